@@ -1,0 +1,19 @@
+"""Drivetrain: distributed training whose result does not depend on what happens to the machines."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from drivetrain.api import RunSummary, run, validate
+
+__all__ = ["RunSummary", "run", "validate"]
+
+
+def __getattr__(name: str) -> Any:
+    """Load the API when it is used: ``drivetrain --help`` must not wait for Ray."""
+    if name in __all__:
+        from drivetrain import api  # here: see above
+
+        return getattr(api, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,78 @@
+"""The Python API: what the command line does, for notebooks and scripts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from drivetrain.job import Job, load_job
+
+OnView = Callable[[dict[str, Any]], None]
+
+
+def _ignore(_: dict[str, Any]) -> None:
+    """For callers who do not follow."""
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """How a run ended.
+
+    Attributes:
+        reason: ``completed``, ``cancelled``, or why it failed.
+        facts: figures and places: losses, checkpoint, MLflow run, sample.
+    """
+
+    run_id: str
+    reason: str
+    facts: dict[str, Any]
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether all steps were done."""
+        return self.reason == "completed"
+
+
+def validate(job: str, overrides: Iterable[str] = ()) -> Job:
+    """Check a job file, a folder with one, or a recipe's name. Raises `InputError` for the first mistake."""
+    return load_job(job, overrides)
+
+
+def run(job: str, overrides: Iterable[str] = (), address: str | None = None, on_view: OnView = _ignore) -> RunSummary:
+    """Run a job to its end; an interrupted run of the very same job goes on.
+
+    Args:
+        job: job file, folder with one, or recipe name.
+        overrides: ``section.key=value``.
+        address: Ray cluster to join.
+        on_view: called with every new view of the run.
+
+    Raises:
+        InputError: the job or the cluster does not allow it; nothing was started.
+    """
+    checked = load_job(job, overrides)
+    from drivetrain.session import open_session  # here: a wrong job is told at once, without waiting for Ray
+
+    with open_session(address) as session:
+        return _follow(session, session.submit(checked).id, on_view)
+
+
+def resume(run_id: str, address: str | None = None, on_view: OnView = _ignore) -> RunSummary:
+    """Go on with a run by its id (or a unique prefix)."""
+    from drivetrain.session import open_session  # here: as in `run`
+
+    with open_session(address) as session:
+        return _follow(session, session.resume(run_id).id, on_view)
+
+
+def _follow(session: Any, run_id: str, on_view: OnView) -> RunSummary:
+    view: dict[str, Any] = {}
+    try:
+        for view in session.follow(run_id):
+            on_view(view)
+    except KeyboardInterrupt:
+        session.cancel(run_id)
+        for view in session.follow(run_id):
+            on_view(view)
+    return RunSummary(run_id, view["facts"]["reason"], view["facts"])

@@ -1,0 +1,67 @@
+"""Parsing only; what a verb needs is imported when it runs, so that ``--help`` comes in a blink."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Distributed training whose result does not depend on what happens to the machines.",
+)
+
+_Job = Annotated[str, typer.Argument(metavar="JOB", help="job file, folder with a job.yaml, or recipe name")]
+_Run = Annotated[str, typer.Argument(metavar="RUN", help="run id, or the beginning of one")]
+_Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override, as section.key=value")]
+_Json = Annotated[bool, typer.Option("--json", help="one JSON object per line, for machines")]
+_Address = Annotated[str | None, typer.Option(help="Ray cluster to join; by default this machine's, or a new one")]
+
+
+@app.command()
+def run(job: _Job, set_: _Set = None, json: _Json = False, address: _Address = None) -> None:
+    """Run a job and follow it; an interrupted run of the very same job goes on."""
+    from drivetrain.cli.commands import run_job
+
+    run_job(job, set_ or [], json, address)
+
+
+@app.command()
+def resume(run: _Run, json: _Json = False, address: _Address = None) -> None:
+    """Go on with a run that was interrupted, cancelled or has failed."""
+    from drivetrain.cli.commands import resume_run
+
+    resume_run(run, json, address)
+
+
+@app.command()
+def validate(job: _Job, set_: _Set = None) -> None:
+    """Check a job file and do nothing else."""
+    from drivetrain.cli.commands import validate_job
+
+    validate_job(job, set_ or [])
+
+
+@app.command()
+def predict(
+    run: _Run,
+    prompt: Annotated[str, typer.Option(help="text to continue")],
+    max_tokens: Annotated[int, typer.Option(min=1)] = 64,
+    temperature: Annotated[float, typer.Option(min=0.0)] = 0.8,
+    seed: Annotated[int, typer.Option()] = 0,
+) -> None:
+    """Generate text from the newest checkpoint of a run."""
+    from drivetrain.cli.commands import predict_text
+
+    predict_text(run, prompt, max_tokens, temperature, seed)
+
+
+@app.command("list")
+def list_runs(json: _Json = False) -> None:
+    """List the runs of this home, newest first."""
+    from drivetrain.cli.commands import list_runs as list_all
+
+    list_all(json)

@@ -1,0 +1,170 @@
+"""Showing a run: a live line in a terminal, plain lines elsewhere, JSON for machines."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+
+from drivetrain.api import RunSummary
+
+View = dict[str, Any]
+_PLAIN_EVERY_S = 5.0
+_WAITS_FOR = {
+    "placing": "for agents to be warm",
+    "starting": "ranks join and load",
+    "training": "first step",
+    "waiting": "before the next try",
+    "finishing": "sample and tracking",
+}
+
+
+class Renderer(Protocol):
+    """Shows views while a run goes on, and its summary at the end."""
+
+    def show(self, view: View) -> None:
+        """A newer view of the run."""
+
+    def summary(self, summary: RunSummary) -> None:
+        """The run has ended."""
+
+
+@contextmanager
+def renderer(as_json: bool) -> Iterator[Renderer]:
+    """The renderer that fits the output."""
+    if as_json:
+        yield JsonLines()
+    elif sys.stdout.isatty():
+        with Live(refresh_per_second=8, transient=True) as live:
+            yield Terminal(live)
+    else:
+        yield PlainLines()
+
+
+class JsonLines:
+    """Every view as one line of JSON, the summary last."""
+
+    def show(self, view: View) -> None:
+        """Print the view."""
+        print(json.dumps(view), flush=True)
+
+    def summary(self, summary: RunSummary) -> None:
+        """Print the summary."""
+        print(json.dumps({"run_id": summary.run_id, "reason": summary.reason, "facts": summary.facts}), flush=True)
+
+
+class PlainLines:
+    """A line when the phase changes, and one every few seconds."""
+
+    def __init__(self) -> None:
+        self._phase, self._problem, self._printed = "", "", 0.0
+
+    def show(self, view: View) -> None:
+        """Print a line if it is time for one."""
+        for line in self._lines(view):
+            print(line, flush=True)
+
+    def _lines(self, view: View) -> Iterator[str]:
+        if view["problem"] and view["problem"] != self._problem:
+            self._problem = view["problem"]
+            yield f"  {self._problem}; restarts so far: {view['restarts']}"
+        now = time.monotonic()
+        if view["phase"] != self._phase or now - self._printed > _PLAIN_EVERY_S:
+            if not self._phase:
+                yield f"run {view['run_id']}"
+            self._phase, self._printed = view["phase"], now
+            if view["phase"] != "ended":
+                yield describe(view)
+
+    def summary(self, summary: RunSummary) -> None:
+        """Print the summary."""
+        print_summary(Console(width=100, soft_wrap=True), summary)
+
+
+class Terminal:
+    """A progress bar that is redrawn in place; phases and problems stay above it."""
+
+    def __init__(self, live: Live) -> None:
+        self._live, self._console = live, live.console
+        self._phase, self._problem = "", ""
+
+    def show(self, view: View) -> None:
+        """Redraw."""
+        if not self._phase:
+            self._console.print(f"run [bold]{view['run_id']}[/bold]")
+        if view["problem"] and view["problem"] != self._problem:
+            self._problem = view["problem"]
+            self._console.print(f"  {self._problem}; restarts so far: {view['restarts']}", style="yellow")
+        self._phase = view["phase"]
+        done, total = (view["step"], view["steps"]) if view["steps"] else view["preparing"][:2]
+        line = Table.grid(padding=(0, 1))
+        line.add_row(ProgressBar(total=total or 1, completed=done, width=24), describe(view))
+        self._live.update(line)
+
+    def summary(self, summary: RunSummary) -> None:
+        """Replace the bar by the summary."""
+        self._live.update("")
+        self._live.stop()
+        print_summary(self._console, summary)
+
+
+def describe(view: View) -> str:
+    """One line on where a run is."""
+    phase = view["phase"]
+    if phase == "preparing":
+        done, total, what = view["preparing"]
+        return f"preparing   {what}" + (f" {done}/{total}" if total else "")
+    if phase not in ("training", "stopping") or view["loss"] is None:
+        return f"{phase:<11} {_WAITS_FOR.get(phase, '')}".rstrip()
+    parts = [f"{phase:<11} step {view['step']}/{view['steps']}", f"loss {view['loss']:.4f}"]
+    if view["eval_loss"] is not None:
+        parts.append(f"eval {view['eval_loss']:.4f}")
+    parts.append(f"{view['tokens_per_s']:,.0f} tokens/s")
+    parts.append(f"data wait {view['data_wait_share']:.1%}")
+    parts.append(f"ETA {time.strftime('%H:%M:%S', time.gmtime(view['eta_s']))}")
+    return "  ".join(parts)
+
+
+def print_summary(console: Console, summary: RunSummary) -> None:
+    """How the run ended, what it reached, where everything is, and what to do next."""
+    facts, rows = summary.facts, []
+    if facts.get("train_loss") is not None:
+        rows.append(("train loss", f"{facts['train_loss']:.4f} nats per token"))
+    if facts.get("eval_loss") is not None:
+        beaten = facts["unigram_entropy"]
+        rows.append(("eval loss", f"{facts['eval_loss']:.4f} nats per token (unigram entropy {beaten:.4f})"))
+    if facts.get("tokens_per_s"):
+        rows.append(("throughput", f"{facts['tokens_per_s']:,.0f} tokens/s"))
+    if facts.get("dataset"):
+        made = "prepared in this run" if facts["dataset_made"] else "found, nothing to prepare"
+        rows.append(("dataset", f"{facts['dataset']} ({made})"))
+    if facts.get("checkpoint"):
+        rows.append(("checkpoint", facts["checkpoint"]))
+    if facts.get("mlflow_uri"):
+        rows.append(("MLflow run", f"{facts['mlflow_run_id']} in experiment {facts['mlflow_experiment']}"))
+        rows.append(("MLflow UI", _ui_command(facts["mlflow_uri"])))
+    if facts.get("tracked") is False:
+        rows.append(("tracking", "the server was not reached; all records are kept and shipped on `drivetrain resume`"))
+    for key, title in (("sample", "sample"), ("problem", "note")):
+        if facts.get(key):
+            rows.append((title, facts[key]))
+    if not summary.succeeded:
+        rows.append(("go on with", f"drivetrain resume {summary.run_id}"))
+    elif facts.get("sample"):
+        rows.append(("try", f'drivetrain predict {summary.run_id} --prompt "..."'))
+    color = "green" if summary.succeeded else "red"
+    console.print(f"[bold {color}]{summary.reason}[/]  {summary.run_id}  {facts.get('detail', '')}", highlight=False)
+    for title, value in rows:
+        console.print(f"  {title:<11} {value}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _ui_command(uri: str) -> str:
+    return uri if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}"

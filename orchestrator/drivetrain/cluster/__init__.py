@@ -1,0 +1,1 @@
+"""Ray as Drivetrain uses it: connecting, placing gangs, talking to agents."""

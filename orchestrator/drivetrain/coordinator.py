@@ -1,0 +1,103 @@
+"""The coordinator: one detached Ray actor that looks after all runs of a cluster.
+
+Killing it never stops training: Ray starts it again, it reads its records, finds the agents by name and goes on.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+from drivetrain_pipelines.errors import DrivetrainError
+
+from drivetrain.run_loop import RunLoop
+from drivetrain.runs.store import RunStore
+
+_log = logging.getLogger(__name__)
+
+
+class RunOwnedError(DrivetrainError):
+    """Another coordinator looks after the run."""
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(run_id)
+        self.run_id = run_id
+
+    def __str__(self) -> str:
+        return f"run {self.run_id} is being looked after by another coordinator; wait for it or end it there"
+
+
+class Coordinator:
+    """Runs as a Ray actor with several threads.
+
+    Args:
+        store: of all runs.
+        session: names this coordinator over its restarts.
+        build: makes the loop of a run.
+        check: raises `InputError` when the cluster cannot hold a run.
+        folder_of: folder of a run, for its lock.
+    """
+
+    def __init__(
+        self,
+        store: RunStore,
+        session: str,
+        build: Callable[[str], RunLoop],
+        check: Callable[[str], None],
+        folder_of: Callable[[str], Path],
+    ) -> None:
+        self._store, self._session, self._build, self._check = store, session, build, check
+        self._folder_of = folder_of
+        self._lock = threading.Lock()
+        self._loops: dict[str, RunLoop] = {}
+        self._owned: list[IO[str]] = []
+        for record in store.runs():
+            if record.session == session and not record.facts.get("released"):
+                self.adopt(record.id)
+
+    def adopt(self, run_id: str) -> None:
+        """Look after a run from now on; it begins, or goes on where its records end. Twice is as good as once.
+
+        Raises:
+            RunOwnedError: somebody else does.
+            InputError: the cluster cannot hold it.
+        """
+        with self._lock:
+            loop = self._loops.get(run_id)
+            if loop and not loop.ended:
+                return
+            if not loop:
+                self._own(run_id)
+            self._check(run_id)
+            self._store.claim(run_id, self._session)
+            self._loops[run_id] = self._build(run_id)
+            self._loops[run_id].start()
+
+    def view(self, run_id: str, known_version: int = -1, timeout_s: float = 0.0) -> dict[str, Any]:
+        """Figures of a run; waits for news, at most ``timeout_s``. Raises KeyError when the run is not ours."""
+        return self._loops[run_id].view(known_version, timeout_s)
+
+    def cancel(self, run_id: str) -> None:
+        """Ask a run to save and end."""
+        self._loops[run_id].cancel()
+
+    def pid(self) -> int:
+        """Process id of the coordinator."""
+        return os.getpid()
+
+    def _own(self, run_id: str) -> None:
+        """Hold the run's lock for as long as this process lives: two coordinators never look after one run."""
+        folder = self._folder_of(run_id)
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "owner.lock").open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            lock.close()
+            raise RunOwnedError(run_id) from error
+        self._owned.append(lock)

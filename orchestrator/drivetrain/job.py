@@ -1,0 +1,196 @@
+"""Reading and checking a job file: every mistake is found here, before anything starts."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import hashlib
+import importlib.util
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from drivetrain_pipelines.errors import InputError
+from drivetrain_pipelines.sources import check_source
+from drivetrain_workers.batching import solve
+from drivetrain_workers.deepspeed_config import check_passthrough
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from drivetrain.spec import JobSpec
+
+RECIPES = "drivetrain_workers.recipes"
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML with the floats of YAML 1.2: PyYAML alone reads ``3e-4`` as text."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
+)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A checked job.
+
+    Attributes:
+        written: the file's text as the user wrote it.
+        spec: as resolved: defaults filled in, overrides applied, paths absolute.
+        folder: the job file's folder, which holds the user's code.
+    """
+
+    written: str
+    spec: JobSpec
+    folder: Path
+
+    @property
+    def code_files(self) -> list[Path]:
+        """Python files below the job's folder, relative to it; they are snapshotted with the run."""
+        found = (path.relative_to(self.folder) for path in self.folder.rglob("*.py"))
+        return sorted(path for path in found if not any(part.startswith((".", "__pycache__")) for part in path.parts))
+
+    @property
+    def code_version(self) -> str:
+        """Digest of the user's code."""
+        digest = hashlib.sha256()
+        for path in self.code_files:
+            digest.update(str(path).encode() + b"\0" + (self.folder / path).read_bytes() + b"\0")
+        return digest.hexdigest()[:16]
+
+    @property
+    def fingerprint(self) -> str:
+        """What makes two submissions the same job: resolved spec and code."""
+        return hashlib.sha256(f"{self.spec.model_dump_json()}{self.code_version}".encode()).hexdigest()[:16]
+
+
+def load_job(path: str, overrides: Iterable[str] = ()) -> Job:
+    """Read a job file (or the name of a recipe), apply ``--set`` overrides and check everything that can be checked.
+
+    Raises:
+        InputError: names the key or file, the value, and what is allowed.
+    """
+    file = find_job_file(path)
+    try:
+        written = file.read_text()
+        document = yaml.load(written, _Loader)  # noqa: S506  # a SafeLoader
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(str(file), "text that is not YAML", "a YAML job file", " ".join(str(error).split())) from error
+    if not isinstance(document, dict):
+        raise InputError(str(file), type(document).__name__, "a mapping with the sections of a job")
+    for override in overrides:
+        _override(document, override)
+    spec = _validate(document)
+    return Job(written, _check(spec, file.parent), file.parent)
+
+
+def find_job_file(path: str) -> Path:
+    """The job file that ``path`` means: a file, a folder with ``job.yaml``, or a recipe's name."""
+    given = Path(path).expanduser()
+    candidates = [given, given / "job.yaml", _recipes_folder() / path.replace("-", "_") / "job.yaml"]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate.resolve()
+    recipes = sorted(p.parent.name.replace("_", "-") for p in _recipes_folder().glob("*/job.yaml"))
+    raise InputError("JOB", repr(path), f"a job file, a folder with job.yaml, or a recipe ({', '.join(recipes)})")
+
+
+def _recipes_folder() -> Path:
+    spec = importlib.util.find_spec(RECIPES)
+    assert spec is not None
+    assert spec.submodule_search_locations
+    return Path(spec.submodule_search_locations[0])
+
+
+def _override(document: dict[str, Any], override: str) -> None:
+    key, separator, value = override.partition("=")
+    if not separator or not key:
+        raise InputError("--set", repr(override), "section.key=value")
+    *sections, last = key.split(".")
+    target: Any = document
+    for section in sections:
+        target = target.setdefault(section, {})
+        if not isinstance(target, dict):
+            raise InputError(f"--set {key}", repr(value), f"a key inside a section; {section} is {target!r}")
+    target[last] = yaml.load(value, _Loader)  # noqa: S506  # a SafeLoader
+
+
+def _validate(document: dict[str, Any]) -> JobSpec:
+    try:
+        return JobSpec.model_validate(document)
+    except ValidationError as error:
+        raise _first_error(error.errors()) from error
+
+
+def _first_error(errors: list[ErrorDetails]) -> InputError:
+    """Unknown keys first: a misspelt key also makes the right one look missing."""
+    error = min(errors, key=lambda e: e["type"] != "extra_forbidden")
+    names = [str(part) for part in error["loc"] if isinstance(part, str)]
+    key = ".".join(part for part in names if part not in ("int", "literal['auto']"))
+    if error["type"] == "extra_forbidden":
+        allowed = sorted(_section(names[:-1]).model_fields)
+        close = difflib.get_close_matches(names[-1], allowed, n=1)
+        fix = f"Did you mean {'.'.join([*names[:-1], close[0]])}?" if close else ""
+        return InputError(key, "an unknown key", ", ".join(allowed), fix)
+    if error["type"] == "missing":
+        return InputError(key, "nothing", "a value; the key is required")
+    message = error["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    return InputError(key or "job", repr(error["input"])[:200], message)
+
+
+def _section(path: list[str]) -> type[BaseModel]:
+    section: type[BaseModel] = JobSpec
+    for name in path:
+        annotation = section.model_fields[name].annotation
+        assert isinstance(annotation, type)
+        section = annotation
+    return section
+
+
+def _check(spec: JobSpec, folder: Path) -> JobSpec:
+    """Checks that need more than one section or the file system; returns the spec with absolute paths."""
+    solve(spec.training.global_batch_size, spec.training.micro_batch_size, spec.resources.workers)
+    check_passthrough(spec.training)
+    for key, function in (
+        ("model.factory", spec.model.factory),
+        ("model.loss", spec.model.loss),
+        ("data.transform", spec.data.transform),
+    ):
+        if function:
+            _check_function(key, function, folder)
+    data: dict[str, Any] = {"source": check_source(spec.data.source, "data.source", folder)}
+    if spec.data.eval_source:
+        data["eval_source"] = check_source(spec.data.eval_source, "data.eval_source", folder)
+    if spec.data.tokenizer.file:
+        tokenizer = (folder / spec.data.tokenizer.file).resolve()
+        if not tokenizer.is_file():
+            raise InputError("data.tokenizer.file", repr(spec.data.tokenizer.file), "an existing tokenizer.json")
+        data["tokenizer"] = spec.data.tokenizer.model_copy(update={"file": str(tokenizer)})
+    return spec.model_copy(update={"data": spec.data.model_copy(update=data)})
+
+
+def _check_function(key: str, path: str, folder: Path) -> None:
+    """The function must be in the user's file (read, not imported: that may be slow) or in an installed module."""
+    module, _, name = path.partition(":")
+    file = folder.joinpath(*module.split(".")).with_suffix(".py")
+    if not file.is_file():
+        file = folder.joinpath(*module.split("."), "__init__.py")
+    if file.is_file():
+        try:
+            tree = ast.parse(file.read_text())
+        except SyntaxError as error:
+            raise InputError(
+                key, repr(path), "code that Python can parse", f"{file}:{error.lineno}: {error.msg}"
+            ) from error
+        names = [node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+        imported = [a.asname or a.name for n in tree.body if isinstance(n, ast.ImportFrom) for a in n.names]
+        if name not in [*names, *imported]:
+            close = difflib.get_close_matches(name, names, n=1)
+            fix = f"Did you mean {module}:{close[0]}?" if close else ""
+            raise InputError(key, repr(path), f"a function of {file} ({', '.join(names) or 'none'})", fix)
+    elif importlib.util.find_spec(module.split(".")[0]) is None:
+        raise InputError(key, repr(path), f"a module in {folder} or an installed one", f"There is no {module}.")

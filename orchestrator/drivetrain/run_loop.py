@@ -1,0 +1,323 @@
+"""The shell around one run's pure core: observes, stores, acts.
+
+One thread takes events from a queue, has the core decide, stores the transition and carries out the actions. What may
+block (preparing, placing, listening to agents) runs in threads of its own and answers with events.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import ray
+from drivetrain_pipelines.errors import DrivetrainError
+from drivetrain_workers.checkpoints import ledger
+
+from drivetrain.cluster.gang import Agent, Gang
+from drivetrain.run_view import RunView
+from drivetrain.runs import events as ev
+from drivetrain.runs import states as st
+from drivetrain.runs.controller import actions_to_resume, step
+from drivetrain.runs.outcomes import OUTCOMES, Reason
+from drivetrain.runs.store import RunStore
+from drivetrain.stages import Stages
+from drivetrain.tracking.tracker import Tracker
+
+_log = logging.getLogger(__name__)
+_TICK_S = 0.5
+_POLL_S = 10.0
+_FLUSH_S = 60.0
+
+
+class RunLoop:
+    """Looks after one run until it has ended.
+
+    Args:
+        run_id: of a run in ``store``.
+        store: durable records.
+        gang: the run's agents.
+        stages: preparation and conclusion.
+        tracker: where metrics go.
+    """
+
+    def __init__(self, run_id: str, store: RunStore, gang: Gang, stages: Stages, tracker: Tracker) -> None:
+        record = store.get(run_id)
+        self._run_id, self._store, self._gang, self._stages, self._tracker = run_id, store, gang, stages, tracker
+        self._state = record.state
+        self._events: queue.SimpleQueue[ev.Event | Callable[[], None]] = queue.SimpleQueue()
+        self._agents: list[Agent] = []
+        self._listening: dict[str, threading.Thread] = {}
+        self._changed = threading.Condition()
+        self._view = RunView(run_id, facts=record.facts)
+        self._thread = threading.Thread(target=self._run, name=f"run-{run_id}", daemon=True)
+
+    def start(self) -> None:
+        """Begin, or go on from what the store says."""
+        self._thread.start()
+
+    def cancel(self) -> None:
+        """Ask the run to save and end."""
+        self._events.put(ev.CancelAsked())
+
+    def view(self, known_version: int, timeout_s: float) -> dict[str, Any]:
+        """The run's figures; waits until they are newer than ``known_version``, but not longer than ``timeout_s``."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._view.version > known_version, timeout_s)
+            return copy.deepcopy(asdict(self._view))
+
+    @property
+    def ended(self) -> bool:
+        """Whether there is nothing left to look after."""
+        return not self._thread.is_alive()
+
+    # The loop -------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        self._show()
+        for action in actions_to_resume(self._state):
+            self._act(action)
+        if isinstance(self._state, st.Queued):
+            self._tracker.begin()
+            self._handle(ev.Admitted())
+        while not isinstance(self._state, st.Ended):
+            try:
+                item = self._events.get(timeout=_TICK_S)
+            except queue.Empty:
+                item = ev.Tick(time.time())
+            if isinstance(item, ev.Event):
+                self._handle(item)
+            else:
+                item()
+        self._show()
+
+    def _handle(self, event: ev.Event) -> None:
+        """Decide, store, act: in this order, so that a crash between any two is made good by doing the rest again."""
+        before = self._state
+        self._state, actions = step(before, event)
+        if type(self._state) is not type(before) or self._state.progress.generation != before.progress.generation:
+            self._store.save(self._run_id, self._state, repr(event))
+            _log.info("%s: %s -> %s on %s", self._run_id, before.phase, self._state.phase, event)
+        for action in actions:
+            self._act(action)
+        self._show()
+
+    def _show(self) -> None:
+        with self._changed:
+            self._view.phase = self._state.phase
+            self._view.generation = self._state.progress.generation
+            self._view.restarts = self._state.progress.restarts
+            self._view.version += 1
+            self._changed.notify_all()
+
+    # Actions --------------------------------------------------------------------------------------------------
+
+    def _act(self, action: ev.Action) -> None:
+        match action:
+            case ev.Prepare():
+                self._in_thread(self._prepare)
+            case ev.Place(dataset):
+                self._in_thread(lambda: self._place(dataset))
+            case ev.Attach(generation):
+                self._attach(generation)
+            case ev.StartGeneration(generation):
+                self._start_generation(generation)
+            case ev.StopRanks():
+                self._tell("stop")
+            case ev.AskStop():
+                self._tell("ask_stop")
+            case ev.Conclude(dataset):
+                self._in_thread(lambda: self._conclude(dataset))
+            case ev.Release(reason, detail):
+                self._release(reason, detail)
+            case _:
+                raise TypeError(f"no way to carry out {action}")
+
+    def _prepare(self) -> None:
+        try:
+            dataset, facts = self._stages.prepare(self._preparing)
+        except DrivetrainError as error:
+            self._events.put(ev.Failed(Reason.PREPARE_FAILED, str(error)))
+            return
+        self._learn(**facts)
+        self._events.put(ev.Prepared(dataset))
+
+    def _preparing(self, done: int, total: int, what: str) -> None:
+        with self._changed:
+            self._view.preparing = (done, total, what)
+            self._view.version += 1
+            self._changed.notify_all()
+
+    def _place(self, dataset: str) -> None:
+        try:
+            agents = self._gang.place(dataset)
+        except DrivetrainError as error:
+            self._events.put(ev.Failed(Reason.PLACEMENT_FAILED, str(error)))
+            return
+        except ray.exceptions.RayActorError as error:
+            _log.warning("an agent died while it was placed, again: %s", error)
+            self._place(dataset)
+            return
+        self._events.put(lambda: self._placed(agents))
+
+    def _placed(self, agents: list[Agent]) -> None:
+        self._listen_to(agents)
+        self._handle(ev.GangPlaced())
+
+    def _attach(self, generation: int) -> None:
+        try:
+            agents = self._gang.attach()
+            snapshots = ray.get([agent.handle.snapshot.remote() for agent in agents])
+        except (ValueError, ray.exceptions.RayActorError) as error:
+            self._events.put(ev.AgentLost(generation, f"not found after a restart: {error}", time.time()))
+            return
+        self._listen_to(agents)
+        if isinstance(self._state, st.Starting) and any(s["generation"] < generation for s in snapshots):
+            self._start_generation(generation)
+
+    def _start_generation(self, generation: int) -> None:
+        self._view.timeline = {}
+        self._view.mark("told")
+        try:
+            self._gang.start(self._agents, generation)
+        except ray.exceptions.RayActorError as error:
+            self._events.put(ev.AgentLost(generation, str(error), time.time()))
+            return
+        self._tracker.tags(generation=generation, restarts=self._state.progress.restarts)
+
+    def _tell(self, method: str) -> None:
+        for agent in self._agents:
+            getattr(agent.handle, method).remote()  # a dead agent is reported by its listener
+
+    def _conclude(self, dataset: str) -> None:
+        try:
+            facts = self._stages.conclude(self._agents, dataset, self._view)
+        except Exception as error:  # the model is trained and saved: what is missing here is said, not fatal
+            _log.exception("concluding %s", self._run_id)
+            facts = {"problem": f"the run is complete, but its summary is not: {error}"}
+        self._learn(**facts)
+        self._events.put(ev.Concluded())
+
+    def _release(self, reason: Reason, detail: str) -> None:
+        self._learn(reason=str(reason), detail=detail or OUTCOMES[reason].meaning)
+        self._gang.release()
+        self._tracker.tags(reason=reason, detail=detail)
+        self._tracker.end(OUTCOMES[reason].status)
+        tracked = self._tracker.flush(_FLUSH_S)
+        self._tracker.close()
+        self._learn(released=True, tracked=tracked, **self._tracker.identity)
+
+    def _learn(self, **facts: Any) -> None:
+        self._store.learn(self._run_id, **facts)
+        with self._changed:
+            self._view.facts = {**self._view.facts, **facts}
+
+    # Observing ------------------------------------------------------------------------------------------------
+
+    def _listen_to(self, agents: list[Agent]) -> None:
+        self._agents = agents
+        for agent in agents:
+            actor = agent.handle._actor_id.hex()
+            if actor not in self._listening:
+                thread = threading.Thread(target=self._listen, args=(agent,), name="agent-events", daemon=True)
+                self._listening[actor] = thread
+                thread.start()
+
+    def _listen(self, agent: Agent) -> None:
+        """Read one agent's events by long polls until it is dead or the run has ended."""
+        since = 0
+        while not isinstance(self._state, st.Ended):
+            try:
+                news = ray.get(agent.handle.events.remote(since, _POLL_S))
+            except ray.exceptions.RayActorError as error:
+                lost = ev.AgentLost(self._state.progress.generation, str(error).splitlines()[0], time.time())
+                self._events.put(lambda lost=lost: self._agent_lost(agent, lost))  # type: ignore[misc]
+                return
+            since += len(news)
+            for event in news:
+                self._events.put(lambda event=event: self._observe(event))  # type: ignore[misc]
+
+    def _agent_lost(self, agent: Agent, lost: ev.AgentLost) -> None:
+        if agent in self._agents:  # not one that was replaced meanwhile
+            self._view.problem = lost.detail
+            self._handle(ev.AgentLost(self._state.progress.generation, lost.detail, lost.time))
+
+    def _observe(self, event: dict[str, Any]) -> None:
+        """What an agent's event means for the view, the tracker and the core."""
+        current = event.get("generation") == self._state.progress.generation
+        match event["type"]:
+            case "forked" | "phase" if current:
+                self._started(event)
+            case "step" if current:
+                self._stepped(event)
+            case "eval":
+                self._tracker.metrics("eval", event["step"], event["time"], {"eval_loss": event["eval_loss"]})
+                self._view.eval_loss = event["eval_loss"]
+            case "checkpoint":
+                self._view.facts["checkpoint"] = event["folder"]
+                self._handle(ev.Committed(event["generation"], event["step"]))
+            case "corrupt_checkpoint":
+                self._view.problem = event["problem"]
+                _log.warning("%s: %s", self._run_id, event["problem"])
+            case "finished":
+                self._handle(ev.RanksFinished(event["generation"], event["step"] == event["steps"]))
+            case "exited" if event["code"] != 0:
+                self._lost(event)
+            case _:
+                pass  # an older generation's, or of no consequence
+
+    def _started(self, event: dict[str, Any]) -> None:
+        if event["type"] == "forked":
+            self._view.pids[f"rank-{event['rank']}"] = event["pid"]
+        elif event["rank"] == 0:
+            self._view.mark(event["phase"], event["time"])
+        if event.get("phase") == "initialized" and event["rank"] == 0:
+            self._learn(parameters=event["parameters"])
+        if event.get("phase") == "loaded" and event["rank"] == 0:
+            self._view.steps, self._view.step = event["steps"], event["step"]
+            self._handle(ev.RanksReady(event["generation"], event["step"]))
+
+    def _stepped(self, event: dict[str, Any]) -> None:
+        self._fill_gap(event["step"])
+        self._view.timeline.setdefault("stepped", event["time"])
+        self._view.stepped(event)
+        values = {
+            "loss": event["loss"],
+            "learning_rate": event["learning_rate"],
+            "gradient_norm": event["gradient_norm"],
+            "tokens_per_s": event["tokens"] / event["step_s"],
+            "data_wait_share": event["data_wait_s"] / event["step_s"],
+            "step_s": event["step_s"],
+        }
+        self._tracker.metrics("train", event["step"], event["time"], values)
+        self._handle(ev.Stepped(event["generation"], event["step"]))
+
+    def _fill_gap(self, step_seen: int) -> None:
+        """Steps whose reports died with an agent are in the ledger of the checkpoint from which we went on."""
+        newest = self._tracker.newest_step("train")
+        if step_seen <= newest + 1:
+            return
+        for record in ledger.read(self._stages.folder.ledger):
+            if newest < record["step"] < step_seen:
+                values = {key: record[key] for key in ("loss", "learning_rate", "gradient_norm")}
+                self._tracker.metrics("train", record["step"], record["time"], values)
+                if "eval_loss" in record:
+                    self._tracker.metrics("eval", record["step"], record["time"], {"eval_loss": record["eval_loss"]})
+
+    def _lost(self, event: dict[str, Any]) -> None:
+        reason = Reason(event.get("kind", Reason.RANK_KILLED))
+        code = event["code"]
+        how = f"was killed by signal {-code}" if code < 0 else f"exited with code {code}"
+        detail = f"rank {event['rank']} {how}" + (f": {event['message']}" if "message" in event else "")
+        if event.get("generation") == self._state.progress.generation:
+            self._view.problem = detail
+            self._view.facts["lost_at"] = event["time"]
+        self._handle(ev.RankLost(event["generation"], event["rank"], reason, detail, event["time"]))
+
+    def _in_thread(self, work: Callable[[], None]) -> None:
+        threading.Thread(target=work, name="run-work", daemon=True).start()

@@ -1,0 +1,63 @@
+"""What a run looks like from outside: live, and after it ended."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+_SPEED_WINDOW = 20  # steps
+
+
+@dataclass
+class RunView:
+    """Figures of a run, kept up to date by its loop and copied to whoever asks.
+
+    Attributes:
+        version: counts changes, so that followers can wait for one.
+        preparing: (done, total, what) of the data preparation.
+        data_wait_share: share of step time spent waiting for data.
+        timeline: of the newest generation: seconds since the epoch at which each part of its start was done.
+    """
+
+    run_id: str
+    phase: str = "queued"
+    version: int = 0
+    preparing: tuple[int, int, str] = (0, 0, "")
+    step: int = 0
+    steps: int = 0
+    loss: float | None = None
+    eval_loss: float | None = None
+    learning_rate: float | None = None
+    tokens_per_s: float | None = None
+    data_wait_share: float | None = None
+    eta_s: float | None = None
+    generation: int = 0
+    restarts: int = 0
+    problem: str = ""
+    pids: dict[str, Any] = field(default_factory=dict)
+    timeline: dict[str, float] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._recent: deque[tuple[float, float, float]] = deque(maxlen=_SPEED_WINDOW)  # step_s, data_wait_s, tokens
+        self._total_s = self._total_tokens = 0.0
+
+    def stepped(self, event: dict[str, Any]) -> None:
+        """Take in a rank's report of one step."""
+        self._recent.append((event["step_s"], event["data_wait_s"], event["tokens"]))
+        seconds = sum(s for s, _, _ in self._recent)
+        self._total_s, self._total_tokens = self._total_s + event["step_s"], self._total_tokens + event["tokens"]
+        self.step, self.loss, self.learning_rate = event["step"], event["loss"], event["learning_rate"]
+        self.tokens_per_s = sum(tokens for _, _, tokens in self._recent) / seconds
+        self.data_wait_share = sum(wait for _, wait, _ in self._recent) / seconds
+        self.eta_s = (self.steps - self.step) * seconds / len(self._recent)
+
+    def mean_tokens_per_s(self) -> float | None:
+        """Over all steps seen by this process."""
+        return self._total_tokens / self._total_s if self._total_s else None
+
+    def mark(self, part: str, at: float | None = None) -> None:
+        """Note when a part of the newest generation's start was done."""
+        self.timeline[part] = time.time() if at is None else at

@@ -1,0 +1,1 @@
+"""The life of a run: states, events, decisions (pure), and their storage."""

@@ -1,0 +1,198 @@
+"""The whole behaviour of a run as one pure function: state and event in, state and actions out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import cast
+
+from drivetrain.runs import events as ev
+from drivetrain.runs import states as st
+from drivetrain.runs.outcomes import Reason
+from drivetrain.runs.policies import retry_delay
+
+Decision = tuple[st.State, list[ev.Action]]
+
+
+def step(state: st.State, event: ev.Event) -> Decision:
+    """What follows from an event. An event that means nothing in this state (or comes late) changes nothing.
+
+    Raises:
+        ValueError: a handler broke the transition table, which is a bug.
+    """
+    handler = _HANDLERS.get(type(event))
+    new, actions = handler(state, event) if handler else (state, [])
+    if new is not state and type(new) is not type(state) and type(new) not in st.TRANSITIONS[type(state)]:
+        raise ValueError(f"{state.phase} may not become {new.phase} on {event}")
+    return new, actions
+
+
+def actions_to_resume(state: st.State) -> list[ev.Action]:
+    """What a coordinator that has just read ``state`` from its records has to do to go on from there."""
+    match state:
+        case st.Preparing():
+            return [ev.Prepare()]
+        case st.Placing():
+            return [ev.Place(state.dataset)]
+        case st.Starting() | st.Training() | st.Stopping() | st.Waiting():
+            return [ev.Attach(state.progress.generation)]
+        case st.Finishing():
+            return [ev.Conclude(state.dataset)]
+        case st.Ended():
+            return [ev.Release(state.reason, state.detail)]
+        case _:
+            return []
+
+
+def _admitted(state: st.State, _: ev.Event) -> Decision:
+    if not isinstance(state, st.Queued):
+        return state, []
+    return st.Preparing(progress=state.progress), [ev.Prepare()]
+
+
+def _prepared(state: st.State, event: ev.Event) -> Decision:
+    event = cast("ev.Prepared", event)
+    if not isinstance(state, st.Preparing):
+        return state, []
+    return st.Placing(event.dataset, progress=state.progress), [ev.Place(event.dataset)]
+
+
+def _placed(state: st.State, _: ev.Event) -> Decision:
+    if not isinstance(state, st.Placing):
+        return state, []
+    return _next_generation(state.dataset, state.progress)
+
+
+def _failed(state: st.State, event: ev.Event) -> Decision:
+    event = cast("ev.Failed", event)
+    if not isinstance(state, st.Preparing | st.Placing):
+        return state, []
+    return _end(state, event.reason, event.detail)
+
+
+def _ranks_ready(state: st.State, event: ev.Event) -> Decision:
+    event = cast("ev.RanksReady", event)
+    if not isinstance(state, st.Starting) or event.generation != state.progress.generation:
+        return state, []
+    # What an uncommitted step had reached is void: the generation begins where its checkpoint ends.
+    return st.Training(state.dataset, progress=replace(state.progress, step=event.step)), []
+
+
+def _stepped(state: st.State, event: ev.Event) -> Decision:
+    event = cast("ev.Stepped", event)
+    if not _concerns(state, event.generation):
+        return state, []
+    return replace(state, progress=_advanced(state.progress, event.step)), []
+
+
+def _advanced(progress: st.Progress, step_done: int) -> st.Progress:
+    failures = 0 if step_done > progress.failed_at_step else progress.failures
+    return replace(progress, step=step_done, failures=failures)
+
+
+def _committed(state: st.State, event: ev.Event) -> Decision:
+    event = cast("ev.Committed", event)
+    if not _concerns(state, event.generation):
+        return state, []
+    return replace(state, progress=replace(state.progress, committed_step=event.step)), []
+
+
+def _rank_lost(state: st.State, event: ev.Event) -> Decision:
+    event = cast("ev.RankLost", event)
+    if not _concerns(state, event.generation):
+        return state, []
+    if isinstance(state, st.Stopping):
+        return _end(state, Reason.CANCELLED, "a rank was lost while stopping; the checkpoint before stays")
+    progress = _count_failure(state.progress)
+    delay = retry_delay(progress, event.reason)
+    if delay is None:
+        return _end(replace(state, progress=progress), event.reason, event.detail)
+    if delay == 0:
+        return _next_generation(_dataset(state), progress)
+    return st.Waiting(_dataset(state), event.time + delay, progress=progress), [ev.StopRanks()]
+
+
+def _agent_lost(state: st.State, event: ev.Event) -> Decision:
+    event = cast("ev.AgentLost", event)
+    if isinstance(state, st.Waiting):
+        return st.Placing(state.dataset, progress=state.progress), [ev.Place(state.dataset)]
+    if not _concerns(state, event.generation):
+        return state, []
+    if isinstance(state, st.Stopping):
+        return _end(state, Reason.CANCELLED, "an agent was lost while stopping; the checkpoint before stays")
+    progress = _count_failure(state.progress)
+    if retry_delay(progress, Reason.AGENT_LOST) is None:
+        return _end(replace(state, progress=progress), Reason.AGENT_LOST, event.detail)
+    return st.Placing(_dataset(state), progress=progress), [ev.StopRanks(), ev.Place(_dataset(state))]
+
+
+def _ranks_finished(state: st.State, event: ev.Event) -> Decision:
+    event = cast("ev.RanksFinished", event)
+    if not _concerns(state, event.generation):
+        return state, []
+    if event.complete:
+        return st.Finishing(_dataset(state), progress=state.progress), [ev.Conclude(_dataset(state))]
+    return _end(state, Reason.CANCELLED, f"stopped after step {state.progress.step}, with a checkpoint")
+
+
+def _cancel_asked(state: st.State, _: ev.Event) -> Decision:
+    match state:
+        case st.Training():
+            return st.Stopping(state.dataset, progress=state.progress), [ev.AskStop()]
+        case st.Queued() | st.Preparing() | st.Placing() | st.Starting() | st.Waiting():
+            return _end(state, Reason.CANCELLED, f"stopped while {state.phase}")
+        case _:
+            return state, []
+
+
+def _concluded(state: st.State, _: ev.Event) -> Decision:
+    return _end(state, Reason.COMPLETED, "") if isinstance(state, st.Finishing) else (state, [])
+
+
+def _tick(state: st.State, event: ev.Event) -> Decision:
+    event = cast("ev.Tick", event)
+    if isinstance(state, st.Waiting) and event.now >= state.not_before:
+        return _next_generation(state.dataset, state.progress)
+    return state, []
+
+
+def _next_generation(dataset: str, progress: st.Progress) -> Decision:
+    progress = replace(progress, generation=progress.generation + 1)
+    return st.Starting(dataset, progress=progress), [ev.StartGeneration(progress.generation)]
+
+
+def _count_failure(progress: st.Progress) -> st.Progress:
+    return replace(
+        progress, failures=progress.failures + 1, failed_at_step=progress.step, restarts=progress.restarts + 1
+    )
+
+
+def _concerns(state: st.State, generation: int) -> bool:
+    live = isinstance(state, st.Starting | st.Training | st.Stopping)
+    return live and generation == state.progress.generation
+
+
+def _dataset(state: st.State) -> str:
+    assert isinstance(state, st.Starting | st.Training | st.Stopping | st.Waiting | st.Placing)
+    return state.dataset
+
+
+def _end(state: st.State, reason: Reason, detail: str) -> Decision:
+    return st.Ended(reason, detail, progress=state.progress), [ev.Release(reason, detail)]
+
+
+_HANDLERS: dict[type[ev.Event], Callable[[st.State, ev.Event], Decision]] = {
+    ev.Admitted: _admitted,
+    ev.Prepared: _prepared,
+    ev.GangPlaced: _placed,
+    ev.Failed: _failed,
+    ev.RanksReady: _ranks_ready,
+    ev.Stepped: _stepped,
+    ev.Committed: _committed,
+    ev.RankLost: _rank_lost,
+    ev.AgentLost: _agent_lost,
+    ev.RanksFinished: _ranks_finished,
+    ev.CancelAsked: _cancel_asked,
+    ev.Concluded: _concluded,
+    ev.Tick: _tick,
+}

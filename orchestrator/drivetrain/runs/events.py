@@ -1,0 +1,162 @@
+"""What can happen to a run, and what can be done about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from drivetrain.runs.outcomes import Reason
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that was observed."""
+
+
+@dataclass(frozen=True)
+class Admitted(Event):
+    """The run may begin."""
+
+
+@dataclass(frozen=True)
+class Prepared(Event):
+    """The dataset version at ``dataset`` exists."""
+
+    dataset: str
+
+
+@dataclass(frozen=True)
+class GangPlaced(Event):
+    """All agents are there."""
+
+
+@dataclass(frozen=True)
+class Failed(Event):
+    """Preparing or placing cannot succeed."""
+
+    reason: Reason
+    detail: str
+
+
+@dataclass(frozen=True)
+class RanksReady(Event):
+    """A generation has loaded and begins at ``step``."""
+
+    generation: int
+    step: int
+
+
+@dataclass(frozen=True)
+class Stepped(Event):
+    """An optimizer step is done."""
+
+    generation: int
+    step: int
+
+
+@dataclass(frozen=True)
+class Committed(Event):
+    """A checkpoint is complete."""
+
+    generation: int
+    step: int
+
+
+@dataclass(frozen=True)
+class RankLost(Event):
+    """A rank process ended that should not have."""
+
+    generation: int
+    rank: int
+    reason: Reason
+    detail: str
+    time: float
+
+
+@dataclass(frozen=True)
+class AgentLost(Event):
+    """An agent is dead (not merely silent)."""
+
+    generation: int
+    detail: str
+    time: float
+
+
+@dataclass(frozen=True)
+class RanksFinished(Event):
+    """All ranks ended in order; ``complete`` when every step is done."""
+
+    generation: int
+    complete: bool
+
+
+@dataclass(frozen=True)
+class CancelAsked(Event):
+    """A user wants the run to end."""
+
+
+@dataclass(frozen=True)
+class Concluded(Event):
+    """Nothing is left to do after training."""
+
+
+@dataclass(frozen=True)
+class Tick(Event):
+    """Time passed."""
+
+    now: float
+
+
+@dataclass(frozen=True)
+class Action:
+    """Something to do. Doing it twice is harmless: after a crash it may be."""
+
+
+@dataclass(frozen=True)
+class Prepare(Action):
+    """Make the dataset."""
+
+
+@dataclass(frozen=True)
+class Place(Action):
+    """Get a placement group and agents, new ones for those that died."""
+
+    dataset: str
+
+
+@dataclass(frozen=True)
+class Attach(Action):
+    """After a restart of the coordinator: find the agents by name and listen to them again."""
+
+    generation: int
+
+
+@dataclass(frozen=True)
+class StartGeneration(Action):
+    """End all older ranks and fork this generation."""
+
+    generation: int
+
+
+@dataclass(frozen=True)
+class StopRanks(Action):
+    """End all ranks now."""
+
+
+@dataclass(frozen=True)
+class AskStop(Action):
+    """Have the ranks save and end."""
+
+
+@dataclass(frozen=True)
+class Conclude(Action):
+    """Generate the sample, complete the tracking."""
+
+    dataset: str
+
+
+@dataclass(frozen=True)
+class Release(Action):
+    """Give back all resources and close the tracking run."""
+
+    reason: Reason
+    detail: str

@@ -1,0 +1,62 @@
+"""Why something ended, and what follows from it: one row for every reason."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """Why a generation, or a run, ended."""
+
+    COMPLETED = "completed"
+    CANCELLED = "cancelled"
+    RANK_KILLED = "rank_killed"
+    COLLECTIVE = "collective"
+    AGENT_LOST = "agent_lost"
+    STORAGE = "storage"
+    USER_CODE = "user_code"
+    OUT_OF_MEMORY = "out_of_memory"
+    NON_FINITE_LOSS = "non_finite_loss"
+    INPUT = "input"
+    PREPARE_FAILED = "prepare_failed"
+    PLACEMENT_FAILED = "placement_failed"
+
+
+class Status(StrEnum):
+    """How a run ended, in MLflow's words."""
+
+    FINISHED = "FINISHED"
+    FAILED = "FAILED"
+    KILLED = "KILLED"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What follows from a reason.
+
+    Attributes:
+        status: of the run, if this ends it.
+        retries: restarts without progress in between that it is worth.
+        meaning: for people.
+    """
+
+    status: Status
+    retries: int
+    meaning: str
+
+
+OUTCOMES: dict[Reason, Outcome] = {
+    Reason.COMPLETED: Outcome(Status.FINISHED, 0, "all steps are done"),
+    Reason.CANCELLED: Outcome(Status.KILLED, 0, "cancelled by the user"),
+    Reason.RANK_KILLED: Outcome(Status.FAILED, 5, "a rank process was killed"),
+    Reason.COLLECTIVE: Outcome(Status.FAILED, 5, "a rank lost its peers"),
+    Reason.AGENT_LOST: Outcome(Status.FAILED, 5, "a node or its agent died"),
+    Reason.STORAGE: Outcome(Status.FAILED, 3, "a file could not be read or written"),
+    Reason.USER_CODE: Outcome(Status.FAILED, 1, "the job's own code raised an error"),
+    Reason.OUT_OF_MEMORY: Outcome(Status.FAILED, 0, "out of memory; lower training.micro_batch_size"),
+    Reason.NON_FINITE_LOSS: Outcome(Status.FAILED, 0, "the loss became NaN or infinite"),
+    Reason.INPUT: Outcome(Status.FAILED, 0, "the job cannot work as written"),
+    Reason.PREPARE_FAILED: Outcome(Status.FAILED, 0, "the data could not be prepared"),
+    Reason.PLACEMENT_FAILED: Outcome(Status.FAILED, 0, "the cluster cannot hold the workers"),
+}

@@ -1,0 +1,135 @@
+"""The states of a run, each carrying its own data, and which may follow which."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from drivetrain.runs.outcomes import Reason
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is; carried through all states.
+
+    Attributes:
+        generation: number of the newest generation of ranks, 0 before the first.
+        step: newest optimizer step seen.
+        committed_step: step of the newest checkpoint seen.
+        failures: failures in a row without a step beyond ``failed_at_step``.
+        failed_at_step: step at the newest failure.
+        restarts: generations that replaced a failed one.
+    """
+
+    generation: int = 0
+    step: int = 0
+    committed_step: int = 0
+    failures: int = 0
+    failed_at_step: int = -1
+    restarts: int = 0
+
+
+@dataclass(frozen=True)
+class State:
+    """Base of all states."""
+
+    progress: Progress = field(default=Progress(), kw_only=True)
+
+    @property
+    def phase(self) -> str:
+        """The state's name for people and records."""
+        return type(self).__name__.lower()
+
+
+@dataclass(frozen=True)
+class Queued(State):
+    """Accepted, not yet begun."""
+
+
+@dataclass(frozen=True)
+class Preparing(State):
+    """Raw data is being turned into a dataset, or found to be one already."""
+
+
+@dataclass(frozen=True)
+class Placing(State):
+    """Waiting for the gang's agents to be there and warm."""
+
+    dataset: str
+
+
+@dataclass(frozen=True)
+class Starting(State):
+    """A generation of ranks is being forked, joins and loads."""
+
+    dataset: str
+
+
+@dataclass(frozen=True)
+class Training(State):
+    """Optimizer steps are being made."""
+
+    dataset: str
+
+
+@dataclass(frozen=True)
+class Waiting(State):
+    """After repeated failures: until ``not_before`` (seconds since the epoch)."""
+
+    dataset: str
+    not_before: float
+
+
+@dataclass(frozen=True)
+class Stopping(State):
+    """The ranks were asked to save and end."""
+
+    dataset: str
+
+
+@dataclass(frozen=True)
+class Finishing(State):
+    """Training is done; sample, pictures and tracking are being completed."""
+
+    dataset: str
+
+
+@dataclass(frozen=True)
+class Ended(State):
+    """Nothing more will happen, unless a user resumes the run."""
+
+    reason: Reason
+    detail: str = ""
+
+
+TRANSITIONS: dict[type[State], tuple[type[State], ...]] = {
+    Queued: (Preparing, Ended),
+    Preparing: (Placing, Ended),
+    Placing: (Placing, Starting, Ended),
+    Starting: (Placing, Starting, Training, Waiting, Stopping, Finishing, Ended),
+    Training: (Placing, Starting, Training, Waiting, Stopping, Finishing, Ended),
+    Waiting: (Placing, Starting, Ended),
+    Stopping: (Stopping, Finishing, Ended),
+    Finishing: (Ended,),
+    Ended: (Queued,),
+}
+
+_BY_PHASE = {state.__name__.lower(): state for state in TRANSITIONS}
+
+
+def to_record(state: State) -> dict[str, Any]:
+    """JSON form of a state."""
+    return {"phase": state.phase, **dataclasses.asdict(state)}
+
+
+def from_record(record: dict[str, Any]) -> State:
+    """Inverse of `to_record`; lenient: keys that this version does not know are passed over."""
+    kind = _BY_PHASE[record["phase"]]
+    known = {f.name for f in dataclasses.fields(kind)}
+    fields = {k: v for k, v in record.items() if k in known}
+    progress_keys = {f.name for f in dataclasses.fields(Progress)}
+    fields["progress"] = Progress(**{k: v for k, v in record.get("progress", {}).items() if k in progress_keys})
+    if "reason" in fields:
+        fields["reason"] = Reason(fields["reason"])
+    return kind(**fields)

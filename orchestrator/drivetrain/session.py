@@ -1,0 +1,144 @@
+"""A client's session: join or start Ray, find the coordinator, submit runs, follow them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import shutil
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+from drivetrain_pipelines.checksums import atomic_write
+from drivetrain_pipelines.errors import DrivetrainError
+
+from drivetrain.home import Home
+from drivetrain.job import Job
+from drivetrain.runs.states import Ended, Queued
+from drivetrain.runs.store import RunRecord, RunStore
+from drivetrain.wiring import RayCoordinator
+
+NAMESPACE, COORDINATOR = "drivetrain", "coordinator"
+_CURRENT_CLUSTER = Path("/tmp/ray/ray_current_cluster")  # noqa: S108  # where `ray start` leaves its address
+_VIEW_WAIT_S = 1.0
+
+
+class Session:
+    """A connection to the coordinator of a Ray cluster."""
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+        self._store = RunStore(home.database_url)
+        self._coordinator = _coordinator(home)
+
+    def submit(self, job: Job) -> RunRecord:
+        """Begin a run of the job; or go on with one of the very same job that was interrupted."""
+        for record in self._store.runs():
+            if record.fingerprint == job.fingerprint and not record.ended:
+                return self.resume(record.id)
+        run_id = f"{job.spec.name}-{secrets.token_hex(3)}"
+        self._lay_out(run_id, job)
+        self._store.create(run_id, job.fingerprint, Queued())
+        self._call("adopt", run_id)
+        return self._store.get(run_id)
+
+    def resume(self, run_id: str) -> RunRecord:
+        """Go on with a run that was interrupted, cancelled or has failed; one that is complete stays as it is."""
+        record = self._store.get(run_id)
+        if isinstance(record.state, Ended):
+            self._store.learn(record.id, released=False)
+            self._store.save(record.id, Queued(progress=record.state.progress), "resumed by the user")
+        self._call("adopt", record.id)
+        return self._store.get(record.id)
+
+    def follow(self, run_id: str) -> Iterator[dict[str, Any]]:
+        """Views of a run, each newer than the one before, until it has ended."""
+        version = -1
+        while True:
+            view = self._call("view", run_id, version, _VIEW_WAIT_S)
+            if view["version"] < version:  # the coordinator was restarted and counts anew
+                version = -1
+            if view["version"] > version:
+                version = view["version"]
+                yield view
+            if view["phase"] == "ended" and view["facts"].get("released"):
+                return
+
+    def cancel(self, run_id: str) -> None:
+        """Ask a run to save and end."""
+        self._call("cancel", run_id)
+
+    def coordinator_pid(self) -> int:
+        """Process id of the coordinator."""
+        return int(self._call("pid"))
+
+    def _call(self, method: str, *arguments: Any) -> Any:
+        """Call the coordinator; one that was killed is back within seconds."""
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                return ray.get(getattr(self._coordinator, method).remote(*arguments))
+            except ray.exceptions.RayTaskError as error:
+                if isinstance(error.cause, DrivetrainError):
+                    raise error.cause from None
+                raise
+            except ray.exceptions.RayActorError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
+
+    def _lay_out(self, run_id: str, job: Job) -> None:
+        folder = self._home.run(run_id)
+        folder.code.mkdir(parents=True)
+        for file in job.code_files:
+            target = folder.code / file
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(job.folder / file, target)
+        contents = {
+            folder.job_written: job.written,
+            folder.job_resolved: job.spec.model_dump_json(indent=2),
+            folder.path / "code_version": job.code_version,
+        }
+        for path, text in contents.items():
+            with atomic_write(path) as sink:
+                sink.write(text.encode())
+
+
+@contextmanager
+def open_session(address: str | None = None) -> Iterator[Session]:
+    """Join a Ray cluster, or start one that ends with the block.
+
+    Args:
+        address: of a cluster; None joins the one that ``RAY_ADDRESS`` names or that `ray start` has started on this
+            machine, else starts one that nobody beyond this machine can reach.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
+    join = address or os.environ.get("RAY_ADDRESS") or ("auto" if _CURRENT_CLUSTER.exists() else None)
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "namespace": NAMESPACE}
+    if join:
+        ray.init(address=join, **quiet)
+    else:
+        ray.init(address="local", include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
+    try:
+        yield Session(Home.from_environment())
+    finally:
+        ray.shutdown()
+
+
+def _coordinator(home: Home) -> Any:
+    """The cluster's coordinator, made if it is not there; Ray restarts it for ever."""
+    actor = ray.remote(RayCoordinator).options(
+        name=COORDINATOR,
+        lifetime="detached",
+        get_if_exists=True,
+        num_cpus=0,
+        max_restarts=-1,
+        max_concurrency=32,
+    )
+    return actor.remote(home, uuid.uuid4().hex, home.mlflow_uri)

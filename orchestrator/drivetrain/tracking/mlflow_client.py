@@ -1,0 +1,84 @@
+"""The calls to MLflow that a run needs. Every one of them may be repeated."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.data.dataset_source_registry import resolve_dataset_source
+from mlflow.data.meta_dataset import MetaDataset
+from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunTag
+
+from drivetrain.tracking.spool import Record
+
+_RUN_TAG = "drivetrain.run"
+_BATCH_METRICS, _BATCH_PARAMS = 1000, 100  # MLflow's limits per request
+
+
+class MlflowRun:
+    """One MLflow run, found by its tag or made.
+
+    Args:
+        uri: tracking URI.
+        experiment: made if it is not there.
+        artifacts: artifact root for a new experiment; None leaves it to the server.
+        name: of the run; also its identity.
+    """
+
+    def __init__(self, uri: str, experiment: str, artifacts: Path | None, name: str) -> None:
+        # A request that fails is repeated by the shipper, with the record safe in the spool.
+        os.environ |= {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
+        self._client = MlflowClient(uri)
+        found = self._client.get_experiment_by_name(experiment)
+        location = artifacts.as_uri() if artifacts else None
+        self.experiment_id = (
+            found.experiment_id if found else self._client.create_experiment(experiment, artifact_location=location)
+        )
+        runs = self._client.search_runs([self.experiment_id], f"tags.`{_RUN_TAG}` = '{name}'", max_results=1)
+        run = runs[0] if runs else self._client.create_run(self.experiment_id, tags={_RUN_TAG: name}, run_name=name)
+        self.run_id: str = run.info.run_id
+        self.identity = {"mlflow_uri": uri, "mlflow_experiment": experiment, "mlflow_run_id": self.run_id}
+
+    def ship(self, records: Iterable[Record]) -> None:
+        """Log records in order; neighbouring metrics go together. Raises what MLflow raises."""
+        metrics: list[Metric] = []
+        for record in records:
+            if record["op"] == "metrics":
+                values = record["values"].items()
+                metrics += [Metric(key, value, record["time_ms"], record["step"]) for key, value in values]
+                continue
+            self._log_metrics(metrics)
+            metrics = []
+            getattr(self, f"_{record['op']}")(record)
+        self._log_metrics(metrics)
+
+    def _log_metrics(self, metrics: list[Metric]) -> None:
+        for start in range(0, len(metrics), _BATCH_METRICS):
+            self._client.log_batch(self.run_id, metrics=metrics[start : start + _BATCH_METRICS])
+
+    def _params(self, record: Record) -> None:
+        params = [Param(key, value) for key, value in record["values"].items()]
+        for start in range(0, len(params), _BATCH_PARAMS):
+            self._client.log_batch(self.run_id, params=params[start : start + _BATCH_PARAMS])
+
+    def _tags(self, record: Record) -> None:
+        self._client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in record["values"].items()])
+
+    def _dataset(self, record: Record) -> None:
+        source: Any = resolve_dataset_source(record["folder"])
+        dataset = MetaDataset(source, name=record["name"], digest=record["version"])  # type: ignore[abstract]  # it has it
+        entry = DatasetInput(dataset._to_mlflow_entity(), [InputTag("mlflow.data.context", "training")])
+        self._client.log_inputs(self.run_id, [entry])
+
+    def _artifact(self, record: Record) -> None:
+        self._client.log_artifact(self.run_id, record["path"], record.get("folder"))
+
+    def _end(self, record: Record) -> None:
+        self._client.set_terminated(self.run_id, record["status"], record["time_ms"])
+
+    def _begin(self, _: Record) -> None:
+        """A resumed run is RUNNING again."""
+        self._client.update_run(self.run_id, status="RUNNING")

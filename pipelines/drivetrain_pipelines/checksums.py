@@ -1,0 +1,97 @@
+"""Block checksums (xxh3-64 over 8 MiB blocks) and files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import xxhash
+
+from drivetrain_pipelines.errors import CorruptFileError
+
+BLOCK_BYTES = 8 << 20
+
+
+def block_digests(data: memoryview | bytes) -> list[str]:
+    """xxh3-64 hex digest of every 8 MiB block of ``data``, in order."""
+    view = memoryview(data)
+    return [xxhash.xxh3_64_hexdigest(view[i : i + BLOCK_BYTES]) for i in range(0, len(view), BLOCK_BYTES)]
+
+
+def file_digests(path: Path) -> list[str]:
+    """`block_digests` of a file, reading one block at a time."""
+    with path.open("rb", buffering=0) as file:
+        return [xxhash.xxh3_64_hexdigest(block) for block in iter(lambda: file.read(BLOCK_BYTES), b"")]
+
+
+def verify_file(path: Path, size: int, digests: list[str]) -> None:
+    """Compare a file with what was recorded of it.
+
+    Raises:
+        CorruptFileError: missing, of another size, or a block differs; names file and block.
+    """
+    if not path.is_file():
+        raise CorruptFileError(str(path), "the file is missing")
+    actual_size = path.stat().st_size
+    if actual_size != size:
+        raise CorruptFileError(str(path), f"it has {actual_size} bytes, {size} were written")
+    for block, (actual, expected) in enumerate(zip(file_digests(path), digests, strict=True)):
+        if actual != expected:
+            raise CorruptFileError(str(path), f"block {block} (8 MiB each) has checksum {actual}, not {expected}")
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[BinaryIO]:
+    """Write to a temporary name, fsync, rename, fsync the folder: after a crash the file is whole or absent."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    fsync_folder(path.parent)
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make renames inside ``folder`` durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """`atomic_write` of JSON that carries its own checksum in the key ``xxh3``."""
+    with atomic_write(path) as file:
+        file.write(json.dumps({"content": content, "xxh3": _json_digest(content)}, indent=1).encode())
+
+
+def read_json(path: Path) -> Any:
+    """Content of a file made by `write_json`.
+
+    Raises:
+        CorruptFileError: missing, torn, or changed since it was written.
+    """
+    try:
+        document = json.loads(path.read_bytes())
+        content, digest = document["content"], document["xxh3"]
+    except FileNotFoundError as error:
+        raise CorruptFileError(str(path), "the file is missing") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise CorruptFileError(str(path), f"not a checksummed JSON document ({error})") from error
+    if _json_digest(content) != digest:
+        raise CorruptFileError(str(path), "its content does not match its checksum")
+    return content
+
+
+def _json_digest(content: Any) -> str:
+    return xxhash.xxh3_64_hexdigest(json.dumps(content, sort_keys=True).encode())

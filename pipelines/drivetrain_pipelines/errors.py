@@ -1,0 +1,44 @@
+"""The root of Drivetrain's errors. Every error keeps its constructor arguments in ``args``, so it survives pickling."""
+
+from __future__ import annotations
+
+
+class DrivetrainError(Exception):
+    """Anything that Drivetrain itself reports."""
+
+
+class InputError(DrivetrainError):
+    """A user's input is wrong; raised before anything starts.
+
+    Args:
+        where: the key or file that is wrong, for example ``training.zero``.
+        given: what was given.
+        allowed: what would be accepted.
+        fix: what to do about it; may be empty.
+    """
+
+    def __init__(self, where: str, given: str, allowed: str, fix: str = "") -> None:
+        super().__init__(where, given, allowed, fix)
+        self.where, self.given, self.allowed, self.fix = where, given, allowed, fix
+
+    def __str__(self) -> str:
+        text = f"{self.where}: got {self.given}; allowed: {self.allowed}"
+        return f"{text}. {self.fix}" if self.fix else text
+
+
+class CorruptFileError(DrivetrainError):
+    """Bytes on disk are not the bytes that were written."""
+
+    def __init__(self, path: str, problem: str) -> None:
+        super().__init__(path, problem)
+        self.path, self.problem = path, problem
+
+    def __str__(self) -> str:
+        return f"{self.path} is corrupt: {self.problem}"
+
+
+class PrepareError(DrivetrainError):
+    """The raw data could not be turned into a dataset."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(problem)

@@ -1,0 +1,48 @@
+"""Byte-level BPE tokenizers (Hugging Face ``tokenizers``)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from drivetrain_pipelines.errors import InputError
+
+END_OF_TEXT = "<|endoftext|>"
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """Train byte-level BPE (Sennrich et al. 2016) on ``texts``; the same texts give the same tokenizer."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def load_tokenizer(path: Path, key: str = "data.tokenizer.file") -> Tokenizer:
+    """Raises `InputError` naming ``key`` when ``path`` is not a tokenizer.json."""
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises bare Exception for a missing file and for a bad one
+        raise InputError(key, repr(str(path)), "a Hugging Face tokenizer.json", str(error)) from error
+
+
+def encode(tokenizer: Tokenizer, text: str) -> npt.NDArray[np.int64]:
+    """Token ids of ``text``; int64 ``[tokens]``. Works line by line, which bounds the memory of the library."""
+    lines = tokenizer.encode_batch_fast(text.splitlines(keepends=True), add_special_tokens=False)
+    return np.concatenate([np.zeros(0, np.int64), *(np.asarray(line.ids, np.int64) for line in lines)])
+
+
+def token_dtype(vocab_size: int) -> type[np.uint16] | type[np.int32]:
+    """Two bytes a token where the vocabulary allows: half the bytes to move."""
+    return np.uint16 if vocab_size <= 1 << 16 else np.int32

@@ -1,0 +1,1 @@
+"""Training workers: DeepSpeed engine, checkpoints, ranks and the agent that forks them."""

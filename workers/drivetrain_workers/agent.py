@@ -1,0 +1,221 @@
+"""The agent of one node: a Ray actor that owns the fork server and through it the node's rank processes.
+
+It outlives rank processes and the coordinator. It decides nothing: it starts and ends generations when told, and
+reports what it sees as a numbered list of events that the coordinator reads by long polls.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing import AuthenticationError
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from drivetrain_workers.generate_request import GenerateRequest, generate_in_subprocess
+from drivetrain_workers.messages import Endpoint, Event, Generation, RankTask, receive, send
+from drivetrain_workers.run_folder import RunFolder
+
+_COLLECTIVE_GRACE_S = 0.3  # a rank that only lost its peer reports after the peer, so that the cause comes first
+
+
+class NodeAgent:
+    """Runs as a Ray actor with several threads; every public method is safe to call at any time.
+
+    Args:
+        run_folder: of the run, reachable from this node.
+        dataset_folder: prepared dataset version.
+        first_rank: rank of this node's first process.
+        ranks: processes on this node, one per device.
+        threads: CPU threads per rank.
+        lease_s: with no call for so long the agent ends itself and its ranks.
+    """
+
+    def __init__(
+        self, run_folder: str, dataset_folder: str, first_rank: int, ranks: int, threads: int, lease_s: float
+    ) -> None:
+        self._run_folder, self._dataset_folder = run_folder, dataset_folder
+        self._ranks = range(first_rank, first_rank + ranks)
+        self._lease_s, self._last_call = lease_s, time.monotonic()
+        self._generation: Generation | None = None
+        self._events: list[Event] = []
+        self._news = threading.Condition()
+        self._links: dict[int, Connection[Any, Any]] = {}  # by rank, of the current generation
+        self._pids: dict[int, int] = {}  # by rank, of the current generation
+        self._errors: dict[tuple[int, int], Event] = {}  # by generation and rank
+        self._server_link: Connection[Any, Any] | None = None
+        self._ranks_ended = True
+        self._endpoint = Endpoint.create()
+        self._listener = self._endpoint.listen()
+        self._fork_server = self._start_fork_server(threads)
+        for loop in (self._accept, self._guard):
+            threading.Thread(target=loop, name=loop.__name__, daemon=True).start()
+
+    def address(self) -> dict[str, Any]:
+        """IP address, a free TCP port for a rendezvous, and process id of this agent."""
+        self._called()
+        ip = socket.gethostbyname(socket.gethostname())
+        with socket.socket() as probe:
+            probe.bind(("", 0))
+            return {"ip": ip, "port": probe.getsockname()[1], "pid": os.getpid()}
+
+    def start(self, generation: Generation) -> None:
+        """End all ranks of older generations, then fork this one's. Telling twice changes nothing."""
+        self._called()
+        with self._news:
+            while self._server_link is None:
+                self._news.wait()
+            if self._generation and self._generation.number >= generation.number:
+                return
+            self._end_ranks()
+            self._generation = generation
+            for local_rank, rank in enumerate(self._ranks):
+                task = RankTask(self._endpoint, rank, local_rank, generation, self._run_folder, self._dataset_folder)
+                request = {"type": "fork", "entry": "drivetrain_workers.rank:main", "task": task.to_json()}
+                send(self._server_link, {**request, "rank": rank, "generation": generation.number})
+
+    def stop(self) -> None:
+        """Kill this node's ranks now."""
+        self._called()
+        with self._news:
+            self._end_ranks()
+
+    def ask_stop(self) -> None:
+        """Ask the ranks to save a checkpoint after the current step and end."""
+        self._called()
+        with self._news:
+            for link in self._links.values():
+                with suppress(OSError):  # a rank that just died is reported by its exit
+                    send(link, {"type": "stop"})
+
+    def events(self, since: int, timeout_s: float) -> list[Event]:
+        """Events from number ``since`` on; waits up to ``timeout_s`` for the first."""
+        self._called()
+        with self._news:
+            self._news.wait_for(lambda: len(self._events) > since, timeout_s)
+            return self._events[since:]
+
+    def snapshot(self) -> dict[str, Any]:
+        """Process ids and the generation, for people and for tests."""
+        self._called()
+        with self._news:
+            number = self._generation.number if self._generation else 0
+            return {
+                "pid": os.getpid(),
+                "fork_server": self._fork_server.pid,
+                "generation": number,
+                "ranks": dict(self._pids),
+            }
+
+    def generate(self, request: GenerateRequest) -> str:
+        """Text from the newest checkpoint, made on this node."""
+        self._called()
+        return generate_in_subprocess(request)
+
+    def _start_fork_server(self, threads: int) -> subprocess.Popen[bytes]:
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": str(threads),
+            "DRIVETRAIN_AGENT": self._endpoint.name,
+            "DRIVETRAIN_AGENT_KEY": self._endpoint.key,
+        }
+        if not environment.get("CUDA_VISIBLE_DEVICES"):
+            environment |= {"DS_ACCELERATOR": "cpu"}
+        log = RunFolder(Path(self._run_folder)).log(self._ranks.start).with_name(f"agent-{self._ranks.start}.log")
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as output:
+            return subprocess.Popen(
+                [sys.executable, "-m", "drivetrain_workers.fork_server"],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+            )
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection = self._listener.accept()
+            except (AuthenticationError, EOFError, ConnectionError):
+                continue  # not one of ours
+            threading.Thread(target=self._listen, args=(connection,), daemon=True).start()
+
+    def _listen(self, connection: Connection[Any, Any]) -> None:
+        """Record everything that one fork server or rank says."""
+        with suppress(EOFError, OSError):  # its exit is reported by the fork server
+            while True:
+                event = receive(connection)
+                with self._news:
+                    self._record(event, connection)
+
+    def _record(self, event: Event, connection: Connection[Any, Any]) -> None:
+        current = self._generation is not None and event.get("generation") == self._generation.number
+        if event["type"] == "warm":
+            self._server_link = connection
+        elif event["type"] == "ended":
+            self._ranks_ended = True
+            self._news.notify_all()
+            return
+        elif event["type"] == "forked" and current:
+            self._pids[event["rank"]] = event["pid"]
+        elif event["type"] == "phase" and current:
+            self._links[event["rank"]] = connection
+        elif event["type"] == "error":
+            self._errors[event["generation"], event["rank"]] = event
+        elif event["type"] == "exited":
+            self._exited(event)
+            return
+        self._append(event)
+
+    def _exited(self, event: Event) -> None:
+        """A rank process ended. Its pid is gone whatever the reason; a generation that was ended has nothing to say."""
+        if self._generation is None or event["generation"] != self._generation.number:
+            return
+        self._pids.pop(event["rank"], None)
+        error = self._errors.get((event["generation"], event["rank"]))
+        if error:
+            event |= {key: error[key] for key in ("kind", "message", "traceback")}
+        if error and error["kind"] == "collective":
+            self._later(_COLLECTIVE_GRACE_S, lambda: self._append(event))
+        else:
+            self._append(event)
+
+    def _append(self, event: Event) -> None:
+        with self._news:
+            self._events.append({"time": time.time(), **event})
+            self._news.notify_all()
+
+    def _later(self, delay_s: float, action: Callable[[], None]) -> None:
+        timer = threading.Timer(delay_s, action)
+        timer.daemon = True
+        timer.start()
+
+    def _end_ranks(self) -> None:
+        """Have the fork server kill every rank, those included whose fork is still in its queue, and wait for it."""
+        self._pids.clear()
+        self._links.clear()
+        if self._server_link is None:
+            return
+        self._ranks_ended = False
+        send(self._server_link, {"type": "end"})
+        self._news.wait_for(lambda: self._ranks_ended)
+
+    def _called(self) -> None:
+        self._last_call = time.monotonic()
+
+    def _guard(self) -> None:
+        """End with the lease, and with the fork server, without which this agent is of no use.
+
+        The kernel ends ranks with the fork server, their parent.
+        """
+        while time.monotonic() - self._last_call < self._lease_s and self._fork_server.poll() is None:
+            time.sleep(0.5)
+        self._fork_server.kill()
+        os._exit(1)

@@ -1,0 +1,35 @@
+"""The ledger: for every step, which samples it consumed, on which world, and what came out.
+
+Written in pieces, one ahead of each checkpoint's commit. After a failure the steps behind the last checkpoint are done
+again by a later generation, whose records replace theirs.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from drivetrain_pipelines.checksums import read_json, write_json
+
+from drivetrain_workers.checkpoints.store import CheckpointId
+
+Record = dict[str, Any]
+
+
+def write(folder: Path, name: CheckpointId, records: list[Record]) -> None:
+    """Store the records since the checkpoint before ``name``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(name.folder(folder).with_suffix(f".g{name.generation:04d}.json"), records)
+
+
+def read(folder: Path) -> list[Record]:
+    """All records in order of step, each step once: the newest generation's.
+
+    Raises:
+        CorruptFileError: names the piece.
+    """
+    by_step: dict[int, Record] = {}
+    pieces = sorted(folder.glob("step-*.json"))
+    for records in sorted((read_json(piece) for piece in pieces), key=lambda r: r[0]["generation"] if r else 0):
+        by_step.update({record["step"]: record for record in records})
+    return [by_step[step] for step in sorted(by_step)]

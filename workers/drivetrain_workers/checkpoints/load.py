@@ -1,0 +1,159 @@
+"""Loading: copy the overlaps between what was saved and what this rank owns now."""
+
+from __future__ import annotations
+
+import random
+from base64 import b64decode
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from drivetrain_pipelines.checksums import read_json
+
+from drivetrain_workers.checkpoints.layout import (
+    WEIGHTS,
+    before_overwriting,
+    flat_states,
+    publish_weights,
+    replicated_tensors,
+)
+from drivetrain_workers.checkpoints.store import MANIFEST, rank_file, rank_index
+from drivetrain_workers.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class _Piece:
+    start: int
+    length: int
+    data: npt.NDArray[np.float32]
+
+
+@dataclass
+class Checkpoint:
+    """A committed checkpoint, mapped for reading. Verify it first: `drivetrain_workers.checkpoints.store.verify`."""
+
+    folder: Path
+    manifest: dict[str, Any] = field(init=False)
+    indexes: list[dict[str, Any]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.manifest = read_json(self.folder / MANIFEST)
+        ranks = range(self.manifest["world_size"])
+        self.indexes = [read_json(self.folder / rank_index(rank)) for rank in ranks]
+        self._files = [_map(self.folder / rank_file(rank)) for rank in ranks]
+        self._pieces: dict[tuple[str, str], list[_Piece]] = {}
+        for index, data in zip(self.indexes, self._files, strict=True):
+            for parameter, kind, start, length, offset in index["fragments"]:
+                values = data[offset : offset + 4 * length].view(np.float32)
+                self._pieces.setdefault((parameter, kind), []).append(_Piece(start, length, values))
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps done."""
+        return int(self.manifest["step"])
+
+    def read(self, parameter: str, kind: str, start: int, out: torch.Tensor) -> None:
+        """Fill ``out`` (1-D, fp32) with elements ``start ..`` of a parameter's weights or moment.
+
+        Raises:
+            CheckpointError: the checkpoint does not hold all of them.
+        """
+        missing = out.numel()
+        for piece in self._pieces.get((parameter, kind), ()):
+            low, high = max(start, piece.start), min(start + out.numel(), piece.start + piece.length)
+            if low < high:
+                source = torch.from_numpy(piece.data[low - piece.start : high - piece.start].copy())
+                out[low - start : high - start].copy_(source)
+                missing -= high - low
+        if missing:
+            raise CheckpointError(f"{self.folder.name} lacks {missing} of {out.numel()} elements of {parameter}/{kind}")
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """Full fp32 weights of every trained parameter, and the replicated tensors of rank 0, by name."""
+        tensors = {}
+        for name, shape in self.manifest["shapes"].items():
+            flat = torch.empty(int(np.prod(shape, dtype=np.int64)))
+            self.read(name, WEIGHTS, 0, flat)
+            tensors[name] = flat.view(shape)
+        return {**tensors, **self.replicated(0)}
+
+    def replicated(self, rank: int) -> dict[str, torch.Tensor]:
+        """Buffers and frozen parameters as rank ``rank`` saved them."""
+        tensors = {}
+        for name, dtype, shape, offset in self.indexes[rank]["replicated"]:
+            kind = getattr(torch, dtype)
+            size = int(np.prod(shape, dtype=np.int64)) * torch.empty(0, dtype=kind).element_size()
+            raw = torch.from_numpy(self._files[rank][offset : offset + size].copy())
+            tensors[name] = raw.view(kind).view(shape)
+        return tensors
+
+
+def restore(engine: Any, checkpoint: Checkpoint, rank: int, world_size: int) -> None:
+    """Put a checkpoint's state into a fresh engine of any world size and ZeRO stage.
+
+    Raises:
+        CheckpointError: it is the checkpoint of another model.
+    """
+    same_world = checkpoint.manifest["world_size"] == world_size
+    own = checkpoint.indexes[rank if same_world else 0]
+    before_overwriting(engine)
+    create_moments(engine)
+    for state in flat_states(engine):
+        saved = own["groups"][str(state.group_index)]
+        state.group.update({k: tuple(v) if isinstance(v, list) else v for k, v in saved["hyper"].items()})
+        for name, value in saved["scalars"].items():
+            if torch.is_tensor(state.optimizer.get(name)):
+                state.optimizer[name].fill_(value)
+            else:
+                state.optimizer[name] = value
+        for kind, tensor in state.tensors():
+            for span in state.spans:
+                checkpoint.read(span.parameter, kind, span.start, tensor[span.at : span.at + span.length])
+    publish_weights(engine)
+    ours = replicated_tensors(engine)
+    for name, tensor in checkpoint.replicated(rank if same_world else 0).items():
+        ours[name].copy_(tensor)
+    engine.global_steps = checkpoint.step
+    engine.global_samples = checkpoint.manifest["samples"]
+    if engine.lr_scheduler and own["schedule"]:
+        engine.lr_scheduler.load_state_dict(own["schedule"])
+    if same_world:
+        restore_rng(own["rng"])
+
+
+def create_moments(engine: Any) -> None:
+    """Under ZeRO 0 the optimizer makes its moments in its first step: let it take one, which loading then overwrites.
+
+    The other stages have made theirs when the engine was built.
+    """
+    if engine.zero_optimization_stage() != 0 or engine.optimizer.state:
+        return
+    for group in engine.optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = torch.zeros_like(parameter)
+    engine.optimizer.step()
+    engine.optimizer.zero_grad()
+
+
+def restore_rng(state: dict[str, Any]) -> None:
+    """Inverse of `drivetrain_workers.checkpoints.save.rng_state`."""
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words), gauss))
+    kind, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((kind, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
+    torch.set_rng_state(_bytes(state["torch"]))
+    if torch.cuda.is_available() and state["cuda"]:
+        torch.cuda.set_rng_state(_bytes(state["cuda"]))
+
+
+def _bytes(text: str) -> torch.Tensor:
+    return torch.from_numpy(np.frombuffer(b64decode(text), dtype=np.uint8).copy())
+
+
+def _map(path: Path) -> npt.NDArray[np.uint8]:
+    if path.stat().st_size == 0:
+        return np.empty(0, dtype=np.uint8)
+    return np.memmap(path, dtype=np.uint8, mode="r")

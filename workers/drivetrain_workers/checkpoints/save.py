@@ -1,0 +1,173 @@
+"""Saving: a copy into a reused host buffer while the step waits, the rest in a background thread."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from base64 import b64encode
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from drivetrain_pipelines.checksums import atomic_write, block_digests, write_json
+
+from drivetrain_workers.checkpoints import ledger
+from drivetrain_workers.checkpoints.layout import flat_states, parameter_shapes, replicated_tensors
+from drivetrain_workers.checkpoints.store import CheckpointId, commit, rank_file, rank_index, remove_old
+from drivetrain_workers.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What a finished save reports."""
+
+    step: int
+    folder: str
+    bytes: int
+    stall_s: float
+    write_s: float
+
+
+class CheckpointWriter:
+    """One rank's side of saving.
+
+    Args:
+        folder: of the run.
+        rank, world_size, generation: of this process; rank 0 commits and removes old checkpoints.
+        keep: checkpoints that stay.
+        on_saved: called from the background thread, on rank 0, after the commit.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        rank: int,
+        world_size: int,
+        generation: int,
+        keep: int,
+        on_saved: Callable[[Saved], None],
+    ) -> None:
+        self._folder, self._rank, self._world_size, self._generation = folder, rank, world_size, generation
+        self._keep, self._on_saved = keep, on_saved
+        self._buffer = torch.empty(0, dtype=torch.uint8)
+        self._thread: threading.Thread | None = None
+        self._failure: Exception | None = None
+
+    def save(self, engine: Any, step: int, samples: int, records: list[dict[str, Any]]) -> None:
+        """Copy the state of ``engine`` and start writing it. Waits first for the save before, if that still runs.
+
+        Args:
+            step: optimizer steps done.
+            samples: global position in the data stream.
+            records: ledger entries since the save before; rank 0 writes them ahead of the commit, so a committed
+                checkpoint has its whole history.
+
+        Raises:
+            OSError, CheckpointError: the save before failed.
+        """
+        began = time.perf_counter()
+        self.wait()
+        index = self._snapshot(engine)
+        facts = {
+            "format": 1,
+            "step": step,
+            "samples": samples,
+            "zero_stage": engine.zero_optimization_stage(),
+            "shapes": parameter_shapes(engine),
+        }
+        stall_s = time.perf_counter() - began
+        write = partial(self._write, step, index, facts, list(records), stall_s)
+        self._thread = threading.Thread(target=write, name="checkpoint")
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Until the save under way is committed (rank 0) or written (others). Raises what went wrong with it."""
+        if self._thread:
+            self._thread.join()
+            self._thread = None
+        if self._failure:
+            raise self._failure
+
+    def _snapshot(self, engine: Any) -> dict[str, Any]:
+        copies: list[tuple[int, torch.Tensor]] = []
+        fragments: list[list[Any]] = []
+        groups: dict[str, Any] = {}
+        size = 0
+        for state in flat_states(engine):
+            hyper = {k: v for k, v in state.group.items() if isinstance(v, int | float | bool | tuple | None)}
+            groups[str(state.group_index)] = {"hyper": hyper, "scalars": state.scalars()}
+            if not state.saved_here:
+                continue
+            for kind, tensor in state.tensors():
+                for span in state.spans:
+                    at = size + span.at * tensor.element_size()
+                    fragments.append([span.parameter, kind, span.start, span.length, at])
+                copies.append((size, tensor))
+                size += tensor.numel() * tensor.element_size()
+        replicated = []
+        for name, tensor in replicated_tensors(engine).items():
+            replicated.append([name, str(tensor.dtype).removeprefix("torch."), list(tensor.shape), size])
+            copies.append((size, tensor))
+            size += tensor.numel() * tensor.element_size()
+        if self._buffer.numel() != size:
+            self._buffer = torch.empty(size, dtype=torch.uint8, pin_memory=torch.cuda.is_available())
+        for offset, tensor in copies:
+            target = self._buffer[offset : offset + tensor.numel() * tensor.element_size()]
+            target.copy_(tensor.detach().contiguous().reshape(-1).view(torch.uint8), non_blocking=True)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return {
+            "fragments": fragments,
+            "groups": groups,
+            "replicated": replicated,
+            "rng": rng_state(),
+            "schedule": _json_only(engine.lr_scheduler.state_dict() if engine.lr_scheduler else {}),
+        }
+
+    def _write(
+        self, step: int, index: dict[str, Any], facts: dict[str, Any], records: list[dict[str, Any]], stall_s: float
+    ) -> None:
+        began = time.perf_counter()
+        name = CheckpointId(step, self._generation)
+        folder = name.folder(self._folder.checkpoints)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            data = self._buffer.numpy().data
+            with atomic_write(folder / rank_file(self._rank)) as file:
+                file.write(data)
+            index |= {"bytes": len(data), "xxh3": block_digests(data)}
+            write_json(folder / rank_index(self._rank), index)
+            if self._rank == 0:
+                ledger.write(self._folder.ledger, name, records)
+                commit(folder, self._world_size, facts)
+                remove_old(self._folder.checkpoints, self._keep)
+                self._on_saved(Saved(step, str(folder), len(data), stall_s, time.perf_counter() - began))
+        except Exception as error:  # raised in the training thread by wait()
+            self._failure = error
+
+
+def rng_state() -> dict[str, Any]:
+    """State of every random generator of this process, as JSON."""
+    version, words, gauss = random.getstate()
+    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else torch.empty(0, dtype=torch.uint8)
+    return {
+        "python": [version, list(words), gauss],
+        "numpy": [kind, np.asarray(keys).tolist(), position, has_gauss, cached],
+        "torch": b64encode(torch.get_rng_state().numpy().tobytes()).decode(),
+        "cuda": b64encode(cuda.numpy().tobytes()).decode(),
+    }
+
+
+def _json_only(state: dict[str, Any]) -> dict[str, Any]:
+    """Counters and numbers; a schedule's functions come from the code."""
+    numbers = int | float | bool
+    return {
+        k: v
+        for k, v in state.items()
+        if isinstance(v, numbers) or (isinstance(v, list) and all(isinstance(x, numbers) for x in v))
+    }

@@ -1,0 +1,118 @@
+"""Checkpoint folders: naming, commit, validity, retention. Knows files, not tensors.
+
+``step-00000100.g0003/`` holds per rank a raw file ``rank-00000.bin`` and its index ``rank-00000.json``; the folder
+becomes a checkpoint when ``manifest.json`` appears in it. The generation in the name keeps a rank that was thought dead
+from ever writing into the files of its successors.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from drivetrain_pipelines.checksums import read_json, verify_file, write_json
+from drivetrain_pipelines.errors import CorruptFileError
+
+from drivetrain_workers.errors import CheckpointError
+
+MANIFEST = "manifest.json"
+_FOLDER = re.compile(r"^step-(\d{8,})\.g(\d{4,})$")
+_COMMIT_TIMEOUT_S = 600.0
+_COMMIT_POLL_S = 0.01
+
+
+@dataclass(frozen=True)
+class CheckpointId:
+    """A checkpoint's name; the order is that of training."""
+
+    step: int
+    generation: int
+
+    def folder(self, root: Path) -> Path:
+        """Where it lies."""
+        return root / f"step-{self.step:08d}.g{self.generation:04d}"
+
+    @classmethod
+    def parse(cls, name: str) -> CheckpointId | None:
+        """None when ``name`` is not a checkpoint folder's."""
+        match = _FOLDER.match(name)
+        return cls(int(match[1]), int(match[2])) if match else None
+
+
+def rank_file(rank: int) -> str:
+    """Raw state of one rank."""
+    return f"rank-{rank:05d}.bin"
+
+
+def rank_index(rank: int) -> str:
+    """What lies where in `rank_file`; written after it."""
+    return f"rank-{rank:05d}.json"
+
+
+def committed(root: Path) -> list[CheckpointId]:
+    """Every folder that has a manifest, newest first."""
+    found = [CheckpointId.parse(path.parent.name) for path in root.glob(f"*/{MANIFEST}")]
+    return sorted((c for c in found if c), key=lambda c: (c.step, c.generation), reverse=True)
+
+
+def commit(folder: Path, world_size: int, facts: dict[str, Any]) -> None:
+    """Wait until every rank's index is there, then write the manifest: the commit point.
+
+    Raises:
+        CheckpointError: a rank did not finish within ten minutes.
+    """
+    deadline = time.monotonic() + _COMMIT_TIMEOUT_S
+    missing = set(range(world_size))
+    while missing:
+        missing = {rank for rank in missing if not (folder / rank_index(rank)).exists()}
+        if missing and time.monotonic() > deadline:
+            raise CheckpointError(f"ranks {sorted(missing)} did not write their part of {folder.name}")
+        if missing:
+            time.sleep(_COMMIT_POLL_S)
+    write_json(folder / MANIFEST, {**facts, "world_size": world_size})
+
+
+def verify(folder: Path, ranks: range | list[int]) -> None:
+    """Check manifest, indexes and raw files of some ranks.
+
+    Raises:
+        CorruptFileError: names the first file (and block) that is not what was written.
+    """
+    read_json(folder / MANIFEST)
+    for rank in ranks:
+        index = read_json(folder / rank_index(rank))
+        verify_file(folder / rank_file(rank), index["bytes"], index["xxh3"])
+
+
+def newest_valid(root: Path) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint whose every byte is right, and what is wrong with the newer ones."""
+    problems: list[str] = []
+    for checkpoint in committed(root):
+        folder = checkpoint.folder(root)
+        try:
+            manifest = read_json(folder / MANIFEST)
+            verify(folder, range(manifest["world_size"]))
+            return folder, problems
+        except CorruptFileError as error:
+            problems.append(str(error))
+    return None, problems
+
+
+def remove_old(root: Path, keep: int) -> None:
+    """Remove all but the newest ``keep`` checkpoints, and what older generations left unfinished."""
+    checkpoints = committed(root)
+    if not checkpoints:
+        return
+    for checkpoint in checkpoints[keep:]:
+        folder = checkpoint.folder(root)
+        (folder / MANIFEST).unlink()  # first: a half-removed checkpoint must not look like one
+        shutil.rmtree(folder)
+    newest = checkpoints[0]
+    for path in root.iterdir():
+        unfinished = CheckpointId.parse(path.name)
+        if unfinished and not (path / MANIFEST).exists() and unfinished.generation < newest.generation:
+            shutil.rmtree(path, ignore_errors=True)  # a rank thought dead may still be writing there

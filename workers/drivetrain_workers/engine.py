@@ -1,0 +1,128 @@
+"""A DeepSpeed engine that does the same mathematics at every world size."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import deepspeed
+import numpy.typing as npt
+import torch
+import torch.distributed as dist
+
+from drivetrain_workers.batching import BatchPlan
+from drivetrain_workers.deepspeed_config import deepspeed_config, learning_rate_ratio
+from drivetrain_workers.model import Loss
+from drivetrain_workers.spec import TrainingSpec
+
+Columns = dict[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one optimizer step reports; the same on every rank."""
+
+    loss: float
+    gradient_norm: float
+    learning_rate: float
+    stop_asked: bool
+
+
+def join_group(rank: int, local_rank: int, world_size: int, rendezvous: str) -> torch.device:
+    """Initialise torch.distributed (NCCL on GPUs, gloo on CPUs) and DeepSpeed on top; returns this rank's device."""
+    on_gpu = torch.cuda.is_available()
+    device = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
+    if on_gpu:
+        torch.cuda.set_device(device)
+    else:
+        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+        # DeepSpeed's shared-memory all-reduce would be compiled now (35 s, a compiler); training goes through gloo.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    if rendezvous.startswith("file://"):
+        os.environ["GLOO_SOCKET_IFNAME"] = "lo"  # the whole gang is on this machine: nothing listens beyond it
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(local_rank), "WORLD_SIZE": str(world_size)}
+    backend = "nccl" if on_gpu else "gloo"
+    dist.init_process_group(backend, init_method=rendezvous, rank=rank, world_size=world_size)
+    deepspeed.init_distributed(dist_backend=backend, verbose=False)
+    return device
+
+
+class Engine:
+    """DeepSpeed's engine with our batch plan, loss weighting and evaluation around it.
+
+    Args:
+        model: the network; moved to ``device``.
+        loss: mean loss over the rows of a batch.
+        spec: training section.
+        plan: how the global batch is spread.
+        steps: optimizer steps of the whole run, for the schedule.
+    """
+
+    def __init__(
+        self, model: torch.nn.Module, loss: Loss, spec: TrainingSpec, plan: BatchPlan, steps: int, device: torch.device
+    ) -> None:
+        self._loss, self._plan, self._device = loss, plan, device
+        self._rank = dist.get_rank()
+        ratio = learning_rate_ratio(spec.schedule, steps)
+        self.deepspeed, *_ = deepspeed.initialize(
+            model=model,
+            model_parameters=[p for p in model.parameters() if p.requires_grad],
+            config=deepspeed_config(spec, plan, device.type == "cpu"),
+            lr_scheduler=lambda optimizer: torch.optim.lr_scheduler.LambdaLR(optimizer, ratio),
+        )
+
+    def step(self, columns: Columns, stop_asked: bool) -> StepResult:
+        """One optimizer step on this rank's rows of a global batch.
+
+        DeepSpeed averages gradients over micro-batches and ranks as if all were equally large. Weighting each
+        micro-batch's mean loss by its share of the global batch, times the number of micro-batches that the average
+        divides by, makes the sum the mean over the global batch, however its rows are spread.
+        """
+        engine, plan = self.deepspeed, self._plan
+        parts = plan.accumulation * plan.world_size
+        total = torch.zeros((), device=self._device)
+        for rows in plan.micro_batches(self._rank):
+            share = (rows.stop - rows.start) / plan.global_batch
+            loss = self._loss(engine, self._batch(columns, rows)) * share
+            engine.backward(loss * parts)
+            learning_rate = engine.optimizer.param_groups[0]["lr"]
+            engine.step()
+            total += loss.detach()
+        # One small collective carries both the loss and the request to stop, so all ranks stop at the same step.
+        report = torch.stack([total, torch.tensor(float(stop_asked), device=self._device)])
+        dist.all_reduce(report)
+        norm = engine.get_global_grad_norm()
+        return StepResult(float(report[0]), float(norm or 0.0), float(learning_rate), bool(report[1] > 0))
+
+    @torch.no_grad()
+    def evaluate(self, columns: Columns, rows: int, total_rows: int) -> float:
+        """Mean loss over ``total_rows`` rows; exact, no row padded or dropped.
+
+        Every rank makes the same number of forward passes, because ZeRO-3 communicates in each.
+
+        Args:
+            columns: this rank's rows; at least one, which may be a stranger where the rank has none.
+            rows: how many of them are this rank's own.
+        """
+        engine, micro = self.deepspeed, self._plan.micro_batch
+        largest_share = -(-total_rows // self._plan.world_size)
+        engine.eval()
+        total = torch.zeros((), dtype=torch.float64, device=self._device)
+        for start in range(0, largest_share, micro):
+            piece = slice(min(start, rows), min(start + micro, rows))
+            loss = self._loss(engine, self._batch(columns, piece))
+            total += (piece.stop - piece.start) * loss.double()
+        dist.all_reduce(total)
+        engine.train()
+        return float(total) / total_rows
+
+    def _batch(self, columns: Columns, rows: slice) -> dict[str, torch.Tensor]:
+        """Rows as tensors on the device; where there are none, one row that counts for nothing."""
+        if rows.start == rows.stop:
+            rows = slice(0, 1)
+        return {name: self._tensor(values[rows]) for name, values in columns.items()}
+
+    def _tensor(self, values: npt.NDArray[Any]) -> torch.Tensor:
+        tensor = torch.from_numpy(values).to(self._device, non_blocking=True)
+        return tensor if tensor.is_floating_point() else tensor.long()

@@ -1,0 +1,261 @@
+"""The disposable rank process: join the gang, load the newest checkpoint, train, report."""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from drivetrain_pipelines.errors import InputError
+from drivetrain_pipelines.order import ShuffledOrder, mix_key
+from drivetrain_pipelines.reader import Batch, Dataset, StreamReader
+
+from drivetrain_workers.batching import BatchPlan, solve, total_steps
+from drivetrain_workers.checkpoints.layout import replicated_tensors
+from drivetrain_workers.checkpoints.load import Checkpoint, restore
+from drivetrain_workers.checkpoints.save import CheckpointWriter, Saved
+from drivetrain_workers.checkpoints.store import newest_valid
+from drivetrain_workers.engine import Engine, join_group
+from drivetrain_workers.errors import NonFiniteLossError
+from drivetrain_workers.messages import RankTask, receive, send
+from drivetrain_workers.model import build_model, load_loss
+from drivetrain_workers.process import end_with_parent
+from drivetrain_workers.run_folder import RunFolder
+from drivetrain_workers.spec import CheckpointSpec, TrainingSpec
+
+
+class AgentLink:
+    """This rank's connection to its agent: events out, the request to stop in. Without an agent there is no rank."""
+
+    def __init__(self, task: RankTask) -> None:
+        self._identity = {"rank": task.rank, "generation": task.generation.number}
+        self._connection = task.endpoint.connect()
+        self._lock = threading.Lock()  # the checkpoint thread reports too
+        self.stop_asked = threading.Event()
+        threading.Thread(target=self._listen, name="agent-link", daemon=True).start()
+
+    def report(self, event: str, /, **fields: Any) -> None:
+        """Send one event."""
+        with self._lock:
+            send(self._connection, {"type": event, "time": time.time(), **self._identity, **fields})
+
+    def _listen(self) -> None:
+        try:
+            while True:
+                if receive(self._connection)["type"] == "stop":
+                    self.stop_asked.set()
+        except (EOFError, OSError):
+            os._exit(1)  # the agent is gone; whatever the main thread is blocked in ends with the process
+
+
+def main(task_json: str) -> None:
+    """Entry point in the forked process. Ends it: 0 when training is done or was stopped, 1 on an error."""
+    end_with_parent()
+    task = RankTask.from_json(task_json)
+    _log_to(RunFolder(Path(task.run_folder)).log(task.rank))
+    link = AgentLink(task)
+    try:
+        train(task, link.report, link.stop_asked.is_set)
+    except BaseException as error:
+        traceback.print_exc()
+        link.report("error", kind=classify(error), message=_one_line(error), traceback=traceback.format_exc())
+        _end(1)
+    _end(0)
+
+
+def train(task: RankTask, report: Callable[..., None], stop_asked: Callable[[], bool]) -> None:
+    """Train from the newest valid checkpoint to the end of the run, or until asked to stop."""
+    run = _open(task, report)
+    reader = StreamReader(run.arena, run.order, run.plan.global_batch, run.rows, run.samples)
+    try:
+        _loop(run, iter(reader), report, stop_asked)
+        run.writer.wait()
+        dist.barrier()  # nobody leaves before the last checkpoint is committed
+    finally:
+        reader.close()
+        run.arena.close()
+    if task.rank == 0:
+        report("finished", step=run.step, steps=run.steps)
+
+
+@dataclass
+class _Run:
+    """All parts of a training run on this rank, and how far it is."""
+
+    task: RankTask
+    plan: BatchPlan
+    engine: Engine
+    writer: CheckpointWriter
+    checkpoint: CheckpointSpec
+    training: TrainingSpec
+    dataset: Dataset
+    arena: Any
+    order: ShuffledOrder
+    steps: int
+    step: int = 0
+
+    @property
+    def rows(self) -> slice:
+        return self.plan.rows(self.task.rank)
+
+    @property
+    def samples(self) -> int:
+        return self.step * self.plan.global_batch
+
+
+def _open(task: RankTask, report: Callable[..., None]) -> _Run:
+    """Process group, dataset, model, engine, checkpoint: every part reports when it is there."""
+    folder = RunFolder(Path(task.run_folder))
+    job = folder.resolved()
+    training, checkpoint = TrainingSpec(**job["training"]), CheckpointSpec(**job["checkpoint"])
+    rank, world_size = task.rank, task.generation.world_size
+    report("phase", phase="forked")
+    device = join_group(rank, task.local_rank, world_size, task.generation.rendezvous)
+    report("phase", phase="grouped")
+
+    dataset = Dataset(Path(task.dataset_folder))
+    order = ShuffledOrder(dataset.manifest.rows("train"), job["seed"])
+    plan = solve(training.global_batch_size, training.micro_batch_size, world_size)
+    steps = total_steps(training.steps, training.epochs, order.size, plan.global_batch)
+    facts = {
+        "vocab_size": int(dataset.manifest.statistics["vocab_size"]),
+        "sequence_length": job["data"]["sequence_length"],
+    }
+    model = build_model(job["model"], str(folder.code), facts, job["seed"])
+    loss = load_loss(job["model"], str(folder.code))
+    engine = Engine(model, loss, training, plan, steps, device)
+    replicated_tensors(engine.deepspeed)  # refuses what could not be checkpointed, before the first step
+    _seed_rank(job["seed"], rank)
+    report("phase", phase="initialized", parameters=sum(p.numel() for p in model.parameters()))
+
+    def saved(result: Saved) -> None:
+        report("checkpoint", **vars(result))
+
+    writer = CheckpointWriter(folder, rank, world_size, task.generation.number, checkpoint.keep, saved)
+    run = _Run(task, plan, engine, writer, checkpoint, training, dataset, dataset.open("train"), order, steps)
+    if found := _agree_on_checkpoint(folder, report):
+        restore(engine.deepspeed, Checkpoint(found), rank, world_size)
+        run.step = Checkpoint(found).step
+    report("phase", phase="loaded", step=run.step, steps=steps, micro_batch=plan.micro_batch)
+    return run
+
+
+def _loop(run: _Run, batches: Iterator[Batch], report: Callable[..., None], stop_asked: Callable[[], bool]) -> None:
+    records: list[dict[str, Any]] = []
+    while run.step < run.steps:
+        began = time.perf_counter()
+        batch = next(batches)
+        waited_s = time.perf_counter() - began
+        result = run.engine.step(batch.columns, stop_asked())
+        run.step += 1
+        step_s = time.perf_counter() - began
+        if not math.isfinite(result.loss + result.gradient_norm):
+            raise NonFiniteLossError(run.step, result.loss)
+        record = {
+            "step": run.step,
+            "positions": [batch.position, run.samples],
+            "world_size": run.plan.world_size,
+            "generation": run.task.generation.number,
+            "time": time.time(),
+            "loss": result.loss,
+            "learning_rate": result.learning_rate,
+            "gradient_norm": result.gradient_norm,
+        }
+        records.append(record)
+        if run.task.rank == 0:
+            timing = {"step_s": step_s, "data_wait_s": waited_s, "tokens": _tokens(batch) * run.plan.global_batch}
+            report("step", **{**record, **timing})
+        last = run.step == run.steps
+        if last or run.step % run.training.eval_every == 0:
+            record["eval_loss"] = _evaluate(run)
+            if run.task.rank == 0:
+                report("eval", step=run.step, eval_loss=record["eval_loss"])
+        if last or result.stop_asked or run.step % run.checkpoint.every == 0:
+            run.writer.save(run.engine.deepspeed, run.step, run.samples, records)
+            records = []
+        if result.stop_asked:
+            return
+
+
+def _evaluate(run: _Run) -> float:
+    """Exact mean loss over the whole eval split."""
+    arena = run.dataset.open("eval")
+    try:
+        own = BatchPlan(arena.rows, run.plan.world_size, 1, 1).rows(run.task.rank)
+        samples = np.arange(own.start, own.stop, dtype=np.int64)
+        columns = arena.buffers(max(1, len(samples)))
+        arena.gather(samples if len(samples) else np.zeros(1, np.int64), columns)
+        return run.engine.evaluate(columns, len(samples), arena.rows)
+    finally:
+        arena.close()
+
+
+def _agree_on_checkpoint(folder: RunFolder, report: Callable[..., None]) -> Path | None:
+    """Rank 0 verifies every byte and chooses; the others follow, so that all load the same."""
+    choice: list[str | None] = [None]
+    if dist.get_rank() == 0:
+        found, problems = newest_valid(folder.checkpoints)
+        for problem in problems:
+            report("corrupt_checkpoint", problem=problem)
+        choice = [str(found) if found else None]
+    dist.broadcast_object_list(choice)
+    return Path(choice[0]) if choice[0] else None
+
+
+def _tokens(batch: Batch) -> int:
+    """Tokens that one sample trains on; 1 where samples are not token sequences."""
+    return int(batch.columns["tokens"].shape[1]) - 1 if "tokens" in batch.columns else 1
+
+
+def _seed_rank(seed: int, rank: int) -> None:
+    """Each rank draws its own random numbers (dropout); a loaded checkpoint brings its own state."""
+    key = mix_key(seed, rank)
+    random.seed(key)
+    np.random.seed(key % (1 << 32))
+    torch.manual_seed(key)
+
+
+def classify(error: BaseException) -> str:
+    """The class of an error, as `drivetrain.outcomes` knows them."""
+    if isinstance(error, InputError):
+        return "input"
+    if isinstance(error, NonFiniteLossError):
+        return "non_finite_loss"
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return "out_of_memory"
+    if isinstance(error, dist.DistError) or "gloo" in str(error) or "NCCL" in str(error):
+        return "collective"
+    if isinstance(error, OSError):
+        return "storage"
+    return "user_code"
+
+
+def _one_line(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0] if text else ''}"[:500]
+
+
+def _log_to(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.close(descriptor)
+
+
+def _end(code: int) -> None:
+    """Leave at once: the interpreter's and the process group's farewells can hang on a gang that is half gone."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -1,0 +1,53 @@
+"""Where the parts of a run lie on storage. One place knows the names."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of one run; reachable from every node of its gang."""
+
+    path: Path
+
+    @property
+    def code(self) -> Path:
+        """Snapshot of the job's folder: the user's code."""
+        return self.path / "code"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Checkpoint folders."""
+        return self.path / "checkpoints"
+
+    @property
+    def ledger(self) -> Path:
+        """Per-step records: loss and the positions consumed."""
+        return self.path / "ledger"
+
+    @property
+    def job_written(self) -> Path:
+        """The job file as the user wrote it."""
+        return self.path / "job.yaml"
+
+    @property
+    def job_resolved(self) -> Path:
+        """The job as resolved: every default filled in, overrides applied."""
+        return self.path / "resolved.json"
+
+    @property
+    def spool(self) -> Path:
+        """Tracking records that are on their way to MLflow."""
+        return self.path / "tracking"
+
+    def log(self, rank: int) -> Path:
+        """Output of a rank's processes, over all generations."""
+        return self.path / "logs" / f"rank-{rank}.log"
+
+    def resolved(self) -> dict[str, Any]:
+        """The resolved job as a dictionary."""
+        return json.loads(self.job_resolved.read_text())  # type: ignore[no-any-return]  # written by us

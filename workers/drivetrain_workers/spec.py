@@ -1,0 +1,73 @@
+"""The ``model``, ``training`` and ``checkpoint`` sections of a job file."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from drivetrain_pipelines.spec import FunctionPath, Spec
+from pydantic import Field, model_validator
+
+
+class ModelSpec(Spec):
+    """The network, as functions of the user's code or of an installed package.
+
+    ``factory(**args)`` returns a ``torch.nn.Module`` that maps int64 tokens ``[rows, length]`` to logits
+    ``[rows, length, vocab]``; it is given ``vocab_size`` and ``sequence_length`` where it asks for them by name.
+    ``loss(model, batch)`` returns the mean loss over the rows of ``batch``, a dict of tensors ``[rows, width]``;
+    without it, next-token cross-entropy.
+    """
+
+    factory: FunctionPath
+    args: dict[str, Any] = {}
+    loss: FunctionPath | None = None
+
+
+class OptimizerSpec(Spec):
+    """Any optimizer that DeepSpeed ships, by its name there."""
+
+    type: str = "AdamW"
+    lr: float = Field(3e-4, gt=0)
+    betas: tuple[float, float] = Field((0.9, 0.95), strict=False)
+    eps: float = Field(1e-8, gt=0)
+    weight_decay: float = Field(0.1, ge=0)
+
+
+class ScheduleSpec(Spec):
+    """Linear warm-up from 0, then decay to ``min_ratio`` of the learning rate at the last step."""
+
+    type: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_steps: int = Field(0, ge=0)
+    min_ratio: float = Field(0.1, ge=0, le=1)
+
+
+class TrainingSpec(Spec):
+    """How the network is trained. One step is one optimizer update on ``global_batch_size`` samples."""
+
+    steps: int | None = Field(None, ge=1)
+    epochs: float | None = Field(None, gt=0)
+    global_batch_size: int = Field(32, ge=1)
+    micro_batch_size: int | Literal["auto"] = "auto"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    optimizer: OptimizerSpec = OptimizerSpec()
+    schedule: ScheduleSpec = ScheduleSpec()
+    gradient_clipping: float = Field(1.0, ge=0, description="0 switches it off")
+    zero: Literal[0, 1, 2, 3] = 1
+    eval_every: int = Field(50, ge=1, description="steps between evaluations; the last step is always evaluated")
+    deepspeed: dict[str, Any] = Field({}, description="raw DeepSpeed configuration, merged last")
+
+    @model_validator(mode="after")
+    def _check_combinations(self) -> TrainingSpec:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give exactly one of training.steps and training.epochs")
+        if isinstance(self.micro_batch_size, int) and self.micro_batch_size < 1:
+            raise ValueError(f"micro_batch_size must be at least 1 or auto, got {self.micro_batch_size}")
+        if self.precision == "bf16" and self.zero == 0:
+            raise ValueError("precision bf16 needs zero 1, 2 or 3: stage 0 keeps no fp32 master weights to resume from")
+        return self
+
+
+class CheckpointSpec(Spec):
+    """When checkpoints are written and how many stay."""
+
+    every: int = Field(50, ge=1, description="steps between checkpoints; the last step always has one")
+    keep: int = Field(3, ge=1, description="newest checkpoints that stay")
