@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from drivetrain_pipelines.errors import InputError
@@ -146,8 +146,8 @@ def _section(path: list[str]) -> type[BaseModel]:
     section: type[BaseModel] = JobSpec
     for name in path:
         annotation = section.model_fields[name].annotation
-        assert isinstance(annotation, type)
-        section = annotation
+        inner = [part for part in (annotation, *get_args(annotation)) if isinstance(part, type)]
+        section = next(part for part in inner if issubclass(part, BaseModel))
     return section
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
 import queue
 import threading
 import time
@@ -54,7 +55,7 @@ class RunLoop:
         self._agents: list[Agent] = []
         self._listening: dict[str, threading.Thread] = {}
         self._changed = threading.Condition()
-        self._view = RunView(run_id, facts=record.facts)
+        self._view = RunView(run_id, facts=record.facts, pids={"coordinator": os.getpid()})
         self._thread = threading.Thread(target=self._run, name=f"run-{run_id}", daemon=True)
 
     def start(self) -> None:
@@ -167,7 +168,12 @@ class RunLoop:
 
     def _placed(self, agents: list[Agent]) -> None:
         self._listen_to(agents)
+        self._note_pids(ray.get([agent.handle.snapshot.remote() for agent in agents]))
         self._handle(ev.GangPlaced())
+
+    def _note_pids(self, snapshots: list[dict[str, Any]]) -> None:
+        for index, snapshot in enumerate(snapshots):
+            self._view.pids |= {f"agent-{index}": snapshot["pid"], f"fork-server-{index}": snapshot["fork_server"]}
 
     def _attach(self, generation: int) -> None:
         try:
@@ -176,6 +182,7 @@ class RunLoop:
         except (ValueError, ray.exceptions.RayActorError) as error:
             self._events.put(ev.AgentLost(generation, f"not found after a restart: {error}", time.time()))
             return
+        self._note_pids(snapshots)
         self._listen_to(agents)
         if isinstance(self._state, st.Starting) and any(s["generation"] < generation for s in snapshots):
             self._start_generation(generation)

@@ -118,7 +118,7 @@ def open_session(address: str | None = None) -> Iterator[Session]:
             machine, else starts one that nobody beyond this machine can reach.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
+    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's default of 15 lets every other process go first
     join = address or os.environ.get("RAY_ADDRESS") or ("auto" if _CURRENT_CLUSTER.exists() else None)
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "namespace": NAMESPACE}
     if join:

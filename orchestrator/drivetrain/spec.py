@@ -25,7 +25,7 @@ class TrackingSpec(Spec):
 
 
 class SampleSpec(Spec):
-    """The text that a language model generates at the end of the run."""
+    """Text that a language model generates at the end of the run."""
 
     prompt: str = "The"
     max_tokens: int = Field(60, ge=1)
@@ -42,4 +42,4 @@ class JobSpec(Spec):
     resources: ResourcesSpec = ResourcesSpec()
     checkpoint: CheckpointSpec = CheckpointSpec()
     tracking: TrackingSpec = TrackingSpec()
-    sample: SampleSpec = SampleSpec()
+    sample: SampleSpec | None = None

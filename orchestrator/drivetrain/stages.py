@@ -78,8 +78,7 @@ class Stages:
             "tokens_per_s": view.mean_tokens_per_s(),
             "picture": str(picture),
         }
-        if self._spec.model.loss is None:  # a language model
-            sample = self._spec.sample
+        if sample := self._spec.sample:
             request = GenerateRequest(str(self.folder.path), dataset, sample.prompt, sample.max_tokens)
             facts["sample"] = ray.get(agents[0].handle.generate.remote(request))
             text = self.folder.path / "sample.txt"

@@ -6,8 +6,8 @@ import json
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, Protocol
+from contextlib import contextmanager, redirect_stdout
+from typing import Any, Protocol, TextIO
 
 from rich.console import Console
 from rich.live import Live
@@ -15,6 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from drivetrain.api import RunSummary
+from drivetrain.home import Home
 
 View = dict[str, Any]
 _PLAIN_EVERY_S = 5.0
@@ -39,38 +40,46 @@ class Renderer(Protocol):
 
 @contextmanager
 def renderer(as_json: bool) -> Iterator[Renderer]:
-    """The renderer that fits the output."""
-    if as_json:
-        yield JsonLines()
-    elif sys.stdout.isatty():
-        with Live(refresh_per_second=8, transient=True) as live:
-            yield Terminal(live)
-    else:
-        yield PlainLines()
+    """The renderer that fits the output. It alone writes to stdout: what Ray prints of its own goes to a file."""
+    out = sys.stdout
+    log = Home.from_environment().path / "ray-messages.log"
+    with log.open("a") as ray_messages, redirect_stdout(ray_messages):
+        if as_json:
+            yield JsonLines(out)
+        elif out.isatty():
+            with Live(console=Console(file=out), refresh_per_second=8, transient=True, redirect_stdout=False) as live:
+                yield Terminal(live)
+        else:
+            yield PlainLines(out)
 
 
 class JsonLines:
     """Every view as one line of JSON, the summary last."""
 
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+
     def show(self, view: View) -> None:
         """Print the view."""
-        print(json.dumps(view), flush=True)
+        print(json.dumps(view), file=self._out, flush=True)
 
     def summary(self, summary: RunSummary) -> None:
         """Print the summary."""
-        print(json.dumps({"run_id": summary.run_id, "reason": summary.reason, "facts": summary.facts}), flush=True)
+        line = {"run_id": summary.run_id, "reason": summary.reason, "facts": summary.facts}
+        print(json.dumps(line), file=self._out, flush=True)
 
 
 class PlainLines:
     """A line when the phase changes, and one every few seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
         self._phase, self._problem, self._printed = "", "", 0.0
 
     def show(self, view: View) -> None:
         """Print a line if it is time for one."""
         for line in self._lines(view):
-            print(line, flush=True)
+            print(line, file=self._out, flush=True)
 
     def _lines(self, view: View) -> Iterator[str]:
         if view["problem"] and view["problem"] != self._problem:
@@ -86,7 +95,7 @@ class PlainLines:
 
     def summary(self, summary: RunSummary) -> None:
         """Print the summary."""
-        print_summary(Console(width=100, soft_wrap=True), summary)
+        print_summary(Console(file=self._out, width=100), summary)
 
 
 class Terminal:

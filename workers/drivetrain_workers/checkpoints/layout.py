@@ -33,8 +33,8 @@ class FlatState:
     """A flat buffer of fp32 weights with the optimizer's state for it.
 
     Attributes:
-        weights: 1-D tensor, the live buffer itself.
-        optimizer: the optimizer's state dict for that buffer: moments of the same shape, and scalars.
+        weights: the live buffer itself; flat, or a whole parameter under ZeRO 0.
+        optimizer: the optimizer's own state dict for that buffer: moments of the same shape, and scalars.
         group: the optimizer's parameter group, with its hyper-parameters.
         group_index: index of that group.
         saved_here: False where another rank saves the same (replicated) buffer.
@@ -48,17 +48,23 @@ class FlatState:
     saved_here: bool = True
 
     def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """(kind, flat tensor) for the weights and every moment."""
-        yield WEIGHTS, self.weights
+        """(kind, 1-D view) of the weights and every moment."""
+        yield WEIGHTS, self.weights.view(-1)
         for name in sorted(self.optimizer):
             value = self.optimizer[name]
             if torch.is_tensor(value) and value.shape == self.weights.shape and value.dim() > 0:
-                yield name, value
+                yield name, value.view(-1)
 
     def scalars(self) -> dict[str, float]:
-        """The optimizer's counters, such as ``step``."""
-        values = {k: v for k, v in self.optimizer.items() if not torch.is_tensor(v) or v.numel() == 1}
-        return {k: float(v) for k, v in values.items() if torch.is_tensor(v) or isinstance(v, int | float)}
+        """The optimizer's counters, such as ``step``, which torch keeps as tensors without dimensions."""
+        return {k: float(v) for k, v in self.optimizer.items() if torch.is_tensor(v) and v.dim() == 0}
+
+    def create(self, moments: set[str], scalars: dict[str, float]) -> None:
+        """Make the entries that an optimizer makes in its first step, and set its counters."""
+        for name in moments - self.optimizer.keys():
+            self.optimizer[name] = torch.zeros_like(self.weights)
+        for name, value in scalars.items():
+            self.optimizer[name] = torch.tensor(value)
 
 
 def flat_states(engine: Any) -> list[FlatState]:
@@ -97,11 +103,10 @@ def _replicated(engine: Any) -> list[FlatState]:
     states: list[FlatState] = []
     for group_index, group in enumerate(optimizer.param_groups):
         for parameter in group["params"]:
-            state = optimizer.state[parameter]
-            flat = {k: v.view(-1) if torch.is_tensor(v) and v.shape == parameter.shape else v for k, v in state.items()}
             span = Span(names[parameter], 0, parameter.numel(), 0)
             saved_here = len(states) % world == rank
-            states.append(FlatState(parameter.data.view(-1), flat, group, group_index, [span], saved_here))
+            state = optimizer.state[parameter]
+            states.append(FlatState(parameter.data, state, group, group_index, [span], saved_here))
     return states
 
 

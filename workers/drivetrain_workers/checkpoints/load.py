@@ -55,6 +55,11 @@ class Checkpoint:
         """Optimizer steps done."""
         return int(self.manifest["step"])
 
+    @property
+    def kinds(self) -> set[str]:
+        """`WEIGHTS` and the names of the optimizer's moments."""
+        return {kind for _, kind in self._pieces}
+
     def read(self, parameter: str, kind: str, start: int, out: torch.Tensor) -> None:
         """Fill ``out`` (1-D, fp32) with elements ``start ..`` of a parameter's weights or moment.
 
@@ -100,15 +105,11 @@ def restore(engine: Any, checkpoint: Checkpoint, rank: int, world_size: int) -> 
     same_world = checkpoint.manifest["world_size"] == world_size
     own = checkpoint.indexes[rank if same_world else 0]
     before_overwriting(engine)
-    create_moments(engine)
+    moments = checkpoint.kinds - {WEIGHTS}
     for state in flat_states(engine):
         saved = own["groups"][str(state.group_index)]
         state.group.update({k: tuple(v) if isinstance(v, list) else v for k, v in saved["hyper"].items()})
-        for name, value in saved["scalars"].items():
-            if torch.is_tensor(state.optimizer.get(name)):
-                state.optimizer[name].fill_(value)
-            else:
-                state.optimizer[name] = value
+        state.create(moments, saved["scalars"])
         for kind, tensor in state.tensors():
             for span in state.spans:
                 checkpoint.read(span.parameter, kind, span.start, tensor[span.at : span.at + span.length])
@@ -118,24 +119,9 @@ def restore(engine: Any, checkpoint: Checkpoint, rank: int, world_size: int) -> 
         ours[name].copy_(tensor)
     engine.global_steps = checkpoint.step
     engine.global_samples = checkpoint.manifest["samples"]
-    if engine.lr_scheduler and own["schedule"]:
-        engine.lr_scheduler.load_state_dict(own["schedule"])
+    engine.lr_scheduler.last_epoch = checkpoint.step  # all its state: the schedule is a function of the step
     if same_world:
         restore_rng(own["rng"])
-
-
-def create_moments(engine: Any) -> None:
-    """Under ZeRO 0 the optimizer makes its moments in its first step: let it take one, which loading then overwrites.
-
-    The other stages have made theirs when the engine was built.
-    """
-    if engine.zero_optimization_stage() != 0 or engine.optimizer.state:
-        return
-    for group in engine.optimizer.param_groups:
-        for parameter in group["params"]:
-            parameter.grad = torch.zeros_like(parameter)
-    engine.optimizer.step()
-    engine.optimizer.zero_grad()
 
 
 def restore_rng(state: dict[str, Any]) -> None:

@@ -125,7 +125,6 @@ class CheckpointWriter:
             "groups": groups,
             "replicated": replicated,
             "rng": rng_state(),
-            "schedule": _json_only(engine.lr_scheduler.state_dict() if engine.lr_scheduler else {}),
         }
 
     def _write(
@@ -160,14 +159,4 @@ def rng_state() -> dict[str, Any]:
         "numpy": [kind, np.asarray(keys).tolist(), position, has_gauss, cached],
         "torch": b64encode(torch.get_rng_state().numpy().tobytes()).decode(),
         "cuda": b64encode(cuda.numpy().tobytes()).decode(),
-    }
-
-
-def _json_only(state: dict[str, Any]) -> dict[str, Any]:
-    """Counters and numbers; a schedule's functions come from the code."""
-    numbers = int | float | bool
-    return {
-        k: v
-        for k, v in state.items()
-        if isinstance(v, numbers) or (isinstance(v, list) and all(isinstance(x, numbers) for x in v))
     }

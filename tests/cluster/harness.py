@@ -1,0 +1,146 @@
+"""Running the real command as a user does, watching it through ``--json``, and killing parts of it by process id."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+View = dict[str, Any]
+_COMMAND = Path(sys.executable).with_name("drivetrain")
+_PATIENCE_S = 180
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished command."""
+
+    code: int
+    run_id: str
+    facts: dict[str, Any]
+    last_view: View
+    home: Path
+    errors: str
+
+    def series(self, key: str) -> dict[int, float]:
+        """A metric by step, as MLflow's own client reads it. Fails when a step was logged twice."""
+        from mlflow import MlflowClient
+
+        history = MlflowClient(self.facts["mlflow_uri"]).get_metric_history(self.facts["mlflow_run_id"], key)
+        by_step = {metric.step: metric.value for metric in history}
+        assert len(by_step) == len(history), f"a step of {key} was logged twice"
+        return by_step
+
+    def weights_digest(self) -> str:
+        """Digest over the raw files of the final checkpoint: weights and optimizer state, to the bit."""
+        folder = Path(self.facts["checkpoint"])
+        return hashlib.sha256(b"".join(p.read_bytes() for p in sorted(folder.glob("*.bin")))).hexdigest()
+
+
+started: list[RunningJob] = []  # so that a failed test leaves nothing running
+
+
+class RunningJob:
+    """A `drivetrain run` or `resume` in a process of its own."""
+
+    def __init__(self, arguments: list[str], home: Path) -> None:
+        self.home = home
+        environment = {**os.environ, "DRIVETRAIN_HOME": str(home)}
+        self._errors = tempfile.TemporaryFile("w+")
+        self.process = subprocess.Popen(
+            [str(_COMMAND), *arguments, "--json"],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+        )
+        self._views: queue.SimpleQueue[View | None] = queue.SimpleQueue()
+        self._last: View = {}
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        started.append(self)
+
+    def wait_for(self, condition: Callable[[View], bool]) -> View:
+        """The first view that fulfils ``condition``."""
+        deadline = time.monotonic() + _PATIENCE_S
+        while (view := self._views.get(timeout=max(0.1, deadline - time.monotonic()))) is not None:
+            self._last = view
+            if "phase" in view and condition(view):
+                return view
+        raise AssertionError(f"it ended first: {self._last}\n{self.errors()}")
+
+    def wait_for_step(self, step: int) -> View:
+        """Training has reached ``step``."""
+        return self.wait_for(lambda view: view["phase"] == "training" and view["step"] >= step)
+
+    def kill_part(self, part: str, step: int) -> View:
+        """SIGKILL one process of the run, found by the ids that the run itself shows, once ``step`` is reached."""
+        view = self.wait_for_step(step)
+        os.kill(view["pids"][part], signal.SIGKILL)
+        return view
+
+    def descendants(self) -> list[psutil.Process]:
+        """Every process that this command has started, directly or not."""
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def finish(self) -> Result:
+        """Wait for the end; returns what the command printed last."""
+        view: View = {}
+        last_line: View = {}
+        while (line := self._views.get(timeout=_PATIENCE_S)) is not None:
+            view = line if "phase" in line else view
+            last_line = line
+        code = self.process.wait(timeout=30)
+        result = Result(
+            code, last_line.get("run_id", ""), last_line.get("facts", {}), view or self._last, self.home, self.errors()
+        )
+        self.close()
+        return result
+
+    def errors(self) -> str:
+        """What the command wrote to stderr."""
+        self._errors.seek(0)
+        return self._errors.read()
+
+    def close(self) -> None:
+        """SIGKILL the command if it still runs, and let go of its output."""
+        if not self._errors.closed:
+            self.process.kill()
+            self.process.wait()
+            self._reader.join()
+            self._errors.close()
+
+    def _read(self) -> None:
+        assert self.process.stdout
+        with self.process.stdout as output:
+            for line in output:
+                self._views.put(json.loads(line))
+        self._views.put(None)
+
+
+def run_job(job: Path, home: Path, *overrides: str) -> RunningJob:
+    """Start `drivetrain run`."""
+    return RunningJob(["run", str(job), *(f"--set={override}" for override in overrides)], home)
+
+
+def resume_run(run_id: str, home: Path) -> RunningJob:
+    """Start `drivetrain resume`."""
+    return RunningJob(["resume", run_id], home)
+
+
+def wait_until_gone(processes: list[psutil.Process], seconds: float = 60) -> list[psutil.Process]:
+    """Processes that still run after ``seconds``."""
+    return psutil.wait_procs(processes, timeout=seconds)[1]

@@ -1,0 +1,98 @@
+"""kill -9 of any part, at several steps: the run completes by itself, and nobody can tell from its result."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.cluster.harness import Result, resume_run, run_job, wait_until_gone
+
+
+def assert_same(disturbed: Result, undisturbed: Result) -> None:
+    assert disturbed.code == 0, disturbed.errors
+    assert disturbed.series("loss") == undisturbed.series("loss")
+    assert disturbed.series("gradient_norm") == undisturbed.series("gradient_norm")
+    assert disturbed.series("eval_loss") == undisturbed.series("eval_loss")
+    assert disturbed.weights_digest() == undisturbed.weights_digest()
+
+
+def test_ranks_killed(toy_job: Path, shared_home: Path, undisturbed: Result) -> None:
+    job = run_job(toy_job, shared_home)
+    for rank, step in ((1, 2), (0, 12), (1, 29)):
+        restarts = job.kill_part(f"rank-{rank}", step)["restarts"]
+        job.wait_for(lambda view, before=restarts: view["restarts"] > before and view["phase"] == "training")
+    result = job.finish()
+    assert result.last_view["restarts"] == 3
+    assert "was killed by signal 9" in result.last_view["problem"]
+    assert_same(result, undisturbed)
+
+
+@pytest.mark.parametrize("step", [3, 21])
+def test_agent_killed(toy_job: Path, shared_home: Path, undisturbed: Result, step: int) -> None:
+    job = run_job(toy_job, shared_home)
+    view = job.kill_part("agent-0", step)
+    result = job.finish()
+    assert result.last_view["pids"]["agent-0"] != view["pids"]["agent-0"]
+    assert_same(result, undisturbed)
+
+
+@pytest.mark.parametrize("step", [1, 18, 38])
+def test_coordinator_killed(toy_job: Path, shared_home: Path, undisturbed: Result, step: int) -> None:
+    job = run_job(toy_job, shared_home)
+    view = job.kill_part("coordinator", step)
+    result = job.finish()
+    assert result.last_view["pids"]["coordinator"] != view["pids"]["coordinator"]
+    assert result.last_view["generation"] == 1  # the ranks did not notice
+    assert_same(result, undisturbed)
+
+
+def test_command_killed_then_run_again(toy_job: Path, shared_home: Path, undisturbed: Result) -> None:
+    first = run_job(toy_job, shared_home)
+    run_id = first.wait_for_step(10)["run_id"]
+    processes = first.descendants()
+    assert processes
+    first.close()
+    result = run_job(toy_job, shared_home).finish()
+    assert result.run_id == run_id
+    assert_same(result, undisturbed)
+    assert wait_until_gone(processes) == []  # nothing is left behind of the first one
+
+
+def test_interrupted_then_resumed(toy_job: Path, shared_home: Path, undisturbed: Result) -> None:
+    first = run_job(toy_job, shared_home)
+    first.wait_for_step(6)
+    first.process.send_signal(signal.SIGINT)
+    stopped = first.finish()
+    assert stopped.code == 130
+    assert stopped.facts["reason"] == "cancelled"
+    result = resume_run(stopped.run_id, shared_home).finish()
+    assert result.run_id == stopped.run_id
+    assert_same(result, undisturbed)
+
+
+def test_corrupt_checkpoint_is_skipped(toy_job: Path, shared_home: Path, undisturbed: Result) -> None:
+    first = run_job(toy_job, shared_home)
+    view = first.wait_for_step(20)
+    run_id, ours = view["run_id"], [psutil.Process(pid) for pid in view["pids"].values()]
+    first.close()
+    assert wait_until_gone(ours) == []
+    newest = sorted((shared_home / "runs" / run_id / "checkpoints").glob("*/manifest.json"))[-1].parent
+    victim = newest / "rank-00001.bin"
+    content = bytearray(victim.read_bytes())
+    content[len(content) // 2] ^= 1
+    victim.write_bytes(content)
+    result = resume_run(run_id, shared_home).finish()
+    assert str(victim) in result.last_view["problem"]
+    assert "checksum" in result.last_view["problem"]
+    assert_same(result, undisturbed)
+
+
+def test_environment_is_clean(undisturbed: Result) -> None:
+    """The processes of a finished run are gone; only this test process remains of them."""
+    assert undisturbed.code == 0
+    for part, pid in undisturbed.last_view["pids"].items():
+        assert not os.path.exists(f"/proc/{pid}"), part
