@@ -115,7 +115,7 @@ def open_session(address: str | None = None) -> Iterator[Session]:
 
     Args:
         address: of a cluster; None joins the one that ``RAY_ADDRESS`` names or that `ray start` has started on this
-            machine, else starts one that nobody beyond this machine can reach.
+            machine, else starts one. Ray asks everybody who connects for the token in ``~/.ray/auth_token``.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's default of 15 lets every other process go first
@@ -124,11 +124,19 @@ def open_session(address: str | None = None) -> Iterator[Session]:
     if join:
         ray.init(address=join, **quiet)
     else:
-        ray.init(address="local", include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
+        ray.init(address="local", include_dashboard=False, **quiet)
+        _protect_token()
     try:
         yield Session(Home.from_environment())
     finally:
         ray.shutdown()
+
+
+def _protect_token() -> None:
+    """Ray leaves the token that it has made readable by everybody on the machine."""
+    token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser()
+    if token.exists():
+        token.chmod(0o600)
 
 
 def _coordinator(home: Home) -> Any:

@@ -15,6 +15,7 @@ from drivetrain.spec import JobSpec
 from drivetrain.stages import Stages
 from drivetrain.tracking.spool import Spool
 from drivetrain.tracking.tracker import Destination, Tracker
+from drivetrain_workers.process import yield_to_training
 
 
 class RayCoordinator(Coordinator):
@@ -27,6 +28,7 @@ class RayCoordinator(Coordinator):
     """
 
     def __init__(self, home: Home, session: str, mlflow_uri: str) -> None:
+        yield_to_training()
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", force=True)
         store = RunStore(home.database_url)
 

@@ -48,7 +48,8 @@ class ShardArena:
     """Read-only view of a list of shard files as one array per column.
 
     Args:
-        paths: shard files of one schema, in manifest order.
+        paths: shard files of one schema, in manifest order. The first column begins at the same place in all of them;
+            further ones do where the shards have equally many rows.
         rows: row count of each file.
 
     Raises:
@@ -60,7 +61,7 @@ class ShardArena:
         self._columns = layouts[0]
         for path, layout in zip(paths, layouts, strict=True):
             if layout != self._columns:
-                raise CorruptFileError(str(path), f"its columns {layout} are not those of {paths[0]}")
+                raise CorruptFileError(str(path), f"its columns differ from, or begin elsewhere than, those of {paths[0]}")
         slot_unit = math.lcm(mmap.PAGESIZE, *(column.row_bytes for column in self._columns))
         largest = max(path.stat().st_size for path in paths)
         self._slot_bytes = math.ceil(largest / slot_unit) * slot_unit

@@ -11,7 +11,29 @@ import yaml
 
 from tests.cluster.harness import Result, run_job, started
 
-WORDS = ["the", "cat", "sat", "on", "a", "mat", "dog", "ran", "far", "away", "blue", "red", "house", "tree", "and", "then", "it", "was", "over", "the", "hill"]
+WORDS = [
+    "the",
+    "cat",
+    "sat",
+    "on",
+    "a",
+    "mat",
+    "dog",
+    "ran",
+    "far",
+    "away",
+    "blue",
+    "red",
+    "house",
+    "tree",
+    "and",
+    "then",
+    "it",
+    "was",
+    "over",
+    "the",
+    "hill",
+]
 
 # The pause makes steps long enough to be hit; it is user code, which is worth testing too.
 LOSS = """

@@ -21,6 +21,7 @@ from typing import Any
 
 from drivetrain_workers.generate_request import GenerateRequest, generate_in_subprocess
 from drivetrain_workers.messages import Endpoint, Event, Generation, RankTask, receive, send
+from drivetrain_workers.process import yield_to_training
 from drivetrain_workers.run_folder import RunFolder
 
 _COLLECTIVE_GRACE_S = 0.3  # a rank that only lost its peer reports after the peer, so that the cause comes first
@@ -55,6 +56,7 @@ class NodeAgent:
         self._endpoint = Endpoint.create()
         self._listener = self._endpoint.listen()
         self._fork_server = self._start_fork_server(threads)
+        yield_to_training()  # after the fork server, whose children are to be served first
         for loop in (self._accept, self._guard):
             threading.Thread(target=loop, name=loop.__name__, daemon=True).start()
 

@@ -12,6 +12,7 @@ from typing import Protocol
 from drivetrain.tracking.spool import Record, Spool
 
 _log = logging.getLogger(__name__)
+_GATHER_S = 5.0
 _FIRST_RETRY_S, _LAST_RETRY_S = 1.0, 30.0
 
 
@@ -41,6 +42,7 @@ class Tracker:
             if record["op"] == "metrics":
                 self._newest_step[record["series"]] = record["step"]
         self._wake = threading.Event()
+        self._hurry = threading.Event()
         self._closing = False
         self._idle = threading.Event()
         self.identity: dict[str, str] = {}
@@ -91,12 +93,14 @@ class Tracker:
         """Wait until all is shipped; False when it is not, after ``timeout_s``. It stays in the spool then."""
         self._idle.clear()
         self._wake.set()
+        self._hurry.set()
         return self._idle.wait(timeout_s)
 
     def close(self) -> None:
         """Stop shipping."""
         self._closing = True
         self._wake.set()
+        self._hurry.set()
         self._thread.join(timeout=30)
         self._spool.close()
 
@@ -120,7 +124,8 @@ class Tracker:
                 destination.ship(records)
                 self._spool.mark_shipped(offset)
                 retry_s = _FIRST_RETRY_S
-                time.sleep(0 if self._closing else 0.5)  # gather what comes meanwhile into one request
+                self._hurry.wait(_GATHER_S)  # what comes meanwhile goes into one request
+                self._hurry.clear()
             except Exception as error:  # whatever a tracking server answers, training goes on and the spool keeps all
                 _log.warning("tracking: %s; again in %.0f s", str(error).splitlines()[0], retry_s)
                 self._wait_unless_closing(retry_s)

@@ -1,0 +1,36 @@
+# `make run` and `make test` need nothing but Python 3.11+ and make; everything else they install into .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+JOB ?= language-model
+
+.PHONY: run check test test-all bench bench-throughput bench-recovery clean
+
+run: .venv/installed
+	$(BIN)/drivetrain run $(JOB)
+
+check: .venv/installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: check
+	$(BIN)/pytest -m "not slow"
+
+test-all: check
+	$(BIN)/pytest
+
+bench: bench-throughput bench-recovery
+
+bench-throughput bench-recovery: bench-%: .venv/installed
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[bench]"
+	$(BIN)/python -m tests.benchmarks.$*
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Drivetrain needs Python 3.11 or newer')"
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+clean:
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,77 @@
+"""Steady training throughput through the whole of Drivetrain, beside a bare DeepSpeed script with preloaded tensors."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from itertools import pairwise
+from pathlib import Path
+
+from drivetrain.api import validate
+from drivetrain_workers.batching import solve
+from drivetrain_workers.checkpoints import ledger
+from drivetrain_workers.deepspeed_config import deepspeed_config
+from drivetrain_workers.run_folder import RunFolder
+from tests.benchmarks.report import report
+
+_ROUNDS, _STEPS, _WARM_UP = 6, 50, 10
+_BIN = Path(sys.executable).parent
+
+
+def main() -> None:
+    """Alternate both and compare the step times after the tenth step."""
+    job = validate("language-model").spec
+    plan = solve(job.training.global_batch_size, job.training.micro_batch_size, job.resources.workers)
+    peer = {
+        "steps": _STEPS,
+        "vocab_size": job.data.tokenizer.vocab_size,
+        "sequence_length": job.data.sequence_length,
+        "model": job.model.args,
+        "deepspeed": deepspeed_config(job.training, plan, on_cpu=True),
+    }
+    ours, bare = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder) / "home"
+        for number in range(_ROUNDS):
+            bare.append(_bare(peer, Path(folder) / f"bare-{number}.json", job.resources.workers))
+            ours.append(_drivetrain(home))
+            print(f"round {number + 1}: bare {bare[-1]:.4f} s a step, drivetrain {ours[-1]:.4f} s a step", flush=True)
+    ratios = [b / o for b, o in zip(bare, ours, strict=True)]
+    rows = [
+        ["bare DeepSpeed under torchrun", f"{statistics.median(bare):.4f}", "1.000"],
+        ["drivetrain run", f"{statistics.median(ours):.4f}", f"{statistics.median(ratios):.3f}"],
+    ]
+    figures = {"bare_s": bare, "drivetrain_s": ours, "ratios": ratios, "median_ratio": statistics.median(ratios)}
+    report("throughput", ["", "median s a step", "throughput ratio"], rows, figures)
+
+
+def _bare(peer: dict[str, object], times: Path, workers: int) -> float:
+    command = [str(_BIN / "torchrun"), "--standalone", f"--nproc-per-node={workers}", "-m", "tests.benchmarks.bare"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+    arguments = json.dumps({**peer, "times": str(times)})
+    subprocess.run([*command, arguments], env=environment, check=True, capture_output=True)
+    return _seconds_a_step(json.loads(times.read_text()))
+
+
+def _drivetrain(home: Path) -> float:
+    overrides = [f"--set=training.steps={_STEPS}", f"--set=training.eval_every={_STEPS}"]
+    command = [str(_BIN / "drivetrain"), "run", "language-model", "--json", *overrides]
+    environment = {**os.environ, "DRIVETRAIN_HOME": str(home)}
+    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+    run_id = json.loads(done.stdout.splitlines()[-1])["run_id"]
+    records = ledger.read(RunFolder(home / "runs" / run_id).ledger)
+    return _seconds_a_step([record["time"] for record in records])
+
+
+def _seconds_a_step(times: list[float]) -> float:
+    """Median over the steps after the warm-up, from wall-clock times at the end of each step."""
+    after = times[_WARM_UP:]
+    return statistics.median(b - a for a, b in pairwise(after))
+
+
+if __name__ == "__main__":
+    main()

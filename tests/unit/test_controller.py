@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st_
+
+from drivetrain.runs import events as ev
+from drivetrain.runs import states as st
+from drivetrain.runs.controller import actions_to_resume, step
+from drivetrain.runs.outcomes import OUTCOMES, Reason
+from drivetrain.runs.policies import NodeResources, gang_shape, retry_delay
+
+DATASET = "/data/v1"
+
+
+def after(*events: ev.Event) -> tuple[st.State, list[ev.Action]]:
+    """State after events from the start, and the actions of the last."""
+    state: st.State = st.Queued()
+    actions: list[ev.Action] = []
+    for event in events:
+        state, actions = step(state, event)
+    return state, actions
+
+
+TO_TRAINING = (
+    ev.Admitted(),
+    ev.Prepared(DATASET),
+    ev.GangPlaced(),
+    ev.RanksReady(1, 0),
+)
+
+
+def lost(generation: int, reason: Reason = Reason.RANK_KILLED, at: float = 100.0) -> ev.RankLost:
+    return ev.RankLost(generation, 1, reason, "rank 1 was killed", at)
+
+
+def test_undisturbed_life() -> None:
+    assert after(ev.Admitted()) == (st.Preparing(), [ev.Prepare()])
+    assert after(*TO_TRAINING[:2]) == (st.Placing(DATASET), [ev.Place(DATASET)])
+    state, actions = after(*TO_TRAINING[:3])
+    assert isinstance(state, st.Starting)
+    assert actions == [ev.StartGeneration(1)]
+    state, actions = after(*TO_TRAINING, ev.Stepped(1, 1), ev.RanksFinished(1, complete=True))
+    assert isinstance(state, st.Finishing)
+    assert actions == [ev.Conclude(DATASET)]
+    state, actions = step(state, ev.Concluded())
+    assert isinstance(state, st.Ended)
+    assert state.reason is Reason.COMPLETED
+    assert actions == [ev.Release(Reason.COMPLETED, "")]
+
+
+def test_lost_rank_starts_the_next_generation_at_once() -> None:
+    state, actions = after(*TO_TRAINING, ev.Stepped(1, 5), lost(1))
+    assert isinstance(state, st.Starting)
+    assert actions == [ev.StartGeneration(2)]
+    assert (state.progress.restarts, state.progress.failures) == (1, 1)
+    same, nothing = step(state, lost(1))  # the peers of the dead rank die too; that is old news
+    assert same is state
+    assert nothing == []
+
+
+def test_generation_begins_where_its_checkpoint_ends() -> None:
+    state, _ = after(*TO_TRAINING, ev.Stepped(1, 5), ev.Committed(1, 4), lost(1), ev.RanksReady(2, 4))
+    assert isinstance(state, st.Training)
+    assert (state.progress.step, state.progress.committed_step) == (4, 4)
+
+
+def test_progress_forgives_failures_and_repetition_does_not() -> None:
+    state, _ = after(*TO_TRAINING, ev.Stepped(1, 5), lost(1), ev.RanksReady(2, 4), ev.Stepped(2, 5))
+    assert state.progress.failures == 1  # step 5 was seen before the failure: done again, it is no progress
+    state, _ = step(state, ev.Stepped(2, 6))
+    assert state.progress.failures == 0
+
+
+def test_repeated_failures_wait_and_then_end_the_run() -> None:
+    state, _ = after(*TO_TRAINING)
+    delays = []
+    while not isinstance(state, st.Ended):
+        state, actions = step(state, lost(state.progress.generation))
+        if isinstance(state, st.Waiting):
+            assert actions == [ev.StopRanks()]
+            delays.append(state.not_before - 100.0)
+            early, nothing = step(state, ev.Tick(state.not_before - 0.1))
+            assert early is state
+            assert nothing == []
+            state, _ = step(state, ev.Tick(state.not_before))
+    assert delays == [1.0, 2.0, 4.0, 8.0]
+    assert state.reason is Reason.RANK_KILLED
+    assert state.progress.failures == OUTCOMES[Reason.RANK_KILLED].retries + 1
+
+
+def test_wrong_input_is_not_tried_again() -> None:
+    state, actions = after(*TO_TRAINING, lost(1, Reason.INPUT))
+    assert isinstance(state, st.Ended)
+    assert actions == [ev.Release(Reason.INPUT, "rank 1 was killed")]
+
+
+def test_lost_agent_is_placed_anew() -> None:
+    state, actions = after(*TO_TRAINING, ev.AgentLost(1, "gone", 100.0))
+    assert isinstance(state, st.Placing)
+    assert actions == [ev.StopRanks(), ev.Place(DATASET)]
+    state, actions = step(state, ev.GangPlaced())
+    assert actions == [ev.StartGeneration(2)]
+
+
+@pytest.mark.parametrize("reached", range(4))
+def test_cancel_anywhere(reached: int) -> None:
+    state, actions = after(*TO_TRAINING[:reached], ev.CancelAsked())
+    assert isinstance(state, st.Ended)
+    assert isinstance(actions[0], ev.Release)
+
+
+def test_cancel_while_training_saves_first() -> None:
+    state, actions = after(*TO_TRAINING, ev.CancelAsked())
+    assert isinstance(state, st.Stopping)
+    assert actions == [ev.AskStop()]
+    state, _ = step(state, ev.RanksFinished(1, complete=False))
+    assert isinstance(state, st.Ended)
+    assert state.reason is Reason.CANCELLED
+
+
+EVENTS = st_.one_of(
+    st_.sampled_from([ev.Admitted(), ev.Prepared(DATASET), ev.GangPlaced(), ev.CancelAsked(), ev.Concluded()]),
+    st_.builds(ev.Failed, st_.sampled_from([Reason.PREPARE_FAILED, Reason.PLACEMENT_FAILED]), st_.just("")),
+    st_.builds(ev.RanksReady, st_.integers(0, 4), st_.integers(0, 9)),
+    st_.builds(ev.Stepped, st_.integers(0, 4), st_.integers(0, 9)),
+    st_.builds(ev.Committed, st_.integers(0, 4), st_.integers(0, 9)),
+    st_.builds(lost, st_.integers(0, 4), st_.sampled_from(list(Reason))),
+    st_.builds(ev.AgentLost, st_.integers(0, 4), st_.just(""), st_.just(0.0)),
+    st_.builds(ev.RanksFinished, st_.integers(0, 4), st_.booleans()),
+    st_.builds(ev.Tick, st_.floats(0, 1000)),
+)
+
+
+@given(st_.lists(EVENTS, max_size=40))
+def test_any_events_in_any_order(events: list[ev.Event]) -> None:
+    """The table is never broken, generations only grow and are started once, an ended run stays ended."""
+    state: st.State = st.Queued()
+    started = []
+    for event in events:
+        new, actions = step(state, event)
+        started += [action.generation for action in actions if isinstance(action, ev.StartGeneration)]
+        assert new.progress.generation >= state.progress.generation
+        if isinstance(state, st.Ended):
+            assert new is state
+            assert actions == []
+        assert st.from_record(st.to_record(new)) == new
+        state = new
+    assert started == sorted(set(started))
+
+
+def test_old_records_and_unknown_keys_still_load() -> None:
+    record = {**st.to_record(st.Training(DATASET)), "from_the_future": 1}
+    record["progress"] = {"step": 3, "also_new": 2}
+    assert st.from_record(record) == st.Training(DATASET, progress=st.Progress(step=3))
+
+
+def test_every_state_knows_how_to_go_on() -> None:
+    states = [
+        st.Queued(),
+        st.Preparing(),
+        st.Placing(DATASET),
+        st.Starting(DATASET),
+        st.Training(DATASET),
+        st.Waiting(DATASET, 1.0),
+        st.Stopping(DATASET),
+        st.Finishing(DATASET),
+        st.Ended(Reason.COMPLETED),
+    ]
+    assert {type(state) for state in states} == set(st.TRANSITIONS)
+    idle = [state.phase for state in states if not actions_to_resume(state)]
+    assert idle == ["queued"]
+
+
+@pytest.mark.parametrize("reason", list(Reason))
+def test_every_reason_has_an_outcome_and_a_bound(reason: Reason) -> None:
+    outcome = OUTCOMES[reason]
+    assert outcome.meaning
+    assert retry_delay(st.Progress(failures=outcome.retries + 1), reason) is None
+
+
+@pytest.mark.parametrize(
+    ("nodes", "workers", "gpus", "shape"),
+    [
+        ([(2, 0)], 2, 0, [2]),
+        ([(1, 0), (1, 0)], 2, 0, [1, 1]),
+        ([(2, 0), (8, 0)], 6, 0, [6]),
+        ([(8, 1), (8, 4)], 5, 1, [4, 1]),
+        ([(1, 0)], 2, 0, None),
+        ([(8, 0)], 1, 1, None),
+    ],
+)
+def test_gang_shape(nodes: list[tuple[float, float]], workers: int, gpus: int, shape: list[int] | None) -> None:
+    assert gang_shape([NodeResources(*node) for node in nodes], workers, 1, gpus) == shape

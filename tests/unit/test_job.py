@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from drivetrain.api import validate
+from drivetrain.job import load_job
+from drivetrain_pipelines.errors import InputError
+
+VALID: dict[str, Any] = {
+    "name": "toy",
+    "data": {"source": "text.txt"},
+    "model": {"factory": "model:make", "args": {"width": 8}},
+    "training": {"steps": 10, "global_batch_size": 8},
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "text.txt").write_text("some text\n")
+    (tmp_path / "model.py").write_text("def make(): ...\ndef loss(model, batch): ...\n")
+    write(tmp_path, VALID)
+    return tmp_path
+
+
+def write(folder: Path, document: object) -> None:
+    (folder / "job.yaml").write_text(yaml.safe_dump(document))
+
+
+def test_defaults_and_absolute_paths(folder: Path) -> None:
+    job = load_job(str(folder))
+    assert job.spec.training.zero == 1
+    assert job.spec.data.source == str(folder / "text.txt")
+    assert [str(path) for path in job.code_files] == ["model.py"]
+
+
+def test_scientific_notation_is_a_number(folder: Path) -> None:
+    assert load_job(str(folder), ["training.optimizer.lr=3e-4"]).spec.training.optimizer.lr == 3e-4
+
+
+def test_fingerprint_follows_settings_and_code(folder: Path) -> None:
+    first = load_job(str(folder)).fingerprint
+    assert load_job(str(folder)).fingerprint == first
+    assert load_job(str(folder), ["seed=1"]).fingerprint != first
+    (folder / "model.py").write_text("def make(): return 1\ndef loss(model, batch): ...\n")
+    assert load_job(str(folder)).fingerprint != first
+
+
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("training.step=5", ["training.step: got an unknown key", "Did you mean training.steps?"]),
+        ("trainning.steps=5", ["trainning", "Did you mean training?"]),
+        ("training.optimizer.learning_rate=1", ["training.optimizer.learning_rate", "lr"]),
+        ("training.zero=4", ["training.zero: got 4", "0, 1, 2 or 3"]),
+        ("training.steps=ten", ["training.steps: got 'ten'", "integer"]),
+        ("training.steps=0", ["training.steps: got 0", "greater than or equal to 1"]),
+        ("training.epochs=2", ["exactly one of training.steps and training.epochs"]),
+        ("training.global_batch_size=1", ["training.global_batch_size: got 1", "resources.workers (2)"]),
+        ("training.micro_batch_size=5", ["training.micro_batch_size: got 5", "1 to 4"]),
+        ("training.precision=fp8", ["training.precision: got 'fp8'", "fp32"]),
+        ("training.deepspeed={train_batch_size: 4}", ["training.deepspeed.train_batch_size", "global_batch_size"]),
+        ("training.deepspeed={zero_optimization: {stage: 3}}", ["zero_optimization.stage: got 3", "training.zero (1)"]),
+        ("model.factory=model:mak", ["model.factory: got 'model:mak'", "Did you mean model:make?"]),
+        ("model.factory=nowhere:make", ["model.factory", "There is no nowhere"]),
+        ("model.factory=make", ["model.factory: got 'make'"]),
+        ("model.loss=model:los", ["model.loss", "Did you mean model:loss?"]),
+        ("data.source=missing.txt", ["data.source", "missing.txt", "Nothing was found there"]),
+        ("data.tokenizer.file=missing.json", ["data.tokenizer.file", "missing.json"]),
+        ("name=a/b", ["name: got 'a/b'"]),
+        ("checkpoint.every=0", ["checkpoint.every: got 0"]),
+        ("resources.gpus_per_worker=some", ["resources.gpus_per_worker", "'some'"]),
+        ("sample.promt=x", ["sample.promt: got an unknown key", "Did you mean sample.prompt?"]),
+        ("seed", ["--set: got 'seed'", "section.key=value"]),
+        ("name.x=1", ["--set name.x", "a key inside a section"]),
+    ],
+)
+def test_mistakes_are_named(folder: Path, override: str, parts: list[str]) -> None:
+    with pytest.raises(InputError) as caught:
+        load_job(str(folder), [override])
+    for part in parts:
+        assert part in str(caught.value)
+
+
+def test_missing_section_and_broken_files(folder: Path) -> None:
+    write(folder, {k: v for k, v in VALID.items() if k != "model"})
+    with pytest.raises(InputError, match="model: got nothing"):
+        load_job(str(folder))
+    write(folder, ["a list"])
+    with pytest.raises(InputError, match="got list; allowed: a mapping"):
+        load_job(str(folder))
+    (folder / "job.yaml").write_text("a: [1")
+    with pytest.raises(InputError, match="YAML"):
+        load_job(str(folder))
+    with pytest.raises(InputError, match="language-model"):
+        load_job("no-such-job")
+    write(folder, VALID)
+    (folder / "model.py").write_text("def make(:\n")
+    with pytest.raises(InputError, match=r"model\.py:1"):
+        load_job(str(folder))
+
+
+def test_recipe_by_name() -> None:
+    assert validate("language-model").spec.name == "language-model"
+
+
+def run_command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [str(Path(sys.executable).with_name("drivetrain")), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_command_exits_2_with_one_line(folder: Path) -> None:
+    done = run_command("validate", str(folder), "--set", "training.step=5")
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: training.step: got an unknown key")
+    assert run_command("validate", str(folder)).returncode == 0
+    assert run_command("run", str(folder), "--set", "training.zero=9").returncode == 2
+    assert run_command("predict", "no-such-run", "--prompt", "x").returncode == 2
+    assert run_command("resume", "no-such-run").returncode == 2
