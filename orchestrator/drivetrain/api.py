@@ -63,7 +63,10 @@ def resume(run_id: str, address: str | None = None, on_view: OnView = _ignore) -
     from drivetrain.session import open_session  # here: as in `run`
 
     with open_session(address) as session:
-        return _follow(session, session.resume(run_id).id, on_view)
+        record = session.resume(run_id)
+        if record.ended:
+            return RunSummary(record.id, record.facts["reason"], record.facts)
+        return _follow(session, record.id, on_view)
 
 
 def _follow(session: Any, run_id: str, on_view: OnView) -> RunSummary:

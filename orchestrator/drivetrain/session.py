@@ -19,6 +19,7 @@ from drivetrain_pipelines.errors import DrivetrainError
 
 from drivetrain.home import Home
 from drivetrain.job import Job
+from drivetrain.runs.outcomes import Reason
 from drivetrain.runs.states import Ended, Queued
 from drivetrain.runs.store import RunRecord, RunStore
 from drivetrain.wiring import RayCoordinator
@@ -50,6 +51,8 @@ class Session:
     def resume(self, run_id: str) -> RunRecord:
         """Go on with a run that was interrupted, cancelled or has failed; one that is complete stays as it is."""
         record = self._store.get(run_id)
+        if isinstance(record.state, Ended) and record.state.reason is Reason.COMPLETED:
+            return record
         if isinstance(record.state, Ended):
             self._store.learn(record.id, released=False)
             self._store.save(record.id, Queued(progress=record.state.progress), "resumed by the user")

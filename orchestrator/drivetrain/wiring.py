@@ -6,6 +6,8 @@ import getpass
 import logging
 import os
 
+from drivetrain_workers.process import yield_to_training
+
 from drivetrain.cluster.gang import Gang
 from drivetrain.coordinator import Coordinator
 from drivetrain.home import Home
@@ -15,7 +17,6 @@ from drivetrain.spec import JobSpec
 from drivetrain.stages import Stages
 from drivetrain.tracking.spool import Spool
 from drivetrain.tracking.tracker import Destination, Tracker
-from drivetrain_workers.process import yield_to_training
 
 
 class RayCoordinator(Coordinator):

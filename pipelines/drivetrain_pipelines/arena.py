@@ -61,7 +61,9 @@ class ShardArena:
         self._columns = layouts[0]
         for path, layout in zip(paths, layouts, strict=True):
             if layout != self._columns:
-                raise CorruptFileError(str(path), f"its columns differ from, or begin elsewhere than, those of {paths[0]}")
+                raise CorruptFileError(
+                    str(path), f"its columns differ from, or begin elsewhere than, those of {paths[0]}"
+                )
         slot_unit = math.lcm(mmap.PAGESIZE, *(column.row_bytes for column in self._columns))
         largest = max(path.stat().st_size for path in paths)
         self._slot_bytes = math.ceil(largest / slot_unit) * slot_unit

@@ -11,7 +11,6 @@ import deepspeed
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-
 from drivetrain_workers.recipes.language_model.model import gpt
 
 

@@ -16,7 +16,6 @@ def train(arguments: dict[str, Any]) -> None:
     import ray.train
     import torch
     import torch.nn.functional as F
-
     from drivetrain_workers.recipes.language_model.model import gpt
 
     torch.set_num_threads(1)

@@ -16,6 +16,7 @@ from typing import Any
 from drivetrain.api import validate
 from drivetrain_workers.batching import solve
 from drivetrain_workers.deepspeed_config import deepspeed_config
+
 from tests.benchmarks.report import report
 
 _ROUNDS, _KILL_AT, _CHECKPOINT_EVERY = 3, 7, 5

@@ -16,6 +16,7 @@ from drivetrain_workers.batching import solve
 from drivetrain_workers.checkpoints import ledger
 from drivetrain_workers.deepspeed_config import deepspeed_config
 from drivetrain_workers.run_folder import RunFolder
+
 from tests.benchmarks.report import report
 
 _ROUNDS, _STEPS, _WARM_UP = 6, 50, 10

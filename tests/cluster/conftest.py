@@ -79,6 +79,7 @@ def toy_job(tmp_path_factory: pytest.TempPathFactory) -> Path:
         },
         "training": {"steps": 40, "global_batch_size": 8, "zero": 2, "eval_every": 10, "optimizer": {"lr": 3e-3}},
         "checkpoint": {"every": 8},
+        "sample": {"prompt": "the cat", "max_tokens": 8},
     }
     (folder / "job.yaml").write_text(yaml.safe_dump(job))
     return folder

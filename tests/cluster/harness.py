@@ -59,7 +59,7 @@ class RunningJob:
     def __init__(self, arguments: list[str], home: Path) -> None:
         self.home = home
         environment = {**os.environ, "DRIVETRAIN_HOME": str(home)}
-        self._errors = tempfile.TemporaryFile("w+")
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  # closed by close()
         self.process = subprocess.Popen(
             [str(_COMMAND), *arguments, "--json"],
             env=environment,
@@ -144,3 +144,9 @@ def resume_run(run_id: str, home: Path) -> RunningJob:
 def wait_until_gone(processes: list[psutil.Process], seconds: float = 60) -> list[psutil.Process]:
     """Processes that still run after ``seconds``."""
     return psutil.wait_procs(processes, timeout=seconds)[1]
+
+
+def command_line(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run `drivetrain` to its end, as in a pipe."""
+    environment = {**os.environ, "DRIVETRAIN_HOME": str(home)}
+    return subprocess.run([str(_COMMAND), *arguments], env=environment, capture_output=True, text=True, check=False)

@@ -1,14 +1,13 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st_
-
 from drivetrain.runs import events as ev
 from drivetrain.runs import states as st
 from drivetrain.runs.controller import actions_to_resume, step
 from drivetrain.runs.outcomes import OUTCOMES, Reason
 from drivetrain.runs.policies import NodeResources, gang_shape, retry_delay
+from hypothesis import given
+from hypothesis import strategies as st_
 
 DATASET = "/data/v1"
 

@@ -5,9 +5,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from drivetrain_pipelines.arena import ShardArena
 from drivetrain_pipelines.checksums import read_json, verify_file, write_json
 from drivetrain_pipelines.errors import CorruptFileError, InputError, PrepareError
@@ -16,6 +13,8 @@ from drivetrain_pipelines.packages import PackageMember
 from drivetrain_pipelines.reader import StreamReader
 from drivetrain_pipelines.shards import Manifest, Shard, unigram_entropy, write_shard
 from drivetrain_pipelines.sources import Chunk, check_source, cut, list_files, read_chunk
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 WIDTH = 5
 
@@ -37,9 +36,7 @@ def open_arena(folder: Path, shards: list[Shard]) -> ShardArena:
 
 @settings(max_examples=25, deadline=None)
 @given(rows=st.lists(st.integers(1, 40), min_size=1, max_size=6), seed=st.integers(0, 1000))
-def test_gather_reads_the_rows_asked_for(
-    tmp_path_factory: pytest.TempPathFactory, rows: list[int], seed: int
-) -> None:
+def test_gather_reads_the_rows_asked_for(tmp_path_factory: pytest.TempPathFactory, rows: list[int], seed: int) -> None:
     folder = tmp_path_factory.mktemp("shards")
     shards, expected = make_shards(folder, rows)
     arena = open_arena(folder, shards)

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import yaml
-
 from drivetrain.api import validate
 from drivetrain.job import load_job
 from drivetrain_pipelines.errors import InputError

@@ -1,10 +1,9 @@
 from __future__ import annotations
 
 import numpy as np
+from drivetrain_pipelines.order import ShuffledOrder, mix_key, permute
 from hypothesis import given
 from hypothesis import strategies as st
-
-from drivetrain_pipelines.order import ShuffledOrder, mix_key, permute
 
 
 @given(size=st.integers(1, 3000), key=st.integers(0, (1 << 64) - 1))

@@ -1,13 +1,12 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-
 from drivetrain_pipelines.errors import InputError
 from drivetrain_workers.batching import solve, total_steps
 from drivetrain_workers.deepspeed_config import deepspeed_config, learning_rate_ratio
 from drivetrain_workers.spec import ScheduleSpec, TrainingSpec
+from hypothesis import given
+from hypothesis import strategies as st
 
 
 @given(global_batch=st.integers(1, 500), world_size=st.integers(1, 64), micro=st.integers(1, 16))

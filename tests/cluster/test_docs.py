@@ -1,0 +1,63 @@
+"""Every command that the documentation shows is run; every file that it names is there."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.harness import Result, command_line
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def shown_commands() -> list[str]:
+    """Lines of code blocks that begin with one of our commands; comments cut off."""
+    text = "\n".join(page.read_text() for page in PAGES)
+    blocks = re.findall(r"^```\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    lines = [line.partition("#")[0].strip() for block in blocks for line in block.splitlines()]
+    return sorted({line for line in lines if line.startswith(("make ", "drivetrain ")) and "job.yaml ──" not in line})
+
+
+@pytest.mark.parametrize("command", [c for c in shown_commands() if c.startswith("make ")])
+def test_make_targets_exist(command: str) -> None:
+    """`make test` cannot run inside itself: that its recipe is there is what can be checked here."""
+    done = subprocess.run([*shlex.split(command), "--dry-run"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
+@pytest.mark.parametrize("command", [c for c in shown_commands() if c.startswith("drivetrain ")])
+def test_drivetrain_commands_work(command: str, toy_job: Path, undisturbed: Result) -> None:
+    """As shown, with this test's job and run in place of the reader's (the recipe's data would have to be fetched)."""
+    ours = {
+        "job.yaml": str(toy_job),
+        "path/to/job.yaml": str(toy_job / "job.yaml"),
+        "language-model": str(toy_job),
+        "RUN": undisturbed.run_id,
+    }
+    words = [ours.get(word, word) for word in shlex.split(command)[1:]]
+    words = ["training.steps=2" if word == "training.steps=50" else word for word in words]
+    done = command_line(undisturbed.home, *words)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text()):
+        assert (page.parent / target).exists(), target
+
+
+def test_job_file_page_shows_every_key() -> None:
+    from drivetrain.spec import JobSpec
+
+    page = (ROOT / "docs" / "job-file.md").read_text()
+    for name, field in JobSpec.model_fields.items():
+        assert f"{name}:" in page, name
+        inner = getattr(field.annotation, "model_fields", {})
+        for key in inner:
+            assert re.search(rf"\b{key}\b", page), f"{name}.{key}"

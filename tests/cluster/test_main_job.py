@@ -1,0 +1,142 @@
+"""The main job at toy size: what a user gets from it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from drivetrain_workers.checkpoints import ledger
+from drivetrain_workers.run_folder import RunFolder
+
+from tests.cluster.harness import Result, command_line, run_job
+
+
+def test_summary(undisturbed: Result) -> None:
+    assert undisturbed.code == 0
+    facts = undisturbed.facts
+    assert facts["reason"] == "completed"
+    assert facts["eval_loss"] < facts["unigram_entropy"]
+    assert facts["sample"].startswith("the cat")
+    assert Path(facts["checkpoint"], "manifest.json").exists()
+    assert Path(facts["picture"]).read_bytes().startswith(b"\x89PNG")
+
+
+def test_second_run_prepares_nothing(toy_job: Path, shared_home: Path, undisturbed: Result) -> None:
+    shards = {p: p.stat().st_mtime_ns for p in Path(undisturbed.facts["dataset"]).iterdir()}
+    again = run_job(toy_job, shared_home).finish()
+    assert again.run_id != undisturbed.run_id
+    assert not again.facts["dataset_made"]
+    assert {p: p.stat().st_mtime_ns for p in Path(again.facts["dataset"]).iterdir()} == shards
+    assert again.weights_digest() == undisturbed.weights_digest()
+
+
+def test_mlflow_has_everything(toy_job: Path, undisturbed: Result) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(undisturbed.facts["mlflow_uri"])
+    run = client.get_run(undisturbed.facts["mlflow_run_id"])
+    assert run.info.status == "FINISHED"
+    assert run.data.params["training.optimizer.lr"] == "0.003"
+    assert run.data.params["resources.workers"] == "2"
+    assert run.data.tags["drivetrain.code_version"]
+    assert run.data.tags["drivetrain.dataset_version"] == undisturbed.facts["dataset_version"]
+    for key in ("loss", "learning_rate", "gradient_norm", "tokens_per_s", "data_wait_share"):
+        assert list(undisturbed.series(key)) == list(range(1, 41)), key
+    assert list(undisturbed.series("eval_loss")) == [10, 20, 30, 40]
+    (entry,) = run.inputs.dataset_inputs
+    assert entry.dataset.name == "toy"
+    assert entry.dataset.digest == undisturbed.facts["dataset_version"]
+    names = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
+    assert names == {"job.yaml", "resolved.json", "code", "loss.png", "sample.txt"}
+    written = Path(client.download_artifacts(run.info.run_id, "job.yaml")).read_text()
+    assert written == (toy_job / "job.yaml").read_text()
+    resolved = json.loads(Path(client.download_artifacts(run.info.run_id, "resolved.json")).read_text())
+    assert resolved["training"]["gradient_clipping"] == 1.0
+
+
+def test_ledger_accounts_for_every_position(undisturbed: Result) -> None:
+    records = ledger.read(RunFolder(undisturbed.home / "runs" / undisturbed.run_id).ledger)
+    assert [record["positions"] for record in records] == [[8 * i, 8 * (i + 1)] for i in range(40)]
+    assert {record["step"]: record["loss"] for record in records} == undisturbed.series("loss")
+
+
+def test_predict_and_list(undisturbed: Result) -> None:
+    def predict(seed: int) -> str:
+        return command_line(
+            undisturbed.home,
+            "predict",
+            undisturbed.run_id,
+            "--prompt",
+            "the dog",
+            "--max-tokens",
+            "6",
+            f"--seed={seed}",
+        ).stdout
+
+    assert predict(1).startswith("the dog")
+    assert predict(1) == predict(1)
+    listed = command_line(undisturbed.home, "list").stdout
+    assert undisturbed.run_id in listed
+    assert "completed" in listed
+
+
+@pytest.mark.parametrize("stage", [0, 1, 3])
+def test_zero_stages_give_the_same_losses(toy_job: Path, shared_home: Path, undisturbed: Result, stage: int) -> None:
+    """Stage 2 is the undisturbed run. Killed once, each stage also resumes from its own checkpoint."""
+    job = run_job(toy_job, shared_home, f"training.zero={stage}")
+    job.kill_part("rank-1", 20)
+    result = job.finish()
+    assert result.code == 0, result.facts
+    assert result.last_view["restarts"] == 1
+    assert result.series("loss") == pytest.approx(undisturbed.series("loss"), abs=2e-4)
+    assert result.series("eval_loss") == pytest.approx(undisturbed.series("eval_loss"), abs=2e-4)
+
+
+def test_user_code_that_fails(toy_job: Path, shared_home: Path, tmp_path: Path) -> None:
+    job = yaml.safe_load((toy_job / "job.yaml").read_text())
+    job["model"]["loss"] = "broken:loss"
+    job["data"]["source"] = str(toy_job / "text.txt")
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
+    (tmp_path / "broken.py").write_text("def loss(model, batch):\n    raise KeyError('no such column')\n")
+    result = run_job(tmp_path, shared_home).finish()
+    assert result.code == 1
+    assert result.facts["reason"] == "user_code"
+    assert "KeyError: 'no such column'" in result.facts["detail"]
+    assert result.last_view["restarts"] == 2  # tried once more, then given up
+
+
+def test_transform_and_failing_transform(toy_job: Path, shared_home: Path, tmp_path: Path) -> None:
+    job = yaml.safe_load((toy_job / "job.yaml").read_text())
+    job["data"] |= {"source": str(toy_job / "text.txt"), "transform": "clean:upper", "name": "upper"}
+    del job["model"]["loss"]
+    job["sample"]["prompt"] = "THE"
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
+    (tmp_path / "clean.py").write_text("def upper(text):\n    return text.upper()\n")
+    result = run_job(tmp_path, shared_home, "training.steps=2").finish()
+    assert result.code == 0, result.facts
+    assert result.facts["sample"] == result.facts["sample"].upper()
+    (tmp_path / "clean.py").write_text("def upper(text):\n    raise ValueError('bad text')\n")
+    failed = run_job(tmp_path, shared_home, "training.steps=2").finish()
+    assert failed.code == 1
+    assert failed.facts["reason"] == "prepare_failed"
+    assert "bad text" in failed.facts["detail"]
+
+
+def test_more_workers_than_the_machine_holds(toy_job: Path, shared_home: Path) -> None:
+    done = command_line(
+        shared_home, "run", str(toy_job), "--set=resources.workers=500", "--set=training.global_batch_size=500"
+    )
+    assert done.returncode == 2
+    assert "resources.workers: got 500 workers" in done.stderr
+    assert isinstance(done, subprocess.CompletedProcess)
+
+
+def test_plain_output(toy_job: Path, shared_home: Path) -> None:
+    done = command_line(shared_home, "run", str(toy_job), "--set=training.steps=3")
+    assert done.returncode == 0, done.stderr
+    for part in ("preparing", "starting", "completed", "eval loss", "unigram entropy", "mlflow ui --backend-store-uri"):
+        assert part in done.stdout, part
+    assert "raylet" not in done.stdout

@@ -1,0 +1,79 @@
+"""What each process may import, and what a user waits for."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from drivetrain.coordinator import RunOwnedError
+from drivetrain_pipelines import errors as data_errors
+from drivetrain_workers import errors as training_errors
+
+BIN = Path(sys.executable).parent
+
+
+def modules_after(code: str) -> set[str]:
+    """Top-level modules that a fresh interpreter holds after running ``code``."""
+    program = f"{code}\nimport sys, json\nprint(json.dumps(sorted({{m.split('.')[0] for m in sys.modules}})))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_floors_hold() -> None:
+    done = subprocess.run([str(BIN / "lint-imports")], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def test_help_is_instant_and_light() -> None:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([str(BIN / "drivetrain"), "--help"], capture_output=True, text=True, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert "Commands:" in done.stdout
+    assert (after.ru_utime + after.ru_stime) - (before.ru_utime + before.ru_stime) < 0.5  # CPU seconds: not a timing
+    loaded = modules_after("from drivetrain.cli.app import app")
+    assert not loaded & {"torch", "ray", "mlflow", "deepspeed", "pyarrow", "pydantic"}
+
+
+@pytest.mark.parametrize(
+    ("module", "never"),
+    [
+        ("drivetrain.coordinator", {"torch", "deepspeed"}),
+        ("drivetrain.wiring", {"torch", "deepspeed"}),
+        ("drivetrain_workers.agent", {"torch", "deepspeed", "mlflow"}),
+        ("drivetrain_pipelines.preprocessor", {"torch", "deepspeed", "mlflow"}),
+        ("drivetrain_workers.rank", {"ray", "mlflow"}),
+        ("drivetrain_workers.fork_server", {"ray", "mlflow"}),
+    ],
+)
+def test_processes_stay_in_their_lane(module: str, never: set[str]) -> None:
+    assert not modules_after(f"import {module}") & never
+
+
+ERRORS = [
+    data_errors.InputError("training.zero", "4", "0, 1, 2 or 3", "Set training.zero."),
+    data_errors.CorruptFileError("/data/x.arrow", "block 3 differs"),
+    data_errors.PrepareError("no text"),
+    training_errors.CheckpointError("no checkpoint"),
+    training_errors.NonFiniteLossError(3, float("inf")),
+    RunOwnedError("toy-1"),
+]
+
+
+def test_every_error_is_in_the_list() -> None:
+    def leaves(kind: type[Exception]) -> set[type[Exception]]:
+        return {kind}.union(*(leaves(child) for child in kind.__subclasses__()))
+
+    assert {type(error) for error in ERRORS} == leaves(data_errors.DrivetrainError) - {data_errors.DrivetrainError}
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+def test_errors_survive_pickling(error: Exception) -> None:
+    copy = pickle.loads(pickle.dumps(error))
+    assert type(copy) is type(error)
+    assert str(copy) == str(error)
+    assert copy.__dict__ == error.__dict__

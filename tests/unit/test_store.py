@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from drivetrain.runs.outcomes import Reason
+from drivetrain.runs.states import Ended, Placing, Preparing, Progress, Queued
+from drivetrain.runs.store import RunStore
+from drivetrain_pipelines.checksums import block_digests, read_json, write_json
+from drivetrain_pipelines.errors import CorruptFileError, InputError
+from drivetrain_workers.checkpoints.store import CheckpointId, commit, committed, newest_valid, rank_index, remove_old
+
+
+def open_store(folder: Path) -> RunStore:
+    return RunStore(f"sqlite:///{folder / 'runs.db'}")
+
+
+def test_history_survives_the_process(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    store.create("toy-1", "abc", Queued())
+    store.save("toy-1", Preparing(), "Admitted()")
+    store.save("toy-1", Placing("/data", progress=Progress(generation=2)), "Prepared()")
+    store.learn("toy-1", dataset="/data")
+    store.learn("toy-1", parameters=5)
+    store.claim("toy-1", "session")
+    record = open_store(tmp_path).get("toy-1")
+    assert record.state == Placing("/data", progress=Progress(generation=2))
+    assert record.facts == {"dataset": "/data", "parameters": 5}
+    assert record.session == "session"
+    assert [state.phase for _, _, state in open_store(tmp_path).history("toy-1")] == ["preparing", "placing"]
+
+
+def test_runs_are_found_by_prefix(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    with pytest.raises(InputError, match="no run yet"):
+        store.get("x")
+    store.create("toy-1a", "f", Queued())
+    store.create("toy-1b", "f", Ended(Reason.COMPLETED))
+    assert store.get("toy-1a").id == "toy-1a"
+    assert store.get("toy-1b").ended
+    with pytest.raises(InputError, match="toy-1a, toy-1b"):
+        store.get("toy")
+    with pytest.raises(InputError, match="%"):
+        store.get("%")
+
+
+def make_checkpoint(root: Path, name: CheckpointId, finish: bool = True) -> Path:
+    folder = name.folder(root)
+    folder.mkdir(parents=True)
+    data = f"state of step {name.step}".encode()
+    (folder / "rank-00000.bin").write_bytes(data)
+    write_json(folder / rank_index(0), {"bytes": len(data), "xxh3": block_digests(data)})
+    if finish:
+        commit(folder, 1, {"step": name.step})
+    return folder
+
+
+def test_newest_valid_checkpoint_wins(tmp_path: Path) -> None:
+    good = make_checkpoint(tmp_path, CheckpointId(4, 1))
+    bad = make_checkpoint(tmp_path, CheckpointId(8, 1))
+    make_checkpoint(tmp_path, CheckpointId(12, 1), finish=False)
+    (bad / "rank-00000.bin").write_bytes(b"state of step 9")
+    found, problems = newest_valid(tmp_path)
+    assert found == good
+    assert len(problems) == 1
+    assert str(bad / "rank-00000.bin") in problems[0]
+    assert "block 0" in problems[0]
+    assert newest_valid(tmp_path / "nothing") == (None, [])
+
+
+@pytest.mark.parametrize("victim", ["manifest.json", "rank-00000.json", "rank-00000.bin"])
+def test_any_missing_or_cut_file_disqualifies(tmp_path: Path, victim: str) -> None:
+    folder = make_checkpoint(tmp_path, CheckpointId(4, 1))
+    content = (folder / victim).read_bytes()
+    for broken in (content[: len(content) // 2], b""):
+        (folder / victim).write_bytes(broken)
+        found, problems = newest_valid(tmp_path)
+        assert found is None
+        assert victim in problems[0]
+    (folder / victim).unlink()
+    assert newest_valid(tmp_path)[0] is None
+
+
+def test_retention_removes_old_and_abandoned_but_not_running(tmp_path: Path) -> None:
+    for step in (4, 8, 12):
+        make_checkpoint(tmp_path, CheckpointId(step, 2))
+    make_checkpoint(tmp_path, CheckpointId(16, 1), finish=False)  # abandoned by a generation that is gone
+    make_checkpoint(tmp_path, CheckpointId(16, 2), finish=False)  # being written
+    remove_old(tmp_path, keep=2)
+    assert [c.step for c in committed(tmp_path)] == [12, 8]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "step-00000008.g0002",
+        "step-00000012.g0002",
+        "step-00000016.g0002",
+    ]
+
+
+def test_order_is_by_step_then_generation(tmp_path: Path) -> None:
+    for name in (CheckpointId(8, 1), CheckpointId(8, 3), CheckpointId(100_000_000, 2), CheckpointId(12, 12345)):
+        make_checkpoint(tmp_path, name)
+    (tmp_path / "step-x").mkdir()
+    assert [(c.step, c.generation) for c in committed(tmp_path)] == [(100_000_000, 2), (12, 12345), (8, 3), (8, 1)]
+    assert CheckpointId.parse("step-1.g1") is None
+    with pytest.raises(CorruptFileError, match="missing"):
+        read_json(tmp_path / "step-x" / "manifest.json")
