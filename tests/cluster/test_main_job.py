@@ -39,7 +39,7 @@ def test_mlflow_has_everything(toy_job: Path, undisturbed: Result) -> None:
     client = MlflowClient(undisturbed.facts["mlflow_uri"])
     run = client.get_run(undisturbed.facts["mlflow_run_id"])
     assert run.info.status == "FINISHED"
-    assert run.data.params["training.optimizer.lr"] == "0.003"
+    assert run.data.params["training.optimizer.lr"] == "0.01"
     assert run.data.params["resources.workers"] == "2"
     assert run.data.tags["drivetrain.code_version"]
     assert run.data.tags["drivetrain.dataset_version"] == undisturbed.facts["dataset_version"]

@@ -46,12 +46,18 @@ def test_help_is_instant_and_light() -> None:
         ("drivetrain.wiring", {"torch", "deepspeed"}),
         ("drivetrain_workers.agent", {"torch", "deepspeed", "mlflow"}),
         ("drivetrain_pipelines.preprocessor", {"torch", "deepspeed", "mlflow"}),
-        ("drivetrain_workers.rank", {"ray", "mlflow"}),
         ("drivetrain_workers.fork_server", {"ray", "mlflow"}),
     ],
 )
 def test_processes_stay_in_their_lane(module: str, never: set[str]) -> None:
     assert not modules_after(f"import {module}") & never
+
+
+def test_ranks_hold_no_ray_and_no_mlflow() -> None:
+    """A rank is a fork of the fork server: it holds what that has imported."""
+    loaded = modules_after("from drivetrain_workers.fork_server import preload; preload()")
+    assert {"torch", "deepspeed"} <= loaded
+    assert not loaded & {"ray", "mlflow"}
 
 
 ERRORS = [

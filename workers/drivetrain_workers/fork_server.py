@@ -31,13 +31,20 @@ PRELOAD = (
 )
 
 
+def preload() -> None:
+    """Import what ranks need, and keep out what DeepSpeed's autotuner would bring along: MLflow, and Ray with it."""
+    sys.modules["mlflow"] = None  # type: ignore[assignment]  # Python's own way to say: not importable
+    for name in PRELOAD:
+        importlib.import_module(name)
+    del sys.modules["mlflow"]
+
+
 def main() -> None:
     """Serve one agent, whose endpoint comes by environment, until it goes away."""
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # asking for GPUs must not create a CUDA context before forks
     endpoint = Endpoint(os.environ["DRIVETRAIN_AGENT"], os.environ.pop("DRIVETRAIN_AGENT_KEY"))
     connection = endpoint.connect()
-    for name in PRELOAD:
-        importlib.import_module(name)
+    preload()
     send(connection, {"type": "warm", "pid": os.getpid()})
     fork = multiprocessing.get_context("fork")
     children: dict[int, tuple[ForkProcess, dict[str, Any]]] = {}  # by sentinel
