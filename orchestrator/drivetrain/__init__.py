@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from drivetrain.api import RunSummary, run, validate
+    from drivetrain.api import RunSummary, resume, run, validate
 
-__all__ = ["RunSummary", "run", "validate"]
+__all__ = ["RunSummary", "resume", "run", "validate"]
 
 
 def __getattr__(name: str) -> Any:

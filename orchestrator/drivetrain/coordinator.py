@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import fcntl
 import logging
-import os
 import threading
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
 from drivetrain_pipelines.errors import DrivetrainError
 
 from drivetrain.run_loop import RunLoop
+from drivetrain.run_view import RunView
+from drivetrain.runs.states import Queued
 from drivetrain.runs.store import RunStore
 
 _log = logging.getLogger(__name__)
@@ -55,10 +57,13 @@ class Coordinator:
         self._folder_of = folder_of
         self._lock = threading.Lock()
         self._loops: dict[str, RunLoop] = {}
-        self._owned: list[IO[str]] = []
+        self._locks: dict[str, IO[str]] = {}
         for record in store.runs():
-            if record.session == session and not record.facts.get("released"):
-                self.adopt(record.id)
+            if record.session == session and not record.ended:
+                try:
+                    self.adopt(record.id)
+                except Exception:  # one run's trouble must not keep the others waiting
+                    _log.exception("run %s could not be taken up again", record.id)
 
     def adopt(self, run_id: str) -> None:
         """Look after a run from now on; it begins, or goes on where its records end. Twice is as good as once.
@@ -71,27 +76,26 @@ class Coordinator:
             loop = self._loops.get(run_id)
             if loop and not loop.ended:
                 return
-            if not loop:
-                self._own(run_id)
-            self._check(run_id)
+            if isinstance(self._store.get(run_id).state, Queued):
+                self._check(run_id)
+            self._own(run_id)
             self._store.claim(run_id, self._session)
             self._loops[run_id] = self._build(run_id)
-            self._loops[run_id].start()
+            self._loops[run_id].start(on_end=self._locks.pop(run_id).close)
 
     def view(self, run_id: str, known_version: int = -1, timeout_s: float = 0.0) -> dict[str, Any]:
-        """Figures of a run; waits for news, at most ``timeout_s``. Raises KeyError when the run is not ours."""
-        return self._loops[run_id].view(known_version, timeout_s)
+        """Figures of a run; waits for news, at most ``timeout_s``."""
+        if loop := self._loops.get(run_id):
+            return loop.view(known_version, timeout_s)
+        record = self._store.get(run_id)  # it ended before this coordinator was started
+        return asdict(RunView(run_id, phase=record.state.phase, version=known_version + 1, facts=record.facts))
 
     def cancel(self, run_id: str) -> None:
         """Ask a run to save and end."""
         self._loops[run_id].cancel()
 
-    def pid(self) -> int:
-        """Process id of the coordinator."""
-        return os.getpid()
-
     def _own(self, run_id: str) -> None:
-        """Hold the run's lock for as long as this process lives: two coordinators never look after one run."""
+        """Hold the run's lock until it has ended: two coordinators never look after one run."""
         folder = self._folder_of(run_id)
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / "owner.lock").open("w")
@@ -100,4 +104,4 @@ class Coordinator:
         except BlockingIOError as error:
             lock.close()
             raise RunOwnedError(run_id) from error
-        self._owned.append(lock)
+        self._locks[run_id] = lock

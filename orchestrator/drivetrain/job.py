@@ -187,6 +187,7 @@ def _check_function(key: str, path: str, folder: Path) -> None:
                 key, repr(path), "code that Python can parse", f"{file}:{error.lineno}: {error.msg}"
             ) from error
         names = [node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+        names += [t.id for n in tree.body if isinstance(n, ast.Assign) for t in n.targets if isinstance(t, ast.Name)]
         imported = [a.asname or a.name for n in tree.body if isinstance(n, ast.ImportFrom) for a in n.names]
         if name not in [*names, *imported]:
             close = difflib.get_close_matches(name, names, n=1)

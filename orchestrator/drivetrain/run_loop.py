@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import ray
@@ -34,6 +35,7 @@ _log = logging.getLogger(__name__)
 _TICK_S = 0.5
 _POLL_S = 10.0
 _FLUSH_S = 60.0
+_PLACE_TRIES = 5
 
 
 class RunLoop:
@@ -58,8 +60,9 @@ class RunLoop:
         self._view = RunView(run_id, facts=record.facts, pids={"coordinator": os.getpid()})
         self._thread = threading.Thread(target=self._run, name=f"run-{run_id}", daemon=True)
 
-    def start(self) -> None:
-        """Begin, or go on from what the store says."""
+    def start(self, on_end: Callable[[], None]) -> None:
+        """Begin, or go on from what the store says; ``on_end`` is called when nothing is left to do."""
+        self._on_end = on_end
         self._thread.start()
 
     def cancel(self) -> None:
@@ -81,21 +84,30 @@ class RunLoop:
 
     def _run(self) -> None:
         self._show()
-        for action in actions_to_resume(self._state):
-            self._act(action)
-        if isinstance(self._state, st.Queued):
-            self._tracker.begin()
-            self._handle(ev.Admitted())
+        self._guarded(self._begin)
         while not isinstance(self._state, st.Ended):
             try:
                 item = self._events.get(timeout=_TICK_S)
             except queue.Empty:
                 item = ev.Tick(time.time())
-            if isinstance(item, ev.Event):
-                self._handle(item)
-            else:
-                item()
+            self._guarded(partial(self._handle, item) if isinstance(item, ev.Event) else item)
+        self._on_end()
         self._show()
+
+    def _begin(self) -> None:
+        for action in actions_to_resume(self._state):
+            self._act(action)
+        if isinstance(self._state, st.Queued):
+            self._tracker.begin()
+            self._handle(ev.Admitted())
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        """A mistake of ours ends the run with a clear reason instead of leaving it hanging."""
+        try:
+            work()
+        except Exception as error:
+            _log.exception("run %s", self._run_id)
+            self._events.put(ev.Failed(Reason.INTERNAL, repr(error)))
 
     def _handle(self, event: ev.Event) -> None:
         """Decide, store, act: in this order, so that a crash between any two is made good by doing the rest again."""
@@ -142,8 +154,13 @@ class RunLoop:
     def _prepare(self) -> None:
         try:
             dataset, facts = self._stages.prepare(self._preparing)
-        except DrivetrainError as error:
+        except (DrivetrainError, OSError) as error:
             self._events.put(ev.Failed(Reason.PREPARE_FAILED, str(error)))
+            return
+        began_with = self._view.facts.get("dataset_version", facts["dataset_version"])
+        if facts["dataset_version"] != began_with:
+            changed = f"the data is version {facts['dataset_version']} now, the run began with {began_with}"
+            self._events.put(ev.Failed(Reason.PREPARE_FAILED, f"{changed}; restore the data, or run the job anew"))
             return
         self._learn(**facts)
         self._events.put(ev.Prepared(dataset))
@@ -155,45 +172,58 @@ class RunLoop:
             self._changed.notify_all()
 
     def _place(self, dataset: str) -> None:
-        try:
-            agents = self._gang.place(dataset)
-        except DrivetrainError as error:
-            self._events.put(ev.Failed(Reason.PLACEMENT_FAILED, str(error)))
+        problem: Exception | None = None
+        for _ in range(_PLACE_TRIES):
+            try:
+                agents = self._gang.place(dataset)
+                snapshots = ray.get([agent.handle.snapshot.remote() for agent in agents])
+            except ray.exceptions.RayActorError as error:  # an agent died at once
+                problem = error
+                continue
+            except DrivetrainError as error:
+                problem = error
+                break
+            if isinstance(self._state, st.Ended):  # cancelled meanwhile
+                self._gang.release()
+            self._events.put(partial(self._placed, agents, snapshots))
             return
-        except ray.exceptions.RayActorError as error:
-            _log.warning("an agent died while it was placed, again: %s", error)
-            self._place(dataset)
-            return
-        self._events.put(lambda: self._placed(agents))
+        self._events.put(ev.Failed(Reason.PLACEMENT_FAILED, str(problem)))
 
-    def _placed(self, agents: list[Agent]) -> None:
+    def _placed(self, agents: list[Agent], snapshots: list[dict[str, Any]]) -> None:
         self._listen_to(agents)
-        self._note_pids(ray.get([agent.handle.snapshot.remote() for agent in agents]))
+        self._note_pids(snapshots)
         self._handle(ev.GangPlaced())
 
     def _note_pids(self, snapshots: list[dict[str, Any]]) -> None:
+        pids = dict(self._view.pids)  # replaced, not changed: others may be reading
         for index, snapshot in enumerate(snapshots):
-            self._view.pids |= {f"agent-{index}": snapshot["pid"], f"fork-server-{index}": snapshot["fork_server"]}
+            pids |= {f"agent-{index}": snapshot["pid"], f"fork-server-{index}": snapshot["fork_server"]}
+            pids |= {f"rank-{rank}": pid for rank, pid in snapshot["ranks"].items()}
+        self._view.pids = pids
 
     def _attach(self, generation: int) -> None:
         try:
             agents = self._gang.attach()
             snapshots = ray.get([agent.handle.snapshot.remote() for agent in agents])
         except (ValueError, ray.exceptions.RayActorError) as error:
-            self._events.put(ev.AgentLost(generation, f"not found after a restart: {error}", time.time()))
+            self._events.put(ev.AgentLost(generation, f"not found after a restart: {error}"))
             return
         self._note_pids(snapshots)
         self._listen_to(agents)
-        if isinstance(self._state, st.Starting) and any(s["generation"] < generation for s in snapshots):
+        begun = [snapshot["generation"] == generation for snapshot in snapshots]
+        if isinstance(self._state, st.Starting) and not any(begun):
             self._start_generation(generation)
+        elif not all(begun) and not isinstance(self._state, st.Finishing | st.Waiting):
+            detail = "the coordinator was restarted while it was starting the generation"
+            self._events.put(ev.RankLost(generation, Reason.COLLECTIVE, detail, time.time()))
 
     def _start_generation(self, generation: int) -> None:
         self._view.timeline = {}
         self._view.mark("told")
         try:
             self._gang.start(self._agents, generation)
-        except ray.exceptions.RayActorError as error:
-            self._events.put(ev.AgentLost(generation, str(error), time.time()))
+        except (ray.exceptions.RayActorError, ray.exceptions.RayTaskError) as error:  # it, or its fork server, is dead
+            self._events.put(ev.AgentLost(generation, str(error).splitlines()[0]))
             return
         self._tracker.tags(generation=generation, restarts=self._state.progress.restarts)
 
@@ -203,7 +233,7 @@ class RunLoop:
 
     def _conclude(self, dataset: str) -> None:
         try:
-            facts = self._stages.conclude(self._agents, dataset, self._view)
+            facts = self._stages.conclude(self._agents, dataset, self._view.facts["unigram_entropy"])
         except Exception as error:  # the model is trained and saved: what is missing here is said, not fatal
             _log.exception("concluding %s", self._run_id)
             facts = {"problem": f"the run is complete, but its summary is not: {error}"}
@@ -211,13 +241,16 @@ class RunLoop:
         self._events.put(ev.Concluded())
 
     def _release(self, reason: Reason, detail: str) -> None:
-        self._learn(reason=str(reason), detail=detail or OUTCOMES[reason].meaning)
-        self._gang.release()
-        self._tracker.tags(reason=reason, detail=detail)
-        self._tracker.end(OUTCOMES[reason].status)
-        tracked = self._tracker.flush(_FLUSH_S)
-        self._tracker.close()
-        self._learn(released=True, tracked=tracked, **self._tracker.identity)
+        tracked = False
+        try:
+            self._learn(reason=str(reason), detail=detail or OUTCOMES[reason].meaning)
+            self._gang.release()
+            self._tracker.tags(reason=reason, detail=detail)
+            self._tracker.end(OUTCOMES[reason].status)
+            tracked = self._tracker.flush(_FLUSH_S)
+            self._tracker.close()
+        finally:  # whoever follows the run must see it end
+            self._learn(released=True, tracked=tracked, **self._tracker.identity)
 
     def _learn(self, **facts: Any) -> None:
         self._store.learn(self._run_id, **facts)
@@ -242,7 +275,7 @@ class RunLoop:
             try:
                 news = ray.get(agent.handle.events.remote(since, _POLL_S))
             except ray.exceptions.RayActorError as error:
-                lost = ev.AgentLost(self._state.progress.generation, str(error).splitlines()[0], time.time())
+                lost = ev.AgentLost(self._state.progress.generation, str(error).splitlines()[0])
                 self._events.put(lambda lost=lost: self._agent_lost(agent, lost))  # type: ignore[misc]
                 return
             since += len(news)
@@ -252,7 +285,7 @@ class RunLoop:
     def _agent_lost(self, agent: Agent, lost: ev.AgentLost) -> None:
         if agent in self._agents:  # not one that was replaced meanwhile
             self._view.problem = lost.detail
-            self._handle(ev.AgentLost(self._state.progress.generation, lost.detail, lost.time))
+            self._handle(ev.AgentLost(self._state.progress.generation, lost.detail))
 
     def _observe(self, event: dict[str, Any]) -> None:
         """What an agent's event means for the view, the tracker and the core."""
@@ -266,7 +299,7 @@ class RunLoop:
                 self._tracker.metrics("eval", event["step"], event["time"], {"eval_loss": event["eval_loss"]})
                 self._view.eval_loss = event["eval_loss"]
             case "checkpoint":
-                self._view.facts["checkpoint"] = event["folder"]
+                self._view.facts = {**self._view.facts, "checkpoint": event["folder"]}
                 self._handle(ev.Committed(event["generation"], event["step"]))
             case "corrupt_checkpoint":
                 self._view.problem = event["problem"]
@@ -280,18 +313,19 @@ class RunLoop:
 
     def _started(self, event: dict[str, Any]) -> None:
         if event["type"] == "forked":
-            self._view.pids[f"rank-{event['rank']}"] = event["pid"]
+            self._view.pids = {**self._view.pids, f"rank-{event['rank']}": event["pid"]}
         elif event["rank"] == 0:
             self._view.mark(event["phase"], event["time"])
         if event.get("phase") == "initialized" and event["rank"] == 0:
             self._learn(parameters=event["parameters"])
         if event.get("phase") == "loaded" and event["rank"] == 0:
             self._view.steps, self._view.step = event["steps"], event["step"]
+            self._fill_gap(event["step"])
             self._handle(ev.RanksReady(event["generation"], event["step"]))
 
     def _stepped(self, event: dict[str, Any]) -> None:
-        self._fill_gap(event["step"])
-        self._view.timeline.setdefault("stepped", event["time"])
+        if "stepped" not in self._view.timeline:
+            self._view.mark("stepped", event["time"])
         self._view.stepped(event)
         values = {
             "loss": event["loss"],
@@ -304,13 +338,12 @@ class RunLoop:
         self._tracker.metrics("train", event["step"], event["time"], values)
         self._handle(ev.Stepped(event["generation"], event["step"]))
 
-    def _fill_gap(self, step_seen: int) -> None:
-        """Steps whose reports died with an agent are in the ledger of the checkpoint from which we went on."""
-        newest = self._tracker.newest_step("train")
-        if step_seen <= newest + 1:
+    def _fill_gap(self, loaded_step: int) -> None:
+        """Reports that died with an agent are in the ledger up to the checkpoint from which this generation goes on."""
+        if not loaded_step:
             return
         for record in ledger.read(self._stages.folder.ledger):
-            if newest < record["step"] < step_seen:
+            if record["step"] <= loaded_step:  # the tracker takes only what it does not have yet
                 values = {key: record[key] for key in ("loss", "learning_rate", "gradient_norm")}
                 self._tracker.metrics("train", record["step"], record["time"], values)
                 if "eval_loss" in record:
@@ -323,8 +356,8 @@ class RunLoop:
         detail = f"rank {event['rank']} {how}" + (f": {event['message']}" if "message" in event else "")
         if event.get("generation") == self._state.progress.generation:
             self._view.problem = detail
-            self._view.facts["lost_at"] = event["time"]
-        self._handle(ev.RankLost(event["generation"], event["rank"], reason, detail, event["time"]))
+            self._view.facts = {**self._view.facts, "lost_at": event["time"]}
+        self._handle(ev.RankLost(event["generation"], reason, detail, event["time"]))
 
     def _in_thread(self, work: Callable[[], None]) -> None:
-        threading.Thread(target=work, name="run-work", daemon=True).start()
+        threading.Thread(target=self._guarded, args=(work,), name="run-work", daemon=True).start()

@@ -42,22 +42,16 @@ class RunView:
 
     def __post_init__(self) -> None:
         self._recent: deque[tuple[float, float, float]] = deque(maxlen=_SPEED_WINDOW)  # step_s, data_wait_s, tokens
-        self._total_s = self._total_tokens = 0.0
 
     def stepped(self, event: dict[str, Any]) -> None:
         """Take in a rank's report of one step."""
         self._recent.append((event["step_s"], event["data_wait_s"], event["tokens"]))
         seconds = sum(s for s, _, _ in self._recent)
-        self._total_s, self._total_tokens = self._total_s + event["step_s"], self._total_tokens + event["tokens"]
         self.step, self.loss, self.learning_rate = event["step"], event["loss"], event["learning_rate"]
         self.tokens_per_s = sum(tokens for _, _, tokens in self._recent) / seconds
         self.data_wait_share = sum(wait for _, wait, _ in self._recent) / seconds
         self.eta_s = (self.steps - self.step) * seconds / len(self._recent)
 
-    def mean_tokens_per_s(self) -> float | None:
-        """Over all steps seen by this process."""
-        return self._total_tokens / self._total_s if self._total_s else None
-
     def mark(self, part: str, at: float | None = None) -> None:
         """Note when a part of the newest generation's start was done."""
-        self.timeline[part] = time.time() if at is None else at
+        self.timeline = {**self.timeline, part: time.time() if at is None else at}  # replaced: others may be reading

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import secrets
@@ -15,16 +16,16 @@ from typing import Any
 
 import ray
 from drivetrain_pipelines.checksums import atomic_write
-from drivetrain_pipelines.errors import DrivetrainError
+from drivetrain_pipelines.errors import DrivetrainError, InputError
 
 from drivetrain.home import Home
 from drivetrain.job import Job
 from drivetrain.runs.outcomes import Reason
-from drivetrain.runs.states import Ended, Queued
+from drivetrain.runs.states import Queued
 from drivetrain.runs.store import RunRecord, RunStore
 from drivetrain.wiring import RayCoordinator
 
-NAMESPACE, COORDINATOR = "drivetrain", "coordinator"
+NAMESPACE = "drivetrain"
 _CURRENT_CLUSTER = Path("/tmp/ray/ray_current_cluster")  # noqa: S108  # where `ray start` leaves its address
 _VIEW_WAIT_S = 1.0
 
@@ -44,16 +45,18 @@ class Session:
                 return self.resume(record.id)
         run_id = f"{job.spec.name}-{secrets.token_hex(3)}"
         self._lay_out(run_id, job)
-        self._store.create(run_id, job.fingerprint, Queued())
+        self._store.create(run_id, job.fingerprint, Queued(), mlflow_uri=self._home.mlflow_uri)
         self._call("adopt", run_id)
         return self._store.get(run_id)
 
     def resume(self, run_id: str) -> RunRecord:
         """Go on with a run that was interrupted, cancelled or has failed; one that is complete stays as it is."""
         record = self._store.get(run_id)
-        if isinstance(record.state, Ended) and record.state.reason is Reason.COMPLETED:
-            return record
-        if isinstance(record.state, Ended):
+        if record.ended and record.facts["reason"] == Reason.COMPLETED:
+            if record.facts["tracked"]:
+                return record
+            self._store.learn(record.id, released=False)  # closing it again ships what the tracking server has missed
+        elif record.ended:
             self._store.learn(record.id, released=False)
             self._store.save(record.id, Queued(progress=record.state.progress), "resumed by the user")
         self._call("adopt", record.id)
@@ -75,10 +78,6 @@ class Session:
     def cancel(self, run_id: str) -> None:
         """Ask a run to save and end."""
         self._call("cancel", run_id)
-
-    def coordinator_pid(self) -> int:
-        """Process id of the coordinator."""
-        return int(self._call("pid"))
 
     def _call(self, method: str, *arguments: Any) -> Any:
         """Call the coordinator; one that was killed is back within seconds."""
@@ -125,7 +124,12 @@ def open_session(address: str | None = None) -> Iterator[Session]:
     join = address or os.environ.get("RAY_ADDRESS") or ("auto" if _CURRENT_CLUSTER.exists() else None)
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "namespace": NAMESPACE}
     if join:
-        ray.init(address=join, **quiet)
+        try:
+            ray.init(address=join, **quiet)
+        except ConnectionError as error:
+            fix = "Start it with `ray start --head`, or remove the stale file." if join == "auto" else ""
+            given = str(_CURRENT_CLUSTER) if join == "auto" else join
+            raise InputError("Ray address", given, "a Ray cluster that runs", fix) from error
     else:
         ray.init(address="local", include_dashboard=False, **quiet)
         _protect_token()
@@ -143,13 +147,13 @@ def _protect_token() -> None:
 
 
 def _coordinator(home: Home) -> Any:
-    """The cluster's coordinator, made if it is not there; Ray restarts it for ever."""
+    """The coordinator of this home's runs, made if it is not there; Ray restarts it for ever."""
     actor = ray.remote(RayCoordinator).options(
-        name=COORDINATOR,
+        name=f"coordinator-{hashlib.sha256(str(home.path).encode()).hexdigest()[:8]}",
         lifetime="detached",
         get_if_exists=True,
         num_cpus=0,
         max_restarts=-1,
         max_concurrency=32,
     )
-    return actor.remote(home, uuid.uuid4().hex, home.mlflow_uri)
+    return actor.remote(home, uuid.uuid4().hex)

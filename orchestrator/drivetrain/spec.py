@@ -14,7 +14,7 @@ class ResourcesSpec(Spec):
 
     workers: int = Field(2, ge=1, description="ranks; the world size")
     cpus_per_worker: int = Field(1, ge=1)
-    gpus_per_worker: Literal["auto"] | int = Field("auto", description="auto: 1 where the cluster has GPUs, else 0")
+    gpus_per_worker: Literal["auto", 0, 1] = Field("auto", description="auto: 1 where the cluster has GPUs, else 0")
     preprocessors: int = Field(2, ge=1, description="preprocessing actors")
 
 

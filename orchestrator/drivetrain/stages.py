@@ -8,14 +8,14 @@ from typing import Any
 import ray
 from drivetrain_pipelines.prepare import prepare
 from drivetrain_workers.checkpoints.store import committed
-from drivetrain_workers.generate_request import GenerateRequest
+from drivetrain_workers.generate_request import GenerateRequest, generate_in_subprocess
 from drivetrain_workers.run_folder import RunFolder
 
 from drivetrain.cluster.gang import Agent
 from drivetrain.home import Home
-from drivetrain.run_view import RunView
 from drivetrain.spec import JobSpec
 from drivetrain.tracking.curves import draw_loss
+from drivetrain.tracking.spool import Record
 from drivetrain.tracking.tracker import Tracker
 
 
@@ -60,28 +60,44 @@ class Stages:
         }
         return str(folder), facts
 
-    def conclude(self, agents: list[Agent], dataset: str, view: RunView) -> dict[str, Any]:
+    def conclude(self, agents: list[Agent], dataset: str, entropy: float) -> dict[str, Any]:
         """Generate the sample, draw the curves, log both; returns the facts of the summary.
 
         Raises:
-            RayTaskError: the model could not generate.
+            CheckpointError, RayTaskError: the model could not generate.
         """
+        records = [record for record in self._tracker.records() if record["op"] == "metrics"]
         picture = self.folder.path / "loss.png"
-        entropy = view.facts["unigram_entropy"]
-        draw_loss(self._tracker.records(), entropy, self._spec.name, picture)
+        draw_loss(records, entropy, self._spec.name, picture)
         self._tracker.artifact(picture)
         checkpoint = committed(self.folder.checkpoints)[0].folder(self.folder.checkpoints)
         facts = {
             "checkpoint": str(checkpoint),
-            "train_loss": view.loss,
-            "eval_loss": view.eval_loss,
-            "tokens_per_s": view.mean_tokens_per_s(),
+            "train_loss": _last(records, "loss"),
+            "eval_loss": _last(records, "eval_loss"),
+            "tokens_per_s": _mean(records, "tokens_per_s"),
             "picture": str(picture),
         }
         if sample := self._spec.sample:
             request = GenerateRequest(str(self.folder.path), dataset, sample.prompt, sample.max_tokens)
-            facts["sample"] = ray.get(agents[0].handle.generate.remote(request))
+            # On the gang's node where it still is; after a crash, here.
+            facts["sample"] = (
+                ray.get(agents[0].handle.generate.remote(request)) if agents else generate_in_subprocess(request)
+            )
             text = self.folder.path / "sample.txt"
             text.write_text(str(facts["sample"]))
             self._tracker.artifact(text)
         return facts
+
+
+def _values(records: list[Record], key: str) -> list[float]:
+    return [record["values"][key] for record in records if key in record["values"]]
+
+
+def _last(records: list[Record], key: str) -> float | None:
+    return next(reversed(_values(records, key)), None)
+
+
+def _mean(records: list[Record], key: str) -> float | None:
+    values = _values(records, key)
+    return sum(values) / len(values) if values else None

@@ -25,10 +25,9 @@ class RayCoordinator(Coordinator):
     Args:
         home: of the cluster's head.
         session: see `Coordinator`.
-        mlflow_uri: where runs are logged.
     """
 
-    def __init__(self, home: Home, session: str, mlflow_uri: str) -> None:
+    def __init__(self, home: Home, session: str) -> None:
         yield_to_training()
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", force=True)
         store = RunStore(home.database_url)
@@ -41,8 +40,9 @@ class RayCoordinator(Coordinator):
 
         def build(run_id: str) -> RunLoop:
             spec, folder = spec_of(run_id), home.run(run_id)
-            tracker = Tracker(Spool(folder.spool), lambda: _connect(home, spec, run_id, mlflow_uri))
-            if not tracker.records():
+            uri = store.get(run_id).facts["mlflow_uri"]
+            tracker = Tracker(Spool(folder.spool), lambda: _connect(home, spec, run_id, uri))
+            if not any(record["op"] == "begin" for record in tracker.records()):
                 _describe(tracker, spec, home, run_id)
             return RunLoop(run_id, store, gang_of(run_id), Stages(spec, home, folder, tracker), tracker)
 
@@ -65,11 +65,18 @@ def _describe(tracker: Tracker, spec: JobSpec, home: Home, run_id: str) -> None:
     folder = home.run(run_id)
     tracker.params(flatten(spec.model_dump(mode="json")))
     code = (folder.path / "code_version").read_text()
-    tracker.tags(user=getpass.getuser(), code_version=code, seed=spec.seed, home=os.fspath(home.path))
+    tracker.tags(user=_user(), code_version=code, seed=spec.seed, home=os.fspath(home.path))
     tracker.artifact(folder.job_written)
     tracker.artifact(folder.job_resolved)
     for path in sorted(folder.code.rglob("*.py")):
         tracker.artifact(path, f"code/{path.parent.relative_to(folder.code)}".removesuffix("/."))
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a user id without a name, as in containers
+        return str(os.getuid())
 
 
 def flatten(section: dict[str, object], prefix: str = "") -> dict[str, object]:

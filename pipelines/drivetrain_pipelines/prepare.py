@@ -50,8 +50,8 @@ def prepare(
     version = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:16]
     folder = root / spec.name / version
     try:
-        return folder, Manifest.read(folder), False
-    except CorruptFileError:
+        return folder, Manifest.read(folder).check_sizes(folder), False
+    except CorruptFileError:  # not there, or damaged: made (again)
         folder.mkdir(parents=True, exist_ok=True)
 
     results = _run(spec, sources, folder, code_folder, actors, on_progress)
@@ -90,7 +90,9 @@ def _run(
     pool = [actor_class.remote(spec, folder, code_folder) for _ in range(max(1, min(actors, len(tasks))))]
     try:
         on_progress(0, len(tasks), "training the tokenizer")
-        ray.get(pool[0].make_tokenizer.remote(chunks["train"]))
+        pings = {actor.ping.remote(): actor for actor in pool}
+        (first, *_), _ = ray.wait(list(pings))  # on a small or busy cluster the others may start later, or never
+        ray.get(pings[first].make_tokenizer.remote(chunks["train"]))
         return _map_in_order(pool, tasks, on_progress)
     except ray.exceptions.RayTaskError as error:
         raise PrepareError(f"preparing {spec.source} failed: {error.cause!r}") from error
@@ -104,14 +106,19 @@ def _run(
 def _map_in_order(pool: list[Any], tasks: list[tuple[str, int, Chunk]], on_progress: Progress) -> list[ChunkResult]:
     """One task at a time per actor, results by task number, so that nothing depends on who finishes first."""
     results: dict[int, ChunkResult] = {}
+    arriving = {actor.ping.remote(): actor for actor in pool}
     running: dict[Any, tuple[int, Any]] = {}
-    waiting, idle = list(enumerate(tasks)), list(pool)
+    idle: list[Any] = []
+    waiting = list(enumerate(tasks))
     while waiting or running:
         while waiting and idle:
             index, task = waiting.pop(0)
             actor = idle.pop()
             running[actor.write_chunk.remote(*task)] = (index, actor)
-        (done, *_), _ = ray.wait(list(running))
+        (done, *_), _ = ray.wait([*running, *arriving])
+        if done in arriving:
+            idle.append(arriving.pop(done))
+            continue
         index, actor = running.pop(done)
         results[index] = ray.get(done)
         idle.append(actor)

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from drivetrain_pipelines.checksums import atomic_write
 from drivetrain_pipelines.order import mix_key
 from drivetrain_pipelines.shards import Shard, write_shard
 from drivetrain_pipelines.sources import Chunk, read_chunk
@@ -51,14 +52,17 @@ class Preprocessor:
             load_function(spec.transform, str(code_folder), "data.transform") if spec.transform else str
         )
 
-    def make_tokenizer(self, chunks: list[Chunk]) -> int:
-        """Train (or load) the tokenizer and store it with the dataset; returns its vocabulary size."""
+    def ping(self) -> None:
+        """Answers as soon as the actor is there."""
+
+    def make_tokenizer(self, chunks: list[Chunk]) -> None:
+        """Train (or load) the tokenizer and store it with the dataset."""
         if self._spec.tokenizer.file:
             tokenizer = load_tokenizer(Path(self._spec.tokenizer.file))
         else:
             tokenizer = train_tokenizer(self._texts(chunks), self._spec.tokenizer.vocab_size)
-        tokenizer.save(str(self._folder / TOKENIZER_FILE))
-        return int(tokenizer.get_vocab_size())
+        with atomic_write(self._folder / TOKENIZER_FILE) as file:
+            file.write(tokenizer.to_str(pretty=True).encode())
 
     def write_chunk(self, split: str, number: int, chunk: Chunk) -> ChunkResult:
         """Tokenize one chunk, pack it into samples of ``sequence_length + 1`` tokens and write its shards.

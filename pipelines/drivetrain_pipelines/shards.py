@@ -11,6 +11,7 @@ import pyarrow as pa
 from pyarrow import ipc
 
 from drivetrain_pipelines.checksums import atomic_write, file_digests, read_json, verify_file, write_json
+from drivetrain_pipelines.errors import CorruptFileError
 
 MANIFEST = "manifest.json"
 
@@ -42,6 +43,18 @@ class Manifest:
     def rows(self, split: str) -> int:
         """Samples in a split."""
         return sum(shard.rows for shard in self.splits[split])
+
+    def check_sizes(self, folder: Path) -> Manifest:
+        """This manifest, if every shard is there in full length (a mapped file that is too short would be a fault).
+
+        Raises:
+            CorruptFileError: names the shard.
+        """
+        for shard in (shard for shards in self.splits.values() for shard in shards):
+            path = folder / shard.file
+            if not path.is_file() or path.stat().st_size != shard.bytes:
+                raise CorruptFileError(str(path), f"it is missing or does not have {shard.bytes} bytes")
+        return self
 
     def write(self, folder: Path) -> None:
         """Commit the dataset in ``folder``."""

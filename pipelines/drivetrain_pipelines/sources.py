@@ -73,7 +73,7 @@ def cut(files: list[SourceFile], chunk_bytes: int) -> list[Chunk]:
     """Chunks of about ``chunk_bytes``; they depend on the files and the setting alone."""
     chunks = []
     for file in files:
-        step = file.size if file.url.endswith(".gz") else chunk_bytes
+        step = max(1, file.size) if file.url.endswith(".gz") else chunk_bytes
         chunks += [Chunk(file.url, start, min(start + step, file.size)) for start in range(0, file.size, step)]
     return chunks
 

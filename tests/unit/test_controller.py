@@ -30,7 +30,7 @@ TO_TRAINING = (
 
 
 def lost(generation: int, reason: Reason = Reason.RANK_KILLED, at: float = 100.0) -> ev.RankLost:
-    return ev.RankLost(generation, 1, reason, "rank 1 was killed", at)
+    return ev.RankLost(generation, reason, "rank 1 was killed", at)
 
 
 def test_undisturbed_life() -> None:
@@ -95,7 +95,7 @@ def test_wrong_input_is_not_tried_again() -> None:
 
 
 def test_lost_agent_is_placed_anew() -> None:
-    state, actions = after(*TO_TRAINING, ev.AgentLost(1, "gone", 100.0))
+    state, actions = after(*TO_TRAINING, ev.AgentLost(1, "gone"))
     assert isinstance(state, st.Placing)
     assert actions == [ev.StopRanks(), ev.Place(DATASET)]
     state, actions = step(state, ev.GangPlaced())
@@ -125,7 +125,7 @@ EVENTS = st_.one_of(
     st_.builds(ev.Stepped, st_.integers(0, 4), st_.integers(0, 9)),
     st_.builds(ev.Committed, st_.integers(0, 4), st_.integers(0, 9)),
     st_.builds(lost, st_.integers(0, 4), st_.sampled_from(list(Reason))),
-    st_.builds(ev.AgentLost, st_.integers(0, 4), st_.just(""), st_.just(0.0)),
+    st_.builds(ev.AgentLost, st_.integers(0, 4), st_.just("")),
     st_.builds(ev.RanksFinished, st_.integers(0, 4), st_.booleans()),
     st_.builds(ev.Tick, st_.floats(0, 1000)),
 )

@@ -35,7 +35,7 @@ def test_runs_are_found_by_prefix(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no run yet"):
         store.get("x")
     store.create("toy-1a", "f", Queued())
-    store.create("toy-1b", "f", Ended(Reason.COMPLETED))
+    store.create("toy-1b", "f", Ended(Reason.COMPLETED), released=True)
     assert store.get("toy-1a").id == "toy-1a"
     assert store.get("toy-1b").ended
     with pytest.raises(InputError, match="toy-1a, toy-1b"):

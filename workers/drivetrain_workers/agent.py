@@ -12,19 +12,20 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import ray.util
+
 from drivetrain_workers.generate_request import GenerateRequest, generate_in_subprocess
 from drivetrain_workers.messages import Endpoint, Event, Generation, RankTask, receive, send
 from drivetrain_workers.process import yield_to_training
 from drivetrain_workers.run_folder import RunFolder
 
-_COLLECTIVE_GRACE_S = 0.3  # a rank that only lost its peer reports after the peer, so that the cause comes first
+_GRACE_S = 0.3  # so that a cause comes before its consequences
 
 
 class NodeAgent:
@@ -36,13 +37,15 @@ class NodeAgent:
         first_rank: rank of this node's first process.
         ranks: processes on this node, one per device.
         threads: CPU threads per rank.
+        gpus: GPUs per rank; with none, GPUs that the node may have are hidden.
         lease_s: with no call for so long the agent ends itself and its ranks.
     """
 
     def __init__(
-        self, run_folder: str, dataset_folder: str, first_rank: int, ranks: int, threads: int, lease_s: float
+        self, run_folder: str, dataset_folder: str, first_rank: int, ranks: int, threads: int, gpus: int, lease_s: float
     ) -> None:
         self._run_folder, self._dataset_folder = run_folder, dataset_folder
+        self._gpus = gpus
         self._ranks = range(first_rank, first_rank + ranks)
         self._lease_s, self._last_call = lease_s, time.monotonic()
         self._generation: Generation | None = None
@@ -52,7 +55,7 @@ class NodeAgent:
         self._pids: dict[int, int] = {}  # by rank, of the current generation
         self._errors: dict[tuple[int, int], Event] = {}  # by generation and rank
         self._server_link: Connection[Any, Any] | None = None
-        self._ranks_ended = True
+        self._unconfirmed_ends = 0
         self._endpoint = Endpoint.create()
         self._listener = self._endpoint.listen()
         self._fork_server = self._start_fork_server(threads)
@@ -61,12 +64,12 @@ class NodeAgent:
             threading.Thread(target=loop, name=loop.__name__, daemon=True).start()
 
     def address(self) -> dict[str, Any]:
-        """IP address, a free TCP port for a rendezvous, and process id of this agent."""
+        """IP address and a free TCP port, for a rendezvous."""
         self._called()
-        ip = socket.gethostbyname(socket.gethostname())
+        ip: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]  # Ray's
         with socket.socket() as probe:
             probe.bind(("", 0))
-            return {"ip": ip, "port": probe.getsockname()[1], "pid": os.getpid()}
+            return {"ip": ip, "port": probe.getsockname()[1]}
 
     def start(self, generation: Generation) -> None:
         """End all ranks of older generations, then fork this one's. Telling twice changes nothing."""
@@ -76,8 +79,10 @@ class NodeAgent:
                 self._news.wait()
             if self._generation and self._generation.number >= generation.number:
                 return
+            self._generation = generation  # before the lock is let go of in waiting: a second call must see it
             self._end_ranks()
-            self._generation = generation
+            if self._generation.number != generation.number:
+                return  # overtaken by a newer one
             for local_rank, rank in enumerate(self._ranks):
                 task = RankTask(self._endpoint, rank, local_rank, generation, self._run_folder, self._dataset_folder)
                 request = {"type": "fork", "entry": "drivetrain_workers.rank:main", "task": task.to_json()}
@@ -128,8 +133,8 @@ class NodeAgent:
             "DRIVETRAIN_AGENT": self._endpoint.name,
             "DRIVETRAIN_AGENT_KEY": self._endpoint.key,
         }
-        if not environment.get("CUDA_VISIBLE_DEVICES"):
-            environment |= {"DS_ACCELERATOR": "cpu"}
+        if not self._gpus:
+            environment |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
         log = RunFolder(Path(self._run_folder)).log(self._ranks.start).with_name(f"agent-{self._ranks.start}.log")
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as output:
@@ -162,7 +167,7 @@ class NodeAgent:
         if event["type"] == "warm":
             self._server_link = connection
         elif event["type"] == "ended":
-            self._ranks_ended = True
+            self._unconfirmed_ends -= 1
             self._news.notify_all()
             return
         elif event["type"] == "forked" and current:
@@ -182,22 +187,22 @@ class NodeAgent:
             return
         self._pids.pop(event["rank"], None)
         error = self._errors.get((event["generation"], event["rank"]))
-        if error:
-            event |= {key: error[key] for key in ("kind", "message", "traceback")}
-        if error and error["kind"] == "collective":
-            self._later(_COLLECTIVE_GRACE_S, lambda: self._append(event))
-        else:
-            self._append(event)
+        if event["code"] <= 0 or (error and error["kind"] != "collective"):
+            self._report_exit(event)
+        else:  # it only lost its peer, or its own words are still on their way from another socket
+            timer = threading.Timer(_GRACE_S, self._report_exit, [event])
+            timer.daemon = True
+            timer.start()
+
+    def _report_exit(self, event: Event) -> None:
+        with self._news:
+            error = self._errors.get((event["generation"], event["rank"]), {})
+            self._append(event | {key: error[key] for key in ("kind", "message", "traceback") if key in error})
 
     def _append(self, event: Event) -> None:
         with self._news:
             self._events.append({"time": time.time(), **event})
             self._news.notify_all()
-
-    def _later(self, delay_s: float, action: Callable[[], None]) -> None:
-        timer = threading.Timer(delay_s, action)
-        timer.daemon = True
-        timer.start()
 
     def _end_ranks(self) -> None:
         """Have the fork server kill every rank, those included whose fork is still in its queue, and wait for it."""
@@ -205,9 +210,9 @@ class NodeAgent:
         self._links.clear()
         if self._server_link is None:
             return
-        self._ranks_ended = False
+        self._unconfirmed_ends += 1
         send(self._server_link, {"type": "end"})
-        self._news.wait_for(lambda: self._ranks_ended)
+        self._news.wait_for(lambda: not self._unconfirmed_ends)
 
     def _called(self) -> None:
         self._last_call = time.monotonic()

@@ -17,6 +17,9 @@ _OWNED = {
     "train_micro_batch_size_per_gpu": "training.micro_batch_size",
     "gradient_accumulation_steps": "training.global_batch_size and training.micro_batch_size",
     "scheduler": "training.schedule",
+    "optimizer": "training.optimizer",
+    "fp16": "training.precision (fp16 is not supported yet)",
+    "bf16": "training.precision",
     "checkpoint": "the checkpoint section",
 }
 
@@ -43,7 +46,10 @@ def check_passthrough(spec: TrainingSpec) -> None:
     for key, owner in _OWNED.items():
         if key in spec.deepspeed:
             raise InputError(f"training.deepspeed.{key}", repr(spec.deepspeed[key]), "nothing", f"Set {owner} instead.")
-    stage = spec.deepspeed.get("zero_optimization", {}).get("stage", spec.zero)
+    zero = spec.deepspeed.get("zero_optimization", {})
+    if not isinstance(zero, dict):
+        raise InputError("training.deepspeed.zero_optimization", repr(zero), "a mapping")
+    stage = zero.get("stage", spec.zero)
     if stage != spec.zero:
         raise InputError("training.deepspeed.zero_optimization.stage", str(stage), f"training.zero ({spec.zero})")
 

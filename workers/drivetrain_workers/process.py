@@ -13,7 +13,7 @@ _BYSTANDER_NICENESS = 10
 
 def yield_to_training() -> None:
     """Let rank processes go first: they leave gaps enough, waiting for each other, for those who only look on."""
-    os.nice(_BYSTANDER_NICENESS - os.nice(0))
+    os.nice(max(0, _BYSTANDER_NICENESS - os.nice(0)))  # going up needs no rights, going down would
 
 
 def end_with_parent() -> None:

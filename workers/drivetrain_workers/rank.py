@@ -25,7 +25,7 @@ from drivetrain_workers.batching import BatchPlan, solve, total_steps
 from drivetrain_workers.checkpoints.layout import replicated_tensors
 from drivetrain_workers.checkpoints.load import Checkpoint, restore
 from drivetrain_workers.checkpoints.save import CheckpointWriter, Saved
-from drivetrain_workers.checkpoints.store import newest_valid
+from drivetrain_workers.checkpoints.store import newest_valid, set_aside_corrupt
 from drivetrain_workers.engine import Engine, join_group
 from drivetrain_workers.errors import NonFiniteLossError
 from drivetrain_workers.messages import RankTask, receive, send
@@ -147,7 +147,7 @@ def _open(task: RankTask, report: Callable[..., None]) -> _Run:
     if found := _agree_on_checkpoint(folder, report):
         restore(engine.deepspeed, Checkpoint(found), rank, world_size)
         run.step = Checkpoint(found).step
-    report("phase", phase="loaded", step=run.step, steps=steps, micro_batch=plan.micro_batch)
+    report("phase", phase="loaded", step=run.step, steps=steps)
     return run
 
 
@@ -205,9 +205,9 @@ def _agree_on_checkpoint(folder: RunFolder, report: Callable[..., None]) -> Path
     """Rank 0 verifies every byte and chooses; the others follow, so that all load the same."""
     choice: list[str | None] = [None]
     if dist.get_rank() == 0:
-        found, problems = newest_valid(folder.checkpoints)
-        for problem in problems:
+        for problem in set_aside_corrupt(folder.checkpoints):
             report("corrupt_checkpoint", problem=problem)
+        found, _ = newest_valid(folder.checkpoints)
         choice = [str(found) if found else None]
     dist.broadcast_object_list(choice)
     return Path(choice[0]) if choice[0] else None

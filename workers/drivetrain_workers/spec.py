@@ -23,9 +23,9 @@ class ModelSpec(Spec):
 
 
 class OptimizerSpec(Spec):
-    """Any optimizer that DeepSpeed ships, by its name there."""
+    """An optimizer of DeepSpeed's that takes betas and eps, by its name there."""
 
-    type: str = "AdamW"
+    type: Literal["Adam", "AdamW", "FusedAdam", "Lamb"] = "AdamW"
     lr: float = Field(3e-4, gt=0)
     betas: tuple[float, float] = Field((0.9, 0.95), strict=False)
     eps: float = Field(1e-8, gt=0)

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
+from datetime import timedelta
 from typing import Any, Protocol, TextIO
 
 from rich.console import Console
@@ -20,8 +21,8 @@ from drivetrain.home import Home
 View = dict[str, Any]
 _PLAIN_EVERY_S = 5.0
 _WAITS_FOR = {
-    "placing": "for agents to be warm",
-    "starting": "ranks join and load",
+    "placing": "for agents",
+    "starting": "agents warm up, ranks join and load",
     "training": "first step",
     "waiting": "before the next try",
     "finishing": "sample and tracking",
@@ -111,7 +112,8 @@ class Terminal:
             self._console.print(f"run [bold]{view['run_id']}[/bold]")
         if view["problem"] and view["problem"] != self._problem:
             self._problem = view["problem"]
-            self._console.print(f"  {self._problem}; restarts so far: {view['restarts']}", style="yellow")
+            problem = f"  {self._problem}; restarts so far: {view['restarts']}"
+            self._console.print(problem, style="yellow", markup=False, highlight=False)
         self._phase = view["phase"]
         done, total = (view["step"], view["steps"]) if view["steps"] else view["preparing"][:2]
         line = Table.grid(padding=(0, 1))
@@ -138,7 +140,7 @@ def describe(view: View) -> str:
         parts.append(f"eval {view['eval_loss']:.4f}")
     parts.append(f"{view['tokens_per_s']:,.0f} tokens/s")
     parts.append(f"data wait {view['data_wait_share']:.1%}")
-    parts.append(f"ETA {time.strftime('%H:%M:%S', time.gmtime(view['eta_s']))}")
+    parts.append(f"ETA {timedelta(seconds=round(view['eta_s']))}")
     return "  ".join(parts)
 
 
@@ -161,7 +163,8 @@ def print_summary(console: Console, summary: RunSummary) -> None:
         rows.append(("MLflow run", f"{facts['mlflow_run_id']} in experiment {facts['mlflow_experiment']}"))
         rows.append(("MLflow UI", _ui_command(facts["mlflow_uri"])))
     if facts.get("tracked") is False:
-        rows.append(("tracking", "the server was not reached; all records are kept and shipped on `drivetrain resume`"))
+        resume = f"drivetrain resume {summary.run_id}"
+        rows.append(("tracking", f"the server was not reached; all records are kept, `{resume}` ships them"))
     for key, title in (("sample", "sample"), ("problem", "note")):
         if facts.get(key):
             rows.append((title, facts[key]))
@@ -170,7 +173,8 @@ def print_summary(console: Console, summary: RunSummary) -> None:
     elif facts.get("sample"):
         rows.append(("try", f'drivetrain predict {summary.run_id} --prompt "..."'))
     color = "green" if summary.succeeded else "red"
-    console.print(f"[bold {color}]{summary.reason}[/]  {summary.run_id}  {facts.get('detail', '')}", highlight=False)
+    console.print(f"[bold {color}]{summary.reason}[/]  {summary.run_id}", highlight=False)
+    rows.insert(0, ("because", facts.get("detail", "")))
     for title, value in rows:
         console.print(f"  {title:<11} {value}", highlight=False, markup=False, soft_wrap=True)
 

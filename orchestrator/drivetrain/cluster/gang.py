@@ -45,7 +45,7 @@ class Gang:
         self._run_id, self._resources, self._folder = run_id, resources, folder
 
     def place(self, dataset: str) -> list[Agent]:
-        """Get the placement group and all agents, reusing what is alive; waits until they answer.
+        """Get the placement group and all agents, reusing what is alive; waits for the placement group.
 
         Raises:
             InputError: the cluster cannot hold the workers.
@@ -53,12 +53,10 @@ class Gang:
         group = self._placement_group()
         ray.get(group.ready())
         ranks = [int(bundle["CPU"] // self._resources.cpus_per_worker) for bundle in group.bundle_specs]
-        agents = [
+        return [
             Agent(index, self._agent(group, index, sum(ranks[:index]), count, dataset))
             for index, count in enumerate(ranks)
         ]
-        ray.get([agent.handle.address.remote() for agent in agents])
-        return agents
 
     def attach(self) -> list[Agent]:
         """The agents that live. Raises ValueError when one of them is gone."""
@@ -139,7 +137,7 @@ class Gang:
             scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=index),
         )
         threads = self._resources.cpus_per_worker
-        return actor.remote(str(self._folder.path), dataset, first_rank, ranks, threads, LEASE_S)
+        return actor.remote(str(self._folder.path), dataset, first_rank, ranks, threads, self._gpus, LEASE_S)
 
     def _name(self, index: int) -> str:
         return f"{self._run_id}/agent-{index}"

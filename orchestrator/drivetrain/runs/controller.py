@@ -29,19 +29,22 @@ def step(state: st.State, event: ev.Event) -> Decision:
 
 def actions_to_resume(state: st.State) -> list[ev.Action]:
     """What a coordinator that has just read ``state`` from its records has to do to go on from there."""
+    attach = ev.Attach(state.progress.generation)
+    actions: list[ev.Action] = []
     match state:
         case st.Preparing():
-            return [ev.Prepare()]
+            actions = [ev.Prepare()]
         case st.Placing():
-            return [ev.Place(state.dataset)]
-        case st.Starting() | st.Training() | st.Stopping() | st.Waiting():
-            return [ev.Attach(state.progress.generation)]
+            actions = [ev.Place(state.dataset)]
+        case st.Starting() | st.Training() | st.Waiting():
+            actions = [attach]
+        case st.Stopping():
+            actions = [attach, ev.AskStop()]
         case st.Finishing():
-            return [ev.Conclude(state.dataset)]
+            actions = [attach, ev.Conclude(state.dataset)]
         case st.Ended():
-            return [ev.Release(state.reason, state.detail)]
-        case _:
-            return []
+            actions = [ev.Release(state.reason, state.detail)]
+    return actions
 
 
 def _admitted(state: st.State, _: ev.Event) -> Decision:
@@ -65,7 +68,7 @@ def _placed(state: st.State, _: ev.Event) -> Decision:
 
 def _failed(state: st.State, event: ev.Event) -> Decision:
     event = cast("ev.Failed", event)
-    if not isinstance(state, st.Preparing | st.Placing):
+    if isinstance(state, st.Ended):
         return state, []
     return _end(state, event.reason, event.detail)
 
@@ -163,7 +166,10 @@ def _next_generation(dataset: str, progress: st.Progress) -> Decision:
 
 def _count_failure(progress: st.Progress) -> st.Progress:
     return replace(
-        progress, failures=progress.failures + 1, failed_at_step=progress.step, restarts=progress.restarts + 1
+        progress,
+        failures=progress.failures + 1,
+        failed_at_step=max(progress.step, progress.failed_at_step),
+        restarts=progress.restarts + 1,
     )
 
 

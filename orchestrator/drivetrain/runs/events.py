@@ -31,7 +31,7 @@ class GangPlaced(Event):
 
 @dataclass(frozen=True)
 class Failed(Event):
-    """Preparing or placing cannot succeed."""
+    """The run cannot go on, whatever phase it is in."""
 
     reason: Reason
     detail: str
@@ -66,7 +66,6 @@ class RankLost(Event):
     """A rank process ended that should not have."""
 
     generation: int
-    rank: int
     reason: Reason
     detail: str
     time: float
@@ -78,7 +77,6 @@ class AgentLost(Event):
 
     generation: int
     detail: str
-    time: float
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ class Reason(StrEnum):
     INPUT = "input"
     PREPARE_FAILED = "prepare_failed"
     PLACEMENT_FAILED = "placement_failed"
+    INTERNAL = "internal"
 
 
 class Status(StrEnum):
@@ -58,5 +59,6 @@ OUTCOMES: dict[Reason, Outcome] = {
     Reason.NON_FINITE_LOSS: Outcome(Status.FAILED, 0, "the loss became NaN or infinite"),
     Reason.INPUT: Outcome(Status.FAILED, 0, "the job cannot work as written"),
     Reason.PREPARE_FAILED: Outcome(Status.FAILED, 0, "the data could not be prepared"),
+    Reason.INTERNAL: Outcome(Status.FAILED, 0, "Drivetrain itself failed; please report it"),
     Reason.PLACEMENT_FAILED: Outcome(Status.FAILED, 0, "the cluster cannot hold the workers"),
 }

@@ -54,14 +54,14 @@ class Preparing(State):
 
 @dataclass(frozen=True)
 class Placing(State):
-    """Waiting for the gang's agents to be there and warm."""
+    """Waiting for the gang's agents to be there."""
 
     dataset: str
 
 
 @dataclass(frozen=True)
 class Starting(State):
-    """A generation of ranks is being forked, joins and loads."""
+    """Agents warm up; a generation of ranks is forked, joins and loads."""
 
     dataset: str
 
@@ -106,13 +106,13 @@ class Ended(State):
 TRANSITIONS: dict[type[State], tuple[type[State], ...]] = {
     Queued: (Preparing, Ended),
     Preparing: (Placing, Ended),
-    Placing: (Placing, Starting, Ended),
-    Starting: (Placing, Starting, Training, Waiting, Stopping, Finishing, Ended),
-    Training: (Placing, Starting, Training, Waiting, Stopping, Finishing, Ended),
+    Placing: (Starting, Ended),
+    Starting: (Placing, Training, Waiting, Stopping, Finishing, Ended),
+    Training: (Placing, Starting, Waiting, Stopping, Finishing, Ended),
     Waiting: (Placing, Starting, Ended),
-    Stopping: (Stopping, Finishing, Ended),
+    Stopping: (Finishing, Ended),
     Finishing: (Ended,),
-    Ended: (Queued,),
+    Ended: (),  # a user's resume begins the run anew, as Queued
 }
 
 _BY_PHASE = {state.__name__.lower(): state for state in TRANSITIONS}

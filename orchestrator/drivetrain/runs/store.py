@@ -54,8 +54,8 @@ class RunRecord:
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more will happen by itself."""
-        return isinstance(self.state, Ended)
+        """Whether nothing is left to do: it has ended, and its resources and its tracking are closed."""
+        return isinstance(self.state, Ended) and bool(self.facts.get("released"))
 
 
 class RunStore:
@@ -71,8 +71,8 @@ class RunStore:
             _use_wal(self._engine)
         _Base.metadata.create_all(self._engine)
 
-    def create(self, run_id: str, fingerprint: str, state: State) -> None:
-        """A new run."""
+    def create(self, run_id: str, fingerprint: str, state: State, **facts: Any) -> None:
+        """A new run, with what is known of it from the start."""
         with Session(self._engine) as session, session.begin():
             session.add(
                 _Run(
@@ -81,7 +81,7 @@ class RunStore:
                     created=time.time(),
                     session="",
                     state=to_record(state),
-                    facts={},
+                    facts=facts,
                 )
             )
 

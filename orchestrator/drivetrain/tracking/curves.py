@@ -14,7 +14,7 @@ def draw_loss(records: list[Record], unigram_entropy: float, title: str, path: P
     figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
     axes = figure.add_subplot()
     for series, key, style in (("train", "loss", {"linewidth": 1.0}), ("eval", "eval_loss", {"marker": "o"})):
-        points = [(r["step"], r["values"][key]) for r in records if r["op"] == "metrics" and r["series"] == series]
+        points = [(r["step"], r["values"][key]) for r in records if r["series"] == series and key in r["values"]]
         if points:
             axes.plot(*zip(*points, strict=True), label=f"{series} loss", **style)
     axes.axhline(unigram_entropy, linestyle="--", color="gray", label="unigram entropy")

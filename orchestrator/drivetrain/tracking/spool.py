@@ -28,12 +28,17 @@ class Spool:
         folder.mkdir(parents=True, exist_ok=True)
         self._path, self._mark = folder / "spool.jsonl", folder / "shipped.json"
         self._cut_torn_line()
-        self._file = self._path.open("ab", buffering=0)
+        self._file = self._path.open("ab")
         self.shipped = self._read_mark()
 
     def append(self, record: Record) -> None:
-        """Add one record, in one write."""
+        """Add one record. Raises OSError when the disk is full."""
         self._file.write(json.dumps(record).encode() + b"\n")
+        self._file.flush()
+
+    def size(self) -> int:
+        """Offset behind the last record."""
+        return self._file.tell()
 
     def records(self) -> list[Record]:
         """All records, shipped ones included."""

@@ -12,7 +12,7 @@ from typing import Protocol
 from drivetrain.tracking.spool import Record, Spool
 
 _log = logging.getLogger(__name__)
-_GATHER_S = 5.0
+_GATHER_S, _POLL_S = 5.0, 0.05
 _FIRST_RETRY_S, _LAST_RETRY_S = 1.0, 30.0
 
 
@@ -44,7 +44,6 @@ class Tracker:
         self._wake = threading.Event()
         self._hurry = threading.Event()
         self._closing = False
-        self._idle = threading.Event()
         self.identity: dict[str, str] = {}
         self._thread = threading.Thread(target=self._run, name="tracking", daemon=True)
         self._thread.start()
@@ -91,10 +90,12 @@ class Tracker:
 
     def flush(self, timeout_s: float) -> bool:
         """Wait until all is shipped; False when it is not, after ``timeout_s``. It stays in the spool then."""
-        self._idle.clear()
-        self._wake.set()
-        self._hurry.set()
-        return self._idle.wait(timeout_s)
+        end, deadline = self._spool.size(), time.monotonic() + timeout_s
+        while self._spool.shipped < end and time.monotonic() < deadline:
+            self._wake.set()
+            self._hurry.set()
+            time.sleep(_POLL_S)
+        return self._spool.shipped >= end
 
     def close(self) -> None:
         """Stop shipping."""
@@ -113,12 +114,11 @@ class Tracker:
         retry_s = _FIRST_RETRY_S
         while not self._closing:
             self._wake.clear()
-            records, offset = self._spool.pending()
-            if not records:
-                self._idle.set()
-                self._wake.wait()
-                continue
             try:
+                records, offset = self._spool.pending()
+                if not records:
+                    self._wake.wait()
+                    continue
                 destination = destination or self._connect()
                 self.identity = destination.identity
                 destination.ship(records)
@@ -127,7 +127,7 @@ class Tracker:
                 self._hurry.wait(_GATHER_S)  # what comes meanwhile goes into one request
                 self._hurry.clear()
             except Exception as error:  # whatever a tracking server answers, training goes on and the spool keeps all
-                _log.warning("tracking: %s; again in %.0f s", str(error).splitlines()[0], retry_s)
+                _log.warning("tracking: %.300r; again in %.0f s", error, retry_s)
                 self._wait_unless_closing(retry_s)
                 retry_s = min(_LAST_RETRY_S, 2 * retry_s)
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from drivetrain_pipelines.checksums import read_json, verify_file, write_json
+from drivetrain_pipelines.checksums import fsync_folder, read_json, verify_file, write_json
 from drivetrain_pipelines.errors import CorruptFileError
 
 from drivetrain_workers.errors import CheckpointError
@@ -73,6 +73,7 @@ def commit(folder: Path, world_size: int, facts: dict[str, Any]) -> None:
             raise CheckpointError(f"ranks {sorted(missing)} did not write their part of {folder.name}")
         if missing:
             time.sleep(_COMMIT_POLL_S)
+    fsync_folder(folder.parent)  # the folder itself must outlive a power cut, before older checkpoints go
     write_json(folder / MANIFEST, {**facts, "world_size": world_size})
 
 
@@ -100,6 +101,21 @@ def newest_valid(root: Path) -> tuple[Path | None, list[str]]:
         except CorruptFileError as error:
             problems.append(str(error))
     return None, problems
+
+
+def set_aside_corrupt(root: Path) -> list[str]:
+    """Rename checkpoints newer than the newest valid one, so that they are neither loaded nor counted as kept.
+
+    Returns:
+        What is wrong with each.
+    """
+    found, problems = newest_valid(root)
+    for checkpoint in committed(root):
+        folder = checkpoint.folder(root)
+        if folder == found:
+            break
+        folder.rename(folder.with_name(f"{folder.name}.corrupt"))
+    return problems
 
 
 def remove_old(root: Path, keep: int) -> None:
