@@ -40,7 +40,7 @@ def test_agent_killed(toy_job: Path, shared_home: Path, undisturbed: Result, ste
     assert_same(result, undisturbed)
 
 
-@pytest.mark.parametrize("step", [1, 18, 38])
+@pytest.mark.parametrize("step", [1, pytest.param(18, marks=pytest.mark.slow), 38])
 def test_coordinator_killed(toy_job: Path, shared_home: Path, undisturbed: Result, step: int) -> None:
     job = run_job(toy_job, shared_home)
     view = job.kill_part("coordinator", step)
