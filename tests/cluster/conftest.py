@@ -11,29 +11,13 @@ import yaml
 
 from tests.cluster.harness import Result, run_job, started
 
-WORDS = [
-    "the",
-    "cat",
-    "sat",
-    "on",
-    "a",
-    "mat",
-    "dog",
-    "ran",
-    "far",
-    "away",
-    "blue",
-    "red",
-    "house",
-    "tree",
-    "and",
-    "then",
-    "it",
-    "was",
-    "over",
-    "the",
-    "hill",
-]
+# Fixed sentences: what comes next can be learned in forty steps, and no single token's frequency tells it.
+SENTENCES = (
+    "the cat sat on a mat and then it ran away",
+    "far over the hill was an old red house",
+    "a dog ran into the blue house by the tree",
+    "then the hill and the tree were far away",
+)
 
 # The pause makes steps long enough to be hit; it is user code, which is worth testing too.
 LOSS = """
@@ -59,7 +43,7 @@ def toy_job(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny language model job: 2 ranks, 40 steps, dropout, checkpoints every 8 steps."""
     folder = tmp_path_factory.mktemp("toy")
     choose = random.Random(0).choice
-    lines = [" ".join(choose(WORDS) for _ in range(12)) for _ in range(3000)]
+    lines = [choose(SENTENCES) for _ in range(3000)]
     (folder / "text.txt").write_text("\n".join(lines))
     (folder / "toy_loss.py").write_text(LOSS)
     job = {

@@ -12,7 +12,7 @@ from typing import Protocol
 from drivetrain.tracking.spool import Record, Spool
 
 _log = logging.getLogger(__name__)
-_GATHER_S, _POLL_S = 5.0, 0.05
+_GATHER_S, _POLL_S = 10.0, 0.05
 _FIRST_RETRY_S, _LAST_RETRY_S = 1.0, 30.0
 
 
