@@ -40,7 +40,7 @@ def test_agent_killed(toy_job: Path, shared_home: Path, undisturbed: Result, ste
     assert_same(result, undisturbed)
 
 
-@pytest.mark.parametrize("step", [1, pytest.param(18, marks=pytest.mark.slow), 38])
+@pytest.mark.parametrize("step", [1, pytest.param(18, marks=pytest.mark.slow), 30])
 def test_coordinator_killed(toy_job: Path, shared_home: Path, undisturbed: Result, step: int) -> None:
     job = run_job(toy_job, shared_home)
     view = job.kill_part("coordinator", step)
@@ -64,7 +64,7 @@ def test_command_killed_then_run_again(toy_job: Path, shared_home: Path, undistu
 
 def test_interrupted_then_resumed(toy_job: Path, shared_home: Path, undisturbed: Result) -> None:
     first = run_job(toy_job, shared_home)
-    first.wait_for_step(6)
+    first.wait_for_step(1)
     first.process.send_signal(signal.SIGINT)
     stopped = first.finish()
     assert stopped.code == 130

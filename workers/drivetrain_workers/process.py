@@ -8,7 +8,7 @@ import signal
 import sys
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
-_BYSTANDER_NICENESS = 10
+_BYSTANDER_NICENESS = 5
 
 
 def yield_to_training() -> None:
