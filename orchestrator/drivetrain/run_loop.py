@@ -85,12 +85,16 @@ class RunLoop:
     def _run(self) -> None:
         self._show()
         self._guarded(self._begin)
+        self._show()
         while not isinstance(self._state, st.Ended):
             try:
                 item = self._events.get(timeout=_TICK_S)
             except queue.Empty:
                 item = ev.Tick(time.time())
+            known = self._state
             self._guarded(partial(self._handle, item) if isinstance(item, ev.Event) else item)
+            if not isinstance(item, ev.Tick) or self._state is not known:
+                self._show()
         self._on_end()
         self._show()
 
@@ -118,7 +122,6 @@ class RunLoop:
             _log.info("%s: %s -> %s on %s", self._run_id, before.phase, self._state.phase, event)
         for action in actions:
             self._act(action)
-        self._show()
 
     def _show(self) -> None:
         with self._changed:
@@ -278,16 +281,21 @@ class RunLoop:
                 lost = ev.AgentLost(self._state.progress.generation, str(error).splitlines()[0])
                 self._events.put(lambda lost=lost: self._agent_lost(agent, lost))  # type: ignore[misc]
                 return
-            since += len(news)
-            for event in news:
-                self._events.put(lambda event=event: self._observe(event))  # type: ignore[misc]
+            if news:
+                since = news[-1]["number"] + 1
+                self._events.put(partial(self._observe, news))
 
     def _agent_lost(self, agent: Agent, lost: ev.AgentLost) -> None:
         if agent in self._agents:  # not one that was replaced meanwhile
             self._view.problem = lost.detail
             self._handle(ev.AgentLost(self._state.progress.generation, lost.detail))
 
-    def _observe(self, event: dict[str, Any]) -> None:
+    def _observe(self, news: list[dict[str, Any]]) -> None:
+        """Take in what an agent has told."""
+        for event in news:
+            self._guarded(partial(self._observe_one, event))
+
+    def _observe_one(self, event: dict[str, Any]) -> None:
         """What an agent's event means for the view, the tracker and the core."""
         current = event.get("generation") == self._state.progress.generation
         match event["type"]:

@@ -19,7 +19,7 @@ SENTENCES = (
     "then the hill and the tree were far away",
 )
 
-# The pause makes steps long enough to be hit; it is user code, which is worth testing too.
+# The pause makes steps long enough to be hit, although they are told once a second; it is user code too.
 LOSS = """
 import time
 
@@ -27,7 +27,7 @@ from drivetrain_workers.model import next_token_loss
 
 
 def slow_loss(model, batch):
-    time.sleep(0.08)
+    time.sleep(0.2)
     return next_token_loss(model, batch)
 """
 

@@ -50,6 +50,49 @@ def test_coordinator_killed(toy_job: Path, shared_home: Path, undisturbed: Resul
     assert_same(result, undisturbed)
 
 
+def test_fork_server_killed(toy_job: Path, shared_home: Path, undisturbed: Result) -> None:
+    job = run_job(toy_job, shared_home)
+    view = job.kill_part("fork-server-0", 13)
+    result = job.finish()
+    assert result.last_view["pids"]["fork-server-0"] != view["pids"]["fork-server-0"]
+    assert_same(result, undisturbed)
+
+
+def test_coordinator_killed_while_finishing(toy_job: Path, shared_home: Path, undisturbed: Result) -> None:
+    job = run_job(toy_job, shared_home)
+    view = job.wait_for(lambda view: view["phase"] == "finishing")
+    os.kill(view["pids"]["coordinator"], signal.SIGKILL)
+    result = job.finish()
+    assert result.last_view["pids"]["coordinator"] != view["pids"]["coordinator"]
+    assert result.facts["sample"] == undisturbed.facts["sample"]
+    assert_same(result, undisturbed)
+
+
+def test_command_killed_while_finishing(toy_job: Path, shared_home: Path, undisturbed: Result) -> None:
+    first = run_job(toy_job, shared_home)
+    run_id = first.wait_for(lambda view: view["phase"] == "finishing")["run_id"]
+    first.close()
+    result = resume_run(run_id, shared_home).finish()
+    assert result.facts["sample"] == undisturbed.facts["sample"]
+    assert_same(result, undisturbed)
+
+
+def test_preprocessors_killed(toy_job: Path, tmp_path: Path) -> None:
+    """Two homes, because a dataset that is there is not made again."""
+    small = "data.chunk_bytes=1024"
+    left_alone = run_job(toy_job, tmp_path / "a", small, "training.steps=1").finish()
+    job = run_job(toy_job, tmp_path / "b", small, "training.steps=1")
+    job.wait_for(lambda view: view["preparing"][0] >= 2)
+    victims = [process for process in job.descendants() if process.name().startswith("ray::Preproc")]
+    assert victims
+    victims[0].kill()
+    result = job.finish()
+    assert result.code == 0, result.errors
+    digests = [{p.name: p.read_bytes() for p in Path(r.facts["dataset"]).glob("*.arrow")} for r in (left_alone, result)]
+    assert digests[0]
+    assert digests[0] == digests[1]
+
+
 def test_command_killed_then_run_again(toy_job: Path, shared_home: Path, undisturbed: Result) -> None:
     first = run_job(toy_job, shared_home)
     run_id = first.wait_for_step(10)["run_id"]

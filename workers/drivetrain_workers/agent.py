@@ -12,7 +12,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from contextlib import suppress
+from itertools import takewhile
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -26,6 +28,11 @@ from drivetrain_workers.process import yield_to_training
 from drivetrain_workers.run_folder import RunFolder
 
 _GRACE_S = 0.3  # so that a cause comes before its consequences
+_GATHER_S = 1.0  # steps alone are told together: a call for each would cost ranks of short steps their cores
+_KEPT_EVENTS = 10_000  # for a coordinator that was restarted; what it had read of older ones is in its records
+
+# On CPUs a step's activations would go back to the kernel and be faulted in again in every step: a tenth of its time.
+KEEP_FREED_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 62)}  # glibc's mallopt(3)
 
 
 class NodeAgent:
@@ -49,7 +56,8 @@ class NodeAgent:
         self._ranks = range(first_rank, first_rank + ranks)
         self._lease_s, self._last_call = lease_s, time.monotonic()
         self._generation: Generation | None = None
-        self._events: list[Event] = []
+        self._events: deque[Event] = deque(maxlen=_KEPT_EVENTS)
+        self._recorded = 0  # events so far: the number of the next one
         self._news = threading.Condition()
         self._links: dict[int, Connection[Any, Any]] = {}  # by rank, of the current generation
         self._pids: dict[int, int] = {}  # by rank, of the current generation
@@ -103,11 +111,12 @@ class NodeAgent:
                     send(link, {"type": "stop"})
 
     def events(self, since: int, timeout_s: float) -> list[Event]:
-        """Events from number ``since`` on; waits up to ``timeout_s`` for the first."""
+        """Events from number ``since`` on, each with its ``number``; waits up to ``timeout_s`` for the first."""
         self._called()
         with self._news:
-            self._news.wait_for(lambda: len(self._events) > since, timeout_s)
-            return self._events[since:]
+            if self._news.wait_for(lambda: self._recorded > since, timeout_s):
+                self._news.wait_for(lambda: any(event["type"] != "step" for event in self._since(since)), _GATHER_S)
+            return self._since(since)
 
     def snapshot(self) -> dict[str, Any]:
         """Process ids and the generation, for people and for tests."""
@@ -134,7 +143,7 @@ class NodeAgent:
             "DRIVETRAIN_AGENT_KEY": self._endpoint.key,
         }
         if not self._gpus:
-            environment |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+            environment = {**KEEP_FREED_MEMORY, **environment, "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
         log = RunFolder(Path(self._run_folder)).log(self._ranks.start).with_name(f"agent-{self._ranks.start}.log")
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as output:
@@ -201,8 +210,13 @@ class NodeAgent:
 
     def _append(self, event: Event) -> None:
         with self._news:
-            self._events.append({"time": time.time(), **event})
+            self._events.append({"number": self._recorded, "time": time.time(), **event})
+            self._recorded += 1
             self._news.notify_all()
+
+    def _since(self, number: int) -> list[Event]:
+        newer = takewhile(lambda event: event["number"] >= number, reversed(self._events))
+        return list(newer)[::-1]
 
     def _end_ranks(self) -> None:
         """Have the fork server kill every rank, those included whose fork is still in its queue, and wait for it."""
