@@ -27,7 +27,7 @@ from drivetrain_workers.model import next_token_loss
 
 
 def slow_loss(model, batch):
-    time.sleep(0.2)
+    time.sleep(0.12)
     return next_token_loss(model, batch)
 """
 
