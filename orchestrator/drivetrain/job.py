@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 import yaml
+from drivetrain_pipelines.checks import check_data
 from drivetrain_pipelines.errors import InputError
-from drivetrain_pipelines.sources import check_source
 from drivetrain_workers.batching import solve
 from drivetrain_workers.deepspeed_config import check_passthrough
 from pydantic import BaseModel, ValidationError
@@ -162,15 +162,7 @@ def _check(spec: JobSpec, folder: Path) -> JobSpec:
     ):
         if function:
             _check_function(key, function, folder)
-    data: dict[str, Any] = {"source": check_source(spec.data.source, "data.source", folder)}
-    if spec.data.eval_source:
-        data["eval_source"] = check_source(spec.data.eval_source, "data.eval_source", folder)
-    if spec.data.tokenizer.file:
-        tokenizer = (folder / spec.data.tokenizer.file).resolve()
-        if not tokenizer.is_file():
-            raise InputError("data.tokenizer.file", repr(spec.data.tokenizer.file), "an existing tokenizer.json")
-        data["tokenizer"] = spec.data.tokenizer.model_copy(update={"file": str(tokenizer)})
-    return spec.model_copy(update={"data": spec.data.model_copy(update=data)})
+    return spec.model_copy(update={"data": check_data(spec.data, folder)})
 
 
 def _check_function(key: str, path: str, folder: Path) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import ray
-from drivetrain_pipelines.prepare import prepare
+from drivetrain_pipelines.prepare.prepare import prepare
 from drivetrain_workers.checkpoints.store import committed
 from drivetrain_workers.generate_request import GenerateRequest, generate_in_subprocess
 from drivetrain_workers.run_folder import RunFolder
@@ -40,27 +40,30 @@ class Stages:
             PrepareError: as `drivetrain_pipelines.prepare.prepare`.
         """
         data = self._spec.data
-        folder, manifest, made = prepare(
+        prepared = prepare(
             data,
-            self._home.datasets,
+            data.location or str(self._home.datasets),
             self._home.downloads,
             self.folder.code,
             self._spec.resources.preprocessors,
             on_progress,
         )
-        self._tracker.dataset(data.name, manifest.version, folder)
-        self._tracker.tags(dataset_version=manifest.version)
+        manifest, location = prepared.manifest, prepared.folder.location
+        self._tracker.dataset(data.name, manifest.version, location)
+        self._tracker.tags(dataset_version=manifest.version, skipped_records=int(manifest.statistics["skipped"]))
         facts = {
-            "dataset": str(folder),
+            "dataset": location,
             "dataset_version": manifest.version,
-            "dataset_made": made,
+            "dataset_made": prepared.made,
             "train_samples": manifest.rows("train"),
             "eval_samples": manifest.rows("eval"),
-            "unigram_entropy": manifest.statistics["unigram_entropy"],
+            "unigram_entropy": manifest.statistics.get("unigram_entropy"),
+            "skipped_records": int(manifest.statistics["skipped"]),
+            "skipped_first": manifest.skipped,
         }
-        return str(folder), facts
+        return location, facts
 
-    def conclude(self, agents: list[Agent], dataset: str, entropy: float) -> dict[str, Any]:
+    def conclude(self, agents: list[Agent], dataset: str, entropy: float | None) -> dict[str, Any]:
         """Generate the sample, draw the curves, log both; returns the facts of the summary.
 
         Raises:

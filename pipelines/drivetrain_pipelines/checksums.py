@@ -28,6 +28,17 @@ def file_digests(path: Path) -> list[str]:
         return [xxhash.xxh3_64_hexdigest(block) for block in iter(lambda: file.read(BLOCK_BYTES), b"")]
 
 
+def verify_bytes(path: str, data: memoryview, digests: list[str]) -> None:
+    """Compare bytes with the digests of their blocks.
+
+    Raises:
+        CorruptFileError: names ``path`` and the first block that differs.
+    """
+    for block, (actual, expected) in enumerate(zip(block_digests(data), digests, strict=True)):
+        if actual != expected:
+            raise CorruptFileError(path, f"block {block} (8 MiB each) has checksum {actual}, not {expected}")
+
+
 def verify_file(path: Path, size: int, digests: list[str]) -> None:
     """Compare a file with what was recorded of it.
 
@@ -72,7 +83,12 @@ def fsync_folder(folder: Path) -> None:
 def write_json(path: Path, content: Any) -> None:
     """`atomic_write` of JSON that carries its own checksum in the key ``xxh3``."""
     with atomic_write(path) as file:
-        file.write(json.dumps({"content": content, "xxh3": _json_digest(content)}, indent=1).encode())
+        file.write(json_bytes(content))
+
+
+def json_bytes(content: Any) -> bytes:
+    """What `write_json` writes."""
+    return json.dumps({"content": content, "xxh3": content_digest(content)}, indent=1).encode()
 
 
 def read_json(path: Path) -> Any:
@@ -82,16 +98,23 @@ def read_json(path: Path) -> Any:
         CorruptFileError: missing, torn, or changed since it was written.
     """
     try:
-        document = json.loads(path.read_bytes())
-        content, digest = document["content"], document["xxh3"]
+        return parse_json(path.read_bytes(), str(path))
     except FileNotFoundError as error:
         raise CorruptFileError(str(path), "the file is missing") from error
+
+
+def parse_json(text: bytes, path: str) -> Any:
+    """Content of ``text``, which came from ``path`` and was made by `write_json`. Raises as `read_json`."""
+    try:
+        document = json.loads(text)
+        content, digest = document["content"], document["xxh3"]
     except (ValueError, KeyError, TypeError) as error:
-        raise CorruptFileError(str(path), f"not a checksummed JSON document ({error})") from error
-    if _json_digest(content) != digest:
-        raise CorruptFileError(str(path), "its content does not match its checksum")
+        raise CorruptFileError(path, f"not a checksummed JSON document ({error})") from error
+    if content_digest(content) != digest:
+        raise CorruptFileError(path, "its content does not match its checksum")
     return content
 
 
-def _json_digest(content: Any) -> str:
+def content_digest(content: Any) -> str:
+    """xxh3-64 hex digest of anything that JSON can hold; the order of keys does not matter."""
     return xxhash.xxh3_64_hexdigest(json.dumps(content, sort_keys=True).encode())

@@ -42,3 +42,14 @@ class PrepareError(DrivetrainError):
 
     def __init__(self, problem: str) -> None:
         super().__init__(problem)
+
+
+class FetchError(DrivetrainError):
+    """A remote file could not be had, however often it was tried."""
+
+    def __init__(self, url: str, block: int, problem: str) -> None:
+        super().__init__(url, block, problem)
+        self.url, self.block, self.problem = url, block, problem
+
+    def __str__(self) -> str:
+        return f"block {self.block} of {self.url} could not be fetched: {self.problem}"

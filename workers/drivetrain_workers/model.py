@@ -11,7 +11,11 @@ import torch.nn.functional as F
 from drivetrain_pipelines.errors import InputError
 from drivetrain_pipelines.user_code import load_function
 
-Loss = Callable[[torch.nn.Module, dict[str, torch.Tensor]], torch.Tensor]
+# A column of a batch: a tensor [rows, ...], or one tensor per row where rows have different lengths.
+ModelInput = torch.Tensor | list[torch.Tensor]
+Loss = Callable[[torch.nn.Module, dict[str, Any]], torch.Tensor]
+
+_IGNORED = -100  # targets that count for nothing
 
 
 def build_model(section: dict[str, Any], code_folder: str, facts: dict[str, int], seed: int) -> torch.nn.Module:
@@ -44,8 +48,14 @@ def next_token_loss(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> t
     """Mean cross-entropy, in nats, of predicting each token from those before it.
 
     Args:
-        batch: ``tokens`` int64 ``[rows, length + 1]``.
+        batch: ``tokens`` int64 ``[rows, length + 1]``; where whole documents were packed, ``segments`` of the same
+            shape: no token is predicted from another document's, and padding (segment 0) counts for nothing.
     """
     tokens = batch["tokens"]
+    targets = tokens[:, 1:]
+    if "segments" in batch:
+        segments = batch["segments"]
+        foreign = (segments[:, 1:] == 0) | (segments[:, 1:] != segments[:, :-1])
+        targets = targets.masked_fill(foreign, _IGNORED)
     logits = model(tokens[:, :-1])
-    return F.cross_entropy(logits.flatten(0, 1).float(), tokens[:, 1:].flatten())
+    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=_IGNORED)

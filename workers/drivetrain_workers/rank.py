@@ -18,8 +18,11 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from drivetrain_pipelines.errors import InputError
-from drivetrain_pipelines.order import ShuffledOrder, mix_key
-from drivetrain_pipelines.reader import Batch, Dataset, StreamReader
+from drivetrain_pipelines.order.mixture import SampleOrder
+from drivetrain_pipelines.order.permutation import mix_key
+from drivetrain_pipelines.spec import DataSpec
+from drivetrain_pipelines.stream.dataset import Dataset, open_dataset
+from drivetrain_pipelines.stream.reader import Batch, StreamReader
 
 from drivetrain_workers.batching import BatchPlan, solve, total_steps
 from drivetrain_workers.checkpoints.layout import replicated_tensors
@@ -33,6 +36,8 @@ from drivetrain_workers.model import build_model, load_loss
 from drivetrain_workers.process import end_with_parent
 from drivetrain_workers.run_folder import RunFolder
 from drivetrain_workers.spec import CheckpointSpec, TrainingSpec
+
+_MODEL_FACTS = ("vocab_size", "classes")  # what a model factory may ask for, besides sequence_length
 
 
 class AgentLink:
@@ -77,14 +82,15 @@ def main(task_json: str) -> None:
 def train(task: RankTask, report: Callable[..., None], stop_asked: Callable[[], bool]) -> None:
     """Train from the newest valid checkpoint to the end of the run, or until asked to stop."""
     run = _open(task, report)
-    reader = StreamReader(run.arena, run.order, run.plan.global_batch, run.rows, run.samples)
+    arena, files = run.dataset.open("train")
+    reader = StreamReader(arena, files, run.order, run.plan.global_batch, run.rows, run.samples)
     try:
         _loop(run, iter(reader), report, stop_asked)
         run.writer.wait()
         dist.barrier()  # nobody leaves before the last checkpoint is committed
     finally:
         reader.close()
-        run.arena.close()
+        arena.close()
     if task.rank == 0:
         report("finished", step=run.step, steps=run.steps)
 
@@ -100,8 +106,7 @@ class _Run:
     checkpoint: CheckpointSpec
     training: TrainingSpec
     dataset: Dataset
-    arena: Any
-    order: ShuffledOrder
+    order: SampleOrder
     steps: int
     step: int = 0
 
@@ -124,14 +129,14 @@ def _open(task: RankTask, report: Callable[..., None]) -> _Run:
     device = join_group(rank, task.local_rank, world_size, task.generation.rendezvous)
     report("phase", phase="grouped")
 
-    dataset = Dataset(Path(task.dataset_folder))
-    order = ShuffledOrder(dataset.manifest.rows("train"), job["seed"])
+    data = DataSpec(**job["data"])
+    dataset = open_dataset(task.dataset_folder, data)
+    weights = [part.weight for part in data.mixture]
+    order = dataset.order("train", weights, job["seed"], data.lanes, data.shuffle_window)
     plan = solve(training.global_batch_size, training.micro_batch_size, world_size)
-    steps = total_steps(training.steps, training.epochs, order.size, plan.global_batch)
-    facts = {
-        "vocab_size": int(dataset.manifest.statistics["vocab_size"]),
-        "sequence_length": job["data"]["sequence_length"],
-    }
+    steps = total_steps(training.steps, training.epochs, order.epoch, plan.global_batch)
+    known = {name: int(value) for name, value in dataset.manifest.statistics.items() if name in _MODEL_FACTS}
+    facts = {**known, "sequence_length": data.sequence_length}
     model = build_model(job["model"], str(folder.code), facts, job["seed"])
     loss = load_loss(job["model"], str(folder.code))
     engine = Engine(model, loss, training, plan, steps, device)
@@ -143,7 +148,7 @@ def _open(task: RankTask, report: Callable[..., None]) -> _Run:
         report("checkpoint", **vars(result))
 
     writer = CheckpointWriter(folder, rank, world_size, task.generation.number, checkpoint.keep, saved)
-    run = _Run(task, plan, engine, writer, checkpoint, training, dataset, dataset.open("train"), order, steps)
+    run = _Run(task, plan, engine, writer, checkpoint, training, dataset, order, steps)
     if found := _agree_on_checkpoint(folder, report):
         restore(engine.deepspeed, Checkpoint(found), rank, world_size)
         run.step = Checkpoint(found).step
@@ -190,15 +195,10 @@ def _loop(run: _Run, batches: Iterator[Batch], report: Callable[..., None], stop
 
 def _evaluate(run: _Run) -> float:
     """Exact mean loss over the whole eval split."""
-    arena = run.dataset.open("eval")
-    try:
-        own = BatchPlan(arena.rows, run.plan.world_size, 1, 1).rows(run.task.rank)
-        samples = np.arange(own.start, own.stop, dtype=np.int64)
-        columns = arena.buffers(max(1, len(samples)))
-        arena.gather(samples if len(samples) else np.zeros(1, np.int64), columns)
-        return run.engine.evaluate(columns, len(samples), arena.rows)
-    finally:
-        arena.close()
+    rows = run.dataset.manifest.rows("eval")
+    own = BatchPlan(rows, run.plan.world_size, 1, 1).rows(run.task.rank)
+    samples = np.arange(own.start, max(own.start + 1, own.stop), dtype=np.int64) % rows
+    return run.engine.evaluate(run.dataset.read("eval", samples), own.stop - own.start, rows)
 
 
 def _agree_on_checkpoint(folder: RunFolder, report: Callable[..., None]) -> Path | None:
@@ -215,7 +215,8 @@ def _agree_on_checkpoint(folder: RunFolder, report: Callable[..., None]) -> Path
 
 def _tokens(batch: Batch) -> int:
     """Tokens that one sample trains on; 1 where samples are not token sequences."""
-    return int(batch.columns["tokens"].shape[1]) - 1 if "tokens" in batch.columns else 1
+    tokens = batch.columns.get("tokens")
+    return tokens.shape[1] - 1 if isinstance(tokens, np.ndarray) else 1
 
 
 def _seed_rank(seed: int, rank: int) -> None:

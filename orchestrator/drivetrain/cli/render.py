@@ -146,17 +146,14 @@ def describe(view: View) -> str:
 
 def print_summary(console: Console, summary: RunSummary) -> None:
     """How the run ended, what it reached, where everything is, and what to do next."""
-    facts, rows = summary.facts, []
-    if facts.get("train_loss") is not None:
-        rows.append(("train loss", f"{facts['train_loss']:.4f} nats per token"))
-    if facts.get("eval_loss") is not None:
-        beaten = facts["unigram_entropy"]
-        rows.append(("eval loss", f"{facts['eval_loss']:.4f} nats per token (unigram entropy {beaten:.4f})"))
+    facts, rows = summary.facts, _losses(summary.facts)
     if facts.get("tokens_per_s"):
         rows.append(("throughput", f"{facts['tokens_per_s']:,.0f} tokens/s"))
     if facts.get("dataset"):
         made = "prepared in this run" if facts["dataset_made"] else "found, nothing to prepare"
         rows.append(("dataset", f"{facts['dataset']} ({made})"))
+    if skipped := facts.get("skipped_records"):
+        rows.append(("skipped", f"{skipped} bad records, the first: {'; '.join(facts['skipped_first'])}"))
     if facts.get("checkpoint"):
         rows.append(("checkpoint", facts["checkpoint"]))
     if facts.get("mlflow_uri"):
@@ -177,6 +174,19 @@ def print_summary(console: Console, summary: RunSummary) -> None:
     rows.insert(0, ("because", facts.get("detail", "")))
     for title, value in rows:
         console.print(f"  {title:<11} {value}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _losses(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    """Final losses; those of language beside the entropy of its tokens, which a model must beat."""
+    entropy = facts.get("unigram_entropy")
+    unit = " nats per token" if entropy is not None else ""
+    rows = []
+    if facts.get("train_loss") is not None:
+        rows.append(("train loss", f"{facts['train_loss']:.4f}{unit}"))
+    if facts.get("eval_loss") is not None:
+        beaten = f" (unigram entropy {entropy:.4f})" if entropy is not None else ""
+        rows.append(("eval loss", f"{facts['eval_loss']:.4f}{unit}{beaten}"))
+    return rows
 
 
 def _ui_command(uri: str) -> str:

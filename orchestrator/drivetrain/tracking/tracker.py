@@ -72,9 +72,9 @@ class Tracker:
             {"op": "tags", "values": {f"drivetrain.{key}": str(value)[:5000] for key, value in values.items()}}
         )
 
-    def dataset(self, name: str, version: str, folder: Path) -> None:
+    def dataset(self, name: str, version: str, location: str) -> None:
         """The dataset version that the run reads."""
-        self._append({"op": "dataset", "name": name, "version": version, "folder": str(folder)})
+        self._append({"op": "dataset", "name": name, "version": version, "folder": location})
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
         """A file, which must stay where it is until it is shipped."""

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from drivetrain_pipelines.checksums import read_json
 
@@ -28,12 +27,16 @@ from drivetrain_workers.errors import CheckpointError
 class _Piece:
     start: int
     length: int
-    data: npt.NDArray[np.float32]
+    file: Path
+    offset: int
 
 
 @dataclass
 class Checkpoint:
-    """A committed checkpoint, mapped for reading. Verify it first: `drivetrain_workers.checkpoints.store.verify`."""
+    """A committed checkpoint. Verify it first: `drivetrain_workers.checkpoints.store.verify`.
+
+    Files are read, not mapped: every byte is wanted once, and faulting pages in costs several times a read.
+    """
 
     folder: Path
     manifest: dict[str, Any] = field(init=False)
@@ -43,12 +46,11 @@ class Checkpoint:
         self.manifest = read_json(self.folder / MANIFEST)
         ranks = range(self.manifest["world_size"])
         self.indexes = [read_json(self.folder / rank_index(rank)) for rank in ranks]
-        self._files = [_map(self.folder / rank_file(rank)) for rank in ranks]
+        self._files = [self.folder / rank_file(rank) for rank in ranks]
         self._pieces: dict[tuple[str, str], list[_Piece]] = {}
-        for index, data in zip(self.indexes, self._files, strict=True):
+        for index, file in zip(self.indexes, self._files, strict=True):
             for parameter, kind, start, length, offset in index["fragments"]:
-                values = data[offset : offset + 4 * length].view(np.float32)
-                self._pieces.setdefault((parameter, kind), []).append(_Piece(start, length, values))
+                self._pieces.setdefault((parameter, kind), []).append(_Piece(start, length, file, offset))
 
     @property
     def step(self) -> int:
@@ -70,8 +72,9 @@ class Checkpoint:
         for piece in self._pieces.get((parameter, kind), ()):
             low, high = max(start, piece.start), min(start + out.numel(), piece.start + piece.length)
             if low < high:
-                source = torch.from_numpy(piece.data[low - piece.start : high - piece.start].copy())
-                out[low - start : high - start].copy_(source)
+                offset = piece.offset + 4 * (low - piece.start)
+                source = np.fromfile(piece.file, np.float32, count=high - low, offset=offset)
+                out[low - start : high - start].copy_(torch.from_numpy(source))
                 missing -= high - low
         if missing:
             raise CheckpointError(f"{self.folder.name} lacks {missing} of {out.numel()} elements of {parameter}/{kind}")
@@ -91,7 +94,7 @@ class Checkpoint:
         for name, dtype, shape, offset in self.indexes[rank]["replicated"]:
             kind = getattr(torch, dtype)
             size = int(np.prod(shape, dtype=np.int64)) * torch.empty(0, dtype=kind).element_size()
-            raw = torch.from_numpy(self._files[rank][offset : offset + size].copy())
+            raw = torch.from_numpy(np.fromfile(self._files[rank], np.uint8, count=size, offset=offset))
             tensors[name] = raw.view(kind).view(shape)
         return tensors
 
@@ -137,9 +140,3 @@ def restore_rng(state: dict[str, Any]) -> None:
 
 def _bytes(text: str) -> torch.Tensor:
     return torch.from_numpy(np.frombuffer(b64decode(text), dtype=np.uint8).copy())
-
-
-def _map(path: Path) -> npt.NDArray[np.uint8]:
-    if path.stat().st_size == 0:
-        return np.empty(0, dtype=np.uint8)
-    return np.memmap(path, dtype=np.uint8, mode="r")

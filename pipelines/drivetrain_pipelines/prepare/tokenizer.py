@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +11,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from drivetrain_pipelines.errors import InputError
 
 END_OF_TEXT = "<|endoftext|>"
+TOKENIZER_FILE = "tokenizer.json"  # in the folder of the dataset version
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
@@ -29,12 +29,12 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     return tokenizer
 
 
-def load_tokenizer(path: Path, key: str = "data.tokenizer.file") -> Tokenizer:
-    """Raises `InputError` naming ``key`` when ``path`` is not a tokenizer.json."""
+def load_tokenizer(content: bytes, path: str, key: str = "data.tokenizer.file") -> Tokenizer:
+    """Raises `InputError` naming ``key`` when ``content``, which came from ``path``, is not a tokenizer.json."""
     try:
-        return Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises bare Exception for a missing file and for a bad one
-        raise InputError(key, repr(str(path)), "a Hugging Face tokenizer.json", str(error)) from error
+        return Tokenizer.from_buffer(content)
+    except Exception as error:  # the library raises bare Exception
+        raise InputError(key, repr(path), "a Hugging Face tokenizer.json", str(error)) from error
 
 
 def encode(tokenizer: Tokenizer, text: str) -> npt.NDArray[np.int64]:

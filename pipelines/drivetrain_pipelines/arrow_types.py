@@ -1,0 +1,44 @@
+"""What an Arrow type means for rows: numbers of one shape, or values of different lengths."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """Whether rows are lists of any length."""
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
+
+
+def row_of(kind: pa.DataType) -> tuple[np.dtype[Any], tuple[int, ...]]:
+    """Element type and shape of one row; a plain number has shape ``[1]``.
+
+    Raises:
+        TypeError: rows of this type are no numbers.
+    """
+    if isinstance(kind, pa.FixedShapeTensorType):
+        return dtype_of(kind.value_type), tuple(kind.shape)
+    if pa.types.is_fixed_size_list(kind):
+        return dtype_of(kind.value_type), (kind.list_size,)
+    return dtype_of(kind), (1,)
+
+
+def dtype_of(kind: pa.DataType) -> np.dtype[Any]:
+    """Numpy's name for a type of numbers. Arrow's own conversion would import pandas: 0.3 s of every restart.
+
+    Raises:
+        TypeError: not a type of numbers.
+    """
+    names = {pa.float16(): "float16", pa.float32(): "float32", pa.float64(): "float64"}
+    if not pa.types.is_integer(kind) and kind not in names:
+        raise TypeError(f"{kind} is neither numbers nor bytes")
+    return np.dtype(names.get(kind, str(kind)))
+
+
+def is_ragged(kind: pa.DataType) -> bool:
+    """Whether rows have different lengths: bytes, text, lists."""
+    text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    return text or is_list(kind) or bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))

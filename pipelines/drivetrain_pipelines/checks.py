@@ -1,0 +1,59 @@
+"""Checks of the data section that need more than the shape of its values."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from drivetrain_pipelines.errors import InputError
+from drivetrain_pipelines.raw.sources import check_source
+from drivetrain_pipelines.spec import DataSpec
+from drivetrain_pipelines.storage import is_local, open_storage
+
+
+def check_data(spec: DataSpec, job_folder: Path) -> DataSpec:
+    """The data section with absolute paths.
+
+    Raises:
+        InputError: a source, a tokenizer or a location that cannot be, or keys that contradict each other.
+    """
+
+    def checked(source: str, key: str) -> str:
+        return check_source(source, key, job_folder, spec.format, spec.storage)
+
+    kinds = [key for key in ("image", "audio", "columns") if getattr(spec, key)]
+    if len(kinds) > 1:
+        raise InputError(f"data.{kinds[1]}", f"set beside data.{kinds[0]}", "one kind of samples")
+    if spec.image and spec.image.decode is False and spec.format == "audio":
+        raise InputError("data.image", "set for the format audio", "data.audio")
+    if not spec.mixture:
+        raise InputError("data.source", "[]", "at least one source")
+    data: dict[str, Any] = {}
+    if isinstance(spec.source, str):
+        data["source"] = checked(spec.source, "data.source")
+    else:
+        data["source"] = [
+            part.model_copy(update={"source": checked(part.source, f"data.source.{number}.source")})
+            for number, part in enumerate(spec.source)
+        ]
+    if spec.eval_source:
+        data["eval_source"] = checked(spec.eval_source, "data.eval_source")
+    if spec.tokenizer.file:
+        tokenizer = (job_folder / spec.tokenizer.file).resolve()
+        if not tokenizer.is_file():
+            raise InputError("data.tokenizer.file", repr(spec.tokenizer.file), "an existing tokenizer.json")
+        data["tokenizer"] = spec.tokenizer.model_copy(update={"file": str(tokenizer)})
+    if spec.location:
+        data["location"] = _check_location(spec, job_folder)
+    return spec.model_copy(update=data)
+
+
+def _check_location(spec: DataSpec, job_folder: Path) -> str:
+    assert spec.location
+    if is_local(spec.location):
+        return str((job_folder / Path(spec.location.removeprefix("file://")).expanduser()).resolve())
+    try:
+        open_storage(spec.location, spec.storage)
+    except (ValueError, ImportError) as error:
+        raise InputError("data.location", repr(spec.location), "a folder or a URL of fsspec", str(error)) from error
+    return spec.location.rstrip("/")

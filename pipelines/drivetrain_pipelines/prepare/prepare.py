@@ -1,0 +1,245 @@
+"""Raw input to a dataset version, on Ray actors; skipped when the same version is already there.
+
+A version is named by everything that its bytes depend on. What a killed preparation has finished is kept: each chunk
+leaves a note beside its shards, and only chunks without one are done again. The manifest comes last.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import ray.exceptions
+
+from drivetrain_pipelines.errors import CorruptFileError, PrepareError
+from drivetrain_pipelines.prepare.preprocessor import PARTS, ChunkResult, Preprocessor
+from drivetrain_pipelines.prepare.splitting import AUTO
+from drivetrain_pipelines.raw.labels import read_labels
+from drivetrain_pipelines.raw.records import ONE_EACH, Chunk, cut, cut_labelled
+from drivetrain_pipelines.raw.sources import SourceFile, format_of, list_files
+from drivetrain_pipelines.shards import Manifest, schema_from_text, unigram_entropy
+from drivetrain_pipelines.spec import DataSpec
+from drivetrain_pipelines.storage import DatasetFolder
+
+_FORMAT = 2  # part of every fingerprint: raise it when the same settings begin to give other bytes
+_NAMED = 10  # bad records that are named; all are counted
+_NOT_CONTENT = {
+    "name",
+    "source",
+    "eval_source",
+    "location",
+    "storage",
+    "cache_bytes",
+    "lanes",
+    "shuffle_window",
+    "tokenizer",
+}
+
+Progress = Callable[[int, int, str], None]
+Task = tuple[str, int, Chunk]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A dataset version that exists.
+
+    Attributes:
+        made: whether anything had to be done.
+    """
+
+    folder: DatasetFolder
+    manifest: Manifest
+    made: bool
+
+
+@dataclass(frozen=True)
+class _Raw:
+    """One source: its files, what they hold, and what becomes of them."""
+
+    files: list[SourceFile]
+    format: str
+    split: str
+    stream: int
+
+
+def prepare(
+    spec: DataSpec, root: str, downloads: Path, code_folder: Path, actors: int, on_progress: Progress
+) -> Prepared:
+    """Make sure that the dataset version which ``spec`` describes exists.
+
+    Args:
+        spec: sources already checked and absolute.
+        root: folder or URL; datasets live at ``root/name/version``.
+        downloads: where packages are unpacked, and where preparations of this machine wait for each other.
+        code_folder: the user's code (``data.transform``).
+        actors: preprocessing actors to run side by side; the bytes written do not depend on it.
+        on_progress: called with (done, total, what).
+
+    Raises:
+        PrepareError: the source is empty or unreadable, too short, or the user's transform failed.
+    """
+    on_progress(0, 0, "looking for raw data")
+    raw = list(_raw(spec, downloads))
+    made_from = _inputs(spec, raw, code_folder)
+    version = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:16]
+    folder = DatasetFolder(f"{root}/{spec.name}/{version}", spec.storage)
+    with _alone(downloads / f".{spec.name}-{version}.lock"):
+        try:
+            return Prepared(folder, Manifest.read(folder).check_sizes(folder), made=False)
+        except CorruptFileError:  # not there, or damaged: made (again)
+            classes, tasks = _tasks(spec, raw)
+            results = _run(spec, tasks, folder, code_folder, actors, on_progress)
+            manifest = _manifest(spec, version, made_from, classes, results)
+            manifest.write(folder)
+            folder.remove(PARTS)
+            return Prepared(folder, manifest, made=True)
+
+
+def _raw(spec: DataSpec, downloads: Path) -> Iterator[_Raw]:
+    split = "train" if spec.eval_source else AUTO
+    named = [(entry.source, split, number) for number, entry in enumerate(spec.mixture)]
+    if spec.eval_source:
+        named.append((spec.eval_source, "eval", 0))
+    for source, split, stream in named:
+        files = list_files(source, spec.format, spec.storage, downloads)
+        yield _Raw(files, format_of([file.url for file in files], spec.format), split, stream)
+
+
+def _inputs(spec: DataSpec, raw: list[_Raw], code_folder: Path) -> dict[str, Any]:
+    """Everything that the bytes of the dataset depend on, with file contents in place of file names."""
+    settings = spec.model_dump(mode="json", exclude=_NOT_CONTENT)
+    if spec.kind == "tokens":
+        file = spec.tokenizer.file
+        settings["tokenizer"] = (
+            hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else spec.tokenizer.vocab_size
+        )
+    code = {}
+    if spec.transform:
+        code = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(code_folder.rglob("*.py"))}
+    sources = [[source.format, source.split, [file.digest for file in source.files]] for source in raw]
+    return {"format": _FORMAT, "settings": settings, "code": code, "sources": sources}
+
+
+def _tasks(spec: DataSpec, raw: list[_Raw]) -> tuple[list[str], list[Task]]:
+    """Names of the classes, and the chunks of all sources numbered through."""
+    labels = {n: read_labels(source.files, spec.storage) for n, source in enumerate(raw) if source.format in ONE_EACH}
+    classes = sorted({label for by_url in labels.values() for label in by_url.values()})
+    number_of = {name: number for number, name in enumerate(classes)}
+    tasks: list[Task] = []
+    for n, source in enumerate(raw):
+        if n in labels:
+            numbers = {url: number_of[label] for url, label in labels[n].items()}
+            chunks = cut_labelled(source.files, numbers, source.format, spec.chunk_bytes, source.stream)
+        else:
+            chunks = cut(source.files, source.format, spec.chunk_bytes, spec.storage, source.stream)
+        tasks += [(source.split, len(tasks) + number, chunk) for number, chunk in enumerate(chunks)]
+    return classes, tasks
+
+
+def _run(
+    spec: DataSpec, tasks: list[Task], folder: DatasetFolder, code_folder: Path, actors: int, on_progress: Progress
+) -> list[ChunkResult]:
+    """Spread the chunks over the actors. Ray restarts an actor that dies and repeats its task, which is idempotent."""
+    results = {number: result for _, number, _ in tasks if (result := ChunkResult.load(folder, number))}
+    waiting = [task for task in tasks if task[1] not in results]
+    if not waiting:
+        return [results[number] for number in range(len(tasks))]
+    # max_task_retries makes an actor's death invisible here; a user's exception still comes through.
+    actor_class: Any = ray.remote(num_cpus=1, max_restarts=3, max_task_retries=3)(Preprocessor)
+    pool = [actor_class.remote(spec, folder, code_folder) for _ in range(max(1, min(actors, len(waiting))))]
+    try:
+        if spec.kind == "tokens":
+            on_progress(0, len(tasks), "training the tokenizer")
+            pings = {actor.ping.remote(): actor for actor in pool}
+            (first, *_), _ = ray.wait(list(pings))  # on a small or busy cluster the others may start later, or never
+            ray.get(pings[first].make_tokenizer.remote(_interleaved(tasks)))
+        _map(pool, waiting, results, len(tasks), on_progress)
+    except ray.exceptions.RayTaskError as error:
+        problem = str(error.cause) if isinstance(error.cause, PrepareError) else repr(error.cause)
+        raise PrepareError(f"preparing {spec.name} failed: {problem}") from error
+    except ray.exceptions.RayActorError as error:
+        raise PrepareError(f"a preprocessing actor could not be kept alive: {error}") from error
+    finally:
+        for actor in pool:
+            ray.kill(actor)
+    return [results[number] for number in range(len(tasks))]
+
+
+def _interleaved(tasks: list[Task]) -> list[Chunk]:
+    """Training chunks, taking turns between the sources, so that a tokenizer sees all of them."""
+    chunks = [chunk for split, _, chunk in tasks if split != "eval"]
+    turn: dict[int, int] = {}
+    order = []
+    for place, chunk in enumerate(chunks):
+        turn[chunk.stream] = turn.get(chunk.stream, -1) + 1
+        order.append((turn[chunk.stream], chunk.stream, place))
+    return [chunks[place] for _, _, place in sorted(order)]
+
+
+def _map(
+    pool: list[Any], tasks: list[Task], results: dict[int, ChunkResult], total: int, on_progress: Progress
+) -> None:
+    """One chunk at a time per actor, which bounds memory; results by number, so nothing depends on who is first."""
+    arriving = {actor.ping.remote(): actor for actor in pool}
+    running: dict[Any, tuple[int, Any]] = {}
+    idle: list[Any] = []
+    waiting = list(reversed(tasks))
+    on_progress(len(results), total, "making shards")
+    while waiting or running:
+        while waiting and idle:
+            task = waiting.pop()
+            actor = idle.pop()
+            running[actor.write_chunk.remote(*task)] = (task[1], actor)
+        (done, *_), _ = ray.wait([*running, *arriving])
+        if done in arriving:
+            idle.append(arriving.pop(done))
+            continue
+        number, actor = running.pop(done)
+        results[number] = ray.get(done)
+        idle.append(actor)
+        on_progress(len(results), total, "making shards")
+
+
+def _manifest(
+    spec: DataSpec, version: str, made_from: dict[str, Any], classes: list[str], results: list[ChunkResult]
+) -> Manifest:
+    splits = {
+        split: [result.shards[split] for result in results if split in result.shards] for split in ("train", "eval")
+    }
+    skipped = [place for result in results for place in result.skipped]
+    for split, shards in splits.items():
+        if not shards:
+            hint = f"; {len(skipped)} records were skipped, the first: {skipped[0]}" if skipped else ""
+            raise PrepareError(f"the data is too short: not one sample for {split}{hint}")
+    schemas = {result.schema for result in results if result.schema}
+    if len(schemas) > 1:
+        raise PrepareError("chunks gave samples of different types; data.transform must give the same in all of them")
+    statistics = {"skipped": float(len(skipped)), "dropped_tokens": float(sum(r.dropped_tokens for r in results))}
+    if classes:
+        statistics["classes"] = float(len(classes))
+    if spec.kind == "tokens":
+        counts = np.array([result.token_counts for result in results], np.int64).sum(axis=0)
+        statistics |= {
+            "train_tokens": float(counts.sum()),
+            "vocab_size": float(len(counts)),
+            "unigram_entropy": unigram_entropy(counts.tolist()),
+        }
+    schema = schema_from_text(schemas.pop())
+    return Manifest(spec.name, version, schema, splits, statistics, made_from, classes, skipped[:_NAMED])
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Of several preparations of the same version on this machine one works, the others wait and find it done."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

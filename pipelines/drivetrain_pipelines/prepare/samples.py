@@ -1,0 +1,188 @@
+"""Making samples of the records of a chunk: one maker per kind of data."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from tokenizers import Tokenizer
+
+from drivetrain_pipelines.errors import PrepareError
+from drivetrain_pipelines.prepare.audio import log_mel, read_audio
+from drivetrain_pipelines.prepare.packing import concatenate, fit
+from drivetrain_pipelines.prepare.splitting import Splitter
+from drivetrain_pipelines.prepare.tokenizer import END_OF_TEXT, encode, token_dtype
+from drivetrain_pipelines.raw.records import Records
+from drivetrain_pipelines.spec import DataSpec, ImageSpec
+
+
+@dataclass
+class Samples:
+    """What was made of a chunk.
+
+    Attributes:
+        batches: rows for each split.
+        token_counts: occurrences of every token in ``train``; empty where there are no tokens.
+        dropped_tokens: tokens that did not fill a sample.
+    """
+
+    batches: dict[str, pa.RecordBatch] = field(default_factory=dict)
+    token_counts: list[int] = field(default_factory=list)
+    dropped_tokens: int = 0
+
+
+class Maker(Protocol):
+    """Makes samples of one kind. A pure function of records and settings."""
+
+    def make(self, records: Records, splitter: Splitter) -> Samples:
+        """Samples of a chunk; what cannot be decoded is added to ``records.skipped``, where the job allows it."""
+
+
+class TokenMaker:
+    """Texts become ``tokens`` ``[sequence_length + 1]``, so that every sample has ``sequence_length`` targets."""
+
+    def __init__(self, spec: DataSpec, tokenizer: Tokenizer) -> None:
+        self._spec, self._tokenizer = spec, tokenizer
+        self._vocabulary = tokenizer.get_vocab_size()
+        self._width = spec.sequence_length + 1
+
+    def make(self, records: Records, splitter: Splitter) -> Samples:
+        """See `Maker`. Running text is divided after packing, documents before."""
+        texts = _column(records.table, self._spec.text_column).to_pylist()
+        documents = [encode(self._tokenizer, str(text)) for text in texts if text is not None]
+        made = Samples(token_counts=[0] * self._vocabulary)
+        if len(documents) == 1:  # running text
+            columns = self._pack(documents, made)
+            groups = splitter.groups(row.tobytes() for row in columns["tokens"])
+            parts = {split: {name: rows[own] for name, rows in columns.items()} for split, own in groups.items()}
+        else:
+            end = np.array([self._tokenizer.token_to_id(END_OF_TEXT) or 0], np.int64)
+            groups = splitter.groups(str(text).encode() for text in texts if text is not None)
+            parts = {
+                split: self._pack([np.concatenate([documents[number], end]) for number in own], made)
+                for split, own in groups.items()
+            }
+        for split, columns in parts.items():
+            if len(columns["tokens"]):
+                made.batches[split] = pa.record_batch({name: _fixed(rows) for name, rows in columns.items()})
+        if "train" in parts:
+            made.token_counts = np.bincount(parts["train"]["tokens"].reshape(-1), minlength=self._vocabulary).tolist()
+        return made
+
+    def _pack(self, documents: list[npt.NDArray[np.int64]], made: Samples) -> dict[str, npt.NDArray[Any]]:
+        kind = token_dtype(self._vocabulary)
+        if self._spec.packing == "fit":
+            tokens, segments = fit(documents, self._width, padding=0)
+            return {"tokens": tokens.astype(kind), "segments": segments.astype(np.uint16)}
+        tokens, dropped = concatenate(documents, self._width)
+        made.dropped_tokens += dropped
+        return {"tokens": tokens.astype(kind)}
+
+
+class FileMaker:
+    """Encoded files, one record each, become arrays of equal shape, and their label a number."""
+
+    def __init__(self, spec: DataSpec, column: str, decode: Callable[[bytes], npt.NDArray[Any]] | None) -> None:
+        self._spec, self._name, self._decode = spec, column, decode
+
+    def make(self, records: Records, splitter: Splitter) -> Samples:
+        """See `Maker`."""
+        table = records.table
+        files, contents = _column(table, "file").to_pylist(), _column(table, "bytes").to_pylist()
+        rows, kept = [], []
+        for number, (file, content) in enumerate(zip(files, contents, strict=True)):
+            try:
+                rows.append(self._decode(content) if self._decode else content)
+                kept.append(number)
+            except Exception as error:  # whatever a decoder makes of a damaged file
+                if self._spec.on_error == "fail":
+                    fix = "Set data.on_error to skip to leave such files out"
+                    raise PrepareError(f"{file} cannot be decoded: {error}. {fix}") from error
+                records.skipped.append(f"{file}: {str(error)[:200]}")
+        columns: dict[str, pa.Array] = {
+            self._name: _tensor(np.stack(rows)) if self._decode and rows else pa.array(rows, pa.large_binary())
+        }
+        if self._spec.label_column in table.column_names:
+            labels = _column(table, self._spec.label_column).to_pylist()
+            columns["label"] = pa.array([int(labels[number]) for number in kept], pa.int64())
+        return _divide(pa.record_batch(columns), [contents[number] for number in kept], splitter)
+
+
+class ColumnMaker:
+    """Columns of numbers, or of lists of equally many numbers, stay as they are."""
+
+    def __init__(self, spec: DataSpec) -> None:
+        self._spec = spec
+
+    def make(self, records: Records, splitter: Splitter) -> Samples:
+        """See `Maker`."""
+        columns: dict[str, pa.Array] = {}
+        for name in self._spec.columns or ():
+            values = _column(records.table, name)
+            if values.null_count:
+                raise PrepareError(f"column {name} has {values.null_count} empty values; fill them in data.transform")
+            if pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
+                values = _tensor(np.stack(values.to_numpy(zero_copy_only=False)))
+            columns[name] = values
+        batch = pa.record_batch(columns)
+        rows = [str(row).encode() for row in batch.to_pylist()]
+        return _divide(batch, rows, splitter)
+
+
+def maker_of(spec: DataSpec, tokenizer: Tokenizer | None) -> Maker:
+    """The maker for a job's kind of data."""
+    if spec.image:
+        image = spec.image
+        return FileMaker(spec, "image", (lambda content: decode_image(content, image)) if image.decode else None)
+    if spec.audio:
+        audio = spec.audio
+        return FileMaker(spec, "mel", lambda content: log_mel(read_audio(content, audio), audio))
+    if spec.columns:
+        return ColumnMaker(spec)
+    assert tokenizer, "tokens need a tokenizer"
+    return TokenMaker(spec, tokenizer)
+
+
+def decode_image(content: bytes, spec: ImageSpec) -> npt.NDArray[np.uint8]:
+    """uint8 ``[height, width, channels]``. Raises what Pillow raises."""
+    from PIL import Image  # here: only image jobs pay for it
+
+    with Image.open(io.BytesIO(content)) as image:
+        resized = image.convert(spec.mode).resize((spec.width, spec.height), Image.Resampling.BILINEAR)
+        return np.asarray(resized, np.uint8).reshape(spec.height, spec.width, -1)
+
+
+def _divide(batch: pa.RecordBatch, contents: list[bytes], splitter: Splitter) -> Samples:
+    groups = splitter.groups(contents)
+    return Samples({split: _take(batch, own) for split, own in groups.items() if len(own)})
+
+
+def _take(batch: pa.RecordBatch, rows: npt.NDArray[np.int64]) -> pa.RecordBatch:
+    """Rows of a batch. Arrow cannot take from tensors, only from the lists they are stored in."""
+    columns = []
+    for name in batch.schema.names:
+        array = batch.column(name)
+        tensor = isinstance(array.type, pa.BaseExtensionType)
+        taken = (array.storage if tensor else array).take(pa.array(rows))
+        columns.append(pa.ExtensionArray.from_storage(array.type, taken) if tensor else taken)
+    return pa.record_batch(columns, batch.schema.names)
+
+
+def _column(table: pa.Table, name: str) -> pa.Array:
+    if name not in table.column_names:
+        raise PrepareError(f"the records have no column {name!r}; they have {', '.join(table.column_names)}")
+    column = table[name].combine_chunks()
+    return column.chunk(0) if isinstance(column, pa.ChunkedArray) else column
+
+
+def _fixed(rows: npt.NDArray[Any]) -> pa.Array:
+    return pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), rows.shape[1])
+
+
+def _tensor(rows: npt.NDArray[Any]) -> pa.Array:
+    return pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(rows)) if rows.ndim > 2 else _fixed(rows)

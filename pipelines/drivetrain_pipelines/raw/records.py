@@ -1,0 +1,258 @@
+"""Chunks of work and the records in them. A chunk depends on the files and the settings alone."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+from pyarrow import csv, ipc, parquet
+
+from drivetrain_pipelines.errors import PrepareError
+from drivetrain_pipelines.raw.sources import SourceFile, open_file
+from drivetrain_pipelines.spec import StorageSpec
+
+_BY_BYTES = ("text", "jsonl")  # can be cut at any line
+ONE_EACH = ("images", "audio")  # files that are one record each
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A piece of raw data that becomes one shard per split.
+
+    Attributes:
+        urls: one file; or many, where each is one record.
+        start, stop: bytes in which its lines begin, or row groups or record batches; the whole file where equal.
+        stream: number of the source.
+        labels: of the files, where each is one record; numbers of their classes.
+    """
+
+    format: str
+    urls: tuple[str, ...]
+    start: int = 0
+    stop: int = 0
+    stream: int = 0
+    labels: tuple[int, ...] = ()
+
+
+@dataclass
+class Records:
+    """The records of a chunk.
+
+    Attributes:
+        table: columns as the format gives them: ``text``; or ``file`` and ``bytes``, with ``label`` where it is known.
+        skipped: places of bad records, each with what is wrong.
+    """
+
+    table: pa.Table
+    skipped: list[str] = field(default_factory=list)
+
+
+def cut(files: list[SourceFile], format_: str, chunk_bytes: int, storage: StorageSpec, stream: int = 0) -> list[Chunk]:
+    """Chunks of about ``chunk_bytes`` of raw data, in order. See `cut_labelled` for files that are one record each."""
+    chunks: list[Chunk] = []
+    for file in files:
+        if file.url.endswith((".json", "/state.json")):
+            continue
+        pieces = max(1, -(-file.size // chunk_bytes))
+        if format_ in _BY_BYTES and not file.url.endswith(".gz"):
+            bounds = [(start, min(start + chunk_bytes, file.size)) for start in range(0, file.size, chunk_bytes)]
+        elif format_ in ("parquet", "arrow") and pieces > 1:
+            groups = _groups(file.url, format_, storage)
+            pieces = min(pieces, groups)
+            bounds = [(groups * i // pieces, groups * (i + 1) // pieces) for i in range(pieces)]
+        else:
+            bounds = [(0, 0)]
+        chunks += [Chunk(format_, (file.url,), start, stop, stream) for start, stop in bounds]
+    return chunks
+
+
+def cut_labelled(
+    files: list[SourceFile], labels: dict[str, int], format_: str, chunk_bytes: int, stream: int = 0
+) -> list[Chunk]:
+    """Chunks of whole files, about ``chunk_bytes`` each; files without a label are left out."""
+    chunks: list[Chunk] = []
+    urls: list[str] = []
+    size = 0
+    for file in [*(file for file in files if file.url in labels), None]:
+        if urls and (file is None or size + file.size > chunk_bytes):
+            chunks.append(Chunk(format_, tuple(urls), stream=stream, labels=tuple(labels[url] for url in urls)))
+            urls, size = [], 0
+        if file:
+            urls.append(file.url)
+            size += file.size
+    return chunks
+
+
+def read(chunk: Chunk, storage: StorageSpec, skip_bad: bool) -> Records:
+    """The records of a chunk.
+
+    Raises:
+        PrepareError: a bad record, unless ``skip_bad``; names file and place.
+    """
+    return _READERS[chunk.format](chunk, storage, _Errors(skip_bad))
+
+
+class _Errors:
+    """What to do with a bad record."""
+
+    def __init__(self, skip: bool) -> None:
+        self._skip = skip
+        self.skipped: list[str] = []
+
+    def bad(self, place: str, problem: object) -> None:
+        if not self._skip:
+            raise PrepareError(f"{place}: {problem}. Set data.on_error to skip to leave such records out")
+        self.skipped.append(f"{place}: {str(problem)[:200]}")
+
+
+def table_of(rows: list[dict[str, Any]]) -> pa.Table:
+    """Rows as a table with the columns of all of them; what a row lacks is null."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return pa.table({name: [row.get(name) for row in rows] for name in names})
+
+
+def _lines(chunk: Chunk, storage: StorageSpec) -> bytes:
+    """From the first line that begins in the chunk to the end of the last."""
+    with open_file(chunk.urls[0], storage, "infer") as file:
+        if chunk.start == chunk.stop:
+            return bytes(file.read())
+        if chunk.start:
+            file.seek(chunk.start - 1)
+            file.readline()  # a line that began before this chunk belongs to the one before
+        start = file.tell()
+        if start >= chunk.stop:
+            return b""
+        text = bytes(file.read(chunk.stop - start))
+        return text if text.endswith(b"\n") else text + bytes(file.readline())
+
+
+def _read_text(chunk: Chunk, storage: StorageSpec, _: _Errors) -> Records:
+    return Records(pa.table({"text": [_lines(chunk, storage).decode("utf-8", errors="replace")]}))
+
+
+def _read_jsonl(chunk: Chunk, storage: StorageSpec, errors: _Errors) -> Records:
+    rows = []
+    for number, line in enumerate(_lines(chunk, storage).split(b"\n")):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            if not isinstance(row, dict):
+                raise ValueError("a line is not an object")
+            rows.append(row)
+        except ValueError as error:
+            errors.bad(f"{chunk.urls[0]}, line {number + 1} from byte {chunk.start}", error)
+    return Records(table_of(rows), errors.skipped)
+
+
+def _read_csv(chunk: Chunk, storage: StorageSpec, errors: _Errors) -> Records:
+    invalid: list[Any] = []
+
+    def skip(row: Any) -> str:  # an exception from here would be lost in Arrow
+        invalid.append(row)
+        return "skip"
+
+    delimiter = "\t" if ".tsv" in chunk.urls[0] else ","
+    parsing = csv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=skip)
+    with open_file(chunk.urls[0], storage, "infer") as file:
+        table = csv.read_csv(file, csv.ReadOptions(use_threads=False), parsing)
+    for row in invalid:
+        place = f"{chunk.urls[0]}, row {row.number}"
+        errors.bad(place, f"{row.actual_columns} columns instead of {row.expected_columns}")
+    return Records(table, errors.skipped)
+
+
+def _read_parquet(chunk: Chunk, storage: StorageSpec, _: _Errors) -> Records:
+    with open_file(chunk.urls[0], storage) as file:
+        opened = parquet.ParquetFile(file)
+        groups = range(chunk.start, chunk.stop or opened.num_row_groups)
+        return Records(opened.read_row_groups(list(groups), use_threads=False))
+
+
+def _read_arrow(chunk: Chunk, storage: StorageSpec, _: _Errors) -> Records:
+    with open_file(chunk.urls[0], storage) as file:
+        content = pa.BufferReader(file.read())
+    try:
+        opened = ipc.open_file(content)
+    except pa.ArrowInvalid:  # Hugging Face writes the stream format
+        return Records(ipc.open_stream(content).read_all())
+    batches = range(chunk.start, chunk.stop or opened.num_record_batches)
+    return Records(pa.Table.from_batches([opened.get_batch(number) for number in batches], opened.schema))
+
+
+def _read_files(chunk: Chunk, storage: StorageSpec, errors: _Errors) -> Records:
+    names, contents, labels = [], [], []
+    for url, label in zip(chunk.urls, chunk.labels, strict=True):
+        try:
+            with open_file(url, storage) as file:
+                contents.append(bytes(file.read()))
+        except OSError as error:
+            errors.bad(url, error)
+            continue
+        names.append(url)
+        labels.append(label)
+    table = pa.table({"file": names, "bytes": pa.array(contents, pa.large_binary()), "label": labels})
+    return Records(table, errors.skipped)
+
+
+def _read_webdataset(chunk: Chunk, storage: StorageSpec, errors: _Errors) -> Records:
+    """A tar whose files with the same stem are one record: ``0001.jpg`` and ``0001.cls``."""
+    samples: dict[str, dict[str, Any]] = {}
+    try:
+        with open_file(chunk.urls[0], storage) as file, tarfile.open(fileobj=io.BytesIO(file.read())) as tar:
+            for member in tar:
+                stem, _, suffix = member.name.partition(".") if "/" not in member.name else _split(member.name)
+                content = tar.extractfile(member)
+                if content:
+                    samples.setdefault(stem, {"file": f"{chunk.urls[0]}/{stem}"})[suffix] = content.read()
+    except tarfile.TarError as error:
+        errors.bad(chunk.urls[0], error)
+    rows = [_webdataset_row(sample) for sample in samples.values()]
+    return Records(table_of(rows), errors.skipped)
+
+
+def _split(name: str) -> tuple[str, str, str]:
+    folder, _, base = name.rpartition("/")
+    stem, dot, suffix = base.partition(".")
+    return f"{folder}/{stem}", dot, suffix
+
+
+def _webdataset_row(sample: dict[str, Any]) -> dict[str, Any]:
+    row: dict[str, Any] = {"file": sample.pop("file")}
+    for suffix, content in sorted(sample.items()):
+        if suffix in ("cls", "txt", "text"):
+            row["label" if suffix == "cls" else "text"] = content.decode("utf-8", errors="replace").strip()
+        elif suffix == "json":
+            row |= json.loads(content)
+        else:
+            row["bytes"] = content
+    return row
+
+
+def _groups(url: str, format_: str, storage: StorageSpec) -> int:
+    """How many parts of a file can be read by themselves."""
+    with open_file(url, storage) as file:
+        if format_ == "parquet":
+            return int(parquet.ParquetFile(file).num_row_groups)
+        try:
+            return int(ipc.open_file(file).num_record_batches)
+        except pa.ArrowInvalid:
+            return 1
+
+
+_READERS: dict[str, Callable[[Chunk, StorageSpec, _Errors], Records]] = {
+    "text": _read_text,
+    "jsonl": _read_jsonl,
+    "csv": _read_csv,
+    "parquet": _read_parquet,
+    "arrow": _read_arrow,
+    "huggingface": _read_arrow,
+    "images": _read_files,
+    "audio": _read_files,
+    "webdataset": _read_webdataset,
+}

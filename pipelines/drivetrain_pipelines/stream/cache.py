@@ -1,0 +1,174 @@
+"""A node's cache of remote shards: bounded in bytes, shared by the node's ranks, safe against kills.
+
+A file that is in the folder under its own name has been verified. Files in use are locked (shared) by their users and
+never evicted; the kernel drops a lock with its process. The modification time says when a file was last expected, so
+the oldest is the one that is needed latest.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from drivetrain_pipelines.errors import InputError
+from drivetrain_pipelines.shards import Shard
+from drivetrain_pipelines.stream.fetch import Fetcher
+
+_DOWNLOADS = 4  # files at a time; the blocks of each come in parallel too
+_ROOM_PATIENCE_S = 30.0  # for other ranks to let go of shards
+_POLL_S = 0.05
+_PART, _GUARD, _EVICTION = ".part", ".lock", ".eviction.lock"
+
+
+class CachedFiles:
+    """Shards of one dataset version, fetched ahead in the order in which they are needed.
+
+    Args:
+        folder: of this dataset version on this node.
+        base_url: remote folder of the shards.
+        shards: of the split.
+        fetcher: for the remote storage; closed with this.
+        limit_bytes: of all files in ``folder``.
+    """
+
+    def __init__(
+        self, folder: Path, base_url: str, shards: Sequence[Shard], fetcher: Fetcher, limit_bytes: int
+    ) -> None:
+        self._folder, self._base_url, self._shards, self._fetcher = folder, base_url, shards, fetcher
+        self._limit = limit_bytes
+        self.ahead_bytes = limit_bytes // 2  # the other half is in use
+        self._pool = ThreadPoolExecutor(_DOWNLOADS, thread_name_prefix="cache")
+        self._lock = threading.Lock()
+        self._coming: dict[int, Future[None]] = {}
+        self._held: dict[int, int] = {}  # descriptor by shard
+        self._closing = False
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def expect(self, numbers: Sequence[int]) -> None:
+        """See `ShardFiles`."""
+        for number in numbers:
+            with suppress(FileNotFoundError):
+                os.utime(self._path(number))
+                continue
+            self._start(number, wait_for_room=False)
+
+    def acquire(self, number: int) -> Path:
+        """See `ShardFiles`.
+
+        Raises:
+            FetchError: the storage could not be reached for longer than the retry deadline.
+            InputError: the cache cannot hold what is needed at once.
+        """
+        while (descriptor := self._lock_file(number)) is None:
+            self._start(number, wait_for_room=True).result()
+        self._held[number] = descriptor
+        return self._path(number)
+
+    def release(self, number: int) -> None:
+        """See `ShardFiles`."""
+        os.close(self._held.pop(number))
+
+    def close(self) -> None:
+        """See `ShardFiles`."""
+        self._closing = True
+        self._fetcher.close()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        for number in list(self._held):
+            self.release(number)
+
+    def _path(self, number: int) -> Path:
+        return self._folder / self._shards[number].file
+
+    def _lock_file(self, number: int) -> int | None:
+        """A descriptor that keeps the file from being evicted; None when it is not there (any more)."""
+        path = self._path(number)
+        try:
+            descriptor = os.open(path, os.O_RDONLY)
+        except FileNotFoundError:
+            return None
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        if os.fstat(descriptor).st_nlink:
+            return descriptor
+        os.close(descriptor)  # evicted between the two calls
+        return None
+
+    def _start(self, number: int, wait_for_room: bool) -> Future[None]:
+        with self._lock:
+            coming = self._coming.get(number)
+            if coming is None or coming.done():
+                coming = self._coming[number] = self._pool.submit(self._download, number, wait_for_room)
+            return coming
+
+    def _download(self, number: int, wait_for_room: bool) -> None:
+        """Fetch a shard unless another rank of this node has done so meanwhile, or is doing it now."""
+        path, shard = self._path(number), self._shards[number]
+        part = path.with_name(f".{path.name}{_PART}")
+        with _exclusive(part.with_suffix(_GUARD)):
+            if path.exists() or not self._reserve(part, shard.bytes, wait_for_room):
+                return
+            try:
+                self._fetcher.fetch(f"{self._base_url}/{shard.file}", shard.xxh3, part)
+                part.rename(path)
+            except BaseException:
+                part.unlink()
+                raise
+
+    def _reserve(self, part: Path, size: int, wait: bool) -> bool:
+        """Make room for a file of ``size`` bytes and take it. Expecting gives way, needing waits."""
+        deadline = time.monotonic() + _ROOM_PATIENCE_S
+        while not self._evict_for(part, size):
+            if not wait or self._closing:
+                return False
+            if time.monotonic() > deadline:
+                in_use = f"{self._limit} bytes, all in use"
+                raise InputError("data.cache_bytes", in_use, f"room for {size} bytes more", "Raise it, or lower lanes.")
+            time.sleep(_POLL_S)
+        return True
+
+    def _evict_for(self, part: Path, size: int) -> bool:
+        """Remove what is needed latest until ``size`` bytes more fit, and let ``part`` have them."""
+        with _exclusive(self._folder / _EVICTION):
+            files = []
+            for path in self._folder.iterdir():
+                with suppress(FileNotFoundError):
+                    status = path.stat()
+                    files.append((status.st_mtime_ns, status.st_size, path))
+            total = sum(bytes_ for _, bytes_, _ in files)
+            for _, bytes_, path in sorted(files):
+                if total + size > self._limit and bytes_ and _remove_unless_used(path):
+                    total -= bytes_
+            if total + size > self._limit:
+                return False
+            with part.open("wb") as file:
+                os.posix_fallocate(file.fileno(), 0, size)
+            return True
+
+
+@contextmanager
+def _exclusive(path: Path) -> Iterator[None]:
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _remove_unless_used(path: Path) -> bool:
+    """A shard is used while a reader holds its lock, a part while a downloader holds its guard."""
+    lock = path.with_suffix(_GUARD) if path.suffix == _PART else path
+    try:
+        descriptor = os.open(lock, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink()
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True

@@ -1,0 +1,97 @@
+"""A prepared dataset version, opened for reading: where its parts come from, and in which order."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from drivetrain_pipelines.checksums import content_digest
+from drivetrain_pipelines.order.mixture import SampleOrder
+from drivetrain_pipelines.order.permutation import Int64Array
+from drivetrain_pipelines.shards import Manifest
+from drivetrain_pipelines.spec import DataSpec, StorageSpec
+from drivetrain_pipelines.storage import DatasetFolder, open_storage
+from drivetrain_pipelines.stream.arena import ShardArena
+from drivetrain_pipelines.stream.cache import CachedFiles
+from drivetrain_pipelines.stream.columns import Columns
+from drivetrain_pipelines.stream.fetch import Fetcher
+from drivetrain_pipelines.stream.files import LocalFiles, ShardFiles
+
+
+@dataclass(frozen=True)
+class CacheSettings:
+    """Where shards of remote datasets are kept on this node, and how many bytes of each dataset version."""
+
+    folder: Path
+    limit_bytes: int
+
+
+class Dataset:
+    """A dataset version.
+
+    Args:
+        location: folder or fsspec URL that holds the manifest and the shards.
+        storage: how to reach a URL.
+        cache: for a URL.
+
+    Raises:
+        CorruptFileError: there is no valid manifest.
+    """
+
+    def __init__(self, location: str, storage: StorageSpec | None = None, cache: CacheSettings | None = None) -> None:
+        self.folder, self._cache = DatasetFolder(location, storage or StorageSpec()), cache
+        self.manifest = Manifest.read(self.folder)
+
+    def open(self, split: str) -> tuple[ShardArena, ShardFiles]:
+        """The rows of a split, none of them mapped yet, and the files to map; the caller closes both."""
+        shards = self.manifest.splits[split]
+        return ShardArena(self.manifest.schema, shards), self._files(split)
+
+    def order(self, split: str, weights: Sequence[float], seed: int, lanes: int, window: int) -> SampleOrder:
+        """The endless shuffled stream over a split's streams."""
+        streams: dict[int, list[int]] = {}
+        for shard in self.manifest.splits[split]:
+            streams.setdefault(shard.stream, []).append(shard.rows)
+        return SampleOrder.of(list(streams.values()), [weights[number] for number in streams], seed, lanes, window)
+
+    def read(self, split: str, samples: Int64Array) -> Columns:
+        """Some rows at once, numbered over the split in manifest order.
+
+        Raises:
+            IndexError: there are fewer rows.
+        """
+        arena, files = self.open(split)
+        try:
+            first = np.cumsum([0] + [shard.rows for shard in self.manifest.splits[split]])
+            shards = np.searchsorted(first, samples, side="right") - 1
+            if samples.size and not 0 <= samples.min() <= samples.max() < first[-1]:
+                raise IndexError(f"{split} has {first[-1]} rows; asked for {samples.min()} to {samples.max()}")
+            for number in np.unique(shards).tolist():
+                arena.map_shard(number, files.acquire(number))
+            index = arena.index(shards, samples - first[shards])
+            return arena.gather(index, slice(0, len(samples)), arena.buffers(len(samples)))
+        finally:
+            arena.close()
+            files.close()
+
+    def _files(self, split: str) -> ShardFiles:
+        shards = self.manifest.splits[split]
+        if self.folder.local:
+            return LocalFiles(self.folder.local, shards)
+        assert self._cache, "a remote dataset needs a cache"
+        filesystem, path = open_storage(self.folder.location, self.folder.storage)
+        place = content_digest(self.folder.location)
+        folder = self._cache.folder / f"{self.manifest.name}-{self.manifest.version}-{place}"
+        return CachedFiles(folder, path, shards, Fetcher(filesystem), self._cache.limit_bytes)
+
+
+def open_dataset(location: str, data: DataSpec) -> Dataset:
+    """A job's dataset. Shards of a remote one are cached below ``DRIVETRAIN_CACHE``, or the temporary folder."""
+    default = f"{tempfile.gettempdir()}/drivetrain-cache-{os.getuid()}"
+    folder = Path(os.environ.get("DRIVETRAIN_CACHE", default))
+    return Dataset(location, data.storage, CacheSettings(folder, data.cache_bytes))

