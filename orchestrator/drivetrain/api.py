@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,11 +74,30 @@ def resume(run_id: str, address: str | None = None, on_view: OnView = _ignore) -
 
 def _follow(session: Any, run_id: str, on_view: OnView) -> RunSummary:
     view: dict[str, Any] = {}
-    try:
-        for view in session.follow(run_id):
-            on_view(view)
-    except KeyboardInterrupt:
-        session.cancel(run_id)
-        for view in session.follow(run_id):
+    with _interrupt_noted() as interrupted:
+        for view in session.follow(run_id, interrupted.is_set):
             on_view(view)
     return RunSummary(run_id, view["facts"]["reason"], view["facts"])
+
+
+@contextmanager
+def _interrupt_noted() -> Iterator[threading.Event]:
+    """Ctrl-C sets the event; a second one raises KeyboardInterrupt.
+
+    As an exception the first could hit a destructor or a callback of Ray's, where Python prints it and goes on.
+    """
+    noted = threading.Event()
+    if threading.current_thread() is not threading.main_thread():  # signals are none of its business
+        yield noted
+        return
+    before = signal.getsignal(signal.SIGINT) or signal.default_int_handler
+
+    def note(*_: object) -> None:
+        noted.set()
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield noted
+    finally:
+        signal.signal(signal.SIGINT, before)

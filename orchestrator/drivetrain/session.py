@@ -9,7 +9,7 @@ import secrets
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -62,10 +62,17 @@ class Session:
         self._call("adopt", record.id)
         return self._store.get(record.id)
 
-    def follow(self, run_id: str) -> Iterator[dict[str, Any]]:
-        """Views of a run, each newer than the one before, until it has ended."""
-        version = -1
+    def follow(self, run_id: str, cancelled: Callable[[], bool]) -> Iterator[dict[str, Any]]:
+        """Views of a run, each newer than the one before, until it has ended.
+
+        Args:
+            cancelled: asked once a second; the first time that it says so, the run is asked to save and end.
+        """
+        version, told = -1, False
         while True:
+            if not told and cancelled():
+                self.cancel(run_id)
+                told = True
             view = self._call("view", run_id, version, _VIEW_WAIT_S)
             if view["version"] < version:  # the coordinator was restarted and counts anew
                 version = -1

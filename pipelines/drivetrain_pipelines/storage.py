@@ -36,6 +36,8 @@ def open_storage(url: str, storage: StorageSpec) -> tuple[Any, str]:
         if storage.profile:
             options["profile"] = storage.profile
     filesystem, path = url_to_fs(url, **options)
+    if options:
+        filesystem.retries = 1  # s3fs would try for up to a minute by itself; our deadlines are above it
     return filesystem, str(path)
 
 
