@@ -9,7 +9,7 @@ lanes end at different times, so the demand for new shards is even. Lanes do not
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 
 import numpy as np
 
@@ -41,42 +41,69 @@ class StreamOrder:
 
     def locate(self, counters: Int64Array) -> tuple[Int64Array, Int64Array]:
         """Shard and row of the samples that this stream delivers as its numbers ``counters``; int64 ``[n]``."""
-        epochs, offsets = np.divmod(counters, self.size)
-        places = self._shuffle(epochs, offsets)
+        if not counters.size:
+            return counters, counters
+        epochs = counters // self.size
+        places = self._shuffle(epochs, counters - epochs * self.size)
+        if epochs.min() == epochs.max():  # nearly always
+            return self._find(int(epochs[0]), places)
         shards, rows = np.empty_like(places), np.empty_like(places)
         for epoch in np.unique(epochs):
             chosen = epochs == epoch
-            sequence, first = _shard_sequence(self.rows, mix_key(self.key, _SHARDS, int(epoch)))
-            slots = np.searchsorted(first, places[chosen], side="right") - 1
-            shards[chosen], rows[chosen] = sequence[slots], places[chosen] - first[slots]
+            shards[chosen], rows[chosen] = self._find(int(epoch), places[chosen])
         return shards, rows
 
     def _shuffle(self, epochs: Int64Array, offsets: Int64Array) -> Int64Array:
         """Places in the epoch's row of shards: each offset's lane, window, and place within the window."""
-        step, lane = np.divmod(offsets, self.lanes)
-        short, longer = divmod(self.size, self.lanes)  # the first `longer` lanes have one sample more
-        lane_begin = lane * short + np.minimum(lane, longer)
-        lane_size = short + (lane < longer)
-        # The first window of a lane is cut short by the lane's number, which staggers the ends of all others.
-        cut = lane * self.window // self.lanes
-        number, within = np.divmod(step + cut, self.window)
-        window_begin = np.maximum(number * self.window - cut, 0)
-        window_size = np.minimum((number + 1) * self.window - cut, lane_size) - window_begin
-        within -= np.where(number == 0, cut, 0)
+        step = offsets // self.lanes
+        lane = offsets - step * self.lanes
+        begin, size, cut = self._lane_begin[lane], self._lane_size[lane], self._first_cut[lane]
+        number = (step + cut) // self.window
+        window_begin = number * self.window
+        window_begin -= cut
+        window_size = np.minimum(window_begin + self.window, size)
+        np.maximum(window_begin, 0, out=window_begin)
+        window_size -= window_begin
         windows_per_lane = self.size // self.window + 2
         keys = mix_keys(mix_key(self.key, _WINDOW), (epochs * self.lanes + lane) * windows_per_lane + number)
-        places: Int64Array = lane_begin + window_begin + permute(within, _one_if_equal(window_size), keys)
+        places: Int64Array = permute(step - window_begin, _one_if_equal(window_size), keys)
+        places += begin
+        places += window_begin
         return places
+
+    @cached_property
+    def _lane_size(self) -> Int64Array:
+        """Samples of each lane: the first ones have one more where the lanes do not divide the epoch."""
+        return np.array([(self.size + self.lanes - 1 - lane) // self.lanes for lane in range(self.lanes)], np.int64)
+
+    @cached_property
+    def _lane_begin(self) -> Int64Array:
+        """Place of each lane's first sample."""
+        return np.cumsum(self._lane_size) - self._lane_size
+
+    @cached_property
+    def _first_cut(self) -> Int64Array:
+        """By how much each lane's first window is cut short, which staggers the ends of all others."""
+        return np.arange(self.lanes, dtype=np.int64) * self.window // self.lanes
+
+    def _find(self, epoch: int, places: Int64Array) -> tuple[Int64Array, Int64Array]:
+        """Shard and row at places in an epoch's row of shards."""
+        if epoch not in self._sequences:
+            if len(self._sequences) > 2:  # epochs follow each other
+                self._sequences.clear()
+            sequence = permute(np.arange(len(self.rows)), len(self.rows), mix_key(self.key, _SHARDS, epoch))
+            counts = np.asarray(self.rows, np.int64)[sequence]
+            self._sequences[epoch] = sequence, np.cumsum(counts) - counts
+        sequence, first = self._sequences[epoch]
+        slots = np.searchsorted(first, places, side="right") - 1
+        return sequence[slots], places - first[slots]
+
+    @cached_property
+    def _sequences(self) -> dict[int, tuple[Int64Array, Int64Array]]:
+        """For some epochs: their order of the shards, and the place of the first sample of each."""
+        return {}
 
 
 def _one_if_equal(sizes: Int64Array) -> int | Int64Array:
     """Nearly always all windows are whole, which makes the arithmetic cheaper."""
     return int(sizes[0]) if sizes.size and (sizes == sizes[0]).all() else sizes
-
-
-@lru_cache(maxsize=64)
-def _shard_sequence(rows: tuple[int, ...], key: int) -> tuple[Int64Array, Int64Array]:
-    """The shards of an epoch in their order, and the place of the first sample of each."""
-    sequence = permute(np.arange(len(rows), dtype=np.int64), len(rows), key)
-    first = np.concatenate([[0], np.cumsum(np.asarray(rows, np.int64)[sequence])[:-1]])
-    return sequence, first

@@ -10,11 +10,16 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from drivetrain_pipelines.arrow_types import dtype_of, is_list, is_ragged, row_of
 from drivetrain_pipelines.errors import CorruptFileError
 from drivetrain_pipelines.order.permutation import Int64Array
-from drivetrain_pipelines.stream.memory import PAGE, AddressRange
+from drivetrain_pipelines.stream.memory import HUGE_PAGE, PAGE, AddressRange
+
+# Of Arrow's allocators jemalloc is the quickest to hand the memory of the batch before out again.
+_POOL = pa.jemalloc_memory_pool() if "jemalloc" in pa.supported_memory_backends() else pa.default_memory_pool()
+_MOST_ADDRESSES = 1 << 44  # of the 2**47 that a process has
 
 
 @dataclass(frozen=True)
@@ -96,8 +101,12 @@ class FixedColumn:
     def __init__(self, kind: pa.DataType, shards: int, largest: int) -> None:
         self._dtype, self._shape = row_of(kind)
         self._row_bytes = self._dtype.itemsize * math.prod(self._shape)
-        grid = math.lcm(PAGE, self._row_bytes)  # slots are whole rows and whole pages
-        self._slot = (math.ceil(largest / grid) + 1) * grid  # one more, to move the file to where its rows fit
+        # Slots are whole rows and whole pages, huge ones where the addresses suffice, and a grid longer than the
+        # largest file, so that it can be moved to where its rows fit.
+        grid = math.lcm(PAGE, self._row_bytes)
+        huge = math.lcm(HUGE_PAGE, self._row_bytes)
+        unit = huge if (largest + grid + huge) * shards < _MOST_ADDRESSES else grid
+        self._slot = math.ceil((largest + grid) / unit) * unit
         self._range = AddressRange(self._slot * shards)
         self._first_row = np.zeros(shards, np.int64)
         self._anchor = -1  # where the grid begins: known with the first shard
@@ -163,7 +172,7 @@ class RaggedColumn:
 
     def __init__(self, kind: pa.DataType, rows: Sequence[int], largest: int) -> None:
         self._dtype = dtype_of(kind.value_type) if is_list(kind) else np.dtype(np.uint8)
-        self._slot = (math.ceil(largest / PAGE)) * PAGE
+        self._slot = math.ceil(largest / HUGE_PAGE) * HUGE_PAGE
         self._range = AddressRange(self._slot * len(rows))
         self._stride = max(rows) + 1  # one more, for the gap between the last value of a shard and the next shard
         self._offsets = np.zeros(self._stride * len(rows) + 1, np.int64)  # memory comes with the shards that are mapped
@@ -201,7 +210,7 @@ class RaggedColumn:
     def gather(self, index: Int64Array, out: Values | None) -> Values:
         """See `Column`."""
         assert out is None
-        taken = self._rows.take(pa.array(index))
+        taken = pc.take(self._rows, pa.array(index), boundscheck=False, memory_pool=_POOL)  # `index` has checked
         _, offsets, values = taken.buffers()
         ends = np.frombuffer(offsets, np.int64, len(index) + 1) // self._dtype.itemsize
         return Ragged(np.frombuffer(values, self._dtype, ends[-1]), ends)

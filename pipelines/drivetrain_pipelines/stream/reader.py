@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -18,8 +19,9 @@ from drivetrain_pipelines.stream.files import ShardFiles
 
 _PLAN_SAMPLES = 8192  # located in one pass: numpy's cost per call is then no matter
 _PLAN_BYTES = 64 << 20  # the shards of a plan must be there all at once
-_BLOCK_BYTES = 1 << 20  # handed over together: waking the consumer for every small batch would cost more than gathering
-_RING = 4  # blocks: one in use, one just released, two ahead
+_AHEAD = 2  # batches that the thread gathers while the consumer computes
+_RING = _AHEAD + 1  # and one in use
+_WORTH_S = 5e-4  # a consumer that is away for less gathers itself: waking a thread would cost more than it saves
 _LARGEST_PLANS = 4096  # however far the look-ahead reaches
 
 
@@ -29,11 +31,12 @@ class Batch:
 
     Attributes:
         position: global position of the global batch's first sample.
-        columns: arrays ``[rows, ...]``, or `Ragged`; valid until the batch after the next one is taken.
+        columns: arrays ``[rows, ...]``, or `Ragged`; valid until the next batch is taken.
     """
 
     position: int
     columns: Columns
+    buffers: dict[str, Values | None] = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -46,11 +49,11 @@ class _Plan:
     needed: tuple[int, ...]  # shards in order of need
 
 
-_Block = tuple[list[Batch], list[dict[str, Values | None]]]
-
-
 class StreamReader:
-    """Endless shuffled batches of one rank, gathered ahead by a thread into reused buffers.
+    """Endless shuffled batches of one rank, gathered into reused buffers.
+
+    While the consumer computes, a thread gathers ahead. A consumer that comes back at once gathers by itself. Never do
+    both at a time, so the order of things needs no lock.
 
     Args:
         arena: of the split; this reader maps its shards and unmaps what it does not need soon. Stays open until after
@@ -71,56 +74,64 @@ class StreamReader:
         self._next_plan, self._plans = start, deque[_Plan]()
         batch_bytes = max(1, arena.bytes_per_row * self._own)
         self._batches_per_plan = max(1, min(_PLAN_SAMPLES // max(1, self._own), _PLAN_BYTES // batch_bytes))
-        self._batches_per_block = min(self._batches_per_plan, max(1, _BLOCK_BYTES // batch_bytes))
-        self._free: queue.SimpleQueue[list[dict[str, Values | None]] | None] = queue.SimpleQueue()
-        self._ready: queue.SimpleQueue[_Block | Exception] = queue.SimpleQueue()
-        for _ in range(_RING):
-            self._free.put([arena.buffers(self._own) for _ in range(self._batches_per_block)])
-        self._thread = threading.Thread(target=self._fill, name="stream-reader", daemon=True)
+        self._batches = self._gather()
+        self._free = [arena.buffers(self._own) for _ in range(_RING)]
+        self._wanted: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        self._ready: queue.SimpleQueue[Batch | Exception] = queue.SimpleQueue()
+        self._ahead = 0  # batches that the thread was asked for and that were not taken yet
+        self._thread = threading.Thread(target=self._work, name="stream-reader", daemon=True)
         self._thread.start()
+        self._ask()
 
     def __iter__(self) -> Iterator[Batch]:
-        held: deque[list[dict[str, Values | None]]] = deque()
         while True:
-            block = self._ready.get()
-            if isinstance(block, Exception):
-                raise block
-            batches, buffers = block
-            held.append(buffers)
-            yield from batches
-            if len(held) == 2:
-                self._free.put(held.popleft())
+            batch = self._take() if self._ahead else next(self._batches)
+            left = time.perf_counter()
+            yield batch
+            self._free.append(batch.buffers)
+            if time.perf_counter() - left > _WORTH_S:
+                self._ask()
 
     def close(self) -> None:
         """Stop the thread and release all files."""
-        self._free.put(None)
+        self._wanted.put(False)
         self._files.close()
         self._thread.join()
 
-    def _fill(self) -> None:
-        try:
-            # Buffers are taken in order, so the sentinel of close() is seen after at most one ring of gathers.
-            buffers = self._free.get()
-            while buffers is not None:
-                plan = self._take_plan()
-                index = self._arena.index(plan.shards, plan.rows)
-                for first in range(0, self._batches_per_plan, self._batches_per_block):
-                    count = min(self._batches_per_block, self._batches_per_plan - first)
-                    batches = []
-                    for number in range(first, first + count):
-                        part = slice(number * self._own, (number + 1) * self._own)
-                        columns = self._arena.gather(index, part, buffers[number - first])
-                        batches.append(Batch(plan.position + number * self._global_batch, columns))
-                    self._ready.put((batches, buffers))
-                    buffers = self._free.get()
-                    if buffers is None:
-                        return
-        except Exception as error:  # handed to the consumer, which raises it
-            self._ready.put(error)
+    def _take(self) -> Batch:
+        batch = self._ready.get()
+        self._ahead -= 1
+        if isinstance(batch, Exception):
+            raise batch
+        return batch
+
+    def _ask(self) -> None:
+        while self._ahead < _AHEAD:
+            self._ahead += 1
+            self._wanted.put(True)
+
+    def _work(self) -> None:
+        while self._wanted.get():
+            try:
+                self._ready.put(next(self._batches))
+            except Exception as error:  # handed to the consumer, which raises it
+                self._ready.put(error)
+                return
+
+    def _gather(self) -> Iterator[Batch]:
+        """The batches, one after another; advanced by the thread or by the consumer."""
+        while True:
+            plan = self._take_plan()
+            index = self._arena.index(plan.shards, plan.rows)
+            for number in range(self._batches_per_plan):
+                buffers = self._free.pop()  # the one that was used last is still in the processor's cache
+                part = slice(number * self._own, (number + 1) * self._own)
+                columns = self._arena.gather(index, part, buffers)
+                yield Batch(plan.position + number * self._global_batch, columns, buffers)
 
     def _take_plan(self) -> _Plan:
         """The next plan, its shards mapped; and enough plans behind it for the files to be fetched in time."""
-        while not self._plans or (self._ahead() < self._files.ahead_bytes and len(self._plans) < _LARGEST_PLANS):
+        while not self._plans or (self._bytes_ahead() < self._files.ahead_bytes and len(self._plans) < _LARGEST_PLANS):
             plan = self._make_plan(self._next_plan)
             self._next_plan += self._batches_per_plan * self._global_batch
             self._plans.append(plan)
@@ -138,12 +149,16 @@ class StreamReader:
                 self._arena.map_shard(number, self._files.acquire(number))
         return plan
 
-    def _ahead(self) -> int:
+    def _bytes_ahead(self) -> int:
         return self._arena.bytes_of({number for plan in self._plans for number in plan.needed})
 
     def _make_plan(self, position: int) -> _Plan:
         pattern = self._order.positions(0, self._global_batch, self._rows)
         starts = position + self._global_batch * np.arange(self._batches_per_plan, dtype=np.int64)
         shards, rows = self._order.locate((starts[:, None] + pattern).reshape(-1))
-        numbers, first = np.unique(shards, return_index=True)
-        return _Plan(position, shards, rows, tuple(numbers[np.argsort(first)].tolist()))
+        if self._files.ahead_bytes:
+            numbers, first = np.unique(shards, return_index=True)
+            numbers = numbers[np.argsort(first)]
+        else:  # nothing to fetch, so their order is no matter
+            numbers = np.flatnonzero(np.bincount(shards))
+        return _Plan(position, shards, rows, tuple(numbers.tolist()))

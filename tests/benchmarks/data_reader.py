@@ -1,0 +1,79 @@
+"""Delivering shuffled batches: one consumer in a process of its own; prints samples per CPU second.
+
+Run by the data benchmark as ``python -m tests.benchmarks.data_reader WAY FOLDER SECONDS``.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from drivetrain_pipelines.stream.dataset import Dataset
+from drivetrain_pipelines.stream.reader import StreamReader
+
+BATCH = 64
+_WARM_UP_S = 1.0
+
+
+def raw(folder: Path, column: str) -> Iterator[int]:
+    """The bound: random rows of one memory-mapped array (or slices of one mapped file) copied into a reused buffer."""
+    draw = np.random.default_rng(0)
+    if column == "tokens":
+        rows = np.load(folder / "raw.npy", mmap_mode="r")
+        out = np.empty((BATCH, rows.shape[1]), rows.dtype)
+        while True:
+            for index in draw.permutation(len(rows))[: len(rows) // BATCH * BATCH].reshape(-1, BATCH):
+                np.take(rows, index, axis=0, out=out, mode="clip")
+                yield BATCH
+    values, offsets = np.load(folder / "raw.npy", mmap_mode="r"), np.load(folder / "offsets.npy")
+    view, largest = memoryview(values), int(np.diff(offsets).max())
+    buffer = bytearray(BATCH * largest)
+    begin, end = offsets[:-1].tolist(), offsets[1:].tolist()
+    target = memoryview(buffer)
+    while True:
+        for index in draw.permutation(len(begin))[: len(begin) // BATCH * BATCH].reshape(-1, BATCH).tolist():
+            at = 0
+            for row in index:
+                size = end[row] - begin[row]
+                target[at : at + size] = view[begin[row] : end[row]]
+                at += size
+            yield BATCH
+
+
+def drivetrain(folder: Path, column: str) -> Iterator[int]:
+    """Our reader: order, look-ahead, gather, hand-over, all included."""
+    dataset = Dataset(str(folder / "shards"))
+    arena, files = dataset.open("train")
+    reader = StreamReader(arena, files, dataset.order("train", [1], 0, 32, 1 << 14), BATCH, slice(0, BATCH), 0)
+    try:
+        for batch in reader:
+            assert len(batch.columns[column]) == BATCH
+            yield BATCH
+    finally:
+        reader.close()
+        arena.close()
+
+
+WAYS: dict[str, Callable[[Path, str], Iterator[int]]] = {"raw": raw, "drivetrain": drivetrain}
+
+
+def main() -> None:
+    """Deliver for some seconds after a warm-up; CPU time of all threads and child processes counts."""
+    way, folder, column, seconds = sys.argv[1], Path(sys.argv[2]), sys.argv[3], float(sys.argv[4])
+    batches = WAYS[way](folder, column)
+    until = time.perf_counter() + _WARM_UP_S
+    while time.perf_counter() < until:
+        next(batches)
+    samples, cpu, began = 0, time.process_time(), time.perf_counter()
+    while time.perf_counter() - began < seconds:
+        samples += next(batches)
+    cpu = time.process_time() - cpu
+    print(json.dumps({"samples_per_cpu_s": samples / cpu, "samples_per_s": samples / (time.perf_counter() - began)}))
+
+
+if __name__ == "__main__":
+    main()
