@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 JOB ?= language-model
 
-.PHONY: run check test test-all bench bench-throughput bench-recovery clean
+.PHONY: run check test test-all bench bench-throughput bench-recovery bench-data clean
 
 run: .venv/installed
 	$(BIN)/drivetrain run $(JOB)
@@ -20,9 +20,9 @@ test: check
 test-all: check
 	$(BIN)/pytest
 
-bench: bench-throughput bench-recovery
+bench: bench-throughput bench-recovery bench-data
 
-bench-throughput bench-recovery: bench-%: .venv/installed
+bench-throughput bench-recovery bench-data: bench-%: .venv/installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[bench]"
 	$(BIN)/python -m tests.benchmarks.$*
 

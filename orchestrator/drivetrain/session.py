@@ -120,6 +120,13 @@ class Session:
 
 @contextmanager
 def open_session(address: str | None = None) -> Iterator[Session]:
+    """A session on a Ray cluster. Args: see `connect`."""
+    with connect(address):
+        yield Session(Home.from_environment())
+
+
+@contextmanager
+def connect(address: str | None = None) -> Iterator[None]:
     """Join a Ray cluster, or start one that ends with the block.
 
     Args:
@@ -141,7 +148,7 @@ def open_session(address: str | None = None) -> Iterator[Session]:
         ray.init(address="local", include_dashboard=False, **quiet)
         _protect_token()
     try:
-        yield Session(Home.from_environment())
+        yield
     finally:
         ray.shutdown()
 

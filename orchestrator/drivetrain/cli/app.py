@@ -14,10 +14,15 @@ app = typer.Typer(
     help="Distributed training whose result does not depend on what happens to the machines.",
 )
 
+data = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Prepare, check and look into datasets.")
+app.add_typer(data, name="data")
+
 _Job = Annotated[str, typer.Argument(metavar="JOB", help="job file, folder with a job.yaml, or recipe name")]
 _Run = Annotated[str, typer.Argument(metavar="RUN", help="run id, or the beginning of one")]
 _Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override, as section.key=value")]
 _Json = Annotated[bool, typer.Option("--json", help="one JSON object per line, for machines")]
+_Dataset = Annotated[str, typer.Argument(metavar="DATASET", help="name, NAME/VERSION, folder or URL")]
+_Endpoint = Annotated[str | None, typer.Option(help="of an S3 server other than AWS, for a URL")]
 _Address = Annotated[str | None, typer.Option(help="Ray cluster to join; by default this machine's, or a new one")]
 
 
@@ -57,6 +62,59 @@ def predict(
     from drivetrain.cli.commands import predict_text
 
     predict_text(run, prompt, max_tokens, temperature, seed)
+
+
+@app.command()
+def audit(run: _Run, json: _Json = False) -> None:
+    """Prove from a run's ledger that every sample was used exactly once per epoch."""
+    from drivetrain.cli.data import audit_run
+
+    audit_run(run, json)
+
+
+@data.command("prepare")
+def data_prepare(job: _Job, set_: _Set = None, address: _Address = None) -> None:
+    """Make the dataset version that a job needs, without training."""
+    from drivetrain.cli.data import prepare_data
+
+    prepare_data(job, set_ or [], address)
+
+
+@data.command("inspect")
+def data_inspect(dataset: _Dataset, endpoint_url: _Endpoint = None, json: _Json = False) -> None:
+    """Columns, splits, figures and skipped records of a dataset."""
+    from drivetrain.cli.data import inspect_data
+
+    inspect_data(dataset, endpoint_url, json)
+
+
+@data.command("verify")
+def data_verify(dataset: _Dataset, endpoint_url: _Endpoint = None) -> None:
+    """Compare every byte of a dataset with its checksums."""
+    from drivetrain.cli.data import verify_data
+
+    verify_data(dataset, endpoint_url)
+
+
+@data.command("head")
+def data_head(
+    dataset: _Dataset,
+    endpoint_url: _Endpoint = None,
+    split: Annotated[str, typer.Option()] = "train",
+    rows: Annotated[int, typer.Option("--rows", "-n", min=1)] = 3,
+) -> None:
+    """Show the first samples."""
+    from drivetrain.cli.data import show_head
+
+    show_head(dataset, endpoint_url, split, rows)
+
+
+@data.command("gc")
+def data_gc(yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False) -> None:
+    """Remove dataset versions that no run refers to."""
+    from drivetrain.cli.data import collect_garbage
+
+    collect_garbage(yes)
 
 
 @app.command("list")

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import typer
-from drivetrain_pipelines.errors import DrivetrainError, InputError
+from drivetrain_pipelines.errors import InputError
 from drivetrain_workers.generate_request import GenerateRequest, generate_in_subprocess
 
 from drivetrain import api
+from drivetrain.cli.errors import errors
 from drivetrain.cli.render import Renderer, renderer
 from drivetrain.home import Home
 from drivetrain.runs.store import RunStore
@@ -19,19 +17,19 @@ from drivetrain.runs.store import RunStore
 
 def run_job(job: str, overrides: list[str], as_json: bool, address: str | None) -> None:
     """`drivetrain run`."""
-    with _errors(), renderer(as_json) as out:
+    with errors(), renderer(as_json) as out:
         _finish(api.run(job, overrides, address, out.show), out)
 
 
 def resume_run(run_id: str, as_json: bool, address: str | None) -> None:
     """`drivetrain resume`."""
-    with _errors(), renderer(as_json) as out:
+    with errors(), renderer(as_json) as out:
         _finish(api.resume(run_id, address, out.show), out)
 
 
 def validate_job(job: str, overrides: list[str]) -> None:
     """`drivetrain validate`."""
-    with _errors():
+    with errors():
         spec = api.validate(job, overrides).spec
         length = f"{spec.training.steps} steps" if spec.training.steps else f"{spec.training.epochs:g} epochs"
         print(f"{spec.name}: valid ({length}, {spec.resources.workers} workers, ZeRO {spec.training.zero})")
@@ -39,7 +37,7 @@ def validate_job(job: str, overrides: list[str]) -> None:
 
 def predict_text(run_id: str, prompt: str, max_tokens: int, temperature: float, seed: int) -> None:
     """`drivetrain predict`."""
-    with _errors():
+    with errors():
         home = Home.from_environment()
         record = RunStore(home.database_url).get(run_id)
         if "dataset" not in record.facts:
@@ -52,7 +50,7 @@ def predict_text(run_id: str, prompt: str, max_tokens: int, temperature: float, 
 
 def list_runs(as_json: bool) -> None:
     """`drivetrain list`."""
-    with _errors():
+    with errors():
         for record in RunStore(Home.from_environment().database_url).runs():
             line = {
                 "run_id": record.id,
@@ -67,16 +65,3 @@ def _finish(summary: api.RunSummary, out: Renderer) -> None:
     out.summary(summary)
     if not summary.succeeded:
         raise typer.Exit(130 if summary.reason == "cancelled" else 1)
-
-
-@contextmanager
-def _errors() -> Iterator[None]:
-    """One clear line for what a user can get wrong."""
-    try:
-        yield
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise typer.Exit(2) from None
-    except DrivetrainError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise typer.Exit(1) from None

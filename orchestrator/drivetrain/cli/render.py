@@ -54,6 +54,15 @@ def renderer(as_json: bool) -> Iterator[Renderer]:
             yield PlainLines(out)
 
 
+@contextmanager
+def renderer_console() -> Iterator[Console]:
+    """A console on stdout, for verbs without views; what Ray prints goes to a file, as in `renderer`."""
+    out = sys.stdout
+    log = Home.from_environment().path / "ray-messages.log"
+    with log.open("a") as ray_messages, redirect_stdout(ray_messages):
+        yield Console(file=out)
+
+
 class JsonLines:
     """Every view as one line of JSON, the summary last."""
 

@@ -73,20 +73,21 @@ class SampleOrder:
 
     def divide(self, positions: Int64Array) -> tuple[Int64Array, Int64Array]:
         """Stream at each position, and how many of that stream's samples stand before it."""
-        blocks, within = np.divmod(positions, _BLOCK)
-        slots = permute(within, _BLOCK, mix_keys(self.key, blocks))
-        before = [self._before(blocks, number) for number in range(len(self.streams) + 1)]
-        after = [self._before(blocks + 1, number) for number in range(len(self.streams) + 1)]
-        numbers, counters = np.zeros_like(positions), np.zeros_like(positions)
-        begin = np.zeros_like(positions)
+        blocks, inverse = np.unique(positions // _BLOCK, return_inverse=True)
+        keys = np.repeat(mix_keys(self.key, blocks), _BLOCK)
+        slots = permute(np.tile(np.arange(_BLOCK), len(blocks)), _BLOCK, keys).reshape(-1, _BLOCK)
+        numbers, counters = np.empty_like(slots), np.empty_like(slots)
+        begin = np.zeros((len(blocks), 1), np.int64)
         for number in range(len(self.streams)):
-            done = before[number + 1] - before[number]
-            share = after[number + 1] - after[number] - done
-            own = (slots >= begin) & (slots < begin + share)
+            done = self._before(blocks, number + 1) - self._before(blocks, number)
+            after = self._before(blocks + 1, number + 1) - self._before(blocks + 1, number)
+            end = begin + (after - done)[:, None]
+            own = (slots >= begin) & (slots < end)
             numbers[own] = number
-            counters[own] = (done + slots - begin)[own]
-            begin += share
-        return numbers, counters
+            counters[own] = (np.cumsum(own, axis=1) - 1 + done[:, None])[own]
+            begin = end
+        within = positions % _BLOCK
+        return numbers[inverse, within], counters[inverse, within]
 
     def positions(self, start: int, global_batch: int, rows: slice) -> Int64Array:
         """Global positions of some rows of the batch that begins at ``start``.

@@ -1,0 +1,163 @@
+"""Preparing datasets with real actors, and the verbs around them."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import yaml
+from PIL import Image
+
+from tests.cluster.harness import Result, command_line, run_job, wait_until_gone
+from tests.s3 import s3_server
+
+MODEL = """
+import torch
+import torch.nn.functional as F
+
+
+def make(classes):
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(8 * 8 * 3, classes))
+
+
+def loss(model, batch):
+    return F.cross_entropy(model(batch["image"].float() / 255), batch["label"][:, 0])
+"""
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A job folder with 200 small pictures, reddish and bluish, one of them broken."""
+    folder = tmp_path_factory.mktemp("pictures")
+    draw = np.random.default_rng(0)
+    for number in range(200):
+        name = ("blue", "red")[number % 2]
+        pixels = draw.integers(0, 100, (8, 8, 3), dtype=np.uint8)
+        pixels[..., 0 if name == "red" else 2] += 100
+        sink = io.BytesIO()
+        Image.fromarray(pixels).save(sink, "PNG")
+        path = folder / "raw" / name / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(sink.getvalue() if number != 77 else b"not a picture")
+    (folder / "model.py").write_text(MODEL)
+    job = {
+        "name": "pictures",
+        "data": {
+            "name": "pictures",
+            "source": "raw",
+            "eval_fraction": 0.2,
+            "image": {"height": 8, "width": 8},
+            "on_error": "skip",
+            "chunk_bytes": 4096,
+        },
+        "model": {"factory": "model:make", "loss": "model:loss"},
+        "training": {"steps": 30, "global_batch_size": 16, "eval_every": 30, "optimizer": {"lr": 1e-2}},
+        "checkpoint": {"every": 10},
+    }
+    (folder / "job.yaml").write_text(yaml.safe_dump(job))
+    return folder
+
+
+def test_pictures_in_object_storage(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prepared into a bucket, streamed from it through the node's cache; the same losses as from a local folder."""
+    home = tmp_path / "home"
+    local = run_job(pictures, home).finish()
+    assert local.code == 0, local.errors
+    assert local.facts["eval_loss"] < 0.4  # 0.69 is chance
+    assert local.facts["skipped_records"] == 1
+    assert "77.png" in local.facts["skipped_first"][0]
+    assert local.facts.get("sample") is None
+    monkeypatch.setenv("DRIVETRAIN_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "s3").mkdir()
+    with s3_server(tmp_path / "s3") as s3:
+        endpoint = str(s3.direct.endpoint_url)
+        job = run_job(pictures, home, f"data.location={s3.url}/sets", f"data.storage.endpoint_url={endpoint}")
+        job.kill_part("rank-1", 12)
+        remote = job.finish()
+        assert remote.code == 0, remote.errors
+        assert remote.facts["dataset"].startswith(s3.url)
+        assert remote.series("loss") == local.series("loss")
+        assert list((tmp_path / "cache").rglob("train-*.arrow"))
+        where = (remote.facts["dataset"], f"--endpoint-url={endpoint}")
+        assert "every byte is what was written" in command_line(home, "data", "verify", *where).stdout
+        assert json.loads(command_line(home, "data", "inspect", *where, "--json").stdout)["classes"] == ["blue", "red"]
+        audit = command_line(home, "audit", remote.run_id)
+        assert "30 steps, 480 samples" in audit.stdout, audit.stderr
+        assert "exactly once per epoch" in audit.stdout
+
+
+def test_a_killed_preparation_goes_on(toy_job: Path, tmp_path: Path) -> None:
+    """Whatever the number of actors, the bytes are the same; what was finished before the kill is not done again."""
+    small = "--set=data.chunk_bytes=1024"
+    arguments = ["data", "prepare", str(toy_job), small]
+    alone = command_line(tmp_path / "a", *arguments, "--set=resources.preprocessors=1")
+    assert alone.returncode == 0, alone.stderr
+    home = tmp_path / "b"
+    command = [Path(sys.executable).with_name("drivetrain"), *arguments, "--set=resources.preprocessors=2"]
+    first = subprocess.Popen(command, env={**os.environ, "DRIVETRAIN_HOME": str(home)}, stdout=subprocess.DEVNULL)
+    while len(parts := sorted(home.glob("datasets/toy/*/.parts/*.json"))) < 5:
+        assert first.poll() is None
+        time.sleep(0.005)
+    started = psutil.Process(first.pid).children(recursive=True)
+    actors = [process for process in started if process.name().startswith("ray::Preproc")]
+    assert actors
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    assert wait_until_gone(actors) == []  # nobody writes any more
+    done = {path: path.stat().st_mtime_ns for part in parts[:3] for path in _shards_of(part)}
+    assert not list(home.glob("datasets/toy/*/manifest.json"))
+    again = command_line(home, *arguments)
+    assert again.returncode == 0, again.stderr
+    assert {path: path.stat().st_mtime_ns for path in done} == done
+    assert _contents(home) == _contents(tmp_path / "a")
+    assert "found, nothing to prepare" in command_line(home, *arguments).stdout
+
+
+def test_looking_into_a_dataset(undisturbed: Result, tmp_path: Path) -> None:
+    home = undisturbed.home
+    inspected = command_line(home, "data", "inspect", "toy").stdout
+    assert "column tokens" in inspected
+    assert "unigram_entropy" in inspected
+    first = json.loads(command_line(home, "data", "head", "toy", "-n", "1").stdout)
+    assert " the " in first["text"]
+    assert command_line(home, "data", "head", "toy", "--split=nowhere").returncode == 2
+    missing = command_line(home, "data", "verify", "nowhere")
+    assert missing.returncode == 2
+    assert "toy" in missing.stderr
+    audit = command_line(home, "audit", undisturbed.run_id)
+    assert audit.stdout.startswith("40 steps, 320 samples")
+    unused = home / "datasets" / "toy" / "unfinished"
+    unused.mkdir()
+    assert str(unused) in command_line(home, "data", "gc", "--yes").stdout
+    assert not unused.exists()
+    assert Path(undisturbed.facts["dataset"]).exists()
+
+
+def test_a_damaged_dataset_is_named_and_made_anew(toy_job: Path, tmp_path: Path) -> None:
+    arguments = ["data", "prepare", str(toy_job)]
+    assert command_line(tmp_path, *arguments).returncode == 0
+    shard = sorted(tmp_path.glob("datasets/toy/*/train-*.arrow"))[0]
+    content = bytearray(shard.read_bytes())
+    content[-100] ^= 1
+    shard.write_bytes(content)
+    found = command_line(tmp_path, "data", "verify", "toy")
+    assert found.returncode == 1
+    assert f"{shard} is corrupt: block 0" in found.stdout
+
+
+def _contents(home: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in home.glob("datasets/toy/*/*") if path.is_file()}
+
+
+def _shards_of(part: Path) -> list[Path]:
+    shards = json.loads(part.read_text())["content"]["shards"].values()
+    return [part.parent.parent / shard["file"] for shard in shards]
