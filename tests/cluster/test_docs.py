@@ -39,6 +39,7 @@ def test_drivetrain_commands_work(command: str, toy_job: Path, undisturbed: Resu
         "path/to/job.yaml": str(toy_job / "job.yaml"),
         "language-model": str(toy_job),
         "RUN": undisturbed.run_id,
+        "DATASET": "toy",
     }
     words = [ours.get(word, word) for word in shlex.split(command)[1:]]
     words = ["training.steps=2" if word == "training.steps=50" else word for word in words]
