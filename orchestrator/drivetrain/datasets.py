@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import fcntl
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -9,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from drivetrain_pipelines.errors import CorruptFileError, InputError
-from drivetrain_pipelines.prepare.prepare import Prepared, prepare
+from drivetrain_pipelines.errors import CorruptFileError, FetchError, InputError
+from drivetrain_pipelines.prepare.prepare import Prepared, lock_of, prepare
 from drivetrain_pipelines.prepare.tokenizer import TOKENIZER_FILE, load_tokenizer
 from drivetrain_pipelines.spec import StorageSpec
 from drivetrain_pipelines.storage import is_local
@@ -55,8 +57,10 @@ def find_dataset(where: str, endpoint_url: str | None = None) -> Dataset:
             names = ", ".join(sorted(path.name for path in root.glob("*"))) or "none yet"
             raise InputError("DATASET", repr(where), f"a folder, a URL, or one of {root}: {names}")
         return Dataset(str(found[0]))
-    cache = CacheSettings(Path(tempfile.gettempdir()) / "drivetrain-inspect", _CACHE_BYTES)
-    return Dataset(where.rstrip("/"), StorageSpec(endpoint_url=endpoint_url), cache)
+    # Of this process alone: what is looked at is the storage, not what was fetched of it before.
+    folder = tempfile.mkdtemp(prefix="drivetrain-inspect-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Dataset(where.rstrip("/"), StorageSpec(endpoint_url=endpoint_url), CacheSettings(Path(folder), _CACHE_BYTES))
 
 
 def verify(dataset: Dataset) -> Iterator[str]:
@@ -67,7 +71,7 @@ def verify(dataset: Dataset) -> Iterator[str]:
             for number in range(len(shards)):
                 try:
                     arena.map_shard(number, files.acquire(number))
-                except CorruptFileError as error:
+                except (CorruptFileError, FetchError) as error:
                     yield str(error)
                 else:
                     arena.unmap_shard(number)
@@ -109,10 +113,17 @@ def garbage() -> list[Path]:
 
 
 def remove(folders: Iterable[Path]) -> None:
-    """Remove folders of dataset versions; the manifest first, so that half a dataset is never found."""
+    """Remove folders of dataset versions, but none that is being made; the manifest first, so that no half is found."""
+    home = Home.from_environment()
+    home.downloads.mkdir(exist_ok=True)
     for folder in folders:
-        (folder / "manifest.json").unlink(missing_ok=True)
-        shutil.rmtree(folder)
+        with lock_of(home.downloads, folder.parent.name, folder.name).open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            (folder / "manifest.json").unlink(missing_ok=True)
+            shutil.rmtree(folder)
 
 
 def audit_run(run_id: str) -> Audit:

@@ -145,6 +145,17 @@ def test_a_cache_that_is_too_small_says_so(
         stream(cached(remote, s3.storage, tmp_path, 300_000), 10)
 
 
+def test_a_copy_that_decays_is_fetched_anew(s3: S3, local: Dataset, remote: str, tmp_path: Path) -> None:
+    stream(cached(remote, s3.storage, tmp_path), STEPS)
+    for path in sorted(tmp_path.rglob("train-*.arrow"))[:3]:
+        content = bytearray(path.read_bytes())
+        content[1000] ^= 1
+        path.write_bytes(content)
+    delivered, files = stream(cached(remote, s3.storage, tmp_path), STEPS)
+    assert delivered == stream(local, STEPS)[0]
+    assert files._fetcher.counters["requests"] == 3
+
+
 def test_ranks_of_a_node_download_once(s3: S3, local: Dataset, remote: str, tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     results = context.Queue()

@@ -132,6 +132,29 @@ def test_bad_rows_fail_or_are_named(tmp_path: Path) -> None:
     assert read_all(tmp_path / "b.csv", skip=True) == [{"a": 1, "b": 2}, {"a": 4, "b": 5}]
 
 
+def test_a_chunk_in_which_no_record_begins(tmp_path: Path) -> None:
+    """A line that is longer than a chunk belongs to the chunk in which it begins; the next ones are empty."""
+    rows = [{"text": "x" * 500}, {"text": "y" * 500}]
+    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    assert read_all(tmp_path / "a.jsonl", chunk_bytes=100) == rows
+
+
+def test_json_lines_under_another_name(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"text": "a"}\n')
+    assert read_all(tmp_path / "a.json", "jsonl") == [{"text": "a"}]
+
+
+def test_a_bad_webdataset_record_is_named(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for name, content in [("1.json", b"{"), ("2.json", b'{"a": 1}')]:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    with pytest.raises(PrepareError, match=r"a\.tar/1: .*on_error"):
+        read_all(tmp_path)
+    assert [row["a"] for row in read_all(tmp_path, skip=True)] == [1]
+
+
 def test_a_version_depends_on_content_not_on_place(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()

@@ -66,7 +66,8 @@ def test_documents_are_ended_and_packed() -> None:
         tokens = batch.column("tokens").values.to_numpy().reshape(-1, 16)
         end = tokenizer.token_to_id("<|endoftext|>")
         assert (tokens == end).sum() >= 2
-        assert sum(made.token_counts) == tokens.size
+        padding = (batch.column("segments").values.to_numpy() == 0).sum() if packing == "fit" else 0
+        assert sum(made.token_counts) == tokens.size - padding
 
 
 def test_images_become_arrays(tmp_path: Path) -> None:
@@ -104,6 +105,21 @@ def test_a_tone_is_loudest_at_its_pitch() -> None:
     centres = 700 * (10 ** (np.linspace(0, 2595 * np.log10(1 + 8000 / 700), 42)[1:-1] / 2595) - 1)
     assert abs(centres[mel.mean(axis=0).argmax()] - 1000) < 100
     assert log_mel(np.zeros(8000, np.float32), spec).max() < -20
+
+
+@pytest.mark.parametrize("spec", [{}, {"columns": ["x"]}, {"image": ImageSpec(height=2, width=2)}])
+def test_no_records_make_no_samples(spec: dict) -> None:
+    tokenizer = train_tokenizer(["some text"], 300)
+    made = maker_of(DataSpec(source="x", **spec), tokenizer).make(Records(pa.table({})), TRAIN)
+    assert made.batches == {}
+    assert sum(made.token_counts) == 0
+
+
+def test_padding_is_not_counted() -> None:
+    tokenizer = train_tokenizer(["one two three"], 300)
+    spec = DataSpec(source="x", sequence_length=63, packing="fit")
+    made = maker_of(spec, tokenizer).make(Records(pa.table({"text": ["one", "two", "three"]})), TRAIN)
+    assert sum(made.token_counts) < 20
 
 
 def test_columns_stay_as_they_are() -> None:

@@ -91,7 +91,7 @@ def prepare(
     made_from = _inputs(spec, raw, code_folder)
     version = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:16]
     folder = DatasetFolder(f"{root}/{spec.name}/{version}", spec.storage)
-    with _alone(downloads / f".{spec.name}-{version}.lock"):
+    with _alone(lock_of(downloads, spec.name, version)):
         try:
             return Prepared(folder, Manifest.read(folder).check_sizes(folder), made=False)
         except CorruptFileError:  # not there, or damaged: made (again)
@@ -123,8 +123,15 @@ def _inputs(spec: DataSpec, raw: list[_Raw], code_folder: Path) -> dict[str, Any
         )
     code = {}
     if spec.transform:
-        code = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(code_folder.rglob("*.py"))}
-    sources = [[source.format, source.split, [file.digest for file in source.files]] for source in raw]
+        code = {
+            p.relative_to(code_folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest()
+            for p in sorted(code_folder.rglob("*.py"))
+        }
+    sources: list[list[Any]] = [[source.format, source.split, [file.digest for file in source.files]] for source in raw]
+    for source, described in zip(raw, sources, strict=True):
+        if source.format in ONE_EACH:  # a file that was moved to another class is another sample
+            labels = read_labels(source.files, spec.storage)
+            described.append([labels.get(file.url) for file in source.files])
     return {"format": _FORMAT, "settings": settings, "code": code, "sources": sources}
 
 
@@ -234,6 +241,11 @@ def _manifest(
         }
     schema = schema_from_text(schemas.pop())
     return Manifest(spec.name, version, schema, splits, statistics, made_from, classes, skipped[:_NAMED])
+
+
+def lock_of(downloads: Path, name: str, version: str) -> Path:
+    """The file that whoever makes, or removes, a dataset version locks."""
+    return downloads / f".{name}-{version}.lock"
 
 
 @contextmanager

@@ -120,6 +120,8 @@ class Preprocessor:
         budget = _TOKENIZER_SAMPLE_BYTES
         for chunk in chunks:
             table = self._records(chunk).table
+            if not table.num_rows:
+                continue  # no record begins in this chunk, or none is good
             if self._spec.text_column not in table.column_names:
                 have = ", ".join(table.column_names) or "none"
                 raise PrepareError(f"{chunk.urls[0]} has no column {self._spec.text_column!r} (columns: {have})")

@@ -53,6 +53,8 @@ class TokenMaker:
 
     def make(self, records: Records, splitter: Splitter) -> Samples:
         """See `Maker`. Running text is divided after packing, documents before."""
+        if not records.table.num_rows:
+            return Samples(token_counts=[0] * self._vocabulary)
         texts = _column(records.table, self._spec.text_column).to_pylist()
         documents = [encode(self._tokenizer, str(text)) for text in texts if text is not None]
         made = Samples(token_counts=[0] * self._vocabulary)
@@ -71,7 +73,9 @@ class TokenMaker:
             if len(columns["tokens"]):
                 made.batches[split] = pa.record_batch({name: _fixed(rows) for name, rows in columns.items()})
         if "train" in parts:
-            made.token_counts = np.bincount(parts["train"]["tokens"].reshape(-1), minlength=self._vocabulary).tolist()
+            tokens = parts["train"]["tokens"]
+            counted = tokens[parts["train"]["segments"] > 0] if "segments" in parts["train"] else tokens.reshape(-1)
+            made.token_counts = np.bincount(counted, minlength=self._vocabulary).tolist()
         return made
 
     def _pack(self, documents: list[npt.NDArray[np.int64]], made: Samples) -> dict[str, npt.NDArray[Any]]:
@@ -93,11 +97,17 @@ class FileMaker:
     def make(self, records: Records, splitter: Splitter) -> Samples:
         """See `Maker`."""
         table = records.table
+        if not table.num_rows:
+            return Samples()
         files, contents = _column(table, "file").to_pylist(), _column(table, "bytes").to_pylist()
-        rows, kept = [], []
-        for number, (file, content) in enumerate(zip(files, contents, strict=True)):
+        has_labels = self._spec.label_column in table.column_names
+        given = _column(table, self._spec.label_column).to_pylist() if has_labels else [0] * len(files)
+        rows, kept, labels = [], [], []
+        for number, (file, content, label) in enumerate(zip(files, contents, given, strict=True)):
             try:
-                rows.append(self._decode(content) if self._decode else content)
+                label_number, row = int(label), self._decode(content) if self._decode else content
+                labels.append(label_number)
+                rows.append(row)
                 kept.append(number)
             except Exception as error:  # whatever a decoder makes of a damaged file
                 if self._spec.on_error == "fail":
@@ -107,9 +117,10 @@ class FileMaker:
         columns: dict[str, pa.Array] = {
             self._name: _tensor(np.stack(rows)) if self._decode and rows else pa.array(rows, pa.large_binary())
         }
-        if self._spec.label_column in table.column_names:
-            labels = _column(table, self._spec.label_column).to_pylist()
-            columns["label"] = pa.array([int(labels[number]) for number in kept], pa.int64())
+        if has_labels:
+            columns["label"] = pa.array(labels, pa.int64())
+        if not rows:
+            return Samples()
         return _divide(pa.record_batch(columns), [contents[number] for number in kept], splitter)
 
 
@@ -121,6 +132,8 @@ class ColumnMaker:
 
     def make(self, records: Records, splitter: Splitter) -> Samples:
         """See `Maker`."""
+        if not records.table.num_rows:
+            return Samples()
         columns: dict[str, pa.Array] = {}
         for name in self._spec.columns or ():
             values = _column(records.table, name)

@@ -56,8 +56,8 @@ def cut(files: list[SourceFile], format_: str, chunk_bytes: int, storage: Storag
     """Chunks of about ``chunk_bytes`` of raw data, in order. See `cut_labelled` for files that are one record each."""
     chunks: list[Chunk] = []
     for file in files:
-        if file.url.endswith((".json", "/state.json")):
-            continue
+        if file.url.endswith("/dataset_info.json"):
+            continue  # beside the data of a Hugging Face folder
         pieces = max(1, -(-file.size // chunk_bytes))
         if format_ in _BY_BYTES and not file.url.endswith(".gz"):
             bounds = [(start, min(start + chunk_bytes, file.size)) for start in range(0, file.size, chunk_bytes)]
@@ -212,7 +212,12 @@ def _read_webdataset(chunk: Chunk, storage: StorageSpec, errors: _Errors) -> Rec
                     samples.setdefault(stem, {"file": f"{chunk.urls[0]}/{stem}"})[suffix] = content.read()
     except tarfile.TarError as error:
         errors.bad(chunk.urls[0], error)
-    rows = [_webdataset_row(sample) for sample in samples.values()]
+    rows = []
+    for sample in samples.values():
+        try:
+            rows.append(_webdataset_row(sample))
+        except ValueError as error:
+            errors.bad(sample["file"], error)
     return Records(table_of(rows), errors.skipped)
 
 
@@ -223,8 +228,10 @@ def _split(name: str) -> tuple[str, str, str]:
 
 
 def _webdataset_row(sample: dict[str, Any]) -> dict[str, Any]:
-    row: dict[str, Any] = {"file": sample.pop("file")}
+    row: dict[str, Any] = {"file": sample["file"]}
     for suffix, content in sorted(sample.items()):
+        if suffix == "file":
+            continue
         if suffix in ("cls", "txt", "text"):
             row["label" if suffix == "cls" else "text"] = content.decode("utf-8", errors="replace").strip()
         elif suffix == "json":

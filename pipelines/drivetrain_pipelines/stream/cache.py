@@ -74,11 +74,20 @@ class CachedFiles:
         """See `ShardFiles`."""
         os.close(self._held.pop(number))
 
-    def close(self) -> None:
+    def discard(self, number: int) -> None:
+        """See `ShardFiles`."""
+        self._path(number).unlink(missing_ok=True)
+        self.release(number)
+
+    def stop(self) -> None:
         """See `ShardFiles`."""
         self._closing = True
         self._fetcher.close()
         self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def close(self) -> None:
+        """See `ShardFiles`."""
+        self.stop()
         for number in list(self._held):
             self.release(number)
 
@@ -168,6 +177,8 @@ def _remove_unless_used(path: Path) -> bool:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         path.unlink()
     except BlockingIOError:
+        return False
+    except FileNotFoundError:  # a part that became a shard since it was listed
         return False
     finally:
         os.close(descriptor)

@@ -66,6 +66,7 @@ class Fetcher:
             try:
                 for number, block in enumerate(blocks):
                     os.pwrite(file.fileno(), block.result(), number * BLOCK_BYTES)
+                os.fsync(file.fileno())  # a name in the cache must not outlive its bytes
             finally:
                 for block in blocks:
                     block.cancel()
@@ -81,12 +82,14 @@ class Fetcher:
             wait=tenacity.wait_random_exponential(policy.first_s, policy.last_s),
             stop=tenacity.stop_after_delay(policy.deadline_s) | tenacity.stop_when_event_set(self._closing),
             sleep=tenacity.sleep_using_event(self._closing),
-            retry=tenacity.retry_if_exception_type(Exception),  # of whatever client lies below
+            retry=tenacity.retry_if_not_exception_type(FileNotFoundError),  # else whatever the client below raises
             before_sleep=lambda _: self._count("retries"),
             reraise=False,
         )
         try:
             return retrying(self._attempt, url, number, length, digest)
+        except FileNotFoundError as error:
+            raise FetchError(url, number, "there is no such file") from error
         except tenacity.RetryError as error:
             attempts, last = error.last_attempt.attempt_number, error.last_attempt.exception()
             problem = f"{attempts} attempts in {policy.deadline_s:g} s, the last: {last!r}"

@@ -25,8 +25,14 @@ class ShardFiles(Protocol):
     def release(self, number: int) -> None:
         """The file is not mapped any more."""
 
+    def discard(self, number: int) -> None:
+        """An acquired file is not what was written: release it, and fetch it anew where there is something to fetch."""
+
+    def stop(self) -> None:
+        """Let nobody wait in `acquire` any longer."""
+
     def close(self) -> None:
-        """Release all."""
+        """Stop, and release all."""
 
 
 class LocalFiles:
@@ -51,6 +57,12 @@ class LocalFiles:
 
     def release(self, number: int) -> None:
         """Nothing is held."""
+
+    def discard(self, number: int) -> None:
+        """There is no other copy."""
+
+    def stop(self) -> None:
+        """Nobody waits."""
 
     def close(self) -> None:
         """Nothing is held."""

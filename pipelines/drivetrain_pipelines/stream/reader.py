@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from drivetrain_pipelines.errors import CorruptFileError
 from drivetrain_pipelines.order.mixture import SampleOrder
 from drivetrain_pipelines.order.permutation import Int64Array
 from drivetrain_pipelines.stream.arena import ShardArena
@@ -95,8 +96,9 @@ class StreamReader:
     def close(self) -> None:
         """Stop the thread and release all files."""
         self._wanted.put(False)
-        self._files.close()
+        self._files.stop()
         self._thread.join()
+        self._files.close()
 
     def _take(self) -> Batch:
         batch = self._ready.get()
@@ -146,8 +148,16 @@ class StreamReader:
                 self._files.release(number)
         for number in plan.needed:
             if number not in self._arena.mapped:
-                self._arena.map_shard(number, self._files.acquire(number))
+                self._map(number)
         return plan
+
+    def _map(self, number: int) -> None:
+        """Map a shard; a copy that has decayed in the node's cache is fetched anew, once."""
+        try:
+            self._arena.map_shard(number, self._files.acquire(number))
+        except CorruptFileError:
+            self._files.discard(number)
+            self._arena.map_shard(number, self._files.acquire(number))
 
     def _bytes_ahead(self) -> int:
         return self._arena.bytes_of({number for plan in self._plans for number in plan.needed})
