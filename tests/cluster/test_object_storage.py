@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import multiprocessing
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -202,10 +204,13 @@ def test_a_missing_manifest_is_named(s3: S3, tmp_path: Path) -> None:
 
 
 def _bytes(folder: Path) -> int:
-    total = 0
-    for path in folder.rglob("*"):
-        try:
-            total += path.stat().st_size if path.is_file() else 0
-        except FileNotFoundError:
-            continue
-    return total
+    """Bytes in the cache at one moment: files come, go and are renamed under this lock."""
+    sizes = {}
+    for path in folder.rglob(".eviction.lock"):
+        with path.open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            for file in path.parent.iterdir():
+                with suppress(FileNotFoundError):
+                    status = file.stat()
+                    sizes[status.st_ino] = status.st_size
+    return sum(sizes.values())
