@@ -32,7 +32,7 @@ def test_permutations_of_many_sizes_at_once(sizes: list[int], key: int) -> None:
     keys = np.array([mix_key(key, number) for number in range(len(sizes))], np.uint64)
     positions = np.array([size // 2 for size in sizes])
     one_by_one = [permute(positions[i : i + 1], sizes[i], int(keys[i]))[0] for i in range(len(sizes))]
-    assert permute(positions, np.array(sizes), keys).tolist() == one_by_one
+    assert permute(positions, np.array(sizes), keys, np.arange(len(sizes))).tolist() == one_by_one
 
 
 @given(rows=ROWS, key=KEYS, lanes=LANES, window=WINDOWS, epoch=st.integers(0, 1000))

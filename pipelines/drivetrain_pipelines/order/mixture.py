@@ -63,6 +63,8 @@ class SampleOrder:
         """Shard (numbered over all streams) and row at each global position; int64 ``[n]``, any order."""
         if len(self.streams) == 1:
             return self.streams[0].locate(positions)
+        if not positions.size:
+            return positions, positions
         numbers, counters = self.divide(positions)
         shards, rows = np.empty_like(positions), np.empty_like(positions)
         for number, stream in enumerate(self.streams):
@@ -74,8 +76,8 @@ class SampleOrder:
     def divide(self, positions: Int64Array) -> tuple[Int64Array, Int64Array]:
         """Stream at each position, and how many of that stream's samples stand before it."""
         blocks, inverse = np.unique(positions // _BLOCK, return_inverse=True)
-        keys = np.repeat(mix_keys(self.key, blocks), _BLOCK)
-        slots = permute(np.tile(np.arange(_BLOCK), len(blocks)), _BLOCK, keys).reshape(-1, _BLOCK)
+        keys, which = mix_keys(self.key, blocks), np.repeat(np.arange(len(blocks)), _BLOCK)
+        slots = permute(np.tile(np.arange(_BLOCK), len(blocks)), _BLOCK, keys, which).reshape(-1, _BLOCK)
         numbers, counters = np.empty_like(slots), np.empty_like(slots)
         begin = np.zeros((len(blocks), 1), np.int64)
         for number in range(len(self.streams)):

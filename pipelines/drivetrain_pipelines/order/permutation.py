@@ -5,13 +5,15 @@ Every parameter may be an array, so that a whole plan of batches, over many wind
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
 Int64Array = npt.NDArray[np.int64]
 UInt32Array = npt.NDArray[np.uint32]
 UInt64Array = npt.NDArray[np.uint64]
-Pair = tuple[UInt32Array, UInt32Array]
+Integers = npt.NDArray[np.integer[Any]]
 
 _MASK = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
@@ -34,39 +36,55 @@ def mix_keys(key: int, parts: Int64Array) -> UInt64Array:
     return _mix((np.uint64(key) ^ parts.astype(np.uint64)) + np.uint64(_GOLDEN))
 
 
-def permute(positions: Int64Array, sizes: int | Int64Array, keys: int | UInt64Array) -> Int64Array:
-    """Apply to each position the permutation of ``range(size)`` that its key names.
+def permute(
+    positions: Integers,
+    sizes: int | Int64Array,
+    keys: int | UInt64Array,
+    which: Integers | None = None,
+) -> Int64Array:
+    """Apply to each position a permutation of ``range(size)`` that a key names.
 
     A Feistel network over pairs ``(left, right)`` of a rectangle with about as many rows as columns, which is hardly
     larger than the size; the few values that fall behind it walk on (Black and Rogaway 2002).
 
     Args:
-        positions: int64 ``[n]``, each in ``[0, size)``.
-        sizes: one for all, or ``[n]``; at most 2**31.
+        positions: integers ``[n]``, each below the size of its permutation.
+        sizes: one for all, or ``[permutations]``; at most 2**31.
         keys: likewise.
+        which: number of each position's permutation, ``[n]``, where there are several.
     """
     bounds = np.atleast_1d(np.asarray(sizes, np.int64))  # scalars would warn of the overflow that is wanted
+    names = np.atleast_1d(np.asarray(keys, np.uint64))
     rows = np.ceil(np.sqrt(bounds)).astype(np.int64)
-    rectangle = rows.astype(np.uint32), (-(-bounds // rows)).astype(np.uint32)
-    keys = np.atleast_1d(np.asarray(keys, np.uint64))
-    halves = keys.astype(np.uint32), (keys >> np.uint64(32)).astype(np.uint32)
-    result = _encrypt(positions.astype(np.uint32), rectangle, halves)
-    limit = bounds.astype(np.uint32)
-    outside = np.flatnonzero(result >= limit)
+    parameters = (rows, -(-bounds // rows), names, names >> np.uint64(32), bounds)
+    *network, limits = (_spread(values.astype(np.uint32), which) for values in parameters)
+    result = _encrypt(positions.astype(np.uint32), *network)
+    outside = np.flatnonzero(result >= limits)
     while outside.size:
-        walked = _encrypt(result[outside], _pick(rectangle, outside), _pick(halves, outside))
+        walked = _encrypt(result[outside], *(_pick(values, outside) for values in network))
         result[outside] = walked
-        outside = outside[walked >= (limit if limit.size == 1 else limit[outside])]
+        outside = outside[walked >= _pick(limits, outside)]
     return result.astype(np.int64)
 
 
-def _encrypt(values: UInt32Array, rectangle: Pair, keys: Pair) -> UInt32Array:
-    left = values // rectangle[1]
-    right = values - left * rectangle[1]
-    for number in range(_ROUNDS // 2):
-        left = _add(left, _scramble(right, keys[0], 2 * number), rectangle[0])
-        right = _add(right, _scramble(left, keys[1], 2 * number + 1), rectangle[1])
-    return left * rectangle[1] + right
+def _spread(values: UInt32Array, which: Integers | None) -> UInt32Array:
+    """The value for each position; a single one where all are equal, which makes the arithmetic cheaper."""
+    return values[:1] if which is None or (values == values[0]).all() else values.take(which)
+
+
+def _pick(values: UInt32Array, where: npt.NDArray[np.intp]) -> UInt32Array:
+    return values if values.size == 1 else values[where]
+
+
+def _encrypt(
+    values: UInt32Array, rows: UInt32Array, columns: UInt32Array, low: UInt32Array, high: UInt32Array
+) -> UInt32Array:
+    left = values // columns
+    right = values - left * columns
+    for number in range(0, _ROUNDS, 2):
+        left = _add(left, _scramble(right, low, number), rows)
+        right = _add(right, _scramble(left, high, number + 1), columns)
+    return left * columns + right
 
 
 def _scramble(values: UInt32Array, keys: UInt32Array, number: int) -> UInt32Array:
@@ -84,15 +102,10 @@ def _add(values: UInt32Array, mixed: UInt32Array, modulus: UInt32Array) -> UInt3
     """``values + mixed``, the latter scaled down to the modulus, modulo it."""
     share = mixed * modulus.astype(np.uint64)
     share >>= np.uint64(32)
-    total: UInt32Array = share.astype(np.uint32)
+    total = share.astype(np.uint32)
     total += values
-    total -= modulus * (total >= modulus)
-    return total
-
-
-def _pick(values: Pair, where: npt.NDArray[np.intp]) -> Pair:
-    first, second = (value if value.size == 1 else value[where] for value in values)
-    return first, second
+    reduced: UInt32Array = np.minimum(total, total - modulus)  # below the modulus the difference wraps around
+    return reduced
 
 
 def _mix(values: UInt64Array) -> UInt64Array:

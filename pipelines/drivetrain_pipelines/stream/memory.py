@@ -12,11 +12,21 @@ import numpy.typing as npt
 
 PAGE = mmap.PAGESIZE
 HUGE_PAGE = 2 << 20  # files that begin at a multiple of it can be mapped by huge pages, which halves a gather's time
+_LARGE_BLOCK = 16 << 20
 _PROT_NONE, _MAP_FIXED, _MAP_NORESERVE, _MAP_POPULATE = 0, 0x10, 0x4000, 0x8000  # Linux
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p
 _libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
 _libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+
+
+def keep_freed_memory() -> None:
+    """Have this process keep what small arrays free, instead of faulting it in again with the next ones.
+
+    glibc gives the end of its heap back to the kernel at 128 KiB, until a larger block is freed: then it raises the
+    bound to twice that block (mallopt(3), "dynamic mmap threshold").
+    """
+    bytearray(_LARGE_BLOCK)
 
 
 class AddressRange:

@@ -17,6 +17,7 @@ from drivetrain_pipelines.order.permutation import Int64Array
 from drivetrain_pipelines.stream.arena import ShardArena
 from drivetrain_pipelines.stream.columns import Columns, Values
 from drivetrain_pipelines.stream.files import ShardFiles
+from drivetrain_pipelines.stream.memory import keep_freed_memory
 
 _PLAN_SAMPLES = 8192  # located in one pass: numpy's cost per call is then no matter
 _PLAN_BYTES = 64 << 20  # the shards of a plan must be there all at once
@@ -69,6 +70,7 @@ class StreamReader:
     def __init__(
         self, arena: ShardArena, files: ShardFiles, order: SampleOrder, global_batch: int, rows: slice, start: int
     ) -> None:
+        keep_freed_memory()
         self._arena, self._files, self._order = arena, files, order
         self._global_batch, self._rows = global_batch, rows
         self._own = rows.stop - rows.start
