@@ -141,9 +141,7 @@ def audit_run(run_id: str) -> Audit:
         raise InputError("RUN", repr(run_id), "a run that has saved a checkpoint", "Its ledger is empty so far.")
     spec = JobSpec.model_validate_json(folder.job_resolved.read_text())
     dataset = open_dataset(record.facts["dataset"], spec.data)
-    weights = [part.weight for part in spec.data.mixture]
-    order = dataset.order("train", weights, spec.seed, spec.data.lanes, spec.data.shuffle_window)
-    return audit(records, order, spec.training.global_batch_size)
+    return audit(records, dataset.training_order(spec.data, spec.seed), spec.training.global_batch_size)
 
 
 def _age(folder: Path) -> float:

@@ -7,6 +7,7 @@ import difflib
 import hashlib
 import importlib.util
 import re
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,6 +160,7 @@ def _check(spec: JobSpec, folder: Path) -> JobSpec:
         ("model.factory", spec.model.factory),
         ("model.loss", spec.model.loss),
         ("data.transform", spec.data.transform),
+        ("data.online.transform", spec.data.online and spec.data.online.transform),
     ):
         if function:
             _check_function(key, function, folder)
@@ -172,6 +174,8 @@ def _check_function(key: str, path: str, folder: Path) -> None:
     if not file.is_file():
         file = folder.joinpath(*module.split("."), "__init__.py")
     if file.is_file():
+        if module.split(".")[0] in sys.stdlib_module_names:
+            raise InputError(key, repr(path), "a module that is not named like one of Python's own", f"Rename {file}.")
         try:
             tree = ast.parse(file.read_text())
         except SyntaxError as error:

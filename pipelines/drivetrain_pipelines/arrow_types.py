@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 
@@ -42,3 +44,25 @@ def is_ragged(kind: pa.DataType) -> bool:
     """Whether rows have different lengths: bytes, text, lists."""
     text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
     return text or is_list(kind) or bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def array_of(rows: npt.NDArray[Any]) -> pa.Array:
+    """Numbers ``[rows, ...]`` as an Arrow array: plain numbers, fixed-size lists, or tensors."""
+    if rows.ndim == 1:
+        return pa.array(rows)
+    if rows.ndim > 2:
+        return pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(rows))
+    return pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), rows.shape[1])
+
+
+def flat_of(array: pa.Array) -> pa.Array:
+    """All numbers of an array of `array_of`, one after another; without regard to a slice's begin."""
+    if isinstance(array.type, pa.BaseExtensionType):
+        array = array.storage
+    return array.values if pa.types.is_fixed_size_list(array.type) else array
+
+
+def numbers_of(array: pa.Array) -> npt.NDArray[Any]:
+    """Inverse of `array_of` for a whole array, without a copy."""
+    dtype, shape = row_of(array.type)
+    return np.frombuffer(flat_of(array).buffers()[1], dtype, len(array) * math.prod(shape)).reshape(-1, *shape)

@@ -53,3 +53,17 @@ class FetchError(DrivetrainError):
 
     def __str__(self) -> str:
         return f"block {self.block} of {self.url} could not be fetched: {self.problem}"
+
+
+class TransformError(DrivetrainError):
+    """The user's online transform failed, or its results cannot be used."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(problem)
+
+
+class TransformersLostError(DrivetrainError):
+    """No actor that applies the online transform could be reached for too long."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(problem)

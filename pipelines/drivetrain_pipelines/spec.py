@@ -61,6 +61,17 @@ class StorageSpec(Spec):
     anonymous: bool = Field(False, description="read public buckets without credentials")
 
 
+class OnlineSpec(Spec):
+    """A transform that runs on CPU actors while the run trains: augmentation, decoding.
+
+    ``transform(sample, random)`` gets a sample as a dict of arrays and returns one; ``random`` is a numpy Generator
+    that depends on the job's seed and the sample's position in the stream, or None when the model is evaluated.
+    """
+
+    transform: FunctionPath
+    actors: int = Field(2, ge=1, le=1024, description="of one CPU each, where the cluster has them to spare")
+
+
 class DataSpec(Spec):
     """What a run trains on."""
 
@@ -82,6 +93,8 @@ class DataSpec(Spec):
     audio: AudioSpec | None = None
     columns: list[str] | None = Field(None, description="take these columns of numbers as they are")
     label_column: str = "label"
+
+    online: OnlineSpec | None = None
 
     location: str | None = Field(None, description="folder or URL for prepared datasets; DRIVETRAIN_HOME by default")
     storage: StorageSpec = StorageSpec()

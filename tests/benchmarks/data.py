@@ -1,4 +1,7 @@
-"""Shuffled batches delivered per CPU second, beside a raw numpy gather from the same bytes; one consumer and two."""
+"""Shuffled batches delivered per CPU second: Drivetrain and its peers beside a raw numpy gather from the same bytes.
+
+And the time that it takes to begin in the middle of a very large dataset.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,43 +18,89 @@ import pyarrow as pa
 from drivetrain_pipelines.checksums import block_digests
 from drivetrain_pipelines.shards import Manifest, Shard, encode_shard
 from drivetrain_pipelines.storage import DatasetFolder
+from drivetrain_pipelines.stream.dataset import Dataset
+from drivetrain_pipelines.stream.reader import StreamReader
 
+from tests.benchmarks.data_peers import BATCH, PEERS
 from tests.benchmarks.data_reader import WAYS
 from tests.benchmarks.report import report
 
 _ROUNDS, _SECONDS = 5, 3.0
-_SAMPLES, _TOKENS, _SHARD_ROWS = 262_144, 1024, 16_384  # 1 GiB in shards of 64 MiB
-_IMAGES, _IMAGE_SHARD_ROWS, _SMALLEST, _LARGEST = 100_000, 5000, 4_900, 14_700  # sizes as of small JPEGs, 9.8 KB
-_KINDS = {"tokens": "tokens", "images": "image"}  # data set and its column
+_SAMPLES, _TOKENS, _SHARD_ROWS = 131_072, 1024, 16_384  # 512 MiB in shards of 64 MiB
+_IMAGES, _IMAGE_SHARD_ROWS, _SMALLEST, _LARGEST = 50_000, 5000, 4_900, 14_700  # sizes as of small JPEGs, 9.8 KB
+_COLUMNS = {"tokens": "tokens", "images": "image"}  # of each data set
+_SEEK_SHARDS, _SEEK_ROWS = 20_000, 50_000  # a thousand million samples
+_MOSAICML = Path(__file__).parents[2] / ".venv-mosaicml" / "bin" / "python"  # its pins exclude ours
 
 
 def main() -> None:
     """Alternate all ways, data sets and numbers of consumers."""
-    figures: dict[str, list[float]] = {}
+    rates: dict[tuple[str, int, str], list[float]] = {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
+        seeks = _seeks(folder / "seek")
         _make_tokens(folder / "tokens")
         _make_images(folder / "images")
-        for _ in range(_ROUNDS):
-            for kind, column in _KINDS.items():
-                for consumers in (1, 2):
-                    for way in WAYS:
-                        rate = _run(way, folder / kind, column, consumers)
-                        figures.setdefault(f"{kind}, {consumers} consumer{'s' * (consumers > 1)}, {way}", []).append(
-                            rate
-                        )
-    rows, ratios = [], {}
-    for name, rates in figures.items():
-        raw = figures[name.rsplit(", ", 1)[0] + ", raw"]
-        ratios[name] = statistics.median(rate / bound for rate, bound in zip(rates, raw, strict=True))
-        rows.append([name, f"{statistics.median(rates) / 1000:.0f}", f"{ratios[name]:.3f}"])
-    report("data", ["", "k samples per CPU second", "ratio"], rows, {"samples_per_cpu_s": figures, "ratios": ratios})
+        for way in PEERS:
+            for kind in _COLUMNS:
+                print(f"{way} writes its {kind}", flush=True)
+                subprocess.run([*_command(way, folder, kind), "--write"], check=True, capture_output=True)
+        runs = [(kind, consumers, way) for kind in _COLUMNS for consumers in (1, 2) for way in WAYS]
+        runs += [(kind, 1, way) for kind in _COLUMNS for way in PEERS]
+        for number in range(_ROUNDS):
+            for run in runs:
+                rates.setdefault(run, []).append(_run(folder, *run))
+            print(f"round {number + 1} of {_ROUNDS} is done", flush=True)
+    rows, figures = [], {}
+    for (kind, consumers, way), found in sorted(rates.items()):
+        bound = rates[kind, consumers, "raw"]
+        ratio = statistics.median(rate / most for rate, most in zip(found, bound, strict=True))
+        rows.append([kind, str(consumers), way, f"{statistics.median(found) / 1000:.1f}", f"{ratio:.3f}"])
+        figures[f"{kind}, {consumers}, {way}"] = {"samples_per_cpu_s": found, "median_ratio": ratio}
+    for kind in _COLUMNS:
+        best = max(PEERS, key=lambda way: figures[f"{kind}, 1, {way}"]["median_ratio"])
+        theirs = rates[kind, 1, best]
+        ratio = statistics.median(o / t for o, t in zip(rates[kind, 1, "drivetrain"], theirs, strict=True))
+        rows.append([kind, "1", f"drivetrain / the best peer ({best})", "", f"{ratio:.2f}"])
+        figures[f"{kind}, best peer"] = {"name": best, "median_ratio": ratio}
+    for where, cpu_s in seeks.items():
+        rows.append(["seek", "1", f"to {where} of 1e9 samples", f"{cpu_s * 1000:.1f} ms CPU", ""])
+    report(
+        "data", ["", "consumers", "", "k samples per CPU second", "ratio to raw"], rows, {**figures, "seek_s": seeks}
+    )
 
 
-def _run(way: str, folder: Path, column: str, consumers: int) -> float:
-    command = [sys.executable, "-m", "tests.benchmarks.data_reader", way, str(folder), column, str(_SECONDS)]
-    running = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(consumers)]
-    return statistics.mean(json.loads(process.communicate()[0])["samples_per_cpu_s"] for process in running)
+def _run(folder: Path, kind: str, consumers: int, way: str) -> float:
+    command = [*_command(way, folder, kind), str(_SECONDS)]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) for _ in range(consumers)]
+    last_lines = [process.communicate()[0].splitlines()[-1] for process in running]
+    return statistics.mean(json.loads(line)["samples_per_cpu_s"] for line in last_lines)
+
+
+def _command(way: str, folder: Path, kind: str) -> list[str]:
+    python = str(_MOSAICML if way == "mosaicml" else sys.executable)
+    return [python, "-W", "ignore", "-m", "tests.benchmarks.data_reader", way, str(folder / kind), _COLUMNS[kind]]
+
+
+def _seeks(folder: Path) -> dict[str, float]:
+    """CPU seconds from an opened reader's start to its first batch, at several places of a dataset of 1e9 samples.
+
+    The 20,000 shards are one file under many numbers; all that differs from real ones is the disk.
+    """
+    shard = _write(folder, [pa.record_batch({"x": pa.array(np.arange(_SEEK_ROWS))})])[0]
+    dataset = Dataset(str(folder))
+    dataset.manifest.splits["train"][:] = [shard] * _SEEK_SHARDS
+    order = dataset.order("train", [1], 0, 32, 1 << 14)
+    taken = {}
+    for where, start in {"the begin": 0, "the middle": 500_000_000, "the end": 999_999_936}.items():
+        arena, files = dataset.open("train")
+        began = time.process_time()
+        reader = StreamReader(arena, files, order, BATCH, slice(0, BATCH), start)
+        next(iter(reader))
+        taken[where] = time.process_time() - began
+        reader.close()
+        arena.close()
+    return taken
 
 
 def _make_tokens(folder: Path) -> None:
@@ -83,7 +133,7 @@ def _make_images(folder: Path) -> None:
     _write(folder / "shards", batches)
 
 
-def _write(path: Path, batches: list[pa.RecordBatch]) -> None:
+def _write(path: Path, batches: list[pa.RecordBatch]) -> list[Shard]:
     folder, shards = DatasetFolder(str(path)), []
     for number, batch in enumerate(batches):
         content = encode_shard(batch)
@@ -92,6 +142,7 @@ def _write(path: Path, batches: list[pa.RecordBatch]) -> None:
         shards.append(Shard(name, batch.num_rows, content.size, block_digests(memoryview(content))))
     schema = pa.ipc.open_file(content).schema
     Manifest("bench", "v1", schema, {"train": shards}).write(folder)
+    return shards
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Delivering shuffled batches: one consumer in a process of its own; prints samples per CPU second.
 
-Run by the data benchmark as ``python -m tests.benchmarks.data_reader WAY FOLDER SECONDS``.
+Run by the data benchmark as ``python -m tests.benchmarks.data_reader WAY FOLDER COLUMN SECONDS``; with ``--write`` the
+way writes its own copy of the samples instead.
 """
 
 from __future__ import annotations
@@ -8,14 +9,14 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from drivetrain_pipelines.stream.dataset import Dataset
-from drivetrain_pipelines.stream.reader import StreamReader
+import psutil
 
-BATCH = 64
+from tests.benchmarks.data_peers import BATCH, PEERS, Read
+
 _WARM_UP_S = 1.0
 
 
@@ -46,6 +47,9 @@ def raw(folder: Path, column: str) -> Iterator[int]:
 
 def drivetrain(folder: Path, column: str) -> Iterator[int]:
     """Our reader: order, look-ahead, gather, hand-over, all included."""
+    from drivetrain_pipelines.stream.dataset import Dataset  # here: peers' environments do not have it
+    from drivetrain_pipelines.stream.reader import StreamReader
+
     dataset = Dataset(str(folder / "shards"))
     arena, files = dataset.open("train")
     reader = StreamReader(arena, files, dataset.order("train", [1], 0, 32, 1 << 14), BATCH, slice(0, BATCH), 0)
@@ -58,21 +62,34 @@ def drivetrain(folder: Path, column: str) -> Iterator[int]:
         arena.close()
 
 
-WAYS: dict[str, Callable[[Path, str], Iterator[int]]] = {"raw": raw, "drivetrain": drivetrain}
+WAYS: dict[str, Read] = {"raw": raw, "drivetrain": drivetrain}
 
 
 def main() -> None:
     """Deliver for some seconds after a warm-up; CPU time of all threads and child processes counts."""
-    way, folder, column, seconds = sys.argv[1], Path(sys.argv[2]), sys.argv[3], float(sys.argv[4])
-    batches = WAYS[way](folder, column)
+    way, folder, column = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
+    if sys.argv[4] == "--write":
+        PEERS[way][0](folder, folder / way, column)
+        return
+    batches = WAYS[way](folder, column) if way in WAYS else PEERS[way][1](folder / way, column)
+    next(batches)
     until = time.perf_counter() + _WARM_UP_S
     while time.perf_counter() < until:
         next(batches)
-    samples, cpu, began = 0, time.process_time(), time.perf_counter()
-    while time.perf_counter() - began < seconds:
+    samples, cpu, began = 0, _cpu_s(), time.perf_counter()
+    while time.perf_counter() - began < float(sys.argv[4]):
         samples += next(batches)
-    cpu = time.process_time() - cpu
+    cpu = _cpu_s() - cpu
     print(json.dumps({"samples_per_cpu_s": samples / cpu, "samples_per_s": samples / (time.perf_counter() - began)}))
+
+
+def _cpu_s() -> float:
+    """CPU seconds of this process and of all that it has started."""
+    seconds = time.process_time()
+    for child in psutil.Process().children(recursive=True):
+        times = child.cpu_times()
+        seconds += times.user + times.system
+    return seconds
 
 
 if __name__ == "__main__":

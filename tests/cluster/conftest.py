@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import random
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 from tests.cluster.harness import Result, run_job, started
 
@@ -29,6 +32,20 @@ from drivetrain_workers.model import next_token_loss
 def slow_loss(model, batch):
     time.sleep(0.12)
     return next_token_loss(model, batch)
+"""
+
+
+PICTURE_MODEL = """
+import torch
+import torch.nn.functional as F
+
+
+def make(classes):
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(8 * 8 * 3, classes))
+
+
+def loss(model, batch):
+    return F.cross_entropy(model(batch["image"].float() / 255), batch["label"][:, 0])
 """
 
 
@@ -73,6 +90,39 @@ def toy_job(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def undisturbed(toy_job: Path, shared_home: Path) -> Result:
     """The toy job, left alone."""
     return run_job(toy_job, shared_home).finish()
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A job folder with 200 small pictures, reddish and bluish, one of them broken."""
+    folder = tmp_path_factory.mktemp("pictures")
+    draw = np.random.default_rng(0)
+    for number in range(200):
+        name = ("blue", "red")[number % 2]
+        pixels = draw.integers(0, 100, (8, 8, 3), dtype=np.uint8)
+        pixels[..., 0 if name == "red" else 2] += 100
+        sink = io.BytesIO()
+        Image.fromarray(pixels).save(sink, "PNG")
+        path = folder / "raw" / name / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(sink.getvalue() if number != 77 else b"not a picture")
+    (folder / "model.py").write_text(PICTURE_MODEL)
+    job = {
+        "name": "pictures",
+        "data": {
+            "name": "pictures",
+            "source": "raw",
+            "eval_fraction": 0.2,
+            "image": {"height": 8, "width": 8},
+            "on_error": "skip",
+            "chunk_bytes": 4096,
+        },
+        "model": {"factory": "model:make", "loss": "model:loss"},
+        "training": {"steps": 30, "global_batch_size": 16, "eval_every": 30, "optimizer": {"lr": 1e-2}},
+        "checkpoint": {"every": 10},
+    }
+    (folder / "job.yaml").write_text(yaml.safe_dump(job))
+    return folder
 
 
 @pytest.fixture(autouse=True)

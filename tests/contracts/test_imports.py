@@ -46,6 +46,7 @@ def test_help_is_instant_and_light() -> None:
         ("drivetrain.wiring", {"torch", "deepspeed"}),
         ("drivetrain_workers.agent", {"torch", "deepspeed", "mlflow"}),
         ("drivetrain_pipelines.prepare.preprocessor", {"torch", "deepspeed", "mlflow"}),
+        ("drivetrain_pipelines.online.actor", {"torch", "deepspeed", "mlflow"}),
         ("drivetrain_workers.fork_server", {"ray", "mlflow"}),
     ],
 )
@@ -65,6 +66,8 @@ ERRORS = [
     data_errors.CorruptFileError("/data/x.arrow", "block 3 differs"),
     data_errors.PrepareError("no text"),
     data_errors.FetchError("s3://bucket/x", 3, "cut"),
+    data_errors.TransformError("it raised KeyError('x')"),
+    data_errors.TransformersLostError("none has started yet"),
     training_errors.CheckpointError("no checkpoint"),
     training_errors.NonFiniteLossError(3, float("inf")),
     RunOwnedError("toy-1"),

@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import ray.util
+from drivetrain_pipelines.online.actor import start_transformers
+from drivetrain_pipelines.spec import DataSpec
 
 from drivetrain_workers.generate_request import GenerateRequest, generate_in_subprocess
 from drivetrain_workers.messages import Endpoint, Event, Generation, RankTask, receive, send
@@ -46,10 +48,21 @@ class NodeAgent:
         threads: CPU threads per rank.
         gpus: GPUs per rank; with none, GPUs that the node may have are hidden.
         lease_s: with no call for so long the agent ends itself and its ranks.
+        spare_cpus: that the cluster has beside the gang's.
+        several_nodes: whether the run may use more than this node.
     """
 
     def __init__(
-        self, run_folder: str, dataset_folder: str, first_rank: int, ranks: int, threads: int, gpus: int, lease_s: float
+        self,
+        run_folder: str,
+        dataset_folder: str,
+        first_rank: int,
+        ranks: int,
+        threads: int,
+        gpus: int,
+        lease_s: float,
+        spare_cpus: float,
+        several_nodes: bool,
     ) -> None:
         self._run_folder, self._dataset_folder = run_folder, dataset_folder
         self._gpus = gpus
@@ -67,6 +80,8 @@ class NodeAgent:
         self._endpoint = Endpoint.create()
         self._listener = self._endpoint.listen()
         self._fork_server = self._start_fork_server(threads)
+        if first_rank == 0:  # one agent of the gang starts them for all; they end with it
+            self._transformers = self._start_transformers(spare_cpus, several_nodes)
         yield_to_training()  # after the fork server, whose children are to be served first
         for loop in (self._accept, self._guard):
             threading.Thread(target=loop, name=loop.__name__, daemon=True).start()
@@ -134,6 +149,17 @@ class NodeAgent:
         """Text from the newest checkpoint, made on this node."""
         self._called()
         return generate_in_subprocess(request)
+
+    def _start_transformers(self, spare_cpus: float, several_nodes: bool) -> list[Any]:
+        """The actors of the job's online transform, if it has one. Where CPUs are short they share the ranks'."""
+        folder = RunFolder(Path(self._run_folder))
+        job = folder.resolved()
+        data = DataSpec(**job["data"])
+        if data.online is None:
+            return []
+        cpus = int(data.online.actors <= spare_cpus)
+        place = (folder.online, cpus, several_nodes)
+        return start_transformers(*place, self._dataset_folder, data, job["seed"], folder.code)
 
     def _start_fork_server(self, threads: int) -> subprocess.Popen[bytes]:
         environment = {

@@ -17,12 +17,10 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from drivetrain_pipelines.errors import InputError
-from drivetrain_pipelines.order.mixture import SampleOrder
+from drivetrain_pipelines.errors import FetchError, InputError, TransformersLostError
 from drivetrain_pipelines.order.permutation import mix_key
 from drivetrain_pipelines.spec import DataSpec
-from drivetrain_pipelines.stream.dataset import Dataset, open_dataset
-from drivetrain_pipelines.stream.reader import Batch, StreamReader
+from drivetrain_pipelines.stream.reader import Batch
 
 from drivetrain_workers.batching import BatchPlan, solve, total_steps
 from drivetrain_workers.checkpoints.layout import replicated_tensors
@@ -36,8 +34,7 @@ from drivetrain_workers.model import build_model, load_loss
 from drivetrain_workers.process import end_with_parent
 from drivetrain_workers.run_folder import RunFolder
 from drivetrain_workers.spec import CheckpointSpec, TrainingSpec
-
-_MODEL_FACTS = ("vocab_size", "classes")  # what a model factory may ask for, besides sequence_length
+from drivetrain_workers.training_data import TrainingData
 
 
 class AgentLink:
@@ -82,15 +79,10 @@ def main(task_json: str) -> None:
 def train(task: RankTask, report: Callable[..., None], stop_asked: Callable[[], bool]) -> None:
     """Train from the newest valid checkpoint to the end of the run, or until asked to stop."""
     run = _open(task, report)
-    arena, files = run.dataset.open("train")
-    reader = StreamReader(arena, files, run.order, run.plan.global_batch, run.rows, run.samples)
-    try:
-        _loop(run, iter(reader), report, stop_asked)
+    with run.data.batches(run.plan, task.rank, run.samples) as batches:
+        _loop(run, batches, report, stop_asked)
         run.writer.wait()
         dist.barrier()  # nobody leaves before the last checkpoint is committed
-    finally:
-        reader.close()
-        arena.close()
     if task.rank == 0:
         report("finished", step=run.step, steps=run.steps)
 
@@ -105,14 +97,9 @@ class _Run:
     writer: CheckpointWriter
     checkpoint: CheckpointSpec
     training: TrainingSpec
-    dataset: Dataset
-    order: SampleOrder
+    data: TrainingData
     steps: int
     step: int = 0
-
-    @property
-    def rows(self) -> slice:
-        return self.plan.rows(self.task.rank)
 
     @property
     def samples(self) -> int:
@@ -129,15 +116,10 @@ def _open(task: RankTask, report: Callable[..., None]) -> _Run:
     device = join_group(rank, task.local_rank, world_size, task.generation.rendezvous)
     report("phase", phase="grouped")
 
-    data = DataSpec(**job["data"])
-    dataset = open_dataset(task.dataset_folder, data)
-    weights = [part.weight for part in data.mixture]
-    order = dataset.order("train", weights, job["seed"], data.lanes, data.shuffle_window)
+    data = TrainingData(task.dataset_folder, DataSpec(**job["data"]), job["seed"], folder)
     plan = solve(training.global_batch_size, training.micro_batch_size, world_size)
-    steps = total_steps(training.steps, training.epochs, order.epoch, plan.global_batch)
-    known = {name: int(value) for name, value in dataset.manifest.statistics.items() if name in _MODEL_FACTS}
-    facts = {**known, "sequence_length": data.sequence_length}
-    model = build_model(job["model"], str(folder.code), facts, job["seed"])
+    steps = total_steps(training.steps, training.epochs, data.epoch, plan.global_batch)
+    model = build_model(job["model"], str(folder.code), data.facts, job["seed"])
     loss = load_loss(job["model"], str(folder.code))
     engine = Engine(model, loss, training, plan, steps, device)
     replicated_tensors(engine.deepspeed)  # refuses what could not be checkpointed, before the first step
@@ -148,7 +130,7 @@ def _open(task: RankTask, report: Callable[..., None]) -> _Run:
         report("checkpoint", **vars(result))
 
     writer = CheckpointWriter(folder, rank, world_size, task.generation.number, checkpoint.keep, saved)
-    run = _Run(task, plan, engine, writer, checkpoint, training, dataset, order, steps)
+    run = _Run(task, plan, engine, writer, checkpoint, training, data, steps)
     if found := _agree_on_checkpoint(folder, report):
         restore(engine.deepspeed, Checkpoint(found), rank, world_size)
         run.step = Checkpoint(found).step
@@ -183,7 +165,7 @@ def _loop(run: _Run, batches: Iterator[Batch], report: Callable[..., None], stop
             report("step", **{**record, **timing})
         last = run.step == run.steps
         if last or run.step % run.training.eval_every == 0:
-            record["eval_loss"] = _evaluate(run)
+            record["eval_loss"] = run.engine.evaluate(*run.data.evaluation(run.plan, run.task.rank))
             if run.task.rank == 0:
                 report("eval", step=run.step, eval_loss=record["eval_loss"])
         if last or result.stop_asked or run.step % run.checkpoint.every == 0:
@@ -191,14 +173,6 @@ def _loop(run: _Run, batches: Iterator[Batch], report: Callable[..., None], stop
             records = []
         if result.stop_asked:
             return
-
-
-def _evaluate(run: _Run) -> float:
-    """Exact mean loss over the whole eval split."""
-    rows = run.dataset.manifest.rows("eval")
-    own = BatchPlan(rows, run.plan.world_size, 1, 1).rows(run.task.rank)
-    samples = np.arange(own.start, max(own.start + 1, own.stop), dtype=np.int64) % rows
-    return run.engine.evaluate(run.dataset.read("eval", samples), own.stop - own.start, rows)
 
 
 def _agree_on_checkpoint(folder: RunFolder, report: Callable[..., None]) -> Path | None:
@@ -237,7 +211,7 @@ def classify(error: BaseException) -> str:
         return "out_of_memory"
     if isinstance(error, dist.DistError) or "gloo" in str(error) or "NCCL" in str(error):
         return "collective"
-    if isinstance(error, OSError):
+    if isinstance(error, OSError | FetchError | TransformersLostError):
         return "storage"
     return "user_code"
 

@@ -44,6 +44,11 @@ class RunFolder:
         """Tracking records that are on their way to MLflow."""
         return self.path / "tracking"
 
+    @property
+    def online(self) -> Path:
+        """Where the actors of the online transform can be reached."""
+        return self.path / "online"
+
     def log(self, rank: int) -> Path:
         """Output of a rank's processes, over all generations."""
         return self.path / "logs" / f"rank-{rank}.log"

@@ -39,6 +39,7 @@ _NOT_CONTENT = {
     "storage",
     "cache_bytes",
     "lanes",
+    "online",
     "shuffle_window",
     "tokenizer",
 }

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from tokenizers import Tokenizer
 
+from drivetrain_pipelines.arrow_types import array_of
 from drivetrain_pipelines.errors import PrepareError
 from drivetrain_pipelines.prepare.audio import log_mel, read_audio
 from drivetrain_pipelines.prepare.packing import concatenate, fit
@@ -71,7 +72,7 @@ class TokenMaker:
             }
         for split, columns in parts.items():
             if len(columns["tokens"]):
-                made.batches[split] = pa.record_batch({name: _fixed(rows) for name, rows in columns.items()})
+                made.batches[split] = pa.record_batch({name: array_of(rows) for name, rows in columns.items()})
         if "train" in parts:
             tokens = parts["train"]["tokens"]
             counted = tokens[parts["train"]["segments"] > 0] if "segments" in parts["train"] else tokens.reshape(-1)
@@ -115,7 +116,7 @@ class FileMaker:
                     raise PrepareError(f"{file} cannot be decoded: {error}. {fix}") from error
                 records.skipped.append(f"{file}: {str(error)[:200]}")
         columns: dict[str, pa.Array] = {
-            self._name: _tensor(np.stack(rows)) if self._decode and rows else pa.array(rows, pa.large_binary())
+            self._name: array_of(np.stack(rows)) if self._decode and rows else pa.array(rows, pa.large_binary())
         }
         if has_labels:
             columns["label"] = pa.array(labels, pa.int64())
@@ -140,7 +141,7 @@ class ColumnMaker:
             if values.null_count:
                 raise PrepareError(f"column {name} has {values.null_count} empty values; fill them in data.transform")
             if pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
-                values = _tensor(np.stack(values.to_numpy(zero_copy_only=False)))
+                values = array_of(np.stack(values.to_numpy(zero_copy_only=False)))
             columns[name] = values
         batch = pa.record_batch(columns)
         rows = [str(row).encode() for row in batch.to_pylist()]
@@ -191,11 +192,3 @@ def _column(table: pa.Table, name: str) -> pa.Array:
         raise PrepareError(f"the records have no column {name!r}; they have {', '.join(table.column_names)}")
     column = table[name].combine_chunks()
     return column.chunk(0) if isinstance(column, pa.ChunkedArray) else column
-
-
-def _fixed(rows: npt.NDArray[Any]) -> pa.Array:
-    return pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), rows.shape[1])
-
-
-def _tensor(rows: npt.NDArray[Any]) -> pa.Array:
-    return pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(rows)) if rows.ndim > 2 else _fixed(rows)

@@ -15,7 +15,7 @@ from drivetrain_pipelines.checksums import verify_bytes
 from drivetrain_pipelines.errors import CorruptFileError
 from drivetrain_pipelines.order.permutation import Int64Array
 from drivetrain_pipelines.shards import Shard
-from drivetrain_pipelines.stream.columns import Column, Columns, ShardFile, Values, column_of
+from drivetrain_pipelines.stream.columns import Allocate, Column, Columns, ShardFile, Values, column_of
 
 Index = dict[str, Int64Array]
 
@@ -96,9 +96,9 @@ class ShardArena:
             raise IndexError(f"a row lies outside its shard; there are {self.rows} rows in all")
         return {name: column.index(shards, rows) for name, column in self._columns.items()}
 
-    def buffers(self, rows: int) -> dict[str, Values | None]:
+    def buffers(self, rows: int, allocate: Allocate = np.zeros) -> dict[str, Values | None]:
         """Arrays for `gather` to fill."""
-        return {name: column.buffer(rows) for name, column in self._columns.items()}
+        return {name: column.buffer(rows, allocate) for name, column in self._columns.items()}
 
     def gather(self, index: Index, part: slice, out: dict[str, Values | None]) -> Columns:
         """Copy the rows of a part of an index into ``out``: one gather per column.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from drivetrain_pipelines.arrow_types import dtype_of, is_list, is_ragged, row_of
+from drivetrain_pipelines.arrow_types import dtype_of, flat_of, is_list, is_ragged, row_of
 from drivetrain_pipelines.errors import CorruptFileError
 from drivetrain_pipelines.order.permutation import Int64Array
 from drivetrain_pipelines.stream.memory import HUGE_PAGE, PAGE, AddressRange
@@ -48,6 +48,7 @@ class Ragged:
 
 Values = npt.NDArray[Any] | Ragged
 Columns = dict[str, Values]
+Allocate = Callable[[tuple[int, ...], npt.DTypeLike], npt.NDArray[Any]]
 
 
 class Column(Protocol):
@@ -63,7 +64,7 @@ class Column(Protocol):
     def unmap_shard(self, shard: int) -> None:
         """Forget a shard; its rows must not be asked for any more."""
 
-    def buffer(self, rows: int) -> Values | None:
+    def buffer(self, rows: int, allocate: Allocate) -> Values | None:
         """An array for `gather` to fill; None where every batch has another size."""
 
     def index(self, shards: Int64Array, rows: Int64Array) -> Int64Array:
@@ -114,7 +115,7 @@ class FixedColumn:
 
     def map_shard(self, shard: int, file: ShardFile, array: pa.Array) -> None:
         """See `Column`."""
-        numbers = _flat(array)
+        numbers = flat_of(array)
         begin = file.offset(numbers.buffers()[1]) + numbers.offset * self._dtype.itemsize
         if self._anchor < 0:
             self._anchor = begin % self._row_bytes
@@ -135,9 +136,9 @@ class FixedColumn:
         """See `Column`."""
         self._range.clear(shard * self._slot, self._slot)
 
-    def buffer(self, rows: int) -> Values:
-        """An array ``[rows, *row shape]``, touched once so that no page fault is left for the hot path."""
-        return np.zeros((rows, *self._shape), self._dtype)
+    def buffer(self, rows: int, allocate: Allocate) -> Values:
+        """An array ``[rows, *row shape]``."""
+        return allocate((rows, *self._shape), self._dtype)
 
     def index(self, shards: Int64Array, rows: Int64Array) -> Int64Array:
         """See `Column`."""
@@ -205,7 +206,7 @@ class RaggedColumn:
         """See `Column`."""
         self._range.clear(shard * self._slot, self._slot)
 
-    def buffer(self, rows: int) -> None:
+    def buffer(self, rows: int, allocate: Allocate) -> None:
         """Nothing: Arrow's memory pool keeps and reuses what batches of any size need."""
 
     def index(self, shards: Int64Array, rows: Int64Array) -> Int64Array:
@@ -230,10 +231,3 @@ def column_of(kind: pa.DataType, rows: Sequence[int], largest: int) -> Column:
     if is_ragged(kind):
         return RaggedColumn(kind, rows, largest)
     return FixedColumn(kind, len(rows), largest)
-
-
-def _flat(array: pa.Array) -> pa.Array:
-    """The numbers of a fixed-width column."""
-    if isinstance(array.type, pa.BaseExtensionType):
-        array = array.storage
-    return array.values if pa.types.is_fixed_size_list(array.type) else array

@@ -59,6 +59,11 @@ class Dataset:
             streams.setdefault(shard.stream, []).append(shard.rows)
         return SampleOrder.of(list(streams.values()), [weights[number] for number in streams], seed, lanes, window)
 
+    def training_order(self, data: DataSpec, seed: int) -> SampleOrder:
+        """The stream that a job trains on."""
+        weights = [part.weight for part in data.mixture]
+        return self.order("train", weights, seed, data.lanes, data.shuffle_window)
+
     def read(self, split: str, samples: Int64Array) -> Columns:
         """Some rows at once, numbered over the split in manifest order.
 

@@ -15,7 +15,7 @@ from drivetrain_pipelines.errors import CorruptFileError
 from drivetrain_pipelines.order.mixture import SampleOrder
 from drivetrain_pipelines.order.permutation import Int64Array
 from drivetrain_pipelines.stream.arena import ShardArena
-from drivetrain_pipelines.stream.columns import Columns, Values
+from drivetrain_pipelines.stream.columns import Allocate, Columns, Values
 from drivetrain_pipelines.stream.files import ShardFiles
 from drivetrain_pipelines.stream.memory import keep_freed_memory
 
@@ -65,20 +65,30 @@ class StreamReader:
         global_batch: samples per step over all ranks.
         rows: this rank's slice of the global batch.
         start: global position to begin at; any position costs the same.
+        every: deliver each global batch, or only every n-th.
+        allocate: makes the arrays that batches of numbers are gathered into.
     """
 
     def __init__(
-        self, arena: ShardArena, files: ShardFiles, order: SampleOrder, global_batch: int, rows: slice, start: int
+        self,
+        arena: ShardArena,
+        files: ShardFiles,
+        order: SampleOrder,
+        global_batch: int,
+        rows: slice,
+        start: int,
+        every: int = 1,
+        allocate: Allocate = np.zeros,
     ) -> None:
         keep_freed_memory()
         self._arena, self._files, self._order = arena, files, order
-        self._global_batch, self._rows = global_batch, rows
+        self._global_batch, self._rows, self._stride = global_batch, rows, every * global_batch
         self._own = rows.stop - rows.start
         self._next_plan, self._plans = start, deque[_Plan]()
         batch_bytes = max(1, arena.bytes_per_row * self._own)
         self._batches_per_plan = max(1, min(_PLAN_SAMPLES // max(1, self._own), _PLAN_BYTES // batch_bytes))
         self._batches = self._gather()
-        self._free = [arena.buffers(self._own) for _ in range(_RING)]
+        self._free = [arena.buffers(self._own, allocate) for _ in range(_RING)]
         self._wanted: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self._ready: queue.SimpleQueue[Batch | Exception] = queue.SimpleQueue()
         self._ahead = 0  # batches that the thread was asked for and that were not taken yet
@@ -131,13 +141,13 @@ class StreamReader:
                 buffers = self._free.pop()  # the one that was used last is still in the processor's cache
                 part = slice(number * self._own, (number + 1) * self._own)
                 columns = self._arena.gather(index, part, buffers)
-                yield Batch(plan.position + number * self._global_batch, columns, buffers)
+                yield Batch(plan.position + number * self._stride, columns, buffers)
 
     def _take_plan(self) -> _Plan:
         """The next plan, its shards mapped; and enough plans behind it for the files to be fetched in time."""
         while not self._plans or (self._bytes_ahead() < self._files.ahead_bytes and len(self._plans) < _LARGEST_PLANS):
             plan = self._make_plan(self._next_plan)
-            self._next_plan += self._batches_per_plan * self._global_batch
+            self._next_plan += self._batches_per_plan * self._stride
             self._plans.append(plan)
             self._files.expect(plan.needed)
             if len({number for p in self._plans for number in p.needed}) == self._arena.shards:
@@ -166,7 +176,7 @@ class StreamReader:
 
     def _make_plan(self, position: int) -> _Plan:
         pattern = self._order.positions(0, self._global_batch, self._rows)
-        starts = position + self._global_batch * np.arange(self._batches_per_plan, dtype=np.int64)
+        starts = position + self._stride * np.arange(self._batches_per_plan, dtype=np.int64)
         shards, rows = self._order.locate((starts[:, None] + pattern).reshape(-1))
         if self._files.ahead_bytes:
             numbers, first = np.unique(shards, return_index=True)

@@ -1,0 +1,123 @@
+"""The transforming actor: reads shards, applies the user's transform, serves batches over Arrow Flight.
+
+It keeps nothing: what it serves depends on the ticket alone, so any actor can take over from any other at any batch.
+"""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.flight as fl
+import ray
+import ray.util
+
+from drivetrain_pipelines.errors import DrivetrainError, TransformError
+from drivetrain_pipelines.online.transform import OnlineTransform
+from drivetrain_pipelines.online.wire import Endpoints, Ticket, to_arrow
+from drivetrain_pipelines.spec import DataSpec
+from drivetrain_pipelines.stream.dataset import open_dataset
+from drivetrain_pipelines.stream.reader import StreamReader
+from drivetrain_pipelines.user_code import load_function
+
+
+class _TokenCheck(fl.ServerMiddlewareFactory):  # type: ignore[misc]  # pyarrow has no types
+    """Turns away whoever does not know the run's token."""
+
+    def __init__(self, token: str) -> None:
+        super().__init__()
+        self._expected = f"Bearer {token}"
+
+    def start_call(self, _: Any, headers: dict[str, list[str]]) -> None:
+        """Called before every request."""
+        if headers.get("authorization") != [self._expected]:
+            raise fl.FlightUnauthenticatedError("the token is missing or wrong")
+
+
+class TransformServer(fl.FlightServerBase):  # type: ignore[misc]  # pyarrow has no types
+    """Serves transformed batches of one run; listens as soon as it is there.
+
+    Args:
+        host: address to listen on.
+        token: asked of everybody.
+        location: prepared dataset version.
+        data: the job's data section, with ``online``.
+        seed: the job's.
+        code_folder: the user's code.
+    """
+
+    def __init__(self, host: str, token: str, location: str, data: DataSpec, seed: int, code_folder: str) -> None:
+        assert data.online
+        function = load_function(data.online.transform, code_folder, "data.online.transform")
+        self._transform = OnlineTransform(function, seed)
+        self._dataset = open_dataset(location, data)
+        self._order = self._dataset.training_order(data, seed)
+        super().__init__(f"grpc://{host}:0", middleware={"token": _TokenCheck(token)})
+
+    def do_exchange(self, _: Any, ask: fl.FlightDescriptor, __: Any, answer: fl.FlightStreamWriter) -> None:
+        """Stream the batches that a `Ticket` asks for, as fast as they are taken; each with its global position.
+
+        An exchange because, unlike `do_get`, its caller need not wait for the first batch before it can hang up.
+        """
+        ticket = Ticket.decode(ask.command)
+        rows = slice(ticket.first_row, ticket.last_row)
+        arena, files = self._dataset.open("train")
+        reader = StreamReader(arena, files, self._order, ticket.global_batch, rows, ticket.start, ticket.every)
+        try:
+            for batch in reader:
+                positions = self._order.positions(batch.position, ticket.global_batch, rows)
+                made = to_arrow(self._transform.apply(batch.columns, positions))
+                if batch.position == ticket.start:
+                    schema = made.schema
+                    answer.begin(schema)
+                elif made.schema != schema:
+                    raise TransformError("data.online.transform gave samples of another type or shape than before")
+                answer.write_with_metadata(made, pa.py_buffer(str(batch.position).encode()))
+        except DrivetrainError as error:  # of the data or the user's code: another actor would fail in the same way
+            raise fl.FlightServerError(str(error), str(error).encode()) from error
+        finally:  # also when the rank has hung up
+            reader.close()
+            arena.close()
+
+    def do_action(self, _: Any, action: fl.Action) -> list[bytes]:
+        """``ping`` answers: the process lives."""
+        return [action.type.encode()]
+
+
+class Transformer:
+    """Runs as a Ray actor on a CPU; restarted by Ray when it dies, and found again by its endpoint.
+
+    Args:
+        number: of this actor among the run's.
+        endpoints: folder where it says where it listens.
+        everywhere: listen on this node's address; else on loopback alone.
+    """
+
+    def __init__(
+        self, number: int, endpoints: str, everywhere: bool, location: str, data: DataSpec, seed: int, code_folder: str
+    ) -> None:
+        host: str = ray.util.get_node_ip_address() if everywhere else "127.0.0.1"  # type: ignore[no-untyped-call]
+        known = Endpoints(Path(endpoints))
+        self._server = TransformServer(host, known.token, location, data, seed, code_folder)
+        threading.Thread(target=self._server.serve, name="flight", daemon=True).start()
+        known.publish(number, f"{host}:{self._server.port}")
+
+
+def start_transformers(
+    endpoints: Path, cpus: int, everywhere: bool, location: str, data: DataSpec, seed: int, code_folder: Path
+) -> list[Any]:
+    """Start a run's actors; they end with the process that holds the handles.
+
+    Args:
+        endpoints: folder for `Endpoints`; made anew.
+        cpus: that each asks of the cluster; 0 where they share what others have.
+    """
+    assert data.online
+    Endpoints(endpoints).create()
+    actor: Any = ray.remote(num_cpus=cpus, max_restarts=-1, scheduling_strategy="SPREAD")(Transformer)
+    return [
+        actor.remote(number, str(endpoints), everywhere, location, data, seed, str(code_folder))
+        for number in range(data.online.actors)
+    ]

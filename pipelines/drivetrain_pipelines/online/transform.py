@@ -1,0 +1,76 @@
+"""The user's transform of single samples, as a pure function of sample, seed and position."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from drivetrain_pipelines.errors import TransformError
+from drivetrain_pipelines.order.permutation import Int64Array, mix_key
+from drivetrain_pipelines.stream.columns import Columns, Ragged
+
+Sample = dict[str, npt.NDArray[Any]]
+Function = Callable[[Sample, np.random.Generator | None], Sample]
+
+_ONLINE = 4  # what a key is for
+
+
+class OnlineTransform:
+    """Applies ``data.online.transform``, with random numbers that only depend on the job's seed and the position.
+
+    Args:
+        function: ``function(sample, random) -> sample``; ``random`` is None for evaluation.
+        seed: the job's.
+    """
+
+    def __init__(self, function: Function, seed: int) -> None:
+        self._function, self._seed = function, seed
+
+    def apply(self, columns: Columns, positions: Int64Array | None) -> Sample:
+        """Transform a batch, row by row.
+
+        Args:
+            columns: ``[rows, ...]``, or `Ragged`.
+            positions: global position of each row; None for evaluation.
+
+        Returns:
+            Columns of numbers, ``[rows, ...]`` each; a plain number becomes ``[rows, 1]``.
+
+        Raises:
+            TransformError: the function raised, or its results do not make a batch.
+        """
+        rows = len(next(iter(columns.values())))
+        draws: Iterable[np.random.Generator | None] = [None] * rows
+        if positions is not None:
+            keys = (mix_key(self._seed, _ONLINE, position) for position in positions.tolist())
+            draws = (np.random.Generator(np.random.Philox(key=key)) for key in keys)
+        made = []
+        for number, random in enumerate(draws):
+            sample = {name: _row(values, number) for name, values in columns.items()}
+            try:
+                made.append({name: np.asarray(value) for name, value in self._function(sample, random).items()})
+            except Exception as error:  # whatever the user's code raises
+                where = "" if positions is None else f" of the sample at position {positions[number]}"
+                raise TransformError(f"data.online.transform{where} raised {error!r}") from error
+        return {name: _stack(name, made) for name in made[0]}
+
+
+def _row(values: npt.NDArray[Any] | Ragged, number: int) -> npt.NDArray[Any]:
+    row: npt.NDArray[Any] = values.row(number) if isinstance(values, Ragged) else values[number]
+    return row
+
+
+def _stack(name: str, made: list[Sample]) -> npt.NDArray[Any]:
+    """One column; all rows must be of one type and shape, or a batch would depend on which rows meet in it."""
+    rows = [sample.get(name) for sample in made]
+    kinds = {(str(row.dtype), row.shape) if row is not None else "missing" for row in rows}
+    if len(kinds) > 1 or made[0].keys() != made[-1].keys():
+        found = " and ".join(sorted(map(str, kinds)))
+        raise TransformError(f"data.online.transform must give {name!r} one type and shape in all samples, not {found}")
+    first = made[0][name]
+    if first.dtype.kind not in "iuf":
+        raise TransformError(f"data.online.transform must give numbers, but {name!r} is {first.dtype}")
+    return np.stack([row.reshape(first.shape or 1) for row in rows if row is not None])

@@ -1,0 +1,275 @@
+"""Online transforms: real Flight servers in processes of their own, killed, stopped and asked by strangers."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pyarrow.flight as fl
+import pytest
+import yaml
+from drivetrain_pipelines.checksums import read_json
+from drivetrain_pipelines.errors import TransformError, TransformersLostError
+from drivetrain_pipelines.online.actor import TransformServer
+from drivetrain_pipelines.online.reader import OnlineReader
+from drivetrain_pipelines.online.transform import OnlineTransform
+from drivetrain_pipelines.online.wire import Endpoints, Ticket
+from drivetrain_pipelines.spec import DataSpec
+from drivetrain_pipelines.stream.dataset import Dataset, open_dataset
+from drivetrain_pipelines.stream.reader import StreamReader
+
+from tests.cluster.harness import command_line, run_job
+from tests.unit.datasets import make_dataset
+
+BATCH, SEED = 16, 3
+CODE = """
+import numpy as np
+
+
+def noisy(sample, random):
+    return {"label": sample["label"], "x": sample["tokens"] + random.normal(size=5)}
+
+
+def broken(sample, random):
+    if sample["label"][0] == 77:
+        raise ValueError("seventy-seven")
+    return {"label": sample["label"]}
+
+
+def wide(sample, random):
+    return {"label": sample["label"], "x": np.zeros(1 << 16)}
+"""
+
+
+def data_spec(function: str) -> DataSpec:
+    return DataSpec(
+        source="anywhere", lanes=4, shuffle_window=64, online={"transform": f"augment:{function}", "actors": 2}
+    )
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Dataset:
+    (tmp_path / "augment.py").write_text(CODE)
+    return make_dataset(tmp_path / "data", [300, 200, 500])
+
+
+class Servers:
+    """Actors' servers, as processes without Ray around them."""
+
+    def __init__(self, folder: Path, function: str) -> None:
+        self._folder, self._function = folder, function
+        self.endpoints = Endpoints(folder / "endpoints")
+        self.endpoints.create()
+        self.processes: dict[int, multiprocessing.process.BaseProcess] = {}
+
+    def start(self, number: int) -> None:
+        spawn = multiprocessing.get_context("spawn")
+        process = spawn.Process(target=_serve, args=(self._folder, self._function, number))
+        process.start()
+        self.processes[number] = process
+        while self.endpoints.find(number) is None or read_json(self._pid_file(number))["pid"] != process.pid:
+            assert process.is_alive()
+            threading.Event().wait(0.05)
+
+    def signal(self, number: int, what: signal.Signals) -> None:
+        pid = self.processes[number].pid
+        assert pid
+        os.kill(pid, what)
+
+    def _pid_file(self, number: int) -> Path:
+        return self._folder / "endpoints" / f"actor-{number}.json"
+
+
+def _serve(folder: Path, function: str, number: int) -> None:
+    endpoints = Endpoints(folder / "endpoints")
+    server = TransformServer("127.0.0.1", endpoints.token, str(folder / "data"), data_spec(function), SEED, str(folder))
+    endpoints.publish(number, f"127.0.0.1:{server.port}")
+    server.serve()
+
+
+@pytest.fixture
+def servers(tmp_path: Path, dataset: Dataset) -> Iterator[Callable[[str], Servers]]:
+    made: list[Servers] = []
+
+    def start(function: str) -> Servers:
+        made.append(Servers(tmp_path, function))
+        for number in range(2):
+            made[-1].start(number)
+        return made[-1]
+
+    yield start
+    for process in (process for servers in made for process in servers.processes.values()):
+        process.kill()
+        process.join()
+
+
+def expected(dataset: Dataset, rows: slice, steps: range) -> list[np.ndarray]:
+    """What a rank without actors would make."""
+    namespace: dict = {}
+    exec(CODE, namespace)
+    transform = OnlineTransform(namespace["noisy"], SEED)
+    order = open_dataset(dataset.folder.location, data_spec("noisy")).training_order(data_spec("noisy"), SEED)
+    arena, files = dataset.open("train")
+    reader = StreamReader(arena, files, order, BATCH, rows, steps.start * BATCH)
+    made = []
+    for batch, _ in zip(reader, steps, strict=False):
+        positions = order.positions(batch.position, BATCH, rows)
+        made.append(transform.apply(batch.columns, positions)["x"])
+    reader.close()
+    arena.close()
+    return made
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_the_stream_is_that_of_a_rank_alone(dataset: Dataset, servers, world_size: int) -> None:
+    endpoints = servers("noisy").endpoints
+    for rank in range(world_size):
+        rows = slice(BATCH * rank // world_size, BATCH * (rank + 1) // world_size)
+        reader = OnlineReader(endpoints, 2, BATCH, rows, 5 * BATCH)
+        batches = [(batch.position, batch.columns["x"]) for batch, _ in zip(reader, range(30), strict=False)]
+        reader.close()
+        assert [position for position, _ in batches] == [step * BATCH for step in range(5, 35)]
+        made = [values for _, values in batches]
+        assert all(map(np.array_equal, made, expected(dataset, rows, range(5, 35))))
+
+
+@pytest.mark.parametrize("harm", [signal.SIGKILL, signal.SIGSTOP])
+def test_actors_come_and_go(dataset: Dataset, servers, harm: signal.Signals, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One is lost, the other serves for both; then that is lost too, and a successor of the first serves all."""
+    monkeypatch.setattr("drivetrain_pipelines.online.reader._SUSPICIOUS_S", 0.5)
+    running = servers("noisy")
+    reader = OnlineReader(running.endpoints, 2, BATCH, slice(0, BATCH), 0)
+    made = []
+    for batch, step in zip(reader, range(60), strict=False):
+        made.append(batch.columns["x"].copy())
+        if step == 10:
+            running.signal(0, harm)
+        if step == 30:
+            running.signal(0, signal.SIGKILL)
+            running.processes[0].join()
+            running.signal(1, harm)
+            running.start(0)
+    reader.close()
+    assert all(map(np.array_equal, made, expected(dataset, slice(0, BATCH), range(60))))
+
+
+def test_the_users_mistake_ends_the_stream(servers) -> None:
+    reader = OnlineReader(servers("broken").endpoints, 2, BATCH, slice(0, BATCH), 0)
+    with pytest.raises(TransformError, match=r"position \d+ raised ValueError\('seventy-seven'\)"):
+        for _ in zip(reader, range(200), strict=False):
+            pass
+    reader.close()
+
+
+def test_nobody_there_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("drivetrain_pipelines.online.reader._PATIENCE_S", 1.0)
+    endpoints = Endpoints(tmp_path / "endpoints")
+    endpoints.create()
+    reader = OnlineReader(endpoints, 2, BATCH, slice(0, BATCH), 0)
+    with pytest.raises(TransformersLostError, match="none has started yet"):
+        next(iter(reader))
+    reader.close()
+
+
+@pytest.mark.parametrize("token", [None, "Bearer wrong"])
+def test_strangers_are_turned_away(servers, token: str | None) -> None:
+    running = servers("noisy")
+    headers = [(b"authorization", token.encode())] if token else []
+    with fl.FlightClient(f"grpc://{running.endpoints.find(0)}") as client:
+        ask = fl.FlightDescriptor.for_command(Ticket(0, 1, BATCH, 0, BATCH).encode())
+        for call in (
+            lambda options: client.do_exchange(ask, options)[1].read_chunk(),
+            lambda options: list(client.do_action(fl.Action("ping", b""), options)),
+        ):
+            with pytest.raises(fl.FlightUnauthenticatedError):
+                call(fl.FlightCallOptions(headers=headers))
+    assert (running._folder / "endpoints" / "token").stat().st_mode & 0o777 == 0o600
+
+
+def test_an_actor_does_not_run_ahead_without_bound(servers) -> None:
+    """8 MiB a batch: a rank that takes none holds two, and the connection's flow control holds the actor back."""
+    running = servers("wide")
+    processes = [psutil.Process(process.pid) for process in running.processes.values()]
+    reader = OnlineReader(running.endpoints, 2, BATCH, slice(0, BATCH), 0)
+    batches = iter(reader)
+    next(batches)
+    threading.Event().wait(3)
+    before = [process.memory_info().rss for process in processes]
+    used = [sum(process.cpu_times()[:2]) for process in processes]
+    threading.Event().wait(2)
+    assert all(sum(p.cpu_times()[:2]) - u < 0.5 for p, u in zip(processes, used, strict=True))  # they wait
+    assert all(p.memory_info().rss - b < 32 << 20 for p, b in zip(processes, before, strict=True))
+    reader.close()
+    assert not [thread for thread in threading.enumerate() if thread.name == "online-reader"]
+
+
+JOB_CODE = """
+import torch
+import torch.nn.functional as F
+
+
+def flip(sample, random):
+    image = sample["image"]
+    if random is not None and random.random() < 0.5:
+        image = image[:, ::-1]
+    return {"image": image, "label": sample["label"]}
+
+
+def make(classes):
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(8 * 8 * 3, classes))
+
+
+def loss(model, batch):
+    return F.cross_entropy(model(batch["image"].float() / 255), batch["label"][:, 0])
+"""
+
+
+def test_a_job_survives_its_actors(pictures: Path, tmp_path: Path) -> None:
+    """Through the whole system; the losses are those of an undisturbed run, and differ from those without flips."""
+    (tmp_path / "job").mkdir()
+    (tmp_path / "job" / "model.py").write_text(JOB_CODE + SLOW)
+    job = yaml.safe_load((pictures / "job.yaml").read_text())
+    job["data"] |= {"source": str(pictures / "raw"), "online": {"transform": "model:flip", "actors": 2}}
+    job["model"]["loss"] = "model:slow_loss"
+    (tmp_path / "job" / "job.yaml").write_text(yaml.safe_dump(job))
+    plain = run_job(tmp_path / "job", tmp_path / "home", "data.online=null").finish()
+    calm = run_job(tmp_path / "job", tmp_path / "home", "checkpoint.every=9").finish()
+    assert calm.code == 0, calm.errors
+    assert calm.facts["dataset"] == plain.facts["dataset"]
+    disturbed = run_job(tmp_path / "job", tmp_path / "home")
+    view = disturbed.wait_for_step(8)
+    online = tmp_path / "home" / "runs" / view["run_id"] / "online"
+    actors = [read_json(path)["pid"] for path in sorted(online.glob("actor-*.json"))]
+    os.kill(actors[0], signal.SIGKILL)
+    disturbed.wait_for_step(16)
+    os.kill(actors[1], signal.SIGKILL)
+    disturbed.kill_part("rank-0", 20)
+    processes = disturbed.descendants()
+    result = disturbed.finish()
+    assert result.code == 0, result.errors
+    assert result.series("loss") == calm.series("loss")
+    assert result.series("eval_loss") == calm.series("eval_loss")
+    assert plain.series("loss") != calm.series("loss")
+    assert result.facts["eval_loss"] < 0.4  # 0.69 is chance
+    assert psutil.wait_procs(processes, timeout=60)[1] == []
+
+
+SLOW = """
+
+def slow_loss(model, batch):
+    import time
+    time.sleep(0.12)
+    return loss(model, batch)
+"""
+
+
+def test_a_wrong_function_is_named_before_anything_starts(pictures: Path, tmp_path: Path) -> None:
+    told = command_line(tmp_path, "validate", str(pictures), "--set=data.online={transform: model:flop}")
+    assert told.returncode == 2
+    assert "data.online.transform" in told.stderr

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from drivetrain_pipelines.errors import TransformError
+from drivetrain_pipelines.online.transform import OnlineTransform
+from drivetrain_pipelines.online.wire import from_arrow, to_arrow
+from drivetrain_pipelines.stream.columns import Ragged
+
+COLUMNS = {
+    "x": np.arange(12, dtype=np.float32).reshape(4, 3),
+    "blob": Ragged(np.arange(6, dtype=np.uint8), np.array([0, 1, 3, 3, 6])),
+}
+
+
+def noisy(sample, random):
+    noise = 0.0 if random is None else random.normal()
+    return {"x": sample["x"] + np.float32(noise), "length": len(sample["blob"])}
+
+
+def test_a_sample_is_the_same_in_whatever_company() -> None:
+    transform = OnlineTransform(noisy, seed=1)
+    whole = transform.apply(COLUMNS, np.array([7, 3, 9, 5]))
+    alone = transform.apply({name: values[2:3] for name, values in COLUMNS.items()}, np.array([9]))
+    assert np.array_equal(whole["x"][2:3], alone["x"])
+    assert whole["length"].tolist() == [[1], [2], [0], [3]]
+    assert not np.array_equal(whole["x"], transform.apply(COLUMNS, np.array([7, 3, 9, 6]))["x"])
+    assert not np.array_equal(whole["x"], OnlineTransform(noisy, seed=2).apply(COLUMNS, np.array([7, 3, 9, 5]))["x"])
+
+
+def test_evaluation_draws_nothing() -> None:
+    assert np.array_equal(OnlineTransform(noisy, seed=1).apply(COLUMNS, None)["x"], COLUMNS["x"])
+
+
+@pytest.mark.parametrize(
+    ("function", "problem"),
+    [
+        (lambda sample, random: {"y": sample["z"]}, r"at position 3 raised KeyError\('z'\)"),
+        (lambda sample, random: {"y": sample["blob"]}, r"'y' one type and shape.*\(1,\).*\(2,\)"),
+        (lambda sample, random: {"y": "text"}, "must give numbers"),
+        (lambda sample, random: {"y": 1} if sample["x"][0] else {"z": 1}, "'z' one type and shape.*missing"),
+        (lambda sample, random: 5, "AttributeError"),
+    ],
+)
+def test_mistakes_of_the_users_code_are_named(function, problem: str) -> None:
+    with pytest.raises(TransformError, match=problem):
+        OnlineTransform(function, 0).apply(COLUMNS, np.array([3, 4, 5, 6]))
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint16", "int64", "float16", "float32", "float64"])
+@pytest.mark.parametrize("shape", [(1,), (5,), (2, 3), (2, 3, 4)])
+def test_batches_travel_whole(dtype: str, shape: tuple[int, ...]) -> None:
+    values = np.arange(4 * np.prod(shape)).reshape(4, *shape).astype(dtype)
+    arrived = from_arrow(to_arrow({"x": values}))["x"]
+    assert arrived.dtype == values.dtype
+    assert np.array_equal(arrived, values)
