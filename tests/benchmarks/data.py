@@ -87,7 +87,7 @@ def _seeks(folder: Path) -> dict[str, float]:
 
     The 20,000 shards are one file under many numbers; all that differs from real ones is the disk.
     """
-    shard = _write(folder, [pa.record_batch({"x": pa.array(np.arange(_SEEK_ROWS))})])[0]
+    shard = write(folder, [pa.record_batch({"x": pa.array(np.arange(_SEEK_ROWS))})])[0]
     dataset = Dataset(str(folder))
     dataset.manifest.splits["train"][:] = [shard] * _SEEK_SHARDS
     order = dataset.order("train", [1], 0, 32, 1 << 14)
@@ -112,7 +112,7 @@ def _make_tokens(folder: Path) -> None:
         pa.record_batch({"tokens": pa.FixedSizeListArray.from_arrays(pa.array(part.reshape(-1)), _TOKENS)})
         for part in parts
     ]
-    _write(folder / "shards", batches)
+    write(folder / "shards", batches)
 
 
 def _make_images(folder: Path) -> None:
@@ -130,10 +130,11 @@ def _make_images(folder: Path) -> None:
         batches.append(
             pa.record_batch({"image": pa.LargeBinaryArray.from_buffers(pa.large_binary(), _IMAGE_SHARD_ROWS, buffers)})
         )
-    _write(folder / "shards", batches)
+    write(folder / "shards", batches)
 
 
-def _write(path: Path, batches: list[pa.RecordBatch]) -> list[Shard]:
+def write(path: Path, batches: list[pa.RecordBatch]) -> list[Shard]:
+    """A dataset of one shard per batch."""
     folder, shards = DatasetFolder(str(path)), []
     for number, batch in enumerate(batches):
         content = encode_shard(batch)

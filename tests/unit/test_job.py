@@ -23,6 +23,7 @@ VALID: dict[str, Any] = {
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "text.txt").write_text("some text\n")
     (tmp_path / "model.py").write_text("def make(): ...\ndef loss(model, batch): ...\n")
+    (tmp_path / "code.py").write_text("def make(): ...\n")
     write(tmp_path, VALID)
     return tmp_path
 
@@ -35,7 +36,7 @@ def test_defaults_and_absolute_paths(folder: Path) -> None:
     job = load_job(str(folder))
     assert job.spec.training.zero == 1
     assert job.spec.data.source == str(folder / "text.txt")
-    assert [str(path) for path in job.code_files] == ["model.py"]
+    assert [str(path) for path in job.code_files] == ["code.py", "model.py"]
 
 
 def test_scientific_notation_is_a_number(folder: Path) -> None:
@@ -68,6 +69,9 @@ def test_fingerprint_follows_settings_and_code(folder: Path) -> None:
         ("model.factory=model:mak", ["model.factory: got 'model:mak'", "Did you mean model:make?"]),
         ("model.factory=nowhere:make", ["model.factory", "There is no nowhere"]),
         ("model.factory=make", ["model.factory: got 'make'"]),
+        ("model.factory=code:make", ["model.factory: got 'code:make'", "Python's own", "code.py"]),
+        ("data.online={transform: model:mak}", ["data.online.transform", "Did you mean model:make?"]),
+        ("data.online={transform: model:make, actors: 0}", ["data.online.actors: got 0"]),
         ("model.loss=model:los", ["model.loss", "Did you mean model:loss?"]),
         ("data.source=missing.txt", ["data.source", "missing.txt", "Nothing was found there"]),
         ("data.tokenizer.file=missing.json", ["data.tokenizer.file", "missing.json"]),

@@ -143,17 +143,59 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
 
 def test_memory_stays_flat(tmp_path: Path) -> None:
     """Reading a dataset many times over adds no memory of its own: pages of the mapped files aside."""
-    dataset = make_dataset(tmp_path, [20_000] * 8)
+    own = _own_memory_while_reading(make_dataset(tmp_path, [20_000] * 8), "label", 3000)
+    assert max(own) - own[0] < 16 << 20
+
+
+@pytest.mark.slow
+def test_memory_stays_flat_over_two_gigabytes(tmp_path: Path) -> None:
+    """The same for an epoch and more of 2 GiB, of which every byte is read; at most a few batches are held."""
+    folder, width, rows = DatasetFolder(str(tmp_path)), 1 << 20, 64
+    draw = np.random.default_rng(0)
+    shards = []
+    for number in range(32):
+        values = draw.integers(0, 256, (rows, width), dtype=np.uint8)
+        content = encode_shard(pa.record_batch({"x": _nested(values)}))
+        folder.write(f"{number}.arrow", content)
+        shards.append(_shard(f"{number}.arrow", rows, content))
+    Manifest("large", "v1", pa.ipc.open_file(content).schema, {"train": shards}).write(folder)
+    del values, content
+    before = _own_memory()
+    own = _own_memory_while_reading(Dataset(str(tmp_path)), "x", 300, batch_rows=8)
+    assert max(own) - own[0] < 16 << 20
+    assert own[0] - before < 64 << 20  # three batches of 8 MiB, and the index
+
+
+def _own_memory_while_reading(dataset: Dataset, column: str, batches: int, batch_rows: int = 512) -> list[int]:
+    """Bytes that this process has of its own, five times in the course of some batches."""
     arena, files = dataset.open("train")
-    reader = StreamReader(arena, files, dataset.order("train", [1], 0, 8, 1024), 512, slice(0, 512), 0)
+    reader = StreamReader(arena, files, dataset.order("train", [1], 0, 8, 1024), batch_rows, slice(0, batch_rows), 0)
     own = []
-    for batch, number in zip(reader, range(3000), strict=False):
-        assert len(batch.columns["label"]) == 512
-        if number % 500 == 499:
+    for batch, number in zip(reader, range(batches), strict=False):
+        assert len(batch.columns[column]) == batch_rows
+        if number % (batches // 6) == batches // 6 - 1:
             own.append(_own_memory())
     reader.close()
     arena.close()
-    assert max(own) - own[0] < 16 << 20
+    return own
+
+
+def test_batches_lie_in_memory_that_the_caller_chooses(tmp_path: Path) -> None:
+    """As page-locked memory does, from which a GPU copies by itself."""
+    dataset, chosen = make_dataset(tmp_path, [50]), []
+
+    def allocate(shape: tuple[int, ...], dtype) -> np.ndarray:
+        chosen.append(np.zeros(shape, dtype))
+        return chosen[-1]
+
+    arena, files = dataset.open("train")
+    order = dataset.order("train", [1], 0, 1, 16)
+    reader = StreamReader(arena, files, order, 8, slice(0, 8), 0, allocate=allocate)
+    batch = next(iter(reader))
+    assert any(batch.columns["tokens"] is array for array in chosen)
+    assert any(batch.columns["label"] is array for array in chosen)
+    reader.close()
+    arena.close()
 
 
 def _own_memory() -> int:

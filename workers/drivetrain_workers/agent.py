@@ -106,8 +106,9 @@ class NodeAgent:
             self._end_ranks()
             if self._generation.number != generation.number:
                 return  # overtaken by a newer one
+            folders = self._run_folder, self._dataset_folder
             for local_rank, rank in enumerate(self._ranks):
-                task = RankTask(self._endpoint, rank, local_rank, generation, self._run_folder, self._dataset_folder)
+                task = RankTask(self._endpoint, rank, local_rank, len(self._ranks), generation, *folders)
                 request = {"type": "fork", "entry": "drivetrain_workers.rank:main", "task": task.to_json()}
                 send(self._server_link, {**request, "rank": rank, "generation": generation.number})
 

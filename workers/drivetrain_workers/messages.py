@@ -58,6 +58,7 @@ class RankTask:
     endpoint: Endpoint
     rank: int
     local_rank: int
+    local_ranks: int
     generation: Generation
     run_folder: str
     dataset_folder: str

@@ -79,7 +79,7 @@ def main(task_json: str) -> None:
 def train(task: RankTask, report: Callable[..., None], stop_asked: Callable[[], bool]) -> None:
     """Train from the newest valid checkpoint to the end of the run, or until asked to stop."""
     run = _open(task, report)
-    with run.data.batches(run.plan, task.rank, run.samples) as batches:
+    with run.data.batches(run.plan, task.rank, task.local_ranks, run.samples) as batches:
         _loop(run, batches, report, stop_asked)
         run.writer.wait()
         dist.barrier()  # nobody leaves before the last checkpoint is committed

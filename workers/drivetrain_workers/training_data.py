@@ -53,8 +53,12 @@ class TrainingData:
         return {**known, "sequence_length": self._spec.sequence_length}
 
     @contextmanager
-    def batches(self, plan: BatchPlan, rank: int, start: int) -> Iterator[Iterator[Batch]]:
-        """A rank's part of each global batch, from global position ``start`` on."""
+    def batches(self, plan: BatchPlan, rank: int, local_ranks: int, start: int) -> Iterator[Iterator[Batch]]:
+        """A rank's part of each global batch, from global position ``start`` on.
+
+        Args:
+            local_ranks: on this node.
+        """
         rows = plan.rows(rank)
         if self._spec.online:
             # Here: only such jobs pay for loading Flight.
@@ -68,7 +72,7 @@ class TrainingData:
             finally:
                 remote.close()
             return
-        arena, files = self._dataset.open("train")
+        arena, files = self._dataset.open("train", local_ranks)
         allocate = _pinned if torch.cuda.is_available() else np.zeros
         reader = StreamReader(arena, files, self._order, plan.global_batch, rows, start, allocate=allocate)
         try:

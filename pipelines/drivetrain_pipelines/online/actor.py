@@ -63,7 +63,8 @@ class TransformServer(fl.FlightServerBase):  # type: ignore[misc]  # pyarrow has
         """
         ticket = Ticket.decode(ask.command)
         rows = slice(ticket.first_row, ticket.last_row)
-        arena, files = self._dataset.open("train")
+        ranks = ticket.global_batch // max(1, ticket.last_row - ticket.first_row)  # that stream from here, about
+        arena, files = self._dataset.open("train", ranks)
         reader = StreamReader(arena, files, self._order, ticket.global_batch, rows, ticket.start, ticket.every)
         try:
             for batch in reader:

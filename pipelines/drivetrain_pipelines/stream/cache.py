@@ -35,14 +35,15 @@ class CachedFiles:
         shards: of the split.
         fetcher: for the remote storage; closed with this.
         limit_bytes: of all files in ``folder``.
+        readers: of this node that stream the split; each looks ahead as far as its part of the cache goes.
     """
 
     def __init__(
-        self, folder: Path, base_url: str, shards: Sequence[Shard], fetcher: Fetcher, limit_bytes: int
+        self, folder: Path, base_url: str, shards: Sequence[Shard], fetcher: Fetcher, limit_bytes: int, readers: int = 1
     ) -> None:
         self._folder, self._base_url, self._shards, self._fetcher = folder, base_url, shards, fetcher
         self._limit = limit_bytes
-        self.ahead_bytes = limit_bytes // 2  # the other half is in use
+        self.ahead_bytes = limit_bytes // 2 // readers  # the other half is in use
         self._pool = ThreadPoolExecutor(_DOWNLOADS, thread_name_prefix="cache")
         self._lock = threading.Lock()
         self._coming: dict[int, Future[None]] = {}

@@ -47,10 +47,14 @@ class Dataset:
         self.folder, self._cache = DatasetFolder(location, storage or StorageSpec()), cache
         self.manifest = Manifest.read(self.folder)
 
-    def open(self, split: str) -> tuple[ShardArena, ShardFiles]:
-        """The rows of a split, none of them mapped yet, and the files to map; the caller closes both."""
+    def open(self, split: str, readers: int = 1) -> tuple[ShardArena, ShardFiles]:
+        """The rows of a split, none of them mapped yet, and the files to map; the caller closes both.
+
+        Args:
+            readers: that stream the split on this node, at about the same pace; they share the cache.
+        """
         shards = self.manifest.splits[split]
-        return ShardArena(self.manifest.schema, shards), self._files(split)
+        return ShardArena(self.manifest.schema, shards), self._files(split, readers)
 
     def order(self, split: str, weights: Sequence[float], seed: int, lanes: int, window: int) -> SampleOrder:
         """The endless shuffled stream over a split's streams."""
@@ -84,7 +88,7 @@ class Dataset:
             arena.close()
             files.close()
 
-    def _files(self, split: str) -> ShardFiles:
+    def _files(self, split: str, readers: int) -> ShardFiles:
         shards = self.manifest.splits[split]
         if self.folder.local:
             return LocalFiles(self.folder.local, shards)
@@ -92,7 +96,7 @@ class Dataset:
         filesystem, path = open_storage(self.folder.location, self.folder.storage)
         place = content_digest(self.folder.location)
         folder = self._cache.folder / f"{self.manifest.name}-{self.manifest.version}-{place}"
-        return CachedFiles(folder, path, shards, Fetcher(filesystem), self._cache.limit_bytes)
+        return CachedFiles(folder, path, shards, Fetcher(filesystem), self._cache.limit_bytes, readers)
 
 
 def open_dataset(location: str, data: DataSpec) -> Dataset:
