@@ -316,6 +316,8 @@ class RunLoop:
                 self._handle(ev.RanksFinished(event["generation"], event["step"] == event["steps"]))
             case "exited" if event["code"] != 0:
                 self._lost(event)
+            case "hung" if current:
+                self._hung(event)
             case _:
                 pass  # an older generation's, or of no consequence
 
@@ -356,6 +358,11 @@ class RunLoop:
                 self._tracker.metrics("train", record["step"], record["time"], values)
                 if "eval_loss" in record:
                     self._tracker.metrics("eval", record["step"], record["time"], {"eval_loss": record["eval_loss"]})
+
+    def _hung(self, event: dict[str, Any]) -> None:
+        self._view.problem = event["message"]
+        self._view.facts = {**self._view.facts, "lost_at": event["time"]}
+        self._handle(ev.RankLost(event["generation"], Reason.HUNG, event["message"], event["time"]))
 
     def _lost(self, event: dict[str, Any]) -> None:
         reason = Reason(event.get("kind", Reason.RANK_KILLED))

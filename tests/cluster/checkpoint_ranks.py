@@ -1,10 +1,17 @@
-"""Ranks of `test_checkpoints`, forked by this script as the fork server forks them."""
+"""Ranks of the checkpoint tests, forked by this script as the fork server forks them.
+
+``python -m tests.cluster.checkpoint_ranks CASES`` runs cases given as JSON one after another; see `Case`.
+"""
 
 from __future__ import annotations
 
 import json
 import multiprocessing
+import os
+import signal
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +26,33 @@ from drivetrain_workers.run_folder import RunFolder
 from drivetrain_workers.spec import OptimizerSpec, ScheduleSpec, TrainingSpec
 from torch import nn
 
-GLOBAL_BATCH, SAVED_AT = 6, 3
+GLOBAL_BATCH = 6
+
+
+@dataclass(frozen=True)
+class Case:
+    """One gang, from its start to its end.
+
+    Attributes:
+        folder: of the run: checkpoints, and ``result.json`` with the losses by step.
+        source: run folder whose newest valid checkpoint is loaded, if it has one; the run's own by default.
+        save_every: steps between checkpoints.
+        save_loaded: save what was loaded at once, too.
+        generation: names this gang's checkpoints.
+        die_at_call: SIGKILL rank 0 at its n-th call that writes, syncs or renames a file; never where it is 0.
+    """
+
+    folder: str
+    stage: int
+    world_size: int
+    steps: int = 6
+    save_every: int = 3
+    source: str = ""
+    save_loaded: bool = False
+    precision: str = "fp32"
+    generation: int = 1
+    keep: int = 1
+    die_at_call: int = 0
 
 
 class Model(nn.Sequential):
@@ -41,57 +74,98 @@ def loss(model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     return (model(batch["x"]).float() - batch["y"]).pow(2).mean()
 
 
-def rank_main(rank: int, arguments: dict[str, Any], rendezvous: str) -> None:
-    """Train, saving at step 3 or going on from there."""
-    folder, world_size = RunFolder(Path(arguments["folder"])), arguments["world_size"]
-    device = join_group(rank, rank, world_size, rendezvous)
+def rank_main(rank: int, case: Case, rendezvous: str) -> None:
+    """Load what there is, train to the end, save as often as asked."""
+    unpickled: list[str] = []
+    device = join_group(rank, rank, case.world_size, rendezvous)
     spec = TrainingSpec(
-        steps=arguments["steps"],
+        steps=case.steps,
         global_batch_size=GLOBAL_BATCH,
-        zero=arguments["stage"],
-        precision=arguments["precision"],
+        zero=case.stage,
+        precision=case.precision,
         optimizer=OptimizerSpec(lr=1e-2),
         schedule=ScheduleSpec(warmup_steps=2),
     )
     torch.manual_seed(3)
-    plan = solve(GLOBAL_BATCH, 2, world_size)
-    engine = Engine(Model(), loss, spec, plan, arguments["steps"], device)
-    writer = CheckpointWriter(folder, rank, world_size, 1, 1, lambda saved: None)
-    found, _ = newest_valid(folder.checkpoints)
+    plan = solve(GLOBAL_BATCH, 2, case.world_size)
+    engine = Engine(Model(), loss, spec, plan, 6, device)
+    sys.addaudithook(lambda event, _: unpickled.append(event) if event == "pickle.find_class" else None)
+    if rank == 0 and case.die_at_call:
+        _die_at_call(case.die_at_call)
+    writer = CheckpointWriter(
+        RunFolder(Path(case.folder)), rank, case.world_size, case.generation, case.keep, lambda saved: None
+    )
+    found, problems = newest_valid(RunFolder(Path(case.source or case.folder)).checkpoints)
+    torch.distributed.barrier()  # a rank that is ahead must not save what a slower one then finds
     first = 0
     if found:
-        restore(engine.deepspeed, Checkpoint(found), rank, world_size)
+        restore(engine.deepspeed, Checkpoint(found), rank, case.world_size)
         first = Checkpoint(found).step
-    losses = []
-    for step in range(first, arguments["steps"]):
+    unpickled_while_loading = list(unpickled)
+    if case.save_loaded:
+        writer.save(engine.deepspeed, first, GLOBAL_BATCH * first, [])
+    losses = {}
+    for step in range(first, case.steps):
         random = np.random.default_rng(step)
         x = random.standard_normal((GLOBAL_BATCH, 5)).astype(np.float32)
         y = random.standard_normal((GLOBAL_BATCH, 3)).astype(np.float32)
         rows = plan.rows(rank)
-        losses.append(engine.step({"x": x[rows], "y": y[rows]}, stop_asked=False).loss)
-        if step + 1 == SAVED_AT:
+        losses[step + 1] = engine.step({"x": x[rows], "y": y[rows]}, stop_asked=False).loss
+        if (step + 1) % case.save_every == 0:
             writer.save(engine.deepspeed, step + 1, GLOBAL_BATCH * (step + 1), [])
     writer.wait()
     torch.distributed.barrier()
     if rank == 0:
-        (folder.path / "losses.json").write_text(json.dumps(losses))
+        result = {"losses": losses, "problems": problems, "unpickled": unpickled_while_loading, "first": first}
+        (Path(case.folder) / "result.json").write_text(json.dumps(result))
 
 
-def main() -> None:
-    """Fork the ranks and wait for them."""
-    arguments = json.loads(sys.argv[1])
-    rendezvous = Path(arguments["folder"]) / "rendezvous"
+def _die_at_call(number: int) -> None:
+    """The power goes at the n-th time that a file is written, synced or renamed."""
+    calls = 0
+
+    def deadly(call: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapper(*arguments: Any, **named: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return call(*arguments, **named)
+
+        return wrapper
+
+    os.fsync = deadly(os.fsync)
+    os.rename = deadly(os.rename)
+    Path.rename = deadly(Path.rename)  # type: ignore[method-assign]
+    Path.open = deadly(Path.open)  # type: ignore[method-assign]
+    Path.mkdir = deadly(Path.mkdir)  # type: ignore[method-assign]
+    Path.unlink = deadly(Path.unlink)  # type: ignore[method-assign]
+    os.rmdir = deadly(os.rmdir)
+
+
+def start(case: Case) -> list[multiprocessing.context.ForkProcess]:
+    """Fork the ranks of a case."""
+    Path(case.folder).mkdir(parents=True, exist_ok=True)
+    rendezvous = Path(case.folder) / "rendezvous"
     rendezvous.unlink(missing_ok=True)
     fork = multiprocessing.get_context("fork")
     ranks = [
-        fork.Process(target=rank_main, args=(rank, arguments, f"file://{rendezvous}"))
-        for rank in range(arguments["world_size"])
+        fork.Process(target=rank_main, args=(rank, case, f"file://{rendezvous}")) for rank in range(case.world_size)
     ]
     for process in ranks:
         process.start()
-    for process in ranks:
-        process.join()
-    sys.exit(any(process.exitcode for process in ranks))
+    return ranks
+
+
+def main() -> None:
+    """Run every case; the exit status says whether all ranks of all cases ended in order."""
+    failed = False
+    for case in json.loads(sys.argv[1]):
+        ranks = start(Case(**case))
+        for process in ranks:
+            process.join()
+        failed |= any(process.exitcode for process in ranks)
+    sys.exit(failed)
 
 
 if __name__ == "__main__":

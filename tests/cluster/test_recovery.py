@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -29,6 +30,52 @@ def test_ranks_killed(toy_job: Path, shared_home: Path, undisturbed: Result) -> 
     assert result.last_view["restarts"] == 3
     assert "was killed by signal 9" in result.last_view["problem"]
     assert_same(result, undisturbed)
+
+
+def test_rank_stopped(toy_job: Path, shared_home: Path, undisturbed: Result) -> None:
+    """A process that does nothing keeps its connections, and its peers wait for it; the agent sees it."""
+    job = run_job(toy_job, shared_home)
+    view = job.wait_for_step(13)
+    os.kill(view["pids"]["rank-1"], signal.SIGSTOP)
+    result = job.finish()
+    assert result.last_view["restarts"] == 1
+    assert "rank 1 makes no progress: its process is stopped, in phase " in result.last_view["problem"]
+    assert not psutil.pid_exists(view["pids"]["rank-1"])
+    assert_same(result, undisturbed)
+
+
+def test_rank_hangs(toy_job: Path, shared_home: Path, undisturbed: Result, tmp_path: Path) -> None:
+    """The job's own code never returns, on one of two ranks; all stacks are kept."""
+    folder = tmp_path / "job"
+    shutil.copytree(toy_job, folder)
+    code = folder / "toy_loss.py"
+    once = f"{tmp_path}/hung"
+    code.write_text(code.read_text() + HANGS.format(once=once))
+    job = run_job(folder, shared_home, "model.loss=toy_loss:hanging_loss", "training.hang_after_s=4")
+    result = job.finish()
+    assert result.last_view["restarts"] == 1
+    problem = result.last_view["problem"]
+    assert "rank 0 makes no progress: in phase 'step'" in problem or "rank 1 makes no progress: in phase" in problem
+    assert "hanging_loss (toy_loss.py:" in problem
+    stacks = Path(problem.rpartition(" ")[2]).read_text()
+    assert "rank 0" in stacks
+    assert "rank 1" in stacks
+    assert_same(result, undisturbed)
+
+
+HANGS = """
+
+def hanging_loss(model, batch):
+    import os
+    if model.training and model.global_steps == 12:
+        try:
+            os.close(os.open({once!r}, os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            pass
+        else:
+            time.sleep(10000)
+    return slow_loss(model, batch)
+"""
 
 
 @pytest.mark.parametrize("step", [3, 21])

@@ -14,6 +14,7 @@ import threading
 import time
 from collections import deque
 from contextlib import suppress
+from dataclasses import fields
 from itertools import takewhile
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Connection
@@ -25,12 +26,15 @@ from drivetrain_pipelines.online.actor import start_transformers
 from drivetrain_pipelines.spec import DataSpec
 
 from drivetrain_workers.generate_request import GenerateRequest, generate_in_subprocess
+from drivetrain_workers.liveness import BEAT_S, Beat, Watch, is_stopped, stack_of, waits_for_peers
 from drivetrain_workers.messages import Endpoint, Event, Generation, RankTask, receive, send
 from drivetrain_workers.process import yield_to_training
 from drivetrain_workers.run_folder import RunFolder
 
 _GRACE_S = 0.3  # so that a cause comes before its consequences
 _GATHER_S = 1.0  # steps alone are told together: a call for each would cost ranks of short steps their cores
+_OTHERS_FIRST_S = 2.0
+_BEAT = [field.name for field in fields(Beat)]
 _KEPT_EVENTS = 10_000  # for a coordinator that was restarted; what it had read of older ones is in its records
 
 # On CPUs a step's activations would go back to the kernel and be faulted in again in every step: a tenth of its time.
@@ -66,6 +70,9 @@ class NodeAgent:
     ) -> None:
         self._run_folder, self._dataset_folder = run_folder, dataset_folder
         self._gpus = gpus
+        self._job = RunFolder(Path(run_folder)).resolved()
+        hang_after: float | str = self._job["training"].get("hang_after_s", "auto")
+        self._hang_after_s = None if isinstance(hang_after, str) else float(hang_after)
         self._ranks = range(first_rank, first_rank + ranks)
         self._lease_s, self._last_call = lease_s, time.monotonic()
         self._generation: Generation | None = None
@@ -75,6 +82,7 @@ class NodeAgent:
         self._links: dict[int, Connection[Any, Any]] = {}  # by rank, of the current generation
         self._pids: dict[int, int] = {}  # by rank, of the current generation
         self._errors: dict[tuple[int, int], Event] = {}  # by generation and rank
+        self._watch = Watch()  # over the current generation
         self._server_link: Connection[Any, Any] | None = None
         self._unconfirmed_ends = 0
         self._endpoint = Endpoint.create()
@@ -83,7 +91,7 @@ class NodeAgent:
         if first_rank == 0:  # one agent of the gang starts them for all; they end with it
             self._transformers = self._start_transformers(spare_cpus, several_nodes)
         yield_to_training()  # after the fork server, whose children are to be served first
-        for loop in (self._accept, self._guard):
+        for loop in (self._accept, self._guard, self._look_for_hangs):
             threading.Thread(target=loop, name=loop.__name__, daemon=True).start()
 
     def address(self) -> dict[str, Any]:
@@ -102,6 +110,7 @@ class NodeAgent:
                 self._news.wait()
             if self._generation and self._generation.number >= generation.number:
                 return
+            self._watch = Watch(self._hang_after_s)
             self._generation = generation  # before the lock is let go of in waiting: a second call must see it
             self._end_ranks()
             if self._generation.number != generation.number:
@@ -154,13 +163,12 @@ class NodeAgent:
     def _start_transformers(self, spare_cpus: float, several_nodes: bool) -> list[Any]:
         """The actors of the job's online transform, if it has one. Where CPUs are short they share the ranks'."""
         folder = RunFolder(Path(self._run_folder))
-        job = folder.resolved()
-        data = DataSpec(**job["data"])
+        data = DataSpec(**self._job["data"])
         if data.online is None:
             return []
         cpus = int(data.online.actors <= spare_cpus)
         place = (folder.online, cpus, several_nodes)
-        return start_transformers(*place, self._dataset_folder, data, job["seed"], folder.code)
+        return start_transformers(*place, self._dataset_folder, data, self._job["seed"], folder.code)
 
     def _start_fork_server(self, threads: int) -> subprocess.Popen[bytes]:
         environment = {
@@ -206,6 +214,10 @@ class NodeAgent:
             self._unconfirmed_ends -= 1
             self._news.notify_all()
             return
+        elif event["type"] == "beat":
+            if current:
+                self._watch.heard(event["rank"], Beat(**{key: event[key] for key in _BEAT}), time.monotonic())
+            return
         elif event["type"] == "forked" and current:
             self._pids[event["rank"]] = event["pid"]
         elif event["type"] == "phase" and current:
@@ -234,6 +246,37 @@ class NodeAgent:
         with self._news:
             error = self._errors.get((event["generation"], event["rank"]), {})
             self._append(event | {key: error[key] for key in ("kind", "message", "traceback") if key in error})
+
+    def _look_for_hangs(self) -> None:
+        """Report a generation that makes no progress, once."""
+        reported = 0
+        while True:
+            time.sleep(BEAT_S)
+            with self._news:
+                for rank, pid in self._pids.items():
+                    self._watch.state(rank, is_stopped(pid), time.monotonic())
+                number = self._generation.number if self._generation else 0
+                late = [] if number == reported else self._watch.late(time.monotonic())
+                pids = dict(self._pids)
+            if late and late[0] in pids:
+                reported = number
+                self._report_hang(number, late, pids)
+
+    def _report_hang(self, number: int, late: list[int], pids: dict[int, int]) -> None:
+        """Name the rank that the others wait for, and keep what all of them were doing."""
+        stacks = {rank: stack_of(pid) for rank, pid in pids.items()}
+        guilty = next((rank for rank in late if not waits_for_peers(stacks[rank])), late[0])
+        if waits_for_peers(stacks[guilty]):
+            time.sleep(_OTHERS_FIRST_S)  # the one that they wait for may be another node's, whose agent names it
+        now = time.monotonic()
+        with self._news:
+            where = {rank: self._watch.describe(rank, now) for rank in late}
+        log = RunFolder(Path(self._run_folder)).log(guilty).with_name(f"hang-{number}-ranks-{self._ranks.start}.txt")
+        lines = [f"rank {rank}\n" + "".join(f"  {frame}\n" for frame in stack) for rank, stack in stacks.items()]
+        log.write_text("\n".join(lines))
+        doing = f", in {stacks[guilty][0]}" if stacks[guilty] else ""
+        message = f"rank {guilty} makes no progress: {where[guilty]}{doing}; all stacks are in {log}"
+        self._append({"type": "hung", "rank": guilty, "generation": number, "message": message})
 
     def _append(self, event: Event) -> None:
         with self._news:

@@ -29,6 +29,7 @@ from drivetrain_workers.checkpoints.save import CheckpointWriter, Saved
 from drivetrain_workers.checkpoints.store import newest_valid, set_aside_corrupt
 from drivetrain_workers.engine import Engine, join_group
 from drivetrain_workers.errors import NonFiniteLossError
+from drivetrain_workers.liveness import Pulse
 from drivetrain_workers.messages import RankTask, receive, send
 from drivetrain_workers.model import build_model, load_loss
 from drivetrain_workers.process import end_with_parent
@@ -38,14 +39,22 @@ from drivetrain_workers.training_data import TrainingData
 
 
 class AgentLink:
-    """This rank's connection to its agent: events out, the request to stop in. Without an agent there is no rank."""
+    """This rank's connection to its agent: events and its pulse out, the request to stop in.
+
+    Without an agent there is no rank.
+    """
 
     def __init__(self, task: RankTask) -> None:
         self._identity = {"rank": task.rank, "generation": task.generation.number}
         self._connection = task.endpoint.connect()
-        self._lock = threading.Lock()  # the checkpoint thread reports too
+        self._lock = threading.Lock()  # the checkpoint thread and the pulse report too
         self.stop_asked = threading.Event()
         threading.Thread(target=self._listen, name="agent-link", daemon=True).start()
+        self._pulse = Pulse(lambda beat: self.report("beat", **vars(beat)))
+
+    def enter(self, phase: str, step: int) -> None:
+        """The main thread begins a phase; one that takes far longer than ever before counts as a hang."""
+        self._pulse.enter(phase, step)
 
     def report(self, event: str, /, **fields: Any) -> None:
         """Send one event."""
@@ -68,7 +77,7 @@ def main(task_json: str) -> None:
     _log_to(RunFolder(Path(task.run_folder)).log(task.rank))
     link = AgentLink(task)
     try:
-        train(task, link.report, link.stop_asked.is_set)
+        train(task, link)
     except BaseException as error:
         traceback.print_exc()
         link.report("error", kind=classify(error), message=_one_line(error), traceback=traceback.format_exc())
@@ -76,15 +85,16 @@ def main(task_json: str) -> None:
     _end(0)
 
 
-def train(task: RankTask, report: Callable[..., None], stop_asked: Callable[[], bool]) -> None:
+def train(task: RankTask, link: AgentLink) -> None:
     """Train from the newest valid checkpoint to the end of the run, or until asked to stop."""
-    run = _open(task, report)
+    run = _open(task, link)
     with run.data.batches(run.plan, task.rank, task.local_ranks, run.samples) as batches:
-        _loop(run, batches, report, stop_asked)
+        _loop(run, batches, link)
+        link.enter("last save", run.step)
         run.writer.wait()
         dist.barrier()  # nobody leaves before the last checkpoint is committed
     if task.rank == 0:
-        report("finished", step=run.step, steps=run.steps)
+        link.report("finished", step=run.step, steps=run.steps)
 
 
 @dataclass
@@ -106,15 +116,18 @@ class _Run:
         return self.step * self.plan.global_batch
 
 
-def _open(task: RankTask, report: Callable[..., None]) -> _Run:
+def _open(task: RankTask, link: AgentLink) -> _Run:
     """Process group, dataset, model, engine, checkpoint: every part reports when it is there."""
+    report = link.report
     folder = RunFolder(Path(task.run_folder))
     job = folder.resolved()
     training, checkpoint = TrainingSpec(**job["training"]), CheckpointSpec(**job["checkpoint"])
     rank, world_size = task.rank, task.generation.world_size
     report("phase", phase="forked")
+    link.enter("group", 0)
     device = join_group(rank, task.local_rank, world_size, task.generation.rendezvous)
     report("phase", phase="grouped")
+    link.enter("initialize", 0)
 
     data = TrainingData(task.dataset_folder, DataSpec(**job["data"]), job["seed"], folder)
     plan = solve(training.global_batch_size, training.micro_batch_size, world_size)
@@ -125,6 +138,8 @@ def _open(task: RankTask, report: Callable[..., None]) -> _Run:
     replicated_tensors(engine.deepspeed)  # refuses what could not be checkpointed, before the first step
     _seed_rank(job["seed"], rank)
     report("phase", phase="initialized", parameters=sum(p.numel() for p in model.parameters()))
+
+    link.enter("load", 0)
 
     def saved(result: Saved) -> None:
         report("checkpoint", **vars(result))
@@ -138,13 +153,15 @@ def _open(task: RankTask, report: Callable[..., None]) -> _Run:
     return run
 
 
-def _loop(run: _Run, batches: Iterator[Batch], report: Callable[..., None], stop_asked: Callable[[], bool]) -> None:
+def _loop(run: _Run, batches: Iterator[Batch], link: AgentLink) -> None:
     records: list[dict[str, Any]] = []
     while run.step < run.steps:
         began = time.perf_counter()
+        link.enter("data", run.step)
         batch = next(batches)
         waited_s = time.perf_counter() - began
-        result = run.engine.step(batch.columns, stop_asked())
+        link.enter("step", run.step)
+        result = run.engine.step(batch.columns, link.stop_asked.is_set())
         run.step += 1
         step_s = time.perf_counter() - began
         if not math.isfinite(result.loss + result.gradient_norm):
@@ -162,13 +179,15 @@ def _loop(run: _Run, batches: Iterator[Batch], report: Callable[..., None], stop
         records.append(record)
         if run.task.rank == 0:
             timing = {"step_s": step_s, "data_wait_s": waited_s, "tokens": _tokens(batch) * run.plan.global_batch}
-            report("step", **{**record, **timing})
+            link.report("step", **{**record, **timing})
         last = run.step == run.steps
         if last or run.step % run.training.eval_every == 0:
+            link.enter("evaluate", run.step)
             record["eval_loss"] = run.engine.evaluate(*run.data.evaluation(run.plan, run.task.rank))
             if run.task.rank == 0:
-                report("eval", step=run.step, eval_loss=record["eval_loss"])
+                link.report("eval", step=run.step, eval_loss=record["eval_loss"])
         if last or result.stop_asked or run.step % run.checkpoint.every == 0:
+            link.enter("save", run.step)
             run.writer.save(run.engine.deepspeed, run.step, run.samples, records)
             records = []
         if result.stop_asked:

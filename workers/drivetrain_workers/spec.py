@@ -53,12 +53,17 @@ class TrainingSpec(Spec):
     gradient_clipping: float = Field(1.0, ge=0, description="0 switches it off")
     zero: Literal[0, 1, 2, 3] = 1
     eval_every: int = Field(50, ge=1, description="steps between evaluations; the last step is always evaluated")
+    hang_after_s: float | Literal["auto"] = Field(
+        "auto", description="a rank that is in one phase for so long hangs; auto: ten times its longest, 30 s at least"
+    )
     deepspeed: dict[str, Any] = Field({}, description="raw DeepSpeed configuration, merged last")
 
     @model_validator(mode="after")
     def _check_combinations(self) -> TrainingSpec:
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give exactly one of training.steps and training.epochs")
+        if isinstance(self.hang_after_s, float) and self.hang_after_s <= 0:
+            raise ValueError(f"hang_after_s must be above 0 or auto, got {self.hang_after_s}")
         if isinstance(self.micro_batch_size, int) and self.micro_batch_size < 1:
             raise ValueError(f"micro_batch_size must be at least 1 or auto, got {self.micro_batch_size}")
         if self.precision == "bf16" and self.zero == 0:

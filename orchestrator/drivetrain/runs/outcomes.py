@@ -13,6 +13,7 @@ class Reason(StrEnum):
     CANCELLED = "cancelled"
     RANK_KILLED = "rank_killed"
     COLLECTIVE = "collective"
+    HUNG = "hung"
     AGENT_LOST = "agent_lost"
     STORAGE = "storage"
     USER_CODE = "user_code"
@@ -52,6 +53,7 @@ OUTCOMES: dict[Reason, Outcome] = {
     Reason.CANCELLED: Outcome(Status.KILLED, 0, "cancelled by the user"),
     Reason.RANK_KILLED: Outcome(Status.FAILED, 5, "a rank process was killed"),
     Reason.COLLECTIVE: Outcome(Status.FAILED, 5, "a rank lost its peers"),
+    Reason.HUNG: Outcome(Status.FAILED, 3, "a rank made no progress"),
     Reason.AGENT_LOST: Outcome(Status.FAILED, 5, "a node or its agent died"),
     Reason.STORAGE: Outcome(Status.FAILED, 3, "a file could not be read or written"),
     Reason.USER_CODE: Outcome(Status.FAILED, 1, "the job's own code raised an error"),

@@ -19,6 +19,8 @@ Record = dict[str, Any]
 def write(folder: Path, name: CheckpointId, records: list[Record]) -> None:
     """Store the records since the checkpoint before ``name``."""
     folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.glob("*.tmp"):  # by a rank 0 that was killed in this very place; there is one at a time
+        left.unlink(missing_ok=True)
     write_json(name.folder(folder).with_suffix(f".g{name.generation:04d}.json"), records)
 
 
