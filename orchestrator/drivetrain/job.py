@@ -131,7 +131,7 @@ def _first_error(errors: list[ErrorDetails]) -> InputError:
     """Unknown keys first: a misspelt key also makes the right one look missing."""
     error = min(errors, key=lambda e: e["type"] != "extra_forbidden")
     names = [str(part) for part in error["loc"] if isinstance(part, str)]
-    key = ".".join(part for part in names if part not in ("int", "literal['auto']"))
+    key = ".".join(part for part in names if part not in ("int", "constrained-int", "literal['auto']"))
     if error["type"] == "extra_forbidden":
         allowed = sorted(_section(names[:-1]).model_fields)
         close = difflib.get_close_matches(names[-1], allowed, n=1)

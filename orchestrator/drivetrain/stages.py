@@ -8,7 +8,7 @@ from typing import Any
 import ray
 from drivetrain_pipelines.prepare.prepare import prepare
 from drivetrain_workers.checkpoints.store import committed
-from drivetrain_workers.generate_request import GenerateRequest, generate_in_subprocess
+from drivetrain_workers.model_requests import GenerateRequest, ask
 from drivetrain_workers.run_folder import RunFolder
 
 from drivetrain.cluster.gang import Agent
@@ -84,9 +84,7 @@ class Stages:
         if sample := self._spec.sample:
             request = GenerateRequest(str(self.folder.path), dataset, sample.prompt, sample.max_tokens)
             # On the gang's node where it still is; after a crash, here.
-            facts["sample"] = (
-                ray.get(agents[0].handle.generate.remote(request)) if agents else generate_in_subprocess(request)
-            )
+            facts["sample"] = ray.get(agents[0].handle.generate.remote(request)) if agents else ask(request)
             text = self.folder.path / "sample.txt"
             text.write_text(str(facts["sample"]))
             self._tracker.artifact(text)

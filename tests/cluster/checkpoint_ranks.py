@@ -23,7 +23,7 @@ from drivetrain_workers.checkpoints.save import CheckpointWriter
 from drivetrain_workers.checkpoints.store import newest_valid
 from drivetrain_workers.engine import Engine, join_group
 from drivetrain_workers.run_folder import RunFolder
-from drivetrain_workers.spec import OptimizerSpec, ScheduleSpec, TrainingSpec
+from drivetrain_workers.spec import KeepSpec, OptimizerSpec, ScheduleSpec, TrainingSpec
 from torch import nn
 
 GLOBAL_BATCH = 6
@@ -93,7 +93,13 @@ def rank_main(rank: int, case: Case, rendezvous: str) -> None:
     if rank == 0 and case.die_at_call:
         _die_at_call(case.die_at_call)
     writer = CheckpointWriter(
-        RunFolder(Path(case.folder)), rank, case.world_size, case.generation, case.keep, lambda saved: None
+        RunFolder(Path(case.folder)),
+        rank,
+        case.world_size,
+        case.generation,
+        KeepSpec(last=case.keep),
+        lambda saved: None,
+        0.0,
     )
     found, problems = newest_valid(RunFolder(Path(case.source or case.folder)).checkpoints)
     torch.distributed.barrier()  # a rank that is ahead must not save what a slower one then finds

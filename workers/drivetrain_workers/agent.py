@@ -25,9 +25,9 @@ import ray.util
 from drivetrain_pipelines.online.actor import start_transformers
 from drivetrain_pipelines.spec import DataSpec
 
-from drivetrain_workers.generate_request import GenerateRequest, generate_in_subprocess
 from drivetrain_workers.liveness import BEAT_S, Beat, Watch, is_stopped, stack_of, waits_for_peers
 from drivetrain_workers.messages import Endpoint, Event, Generation, RankTask, receive, send
+from drivetrain_workers.model_requests import GenerateRequest, ask
 from drivetrain_workers.process import yield_to_training
 from drivetrain_workers.run_folder import RunFolder
 
@@ -158,7 +158,7 @@ class NodeAgent:
     def generate(self, request: GenerateRequest) -> str:
         """Text from the newest checkpoint, made on this node."""
         self._called()
-        return generate_in_subprocess(request)
+        return ask(request)
 
     def _start_transformers(self, spare_cpus: float, several_nodes: bool) -> list[Any]:
         """The actors of the job's online transform, if it has one. Where CPUs are short they share the ranks'."""

@@ -24,6 +24,7 @@ class StepResult:
     gradient_norm: float
     learning_rate: float
     stop_asked: bool
+    save_asked: bool
 
 
 def join_group(rank: int, local_rank: int, world_size: int, rendezvous: str) -> torch.device:
@@ -69,7 +70,7 @@ class Engine:
             lr_scheduler=lambda optimizer: torch.optim.lr_scheduler.LambdaLR(optimizer, ratio),
         )
 
-    def step(self, columns: Columns, stop_asked: bool) -> StepResult:
+    def step(self, columns: Columns, stop_asked: bool = False, save_asked: bool = False) -> StepResult:
         """One optimizer step on this rank's rows of a global batch.
 
         DeepSpeed averages gradients over micro-batches and ranks as if all were equally large. Weighting each
@@ -86,11 +87,14 @@ class Engine:
             learning_rate = engine.optimizer.param_groups[0]["lr"]
             engine.step()
             total += loss.detach()
-        # One small collective carries both the loss and the request to stop, so all ranks stop at the same step.
-        report = torch.stack([total, torch.tensor(float(stop_asked), device=self._device)])
+        # One small collective carries the loss and what any rank asks for, so all ranks do it after the same step.
+        asked = torch.tensor([float(stop_asked), float(save_asked)], device=self._device)
+        report = torch.cat([total.view(1), asked])
         dist.all_reduce(report)
         norm = engine.get_global_grad_norm()
-        return StepResult(float(report[0]), float(norm or 0.0), float(learning_rate), bool(report[1] > 0))
+        return StepResult(
+            float(report[0]), float(norm or 0.0), float(learning_rate), bool(report[1] > 0), bool(report[2] > 0)
+        )
 
     @torch.no_grad()
     def evaluate(self, columns: Columns, rows: int, total_rows: int) -> float:

@@ -17,12 +17,13 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from drivetrain_pipelines.errors import FetchError, InputError, TransformersLostError
+from drivetrain_pipelines.errors import CorruptFileError, FetchError, InputError, TransformersLostError
 from drivetrain_pipelines.order.permutation import mix_key
 from drivetrain_pipelines.spec import DataSpec
 from drivetrain_pipelines.stream.reader import Batch
 
 from drivetrain_workers.batching import BatchPlan, solve, total_steps
+from drivetrain_workers.checkpoints import ledger
 from drivetrain_workers.checkpoints.layout import replicated_tensors
 from drivetrain_workers.checkpoints.load import Checkpoint, restore
 from drivetrain_workers.checkpoints.save import CheckpointWriter, Saved
@@ -144,7 +145,7 @@ def _open(task: RankTask, link: AgentLink) -> _Run:
     def saved(result: Saved) -> None:
         report("checkpoint", **vars(result))
 
-    writer = CheckpointWriter(folder, rank, world_size, task.generation.number, checkpoint.keep, saved)
+    writer = CheckpointWriter(folder, rank, world_size, task.generation.number, checkpoint.keep, saved, _began(folder))
     run = _Run(task, plan, engine, writer, checkpoint, training, data, steps)
     if found := _agree_on_checkpoint(folder, report):
         restore(engine.deepspeed, Checkpoint(found), rank, world_size)
@@ -161,12 +162,13 @@ def _loop(run: _Run, batches: Iterator[Batch], link: AgentLink) -> None:
         batch = next(batches)
         waited_s = time.perf_counter() - began
         link.enter("step", run.step)
-        result = run.engine.step(batch.columns, link.stop_asked.is_set())
+        save_due = run.checkpoint.every == "auto" and run.task.rank == 0 and run.writer.is_due()
+        result = run.engine.step(batch.columns, link.stop_asked.is_set(), save_due)
         run.step += 1
         step_s = time.perf_counter() - began
         if not math.isfinite(result.loss + result.gradient_norm):
             raise NonFiniteLossError(run.step, result.loss)
-        record = {
+        record: dict[str, Any] = {
             "step": run.step,
             "positions": [batch.position, run.samples],
             "world_size": run.plan.world_size,
@@ -186,12 +188,25 @@ def _loop(run: _Run, batches: Iterator[Batch], link: AgentLink) -> None:
             record["eval_loss"] = run.engine.evaluate(*run.data.evaluation(run.plan, run.task.rank))
             if run.task.rank == 0:
                 link.report("eval", step=run.step, eval_loss=record["eval_loss"])
-        if last or result.stop_asked or run.step % run.checkpoint.every == 0:
+        if last or result.stop_asked or result.save_asked or _is_turn(run.step, run.checkpoint.every):
             link.enter("save", run.step)
-            run.writer.save(run.engine.deepspeed, run.step, run.samples, records)
+            run.writer.save(run.engine.deepspeed, run.step, run.samples, records, record.get("eval_loss"))
             records = []
         if result.stop_asked:
             return
+
+
+def _is_turn(step: int, every: int | str) -> bool:
+    return isinstance(every, int) and step % every == 0
+
+
+def _began(folder: RunFolder) -> float:
+    """When the run made its first step, over all generations; seconds since the epoch."""
+    try:
+        records = ledger.read(folder.ledger)
+    except CorruptFileError:  # `drivetrain audit` tells; here it only guides how often to save
+        records = []
+    return float(records[0]["time"]) if records else time.time()
 
 
 def _agree_on_checkpoint(folder: RunFolder, report: Callable[..., None]) -> Path | None:

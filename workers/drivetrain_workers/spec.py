@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from drivetrain_pipelines.spec import FunctionPath, Spec
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 
 class ModelSpec(Spec):
@@ -71,8 +71,24 @@ class TrainingSpec(Spec):
         return self
 
 
-class CheckpointSpec(Spec):
-    """When checkpoints are written and how many stay."""
+class KeepSpec(Spec):
+    """Which checkpoints stay."""
 
-    every: int = Field(50, ge=1, description="steps between checkpoints; the last step always has one")
-    keep: int = Field(3, ge=1, description="newest checkpoints that stay")
+    last: int = Field(3, ge=1, description="the newest ones")
+    every: int | None = Field(None, ge=1, description="and those whose step is a multiple of this, for ever")
+    best: int = Field(0, ge=0, description="and those with the lowest eval loss")
+
+
+class CheckpointSpec(Spec):
+    """When checkpoints are written and which stay."""
+
+    every: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        50,
+        description="steps between checkpoints; auto weighs what a save costs against failures; the last step is saved",
+    )
+    keep: KeepSpec = Field(KeepSpec(), description="a number stands for the newest ones")
+
+    @field_validator("keep", mode="before")
+    @classmethod
+    def _number_of_newest(cls, value: Any) -> Any:
+        return {"last": value} if isinstance(value, int) else value

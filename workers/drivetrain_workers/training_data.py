@@ -12,7 +12,7 @@ import torch
 from drivetrain_pipelines.online.transform import OnlineTransform
 from drivetrain_pipelines.spec import DataSpec
 from drivetrain_pipelines.stream.columns import Columns
-from drivetrain_pipelines.stream.dataset import open_dataset
+from drivetrain_pipelines.stream.dataset import Dataset, open_dataset
 from drivetrain_pipelines.stream.reader import Batch, StreamReader
 from drivetrain_pipelines.user_code import load_function
 
@@ -20,6 +20,12 @@ from drivetrain_workers.batching import BatchPlan
 from drivetrain_workers.run_folder import RunFolder
 
 _MODEL_FACTS = ("vocab_size", "classes")  # what a model factory may ask for, besides sequence_length
+
+
+def model_facts(dataset: Dataset, data: DataSpec) -> dict[str, int]:
+    """What a model factory may want to know of its data."""
+    known = {name: int(value) for name, value in dataset.manifest.statistics.items() if name in _MODEL_FACTS}
+    return {**known, "sequence_length": data.sequence_length}
 
 
 class TrainingData:
@@ -49,8 +55,7 @@ class TrainingData:
     @property
     def facts(self) -> dict[str, int]:
         """What a model factory may want to know."""
-        known = {name: int(value) for name, value in self._dataset.manifest.statistics.items() if name in _MODEL_FACTS}
-        return {**known, "sequence_length": self._spec.sequence_length}
+        return model_facts(self._dataset, self._spec)
 
     @contextmanager
     def batches(self, plan: BatchPlan, rank: int, local_ranks: int, start: int) -> Iterator[Iterator[Batch]]:

@@ -65,6 +65,32 @@ def predict(
 
 
 @app.command()
+def checkpoints(
+    run: _Run,
+    verify: Annotated[bool, typer.Option("--verify", help="read every byte and compare it with its checksum")] = False,
+    json: _Json = False,
+) -> None:
+    """List the checkpoints of a run, newest first."""
+    from drivetrain.cli.commands import list_checkpoints
+
+    list_checkpoints(run, verify, json)
+
+
+@app.command()
+def export(
+    run: _Run,
+    to: Annotated[str, typer.Option("--to", metavar="FOLDER", help="folder to write into; made if it is not there")],
+    step: Annotated[
+        int | None, typer.Option(min=1, help="of an older checkpoint; the newest valid one otherwise")
+    ] = None,
+) -> None:
+    """Write the trained weights as safetensors (and a Hugging Face folder, where the model is one)."""
+    from drivetrain.cli.commands import export_model
+
+    export_model(run, to, step)
+
+
+@app.command()
 def audit(run: _Run, json: _Json = False) -> None:
     """Prove from a run's ledger that every sample was used exactly once per epoch."""
     from drivetrain.cli.data import audit_run

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
+from pathlib import Path
 
 import typer
 from drivetrain_pipelines.errors import InputError
-from drivetrain_workers.generate_request import GenerateRequest, generate_in_subprocess
+from drivetrain_workers.checkpoints.store import describe_all
+from drivetrain_workers.model_requests import ExportRequest, GenerateRequest, ask
+from drivetrain_workers.run_folder import RunFolder
 
 from drivetrain import api
 from drivetrain.cli.errors import errors
@@ -38,14 +42,47 @@ def validate_job(job: str, overrides: list[str]) -> None:
 def predict_text(run_id: str, prompt: str, max_tokens: int, temperature: float, seed: int) -> None:
     """`drivetrain predict`."""
     with errors():
-        home = Home.from_environment()
-        record = RunStore(home.database_url).get(run_id)
-        if "dataset" not in record.facts:
-            raise InputError("RUN", repr(run_id), "a run that has begun to train", "This one has prepared no data yet.")
-        request = GenerateRequest(
-            str(home.run(record.id).path), record.facts["dataset"], prompt, max_tokens, temperature, seed=seed
-        )
-        print(generate_in_subprocess(request))
+        folder, dataset = _begun(run_id)
+        print(ask(GenerateRequest(str(folder.path), dataset, prompt, max_tokens, temperature, seed=seed)))
+
+
+def export_model(run_id: str, target: str, step: int | None) -> None:
+    """`drivetrain export`."""
+    with errors():
+        if Path(target).is_file():
+            raise InputError("--to", repr(target), "a folder, or a name that is not taken")
+        folder, dataset = _begun(run_id)
+        print(ask(ExportRequest(str(folder.path), dataset, str(Path(target).resolve()), step)))
+
+
+def list_checkpoints(run_id: str, verify: bool, as_json: bool) -> None:
+    """`drivetrain checkpoints`."""
+    with errors():
+        folder, _ = _begun(run_id)
+        found = list(describe_all(folder.checkpoints, verify))
+        for checkpoint in found:
+            if as_json:
+                print(json.dumps(asdict(checkpoint)))
+                continue
+            loss = "" if checkpoint.eval_loss is None else f"eval loss {checkpoint.eval_loss:.4f}"
+            state = checkpoint.problem or ("every byte is what was written" if verify else "")
+            made = f"generation {checkpoint.generation}, {checkpoint.world_size} ranks, ZeRO {checkpoint.zero_stage}"
+            print(
+                f"step {checkpoint.step:>8}  {checkpoint.bytes / 1e6:>10,.1f} MB  {made}  {loss:18}  {state}".rstrip()
+            )
+        if not found:
+            print("no checkpoint yet")
+        if any(checkpoint.problem for checkpoint in found):
+            raise typer.Exit(1)
+
+
+def _begun(run_id: str) -> tuple[RunFolder, str]:
+    """Folder and dataset of a run that has begun to train."""
+    home = Home.from_environment()
+    record = RunStore(home.database_url).get(run_id)
+    if "dataset" not in record.facts:
+        raise InputError("RUN", repr(run_id), "a run that has begun to train", "This one has prepared no data yet.")
+    return home.run(record.id), record.facts["dataset"]
 
 
 def list_runs(as_json: bool) -> None:

@@ -17,8 +17,10 @@ from drivetrain_pipelines.checksums import atomic_write, block_digests, write_js
 
 from drivetrain_workers.checkpoints import ledger
 from drivetrain_workers.checkpoints.layout import flat_states, parameter_shapes, replicated_tensors
+from drivetrain_workers.checkpoints.policy import save_interval_s, to_keep
 from drivetrain_workers.checkpoints.store import CheckpointId, commit, rank_file, rank_index, remove_old
 from drivetrain_workers.run_folder import RunFolder
+from drivetrain_workers.spec import KeepSpec
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,8 @@ class CheckpointWriter:
     Args:
         folder: of the run.
         rank, world_size, generation: of this process; rank 0 commits and removes old checkpoints.
-        keep: checkpoints that stay.
+        keep: which checkpoints stay.
+        run_began: seconds since the epoch.
         on_saved: called from the background thread, on rank 0, after the commit.
     """
 
@@ -48,16 +51,23 @@ class CheckpointWriter:
         rank: int,
         world_size: int,
         generation: int,
-        keep: int,
+        keep: KeepSpec,
         on_saved: Callable[[Saved], None],
+        run_began: float,
     ) -> None:
         self._folder, self._rank, self._world_size, self._generation = folder, rank, world_size, generation
         self._keep, self._on_saved = keep, on_saved
         self._buffer = torch.empty(0, dtype=torch.uint8)
         self._thread: threading.Thread | None = None
         self._failure: Exception | None = None
+        self._failures, self._run_began = generation - 1, run_began
+        self._saved_at = time.monotonic()
+        self._stall_s: float | None = None
+        self._write_s = 0.0
 
-    def save(self, engine: Any, step: int, samples: int, records: list[dict[str, Any]]) -> None:
+    def save(
+        self, engine: Any, step: int, samples: int, records: list[dict[str, Any]], eval_loss: float | None = None
+    ) -> None:
         """Copy the state of ``engine`` and start writing it. Waits first for the save before, if that still runs.
 
         Args:
@@ -65,6 +75,7 @@ class CheckpointWriter:
             samples: global position in the data stream.
             records: ledger entries since the save before; rank 0 writes them ahead of the commit, so a committed
                 checkpoint has its whole history.
+            eval_loss: at this step, where it was evaluated.
 
         Raises:
             OSError, CheckpointError: the save before failed.
@@ -78,11 +89,19 @@ class CheckpointWriter:
             "samples": samples,
             "zero_stage": engine.zero_optimization_stage(),
             "shapes": parameter_shapes(engine),
+            "eval_loss": eval_loss,
         }
         stall_s = time.perf_counter() - began
+        self._stall_s, self._saved_at = stall_s, time.monotonic()
         write = partial(self._write, step, index, facts, list(records), stall_s)
         self._thread = threading.Thread(target=write, name="checkpoint")
         self._thread.start()
+
+    def is_due(self) -> bool:
+        """Whether it pays to save now; ranks may differ, so one decides."""
+        elapsed_s = max(0.0, time.time() - self._run_began)
+        interval_s = save_interval_s(self._stall_s, self._write_s, self._failures, elapsed_s)
+        return time.monotonic() - self._saved_at >= interval_s
 
     def wait(self) -> None:
         """Until the save under way is committed (rank 0) or written (others). Raises what went wrong with it."""
@@ -143,8 +162,9 @@ class CheckpointWriter:
             if self._rank == 0:
                 ledger.write(self._folder.ledger, name, records)
                 commit(folder, self._world_size, facts)
-                remove_old(self._folder.checkpoints, self._keep)
-                self._on_saved(Saved(step, str(folder), len(data), stall_s, time.perf_counter() - began))
+                remove_old(self._folder.checkpoints, partial(to_keep, keep=self._keep))
+                self._write_s = time.perf_counter() - began
+                self._on_saved(Saved(step, str(folder), len(data), stall_s, self._write_s))
         except Exception as error:  # raised in the training thread by wait()
             self._failure = error
 

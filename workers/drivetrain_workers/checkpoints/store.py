@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 import shutil
 import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,10 +91,10 @@ def verify(folder: Path, ranks: range | list[int]) -> None:
         verify_file(folder / rank_file(rank), index["bytes"], index["xxh3"])
 
 
-def newest_valid(root: Path) -> tuple[Path | None, list[str]]:
-    """The newest checkpoint whose every byte is right, and what is wrong with the newer ones."""
+def newest_valid(root: Path, step: int | None = None) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint (of ``step``, if given) whose every byte is right; and what is wrong with newer ones."""
     problems: list[str] = []
-    for checkpoint in committed(root):
+    for checkpoint in (c for c in committed(root) if step in (None, c.step)):
         folder = checkpoint.folder(root)
         try:
             manifest = read_json(folder / MANIFEST)
@@ -101,6 +103,42 @@ def newest_valid(root: Path) -> tuple[Path | None, list[str]]:
         except CorruptFileError as error:
             problems.append(str(error))
     return None, problems
+
+
+@dataclass(frozen=True)
+class Description:
+    """A committed checkpoint, for people.
+
+    Attributes:
+        problem: what is wrong with it; empty where nothing was found.
+    """
+
+    folder: str
+    step: int
+    generation: int
+    bytes: int
+    world_size: int
+    zero_stage: int
+    eval_loss: float | None
+    problem: str
+
+
+def describe_all(root: Path, verify_bytes: bool) -> Iterator[Description]:
+    """Every committed checkpoint, newest first; with ``verify_bytes`` every byte is read."""
+    for checkpoint in committed(root):
+        folder = checkpoint.folder(root)
+        size = sum(path.stat().st_size for path in folder.iterdir())
+        facts: dict[str, Any] = {}
+        problem = ""
+        try:
+            facts = read_json(folder / MANIFEST)
+            if verify_bytes:
+                verify(folder, range(facts["world_size"]))
+        except CorruptFileError as error:
+            problem = str(error)
+        world_size, stage, loss = facts.get("world_size", 0), facts.get("zero_stage", 0), facts.get("eval_loss")
+        numbers = (checkpoint.step, checkpoint.generation, size, world_size, stage)
+        yield Description(str(folder), *numbers, loss, problem)
 
 
 def set_aside_corrupt(root: Path) -> list[str]:
@@ -118,12 +156,26 @@ def set_aside_corrupt(root: Path) -> list[str]:
     return problems
 
 
-def remove_old(root: Path, keep: int) -> None:
-    """Remove all but the newest ``keep`` checkpoints, and what older generations left unfinished."""
+def eval_losses(root: Path) -> dict[CheckpointId, float | None]:
+    """Every committed checkpoint whose manifest is sound, with its eval loss where it was evaluated."""
+    losses = {}
+    for checkpoint in committed(root):
+        with suppress(CorruptFileError):  # it is told, and set aside, when a generation starts
+            losses[checkpoint] = read_json(checkpoint.folder(root) / MANIFEST).get("eval_loss")
+    return losses
+
+
+def remove_old(root: Path, to_keep: Callable[[dict[CheckpointId, float | None]], set[CheckpointId]]) -> None:
+    """Remove sound checkpoints that need not be kept, and what older generations left unfinished.
+
+    Args:
+        to_keep: chooses from `eval_losses`.
+    """
     checkpoints = committed(root)
     if not checkpoints:
         return
-    for checkpoint in checkpoints[keep:]:
+    sound = eval_losses(root)
+    for checkpoint in sound.keys() - to_keep(sound):
         folder = checkpoint.folder(root)
         (folder / MANIFEST).unlink()  # first: a half-removed checkpoint must not look like one
         shutil.rmtree(folder)

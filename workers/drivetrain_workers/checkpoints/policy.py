@@ -1,0 +1,43 @@
+"""When to save, and what to keep. Pure functions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from drivetrain_workers.checkpoints.store import CheckpointId
+from drivetrain_workers.spec import KeepSpec
+
+_PRIOR_FAILURES, _PRIOR_S = 1.0, 24 * 3600.0  # one failure a day, until a run's own experience outweighs it
+_UNMEASURED_S = 60.0  # before the first save nobody knows what one costs
+_WRITES = 4.0  # a save may use a quarter of the storage's time, at most
+
+
+def save_interval_s(stall_s: float | None, write_s: float, failures: int, elapsed_s: float) -> float:
+    """Seconds between checkpoints that lose the least time: to saving, and to steps done again after failures.
+
+    Young (1974): the square root of twice the cost of a save times the mean time between failures.
+
+    Args:
+        stall_s: that steps wait for a save; None before the first.
+        write_s: that the write behind them takes.
+        failures, elapsed_s: of this run so far.
+    """
+    if stall_s is None:
+        return _UNMEASURED_S
+    between_failures_s = (_PRIOR_S + elapsed_s) / (_PRIOR_FAILURES + failures)
+    return max(math.sqrt(2 * stall_s * between_failures_s), _WRITES * write_s)
+
+
+def to_keep(found: Mapping[CheckpointId, float | None], keep: KeepSpec) -> set[CheckpointId]:
+    """Which checkpoints stay.
+
+    Args:
+        found: every committed checkpoint, with its eval loss where it was evaluated.
+    """
+    newest_first = sorted(found, key=lambda c: (c.step, c.generation), reverse=True)
+    kept = set(newest_first[: keep.last])
+    if keep.every:
+        kept |= {checkpoint for checkpoint in found if checkpoint.step % keep.every == 0}
+    judged = [(loss, -checkpoint.step, checkpoint) for checkpoint, loss in found.items() if loss is not None]
+    return kept | {checkpoint for _, _, checkpoint in sorted(judged, key=lambda j: j[:2])[: keep.best]}
