@@ -18,6 +18,7 @@ from drivetrain_pipelines.spec import StorageSpec
 from drivetrain_pipelines.storage import is_local
 from drivetrain_pipelines.stream.columns import Ragged
 from drivetrain_pipelines.stream.dataset import CacheSettings, Dataset, open_dataset
+from drivetrain_workers.adjustments import Adjustments
 from drivetrain_workers.audit import Audit, audit
 from drivetrain_workers.checkpoints import ledger
 
@@ -141,7 +142,8 @@ def audit_run(run_id: str) -> Audit:
         raise InputError("RUN", repr(run_id), "a run that has saved a checkpoint", "Its ledger is empty so far.")
     spec = JobSpec.model_validate_json(folder.job_resolved.read_text())
     dataset = open_dataset(record.facts["dataset"], spec.data)
-    return audit(records, dataset.training_order(spec.data, spec.seed), spec.training.global_batch_size)
+    skips = Adjustments.read(folder.adjustments).skips
+    return audit(records, dataset.training_order(spec.data, spec.seed), spec.training.global_batch_size, skips)
 
 
 def _age(folder: Path) -> float:

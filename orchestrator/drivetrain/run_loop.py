@@ -309,9 +309,9 @@ class RunLoop:
             case "checkpoint":
                 self._view.facts = {**self._view.facts, "checkpoint": event["folder"]}
                 self._handle(ev.Committed(event["generation"], event["step"]))
-            case "corrupt_checkpoint":
-                self._view.problem = event["problem"]
-                _log.warning("%s: %s", self._run_id, event["problem"])
+            case "corrupt_checkpoint" | "warning":
+                self._view.problem = event["message"]
+                _log.warning("%s: %s", self._run_id, event["message"])
             case "finished":
                 self._handle(ev.RanksFinished(event["generation"], event["step"] == event["steps"]))
             case "exited" if event["code"] != 0:

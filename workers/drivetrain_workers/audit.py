@@ -10,6 +10,8 @@ import numpy as np
 from drivetrain_pipelines.order.mixture import SampleOrder
 from drivetrain_pipelines.order.permutation import Int64Array
 
+from drivetrain_workers.adjustments import Positions, Skip
+
 _AT_ONCE = 1 << 20  # positions located in one pass
 
 
@@ -22,6 +24,7 @@ class Audit:
         samples: positions consumed.
         epochs: of each stream.
         worlds: (first step, world size), whenever the world size changed.
+        skips: what was passed over, and why.
         problems: what is wrong; empty when all is as it should be.
     """
 
@@ -29,20 +32,26 @@ class Audit:
     samples: int
     epochs: list[float]
     worlds: list[tuple[int, int]]
+    skips: list[str]
     problems: list[str]
 
 
-def audit(records: list[dict[str, Any]], order: SampleOrder, global_batch: int) -> Audit:
-    """Check the records of a ledger, in order of step, against the order of samples."""
+def audit(records: list[dict[str, Any]], order: SampleOrder, global_batch: int, skips: tuple[Skip, ...] = ()) -> Audit:
+    """Check the records of a ledger, in order of step, against the order of samples.
+
+    Args:
+        skips: that guards have decided; their samples count as accounted for.
+    """
+    stretches = Positions(global_batch, skips)
     problems = []
     for number, record in enumerate(records):
-        expected = [number * global_batch, (number + 1) * global_batch]
+        expected = [stretches.start(number), stretches.start(number) + global_batch]
         if record["step"] != number + 1:
             problems.append(f"step {number + 1} is missing; step {record['step']} stands in its place")
             break
         if record["positions"] != expected:
             problems.append(f"step {record['step']} consumed positions {record['positions']} instead of {expected}")
-    samples = len(records) * global_batch
+    samples = stretches.start(len(records) - 1) + global_batch if records else 0
     epochs = []
     for number, stream in enumerate(order.streams):
         delivered, uses = _uses(order, number, samples)
@@ -53,7 +62,9 @@ def audit(records: list[dict[str, Any]], order: SampleOrder, global_batch: int) 
         epochs.append(delivered / stream.size)
     worlds = [(record["step"], record["world_size"]) for record in records[:1]]
     worlds += [(b["step"], b["world_size"]) for a, b in pairwise(records) if a["world_size"] != b["world_size"]]
-    return Audit(len(records), samples, epochs, worlds, problems)
+    passed_over = [f"positions {s.start} to {s.stop} after step {s.step}: {s.why}" for s in skips]
+    used = len(records) * global_batch
+    return Audit(len(records), used, epochs, worlds, passed_over, problems)
 
 
 def _uses(order: SampleOrder, stream: int, samples: int) -> tuple[int, Int64Array]:

@@ -12,12 +12,24 @@ class CheckpointError(DrivetrainError):
         super().__init__(problem)
 
 
-class NonFiniteLossError(DrivetrainError):
-    """The loss or the gradient norm is NaN or infinite."""
+class BadStepError(DrivetrainError):
+    """A step went wrong, and the job says to stop, or it has rewound too often."""
 
-    def __init__(self, step: int, value: float) -> None:
-        super().__init__(step, value)
-        self.step, self.value = step, value
+    def __init__(self, step: int, kind: str, detail: str) -> None:
+        super().__init__(step, kind, detail)
+        self.step, self.kind, self.detail = step, kind, detail
 
     def __str__(self) -> str:
-        return f"the loss of step {self.step} is {self.value}; lower training.optimizer.lr or set gradient_clipping"
+        fix = f"Lower training.optimizer.lr, set gradient_clipping, or set training.guard.{self.kind} to rewind"
+        return f"step {self.step}: {self.detail}. {fix}"
+
+
+class RewindError(DrivetrainError):
+    """A step went wrong; training goes on from the newest checkpoint, without that step's batch."""
+
+    def __init__(self, step: int, detail: str) -> None:
+        super().__init__(step, detail)
+        self.step, self.detail = step, detail
+
+    def __str__(self) -> str:
+        return f"step {self.step}: {self.detail}; rewinding, its batch is passed over"

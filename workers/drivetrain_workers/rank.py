@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import os
 import random
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -17,11 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from drivetrain_pipelines.errors import CorruptFileError, FetchError, InputError, TransformersLostError
+from drivetrain_pipelines.errors import CorruptFileError
 from drivetrain_pipelines.order.permutation import mix_key
 from drivetrain_pipelines.spec import DataSpec
 from drivetrain_pipelines.stream.reader import Batch
 
+from drivetrain_workers.adjustments import Adjustments, Positions, Skip
+from drivetrain_workers.agent_link import AgentLink
 from drivetrain_workers.batching import BatchPlan, solve, total_steps
 from drivetrain_workers.checkpoints import ledger
 from drivetrain_workers.checkpoints.layout import replicated_tensors
@@ -29,46 +29,15 @@ from drivetrain_workers.checkpoints.load import Checkpoint, restore
 from drivetrain_workers.checkpoints.save import CheckpointWriter, Saved
 from drivetrain_workers.checkpoints.store import newest_valid, set_aside_corrupt
 from drivetrain_workers.engine import Engine, join_group
-from drivetrain_workers.errors import NonFiniteLossError
-from drivetrain_workers.liveness import Pulse
-from drivetrain_workers.messages import RankTask, receive, send
+from drivetrain_workers.errors import BadStepError, RewindError
+from drivetrain_workers.failures import explain
+from drivetrain_workers.guards import Alarm, LossGuard
+from drivetrain_workers.messages import RankTask
 from drivetrain_workers.model import build_model, load_loss
 from drivetrain_workers.process import end_with_parent
 from drivetrain_workers.run_folder import RunFolder
 from drivetrain_workers.spec import CheckpointSpec, TrainingSpec
 from drivetrain_workers.training_data import TrainingData
-
-
-class AgentLink:
-    """This rank's connection to its agent: events and its pulse out, the request to stop in.
-
-    Without an agent there is no rank.
-    """
-
-    def __init__(self, task: RankTask) -> None:
-        self._identity = {"rank": task.rank, "generation": task.generation.number}
-        self._connection = task.endpoint.connect()
-        self._lock = threading.Lock()  # the checkpoint thread and the pulse report too
-        self.stop_asked = threading.Event()
-        threading.Thread(target=self._listen, name="agent-link", daemon=True).start()
-        self._pulse = Pulse(lambda beat: self.report("beat", **vars(beat)))
-
-    def enter(self, phase: str, step: int) -> None:
-        """The main thread begins a phase; one that takes far longer than ever before counts as a hang."""
-        self._pulse.enter(phase, step)
-
-    def report(self, event: str, /, **fields: Any) -> None:
-        """Send one event."""
-        with self._lock:
-            send(self._connection, {"type": event, "time": time.time(), **self._identity, **fields})
-
-    def _listen(self) -> None:
-        try:
-            while True:
-                if receive(self._connection)["type"] == "stop":
-                    self.stop_asked.set()
-        except (EOFError, OSError):
-            os._exit(1)  # the agent is gone; whatever the main thread is blocked in ends with the process
 
 
 def main(task_json: str) -> None:
@@ -81,7 +50,8 @@ def main(task_json: str) -> None:
         train(task, link)
     except BaseException as error:
         traceback.print_exc()
-        link.report("error", kind=classify(error), message=_one_line(error), traceback=traceback.format_exc())
+        kind, message = explain(task, error)
+        link.report("error", kind=kind, message=message, traceback=traceback.format_exc())
         _end(1)
     _end(0)
 
@@ -89,7 +59,7 @@ def main(task_json: str) -> None:
 def train(task: RankTask, link: AgentLink) -> None:
     """Train from the newest valid checkpoint to the end of the run, or until asked to stop."""
     run = _open(task, link)
-    with run.data.batches(run.plan, task.rank, task.local_ranks, run.samples) as batches:
+    with run.data.batches(run.plan, task.rank, task.local_ranks, run.positions.start(run.step)) as batches:
         _loop(run, batches, link)
         link.enter("last save", run.step)
         run.writer.wait()
@@ -110,11 +80,16 @@ class _Run:
     training: TrainingSpec
     data: TrainingData
     steps: int
+    adjustments: Adjustments
     step: int = 0
 
     @property
-    def samples(self) -> int:
-        return self.step * self.plan.global_batch
+    def positions(self) -> Positions:
+        return Positions(self.plan.global_batch, self.adjustments.skips)
+
+    @property
+    def folder(self) -> RunFolder:
+        return RunFolder(Path(self.task.run_folder))
 
 
 def _open(task: RankTask, link: AgentLink) -> _Run:
@@ -131,7 +106,9 @@ def _open(task: RankTask, link: AgentLink) -> _Run:
     link.enter("initialize", 0)
 
     data = TrainingData(task.dataset_folder, DataSpec(**job["data"]), job["seed"], folder)
-    plan = solve(training.global_batch_size, training.micro_batch_size, world_size)
+    adjustments = Adjustments.read(folder.adjustments)
+    micro_batch = adjustments.micro_batch_size or training.micro_batch_size
+    plan = solve(training.global_batch_size, micro_batch, world_size)
     steps = total_steps(training.steps, training.epochs, data.epoch, plan.global_batch)
     model = build_model(job["model"], str(folder.code), data.facts, job["seed"])
     loss = load_loss(job["model"], str(folder.code))
@@ -146,7 +123,7 @@ def _open(task: RankTask, link: AgentLink) -> _Run:
         report("checkpoint", **vars(result))
 
     writer = CheckpointWriter(folder, rank, world_size, task.generation.number, checkpoint.keep, saved, _began(folder))
-    run = _Run(task, plan, engine, writer, checkpoint, training, data, steps)
+    run = _Run(task, plan, engine, writer, checkpoint, training, data, steps, adjustments)
     if found := _agree_on_checkpoint(folder, report):
         restore(engine.deepspeed, Checkpoint(found), rank, world_size)
         run.step = Checkpoint(found).step
@@ -156,21 +133,22 @@ def _open(task: RankTask, link: AgentLink) -> _Run:
 
 def _loop(run: _Run, batches: Iterator[Batch], link: AgentLink) -> None:
     records: list[dict[str, Any]] = []
+    guard = LossGuard(run.training.guard, _losses(run.folder, run.step))
     while run.step < run.steps:
         began = time.perf_counter()
         link.enter("data", run.step)
-        batch = next(batches)
+        batch = next(b for b in batches if not run.positions.skipped(b.position))
         waited_s = time.perf_counter() - began
         link.enter("step", run.step)
         save_due = run.checkpoint.every == "auto" and run.task.rank == 0 and run.writer.is_due()
         result = run.engine.step(batch.columns, link.stop_asked.is_set(), save_due)
         run.step += 1
         step_s = time.perf_counter() - began
-        if not math.isfinite(result.loss + result.gradient_norm):
-            raise NonFiniteLossError(run.step, result.loss)
+        if alarm := guard.check(result.loss, result.gradient_norm):
+            _react(run, alarm, batch.position, link)
         record: dict[str, Any] = {
             "step": run.step,
-            "positions": [batch.position, run.samples],
+            "positions": [batch.position, batch.position + run.plan.global_batch],
             "world_size": run.plan.world_size,
             "generation": run.task.generation.number,
             "time": time.time(),
@@ -190,10 +168,38 @@ def _loop(run: _Run, batches: Iterator[Batch], link: AgentLink) -> None:
                 link.report("eval", step=run.step, eval_loss=record["eval_loss"])
         if last or result.stop_asked or result.save_asked or _is_turn(run.step, run.checkpoint.every):
             link.enter("save", run.step)
-            run.writer.save(run.engine.deepspeed, run.step, run.samples, records, record.get("eval_loss"))
+            position = batch.position + run.plan.global_batch
+            run.writer.save(run.engine.deepspeed, run.step, position, records, record.get("eval_loss"))
             records = []
         if result.stop_asked:
             return
+
+
+def _react(run: _Run, alarm: Alarm, position: int, link: AgentLink) -> None:
+    """Do what the job says about a bad step; every rank does the same.
+
+    Raises:
+        BadStepError, RewindError: this generation ends here.
+    """
+    spec = run.training.guard
+    policy = {"non_finite": spec.non_finite, "spike": spec.spike}[alarm.kind]
+    if policy == "warn":
+        if run.task.rank == 0:
+            link.report("warning", message=f"step {run.step}: {alarm.detail}")
+        return
+    if policy == "stop" or len(run.adjustments.skips) >= spec.max_rewinds:
+        raise BadStepError(run.step, alarm.kind, alarm.detail)
+    run.writer.wait()  # of two checkpoints the newer: it was begun before this step
+    if run.task.rank == 0:
+        skip = Skip(position, position + run.plan.global_batch, run.step, alarm.detail)
+        run.adjustments.with_skip(skip).write(run.folder.adjustments)
+    dist.barrier()
+    raise RewindError(run.step, alarm.detail)
+
+
+def _losses(folder: RunFolder, until_step: int) -> list[float]:
+    """Losses up to a step, which a resumed run must judge the next one by as an uninterrupted run would."""
+    return [record["loss"] for record in ledger.read(folder.ledger) if record["step"] <= until_step]
 
 
 def _is_turn(step: int, every: int | str) -> bool:
@@ -214,7 +220,7 @@ def _agree_on_checkpoint(folder: RunFolder, report: Callable[..., None]) -> Path
     choice: list[str | None] = [None]
     if dist.get_rank() == 0:
         for problem in set_aside_corrupt(folder.checkpoints):
-            report("corrupt_checkpoint", problem=problem)
+            report("corrupt_checkpoint", message=problem)
         found, _ = newest_valid(folder.checkpoints)
         choice = [str(found) if found else None]
     dist.broadcast_object_list(choice)
@@ -233,26 +239,6 @@ def _seed_rank(seed: int, rank: int) -> None:
     random.seed(key)
     np.random.seed(key % (1 << 32))
     torch.manual_seed(key)
-
-
-def classify(error: BaseException) -> str:
-    """The class of an error, as `drivetrain.outcomes` knows them."""
-    if isinstance(error, InputError):
-        return "input"
-    if isinstance(error, NonFiniteLossError):
-        return "non_finite_loss"
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return "out_of_memory"
-    if isinstance(error, dist.DistError) or "gloo" in str(error) or "NCCL" in str(error):
-        return "collective"
-    if isinstance(error, OSError | FetchError | TransformersLostError):
-        return "storage"
-    return "user_code"
-
-
-def _one_line(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0] if text else ''}"[:500]
 
 
 def _log_to(path: Path) -> None:

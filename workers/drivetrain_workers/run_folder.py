@@ -45,6 +45,11 @@ class RunFolder:
         return self.path / "tracking"
 
     @property
+    def adjustments(self) -> Path:
+        """What the run has changed about itself."""
+        return self.path / "adjustments.json"
+
+    @property
     def online(self) -> Path:
         """Where the actors of the online transform can be reached."""
         return self.path / "online"

@@ -40,6 +40,19 @@ class ScheduleSpec(Spec):
     min_ratio: float = Field(0.1, ge=0, le=1)
 
 
+class GuardSpec(Spec):
+    """What follows when a step goes wrong.
+
+    ``rewind`` goes back to the newest checkpoint and passes over the batch that did it; ``warn`` says so and goes on.
+    """
+
+    non_finite: Literal["stop", "rewind", "warn"] = Field("stop", description="the loss or the gradient is NaN or Inf")
+    spike: Literal["stop", "rewind", "warn"] = Field("warn", description="the loss is far above those before it")
+    spike_score: float = Field(10.0, gt=0, description="robust standard deviations that make a spike")
+    window: int = Field(64, ge=4, description="losses that a new one is compared with")
+    max_rewinds: int = Field(3, ge=0, description="of a run; the next alarm stops it")
+
+
 class TrainingSpec(Spec):
     """How the network is trained. One step is one optimizer update on ``global_batch_size`` samples."""
 
@@ -53,6 +66,10 @@ class TrainingSpec(Spec):
     gradient_clipping: float = Field(1.0, ge=0, description="0 switches it off")
     zero: Literal[0, 1, 2, 3] = 1
     eval_every: int = Field(50, ge=1, description="steps between evaluations; the last step is always evaluated")
+    guard: GuardSpec = GuardSpec()
+    on_oom: Literal["stop", "retry-smaller"] = Field(
+        "stop", description="out of memory; retry-smaller halves the micro-batch and keeps the global batch"
+    )
     hang_after_s: float | Literal["auto"] = Field(
         "auto", description="a rank that is in one phase for so long hangs; auto: ten times its longest, 30 s at least"
     )

@@ -101,6 +101,8 @@ def audit_run(run_id: str, as_json: bool) -> None:
             epochs = ", ".join(f"{epochs:.3f}" for epochs in found.epochs)
             worlds = ", ".join(f"{size} from step {step}" for step, size in found.worlds)
             print(f"{found.steps} steps, {found.samples:,} samples, {epochs} epochs; world size {worlds}")
+            for skip in found.skips:
+                print(f"passed over: {skip}")
             print("\n".join(found.problems) or "every sample was used exactly once per epoch")
         if found.problems:
             raise typer.Exit(1)

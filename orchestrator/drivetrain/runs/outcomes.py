@@ -18,7 +18,9 @@ class Reason(StrEnum):
     STORAGE = "storage"
     USER_CODE = "user_code"
     OUT_OF_MEMORY = "out_of_memory"
-    NON_FINITE_LOSS = "non_finite_loss"
+    SMALLER_BATCHES = "smaller_batches"
+    BAD_STEP = "bad_step"
+    REWOUND = "rewound"
     INPUT = "input"
     PREPARE_FAILED = "prepare_failed"
     PLACEMENT_FAILED = "placement_failed"
@@ -58,7 +60,9 @@ OUTCOMES: dict[Reason, Outcome] = {
     Reason.STORAGE: Outcome(Status.FAILED, 3, "a file could not be read or written"),
     Reason.USER_CODE: Outcome(Status.FAILED, 1, "the job's own code raised an error"),
     Reason.OUT_OF_MEMORY: Outcome(Status.FAILED, 0, "out of memory; lower training.micro_batch_size"),
-    Reason.NON_FINITE_LOSS: Outcome(Status.FAILED, 0, "the loss became NaN or infinite"),
+    Reason.SMALLER_BATCHES: Outcome(Status.FAILED, 20, "out of memory; the micro-batch was halved"),
+    Reason.BAD_STEP: Outcome(Status.FAILED, 0, "the loss became infinite, NaN, or far higher than before"),
+    Reason.REWOUND: Outcome(Status.FAILED, 100, "a step went wrong; its batch is passed over"),
     Reason.INPUT: Outcome(Status.FAILED, 0, "the job cannot work as written"),
     Reason.PREPARE_FAILED: Outcome(Status.FAILED, 0, "the data could not be prepared"),
     Reason.INTERNAL: Outcome(Status.FAILED, 0, "Drivetrain itself failed; please report it"),

@@ -1,0 +1,79 @@
+"""Steps that go wrong, in real runs: rewound and passed over, reproducibly; out of memory."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.harness import Result, command_line, run_job
+
+# A loss that is NaN on about every thirtieth batch, by its content alone.
+POISON = """
+
+def poisoned(model, batch):
+    loss = slow_loss(model, batch)
+    bad = model.training and int(batch["tokens"].sum()) % 32 == 5
+    return loss * float("nan") if bad else loss
+
+
+def hungry(model, batch):
+    if model.training and len(batch["tokens"]) > 1:
+        import torch
+        torch.empty(1 << 60, dtype=torch.uint8)
+    return slow_loss(model, batch)
+"""
+
+
+@pytest.fixture(scope="module")
+def poisoned_job(toy_job: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("guards") / "job"
+    shutil.copytree(toy_job, folder)
+    (folder / "toy_loss.py").write_text((folder / "toy_loss.py").read_text() + POISON)
+    return folder
+
+
+def test_bad_batches_are_passed_over(poisoned_job: Path, shared_home: Path) -> None:
+    """And a run that is killed besides comes to the same result."""
+    settings = ("model.loss=toy_loss:poisoned", "training.guard={non_finite: rewind, max_rewinds: 20}")
+    calm = run_job(poisoned_job, shared_home, *settings).finish()
+    assert calm.code == 0, calm.errors
+    assert calm.last_view["restarts"] >= 1
+    assert "rewinding, its batch is passed over" in calm.last_view["problem"]
+    told = command_line(shared_home, "audit", calm.run_id).stdout
+    assert told.count("passed over: positions") == calm.last_view["restarts"]
+    assert "every sample was used exactly once per epoch" in told
+    job = run_job(poisoned_job, shared_home, *settings, "checkpoint.keep=4")
+    view = job.wait_for_step(14)
+    os.kill(view["pids"]["rank-1"], signal.SIGKILL)
+    killed = job.finish()
+    assert killed.series("loss") == calm.series("loss")
+    assert killed.weights_digest() == calm.weights_digest()
+
+
+def test_too_many_rewinds_end_the_run(poisoned_job: Path, shared_home: Path) -> None:
+    settings = ("model.loss=toy_loss:poisoned", "training.guard={non_finite: rewind, max_rewinds: 0}")
+    result = run_job(poisoned_job, shared_home, *settings).finish()
+    assert result.code == 1
+    assert result.facts["reason"] == "bad_step"
+    assert "loss nan" in result.facts["detail"]
+
+
+def test_out_of_memory_names_what_would_fit(poisoned_job: Path, shared_home: Path) -> None:
+    result = run_job(poisoned_job, shared_home, "model.loss=toy_loss:hungry").finish()
+    assert result.code == 1
+    assert result.facts["reason"] == "out_of_memory"
+    assert "--set training.micro_batch_size=2 (it was 4" in result.facts["detail"]
+
+
+def test_out_of_memory_is_answered_by_smaller_batches(
+    poisoned_job: Path, shared_home: Path, undisturbed: Result
+) -> None:
+    result = run_job(poisoned_job, shared_home, "model.loss=toy_loss:hungry", "training.on_oom=retry-smaller").finish()
+    assert result.code == 0, result.errors
+    assert result.last_view["restarts"] == 2  # 4, 2, 1
+    # The same mathematics; its dropout falls otherwise.
+    assert result.facts["train_loss"] == pytest.approx(undisturbed.facts["train_loss"], abs=0.1)
