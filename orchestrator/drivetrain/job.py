@@ -159,6 +159,7 @@ def _check(spec: JobSpec, folder: Path) -> JobSpec:
     for key, function in (
         ("model.factory", spec.model.factory),
         ("model.loss", spec.model.loss),
+        ("model.weight", spec.model.weight),
         ("data.transform", spec.data.transform),
         ("data.online.transform", spec.data.online and spec.data.online.transform),
     ):

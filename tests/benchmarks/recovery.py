@@ -1,4 +1,7 @@
-"""From `kill -9` of a rank to the next optimizer step: Drivetrain beside Ray Train, same model, same configuration."""
+"""From `kill -9` of a rank to the next optimizer step: Drivetrain beside Ray Train and torchrun, same configuration.
+
+And from `kill -STOP`, which neither of the others notices before the collective's timeout of half an hour.
+"""
 
 from __future__ import annotations
 
@@ -22,51 +25,60 @@ from tests.benchmarks.report import report
 _ROUNDS, _KILL_AT, _CHECKPOINT_EVERY = 3, 7, 5
 _BIN = Path(sys.executable).parent
 _PARTS = ("detect", "decide", "fork", "group", "initialize", "load", "step")
+_TORCHRUN = [str(_BIN / "torchrun"), "--standalone", "--nproc-per-node=2", "--max-restarts=1"]
+_PEERS = {
+    "Ray Train": [sys.executable, "-m", "tests.benchmarks.ray_train_peer"],
+    "torchrun": [*_TORCHRUN, "-m", "tests.benchmarks.peer_loop"],
+}
 _MOMENTS = ("lost", "told", "forked", "grouped", "initialized", "loaded", "stepped")
 
 
 def main() -> None:
-    """Alternate both."""
-    ours: list[dict[str, float]] = []
-    theirs: list[float] = []
+    """Alternate all."""
+    ours: dict[str, list[dict[str, float]]] = {"kill": [], "stop": []}
+    theirs: dict[str, list[float]] = {name: [] for name in _PEERS}
     with tempfile.TemporaryDirectory() as folder:
         for number in range(_ROUNDS):
-            ours.append(_drivetrain(Path(folder) / "home"))
-            theirs.append(_ray_train(Path(folder) / f"ray-train-{number}"))
-            total = sum(ours[-1].values())
-            print(f"round {number + 1}: drivetrain {total:.2f} s, Ray Train {theirs[-1]:.2f} s", flush=True)
-    parts = {part: statistics.median(run[part] for run in ours) for part in _PARTS}
-    totals = [sum(run.values()) for run in ours]
-    ratio = statistics.median(o / t for o, t in zip(totals, theirs, strict=True))
-    rows = [[f"  {part}", f"{seconds:.3f}", ""] for part, seconds in parts.items()]
-    rows += [
-        ["Drivetrain", f"{statistics.median(totals):.2f}", f"{ratio:.3f}"],
-        ["Ray Train", f"{statistics.median(theirs):.2f}", "1.000"],
-    ]
-    figures = {"drivetrain_parts_s": ours, "ray_train_s": theirs, "median_ratio": ratio}
-    report("recovery", ["kill -9 of a rank to the next step", "median s", "ratio"], rows, figures)
+            ours["kill"].append(_drivetrain(Path(folder) / "home", signal.SIGKILL))
+            ours["stop"].append(_drivetrain(Path(folder) / "home", signal.SIGSTOP))
+            for name, command in _PEERS.items():
+                theirs[name].append(_peer(Path(folder) / f"{name}-{number}", command))
+            told = [f"drivetrain {how} {sum(runs[-1].values()):.2f} s" for how, runs in ours.items()]
+            told += [f"{name} {seconds[-1]:.2f} s" for name, seconds in theirs.items()]
+            print(f"round {number + 1}: {', '.join(told)}", flush=True)
+    rows: list[list[str]] = []
+    totals = {how: [sum(run.values()) for run in runs] for how, runs in ours.items()}
+    for how, title in (("kill", "Drivetrain, kill -9"), ("stop", "Drivetrain, kill -STOP")):
+        rows += [[f"  {part}", f"{statistics.median(run[part] for run in ours[how]):.3f}", ""] for part in _PARTS]
+        rows.append([title, f"{statistics.median(totals[how]):.2f}", ""])
+    ratios = {}
+    for name, seconds in theirs.items():
+        ratios[name] = statistics.median(o / t for o, t in zip(totals["kill"], seconds, strict=True))
+        rows.append([f"{name}, kill -9", f"{statistics.median(seconds):.2f}", f"{ratios[name]:.3f}"])
+    figures = {"drivetrain_parts_s": ours, "peers_s": theirs, "median_ratios": ratios}
+    report("recovery", ["of a rank, to the next step", "median s", "ratio of ours to it"], rows, figures)
 
 
-def _drivetrain(home: Path) -> dict[str, float]:
-    """Kill rank 1 once; returns the seconds of every part until the next step is done."""
+def _drivetrain(home: Path, harm: signal.Signals) -> dict[str, float]:
+    """Harm rank 1 once; returns the seconds of every part until the next step is done."""
     overrides = ["training.steps=14", "training.eval_every=14", f"checkpoint.every={_CHECKPOINT_EVERY}"]
     command = [str(_BIN / "drivetrain"), "run", "language-model", "--json", *(f"--set={o}" for o in overrides)]
     environment = {**os.environ, "DRIVETRAIN_HOME": str(home)}
-    killed_at, moments = 0.0, {}
+    harmed_at, moments = 0.0, {}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
         for line in process.stdout:
             view: dict[str, Any] = json.loads(line)
-            if not killed_at and view.get("phase") == "training" and view["step"] >= _KILL_AT:
-                killed_at = time.time()
-                os.kill(view["pids"]["rank-1"], signal.SIGKILL)
+            if not harmed_at and view.get("phase") == "training" and view["step"] >= _KILL_AT:
+                harmed_at = time.time()
+                os.kill(view["pids"]["rank-1"], harm)
             if view.get("generation") == 2 and "stepped" in view.get("timeline", {}):
                 moments = {**view["timeline"], "lost": view["facts"]["lost_at"]}
-    times = [killed_at, *(moments[moment] for moment in _MOMENTS)]
+    times = [harmed_at, *(moments[moment] for moment in _MOMENTS)]
     return {part: times[i + 1] - times[i] for i, part in enumerate(_PARTS)}
 
 
-def _ray_train(folder: Path) -> float:
+def _peer(folder: Path, start: list[str]) -> float:
     """Kill worker 1 once; seconds until the next step is done."""
     folder.mkdir()
     job = validate("language-model").spec
@@ -81,8 +93,10 @@ def _ray_train(folder: Path) -> float:
         "deepspeed": deepspeed_config(job.training, plan, on_cpu=True),
         "folder": str(folder),
     }
-    command = [sys.executable, "-m", "tests.benchmarks.ray_train_peer", json.dumps(arguments)]
-    with (folder / "output.log").open("w") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
+    command = [*start, json.dumps(arguments)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+    log_path = folder / "output.log"
+    with log_path.open("w") as log, subprocess.Popen(command, env=environment, stdout=log, stderr=log) as process:
         steps = _wait_for_steps(folder, _KILL_AT, process)
         killed_at = time.time()
         os.kill(int((folder / "rank-1.pid").read_text()), signal.SIGKILL)
@@ -98,7 +112,7 @@ def _wait_for_steps(folder: Path, count: int, process: subprocess.Popen[bytes]) 
         if len(times) >= count:
             return times
         time.sleep(0.01)
-    raise RuntimeError(f"Ray Train ended early: {(folder / 'output.log').read_text()[-2000:]}")
+    raise RuntimeError(f"the peer ended early: {(folder / 'output.log').read_text()[-2000:]}")
 
 
 if __name__ == "__main__":

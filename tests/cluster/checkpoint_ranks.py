@@ -22,8 +22,9 @@ from drivetrain_workers.checkpoints.load import Checkpoint, restore
 from drivetrain_workers.checkpoints.save import CheckpointWriter
 from drivetrain_workers.checkpoints.store import newest_valid
 from drivetrain_workers.engine import Engine, join_group
+from drivetrain_workers.model import row_weight
 from drivetrain_workers.run_folder import RunFolder
-from drivetrain_workers.spec import KeepSpec, OptimizerSpec, ScheduleSpec, TrainingSpec
+from drivetrain_workers.spec import KeepSpec, OffloadSpec, OptimizerSpec, ScheduleSpec, TrainingSpec
 from torch import nn
 
 GLOBAL_BATCH = 6
@@ -50,6 +51,8 @@ class Case:
     source: str = ""
     save_loaded: bool = False
     precision: str = "fp32"
+    optimizer: str = "AdamW"
+    offload: str = "none"
     generation: int = 1
     keep: int = 1
     die_at_call: int = 0
@@ -83,12 +86,13 @@ def rank_main(rank: int, case: Case, rendezvous: str) -> None:
         global_batch_size=GLOBAL_BATCH,
         zero=case.stage,
         precision=case.precision,
-        optimizer=OptimizerSpec(lr=1e-2),
+        optimizer=OptimizerSpec(type=case.optimizer, lr=1e-2),
+        offload=OffloadSpec(optimizer=case.offload, parameters=case.offload if case.stage == 3 else "none"),
         schedule=ScheduleSpec(warmup_steps=2),
     )
     torch.manual_seed(3)
     plan = solve(GLOBAL_BATCH, 2, case.world_size)
-    engine = Engine(Model(), loss, spec, plan, 6, device)
+    engine = Engine(Model(), loss, row_weight, spec, plan, 6, device)
     sys.addaudithook(lambda event, _: unpickled.append(event) if event == "pickle.find_class" else None)
     if rank == 0 and case.die_at_call:
         _die_at_call(case.die_at_call)
@@ -101,6 +105,7 @@ def rank_main(rank: int, case: Case, rendezvous: str) -> None:
         lambda saved: None,
         0.0,
     )
+    engine.before_update = writer.before_update
     found, problems = newest_valid(RunFolder(Path(case.source or case.folder)).checkpoints)
     torch.distributed.barrier()  # a rank that is ahead must not save what a slower one then finds
     first = 0

@@ -103,6 +103,21 @@ def test_bf16_resumes_to_the_bit(tmp_path: Path) -> None:
     assert losses(resumed) == losses(expected, after=_SAVED_AT)
 
 
+@pytest.mark.parametrize(
+    ("stage", "optimizer", "offload"), [(1, "SGD", "none"), (2, "AdamW", "cpu"), (3, "AdamW", "cpu")]
+)
+def test_other_optimizers_and_places_resume_to_the_bit(
+    tmp_path: Path, stage: int, optimizer: str, offload: str
+) -> None:
+    settings: dict[str, Any] = {"stage": stage, "world_size": 2, "optimizer": optimizer, "offload": offload}
+    whole = Case(str(tmp_path / "whole"), **settings)
+    half = Case(str(tmp_path / "half"), **settings, steps=_SAVED_AT)
+    rest = Case(str(tmp_path / "half"), **settings, generation=2)
+    expected, _, resumed = run(whole, half, rest)
+    assert losses(resumed) == losses(expected, after=_SAVED_AT)
+    assert _equal(state(tmp_path / "half", _STEPS), state(tmp_path / "whole", _STEPS))
+
+
 @pytest.fixture(scope="module")
 def two_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with checkpoints of steps 3 and 6."""

@@ -32,7 +32,7 @@ def test_make_targets_exist(command: str) -> None:
 
 
 @pytest.mark.parametrize("command", [c for c in shown_commands() if c.startswith("drivetrain ")])
-def test_drivetrain_commands_work(command: str, toy_job: Path, undisturbed: Result) -> None:
+def test_drivetrain_commands_work(command: str, toy_job: Path, undisturbed: Result, tmp_path: Path) -> None:
     """As shown, with this test's job and run in place of the reader's (the recipe's data would have to be fetched)."""
     ours = {
         "job.yaml": str(toy_job),
@@ -41,6 +41,7 @@ def test_drivetrain_commands_work(command: str, toy_job: Path, undisturbed: Resu
         "RUN": undisturbed.run_id,
         "DATASET": "toy",
     }
+    ours["exported"] = str(tmp_path / "exported")
     words = [ours.get(word, word) for word in shlex.split(command)[1:]]
     words = ["training.steps=2" if word == "training.steps=50" else word for word in words]
     done = command_line(undisturbed.home, *words)

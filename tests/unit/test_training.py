@@ -1,12 +1,17 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from drivetrain_pipelines.errors import InputError
 from drivetrain_workers.batching import solve, total_steps
 from drivetrain_workers.deepspeed_config import deepspeed_config, learning_rate_ratio
-from drivetrain_workers.spec import ScheduleSpec, TrainingSpec
+from drivetrain_workers.model import checkpoint_activations, next_token_loss, next_token_weight
+from drivetrain_workers.recipes.language_model.model import gpt
+from drivetrain_workers.spec import OffloadSpec, OptimizerSpec, ScheduleSpec, TrainingSpec
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
+from torch import nn
 
 
 @given(global_batch=st.integers(1, 500), world_size=st.integers(1, 64), micro=st.integers(1, 16))
@@ -56,3 +61,84 @@ def test_passthrough_is_merged_last() -> None:
     assert config["dump_state"] is True
     assert config["optimizer"]["params"]["torch_adam"] is True
     assert "torch_adam" not in deepspeed_config(spec, solve(32, "auto", 2), on_cpu=False)["optimizer"]["params"]
+
+
+def test_settings_become_deepspeeds() -> None:
+    spec = TrainingSpec(
+        steps=1,
+        zero=3,
+        optimizer=OptimizerSpec(type="Lion", lr=0.1),
+        offload=OffloadSpec(optimizer="nvme", parameters="cpu", nvme_path="/disk"),
+    )
+    config = deepspeed_config(spec, solve(32, "auto", 2), on_cpu=False)
+    assert config["optimizer"] == {"type": "Lion", "params": {"lr": 0.1, "betas": (0.9, 0.95), "weight_decay": 0.1}}
+    assert config["zero_optimization"] == {
+        "stage": 3,
+        "offload_optimizer": {"device": "nvme", "pin_memory": True, "nvme_path": "/disk"},
+        "offload_param": {"device": "cpu", "pin_memory": True},
+    }
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"zero": 0, "offload": OffloadSpec(optimizer="cpu")}, "zero 1, 2 or 3"),
+        ({"zero": 2, "offload": OffloadSpec(parameters="cpu")}, "needs zero 3"),
+        ({"zero": 3, "offload": OffloadSpec(optimizer="nvme")}, "nvme_path"),
+        ({"zero": 3, "compile": "inductor"}, "compile needs zero 0, 1 or 2"),
+    ],
+)
+def test_what_cannot_be_is_refused(settings: dict[str, object], problem: str) -> None:
+    with pytest.raises(ValidationError, match=problem):
+        TrainingSpec(steps=1, **settings)  # type: ignore[arg-type]
+
+
+def test_recomputed_activations_change_nothing_but_memory() -> None:
+    """A network of 120 layers."""
+
+    def gradients(recompute: bool) -> tuple[list[torch.Tensor], int]:
+        torch.manual_seed(0)
+        layers = [nn.Sequential(nn.Linear(16, 64), nn.GELU(), nn.Dropout(0.1), nn.Linear(64, 16)) for _ in range(120)]
+        model = nn.ModuleDict({"layers": nn.ModuleList(layers)})
+        if recompute:
+            assert checkpoint_activations(model) == 120
+        kept = 0
+
+        def count(tensor: torch.Tensor) -> torch.Tensor:
+            nonlocal kept
+            kept += tensor.numel()
+            return tensor
+
+        torch.manual_seed(1)
+        x = torch.ones(8, 16)
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            for layer in model["layers"]:
+                x = x + layer(x)
+            x.sum().backward()
+        return [p.grad for p in model.parameters() if p.grad is not None], kept
+
+    plain, kept = gradients(recompute=False)
+    again, kept_again = gradients(recompute=True)
+    assert len(plain) == 480
+    assert all(map(torch.equal, plain, again))
+    assert kept_again < kept / 5
+
+
+def test_a_model_without_blocks_cannot_recompute() -> None:
+    with pytest.raises(InputError, match="for a Linear without"):
+        checkpoint_activations(nn.Linear(2, 2))
+
+
+def test_the_default_loss_is_a_mean_over_what_is_predicted() -> None:
+    torch.manual_seed(0)
+    model = gpt(11, 6, layers=1, width=8, heads=2)
+    tokens = torch.randint(11, (3, 7))
+    segments = torch.tensor([[1, 1, 1, 2, 2, 0, 0], [1, 1, 1, 1, 1, 1, 1], [0, 0, 0, 0, 0, 0, 0]])
+    batch = {"tokens": tokens, "segments": segments}
+    assert int(next_token_weight(batch)) == 3 + 6
+    assert int(next_token_weight({"tokens": tokens})) == 18
+    parts = [{name: values[row : row + 1] for name, values in batch.items()} for row in range(3)]
+    weights = [int(next_token_weight(part)) for part in parts]
+    together = sum(weight * next_token_loss(model, part) for weight, part in zip(weights, parts, strict=True)) / 9
+    assert torch.allclose(next_token_loss(model, batch), together)
+    assert next_token_loss(model, parts[2]) == 0

@@ -24,17 +24,33 @@ _OWNED = {
 }
 
 
+_ADAM = ("lr", "betas", "eps", "weight_decay")
+_TAKES = {
+    **dict.fromkeys(("Adam", "AdamW", "FusedAdam", "Lamb"), _ADAM),
+    "Lion": ("lr", "betas", "weight_decay"),
+    "SGD": ("lr", "momentum", "weight_decay"),
+}
+
+
 def deepspeed_config(spec: TrainingSpec, plan: BatchPlan, on_cpu: bool) -> dict[str, Any]:
     """DeepSpeed's configuration of this run, with ``training.deepspeed`` merged in last."""
-    optimizer = spec.optimizer.model_dump(exclude={"type"})
+    optimizer = spec.optimizer.model_dump(include=set(_TAKES[spec.optimizer.type]))
     if on_cpu and spec.optimizer.type in ("Adam", "AdamW"):
         optimizer["torch_adam"] = True  # DeepSpeed's own would be compiled at first use
+    zero: dict[str, Any] = {"stage": spec.zero}
+    for part, device in (("optimizer", spec.offload.optimizer), ("param", spec.offload.parameters)):
+        if device != "none":
+            zero[f"offload_{part}"] = {"device": device, "pin_memory": not on_cpu}
+            if device == "nvme":
+                zero[f"offload_{part}"]["nvme_path"] = spec.offload.nvme_path
     config: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": plan.micro_batch,
         "gradient_accumulation_steps": plan.accumulation,
         "gradient_clipping": spec.gradient_clipping,
         "optimizer": {"type": spec.optimizer.type, "params": optimizer},
-        "zero_optimization": {"stage": spec.zero},
+        "zero_optimization": zero,
+        "zero_force_ds_cpu_optimizer": not on_cpu,  # or offloading would compile one
+        "zero_allow_untested_optimizer": spec.optimizer.type == "SGD",
         "bf16": {"enabled": spec.precision == "bf16"},
         "steps_per_print": 1 << 62,
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import deepspeed
@@ -12,8 +13,12 @@ from drivetrain_pipelines.stream.columns import Columns, Ragged, Values
 
 from drivetrain_workers.batching import BatchPlan
 from drivetrain_workers.deepspeed_config import deepspeed_config, learning_rate_ratio
-from drivetrain_workers.model import Loss, ModelInput
+from drivetrain_workers.model import Loss, ModelInput, Weight, checkpoint_activations, row_weight
 from drivetrain_workers.spec import TrainingSpec
+
+
+def _nothing() -> None:
+    """Before an update that nobody waits for."""
 
 
 @dataclass(frozen=True)
@@ -51,16 +56,30 @@ class Engine:
 
     Args:
         model: the network; moved to ``device``.
-        loss: mean loss over the rows of a batch.
+        loss: mean loss of a batch, over what ``weight`` counts.
+        weight: see `drivetrain_workers.model.load_loss`.
         spec: training section.
         plan: how the global batch is spread.
         steps: optimizer steps of the whole run, for the schedule.
+
+    Attributes:
+        before_update: called before the optimizer changes weights and moments.
     """
 
     def __init__(
-        self, model: torch.nn.Module, loss: Loss, spec: TrainingSpec, plan: BatchPlan, steps: int, device: torch.device
+        self,
+        model: torch.nn.Module,
+        loss: Loss,
+        weight: Weight,
+        spec: TrainingSpec,
+        plan: BatchPlan,
+        steps: int,
+        device: torch.device,
     ) -> None:
-        self._loss, self._plan, self._device = loss, plan, device
+        self.before_update: Callable[[], None] = _nothing
+        self._loss, self._weight, self._plan, self._device = loss, weight, plan, device
+        if spec.activation_checkpointing:
+            checkpoint_activations(model)
         self._rank = dist.get_rank()
         ratio = learning_rate_ratio(spec.schedule, steps)
         self.deepspeed, *_ = deepspeed.initialize(
@@ -69,22 +88,31 @@ class Engine:
             config=deepspeed_config(spec, plan, device.type == "cpu"),
             lr_scheduler=lambda optimizer: torch.optim.lr_scheduler.LambdaLR(optimizer, ratio),
         )
+        if spec.compile:
+            self.deepspeed.compile(backend=spec.compile)
 
     def step(self, columns: Columns, stop_asked: bool = False, save_asked: bool = False) -> StepResult:
         """One optimizer step on this rank's rows of a global batch.
 
         DeepSpeed averages gradients over micro-batches and ranks as if all were equally large. Weighting each
-        micro-batch's mean loss by its share of the global batch, times the number of micro-batches that the average
-        divides by, makes the sum the mean over the global batch, however its rows are spread.
+        micro-batch's mean loss by its share of the global batch (in rows, tokens, or what the job counts), times the
+        number of micro-batches that the average divides by, makes the sum the mean over the global batch, however its
+        rows are spread.
         """
         engine, plan = self.deepspeed, self._plan
         parts = plan.accumulation * plan.world_size
+        micro_batches = plan.micro_batches(self._rank)
+        weights = [self._weigh(columns, rows) for rows in micro_batches]
+        whole = torch.tensor(float(sum(weights)), dtype=torch.float64, device=self._device)
+        dist.all_reduce(whole)
         total = torch.zeros((), device=self._device)
-        for rows in plan.micro_batches(self._rank):
-            share = (rows.stop - rows.start) / plan.global_batch
+        for rows, weight in zip(micro_batches, weights, strict=True):
+            share = weight / max(float(whole), 1.0)
             loss = self._loss(engine, self._batch(columns, rows)) * share
             engine.backward(loss * parts)
             learning_rate = engine.optimizer.param_groups[0]["lr"]
+            if engine.is_gradient_accumulation_boundary():
+                self.before_update()
             engine.step()
             total += loss.detach()
         # One small collective carries the loss and what any rank asks for, so all ranks do it after the same step.
@@ -109,14 +137,21 @@ class Engine:
         engine, micro = self.deepspeed, self._plan.micro_batch
         largest_share = -(-total_rows // self._plan.world_size)
         engine.eval()
-        total = torch.zeros((), dtype=torch.float64, device=self._device)
+        total = torch.zeros(2, dtype=torch.float64, device=self._device)  # of losses, and of weights
         for start in range(0, largest_share, micro):
             piece = slice(min(start, rows), min(start + micro, rows))
+            weight = self._weigh(columns, piece)
             loss = self._loss(engine, self._batch(columns, piece))
-            total += (piece.stop - piece.start) * loss.double()
+            if weight:
+                total += torch.stack([weight * loss.double(), torch.full_like(total[1], weight)])
         dist.all_reduce(total)
         engine.train()
-        return float(total) / total_rows
+        return float(total[0] / total[1])
+
+    def _weigh(self, columns: Columns, rows: slice) -> float:
+        if rows.stop == rows.start or self._weight is row_weight:
+            return float(rows.stop - rows.start)
+        return float(self._weight(self._batch(columns, rows)))
 
     def _batch(self, columns: Columns, rows: slice) -> dict[str, ModelInput]:
         """Rows as tensors on the device; where there are none, one row that counts for nothing."""

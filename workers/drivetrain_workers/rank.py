@@ -111,8 +111,8 @@ def _open(task: RankTask, link: AgentLink) -> _Run:
     plan = solve(training.global_batch_size, micro_batch, world_size)
     steps = total_steps(training.steps, training.epochs, data.epoch, plan.global_batch)
     model = build_model(job["model"], str(folder.code), data.facts, job["seed"])
-    loss = load_loss(job["model"], str(folder.code))
-    engine = Engine(model, loss, training, plan, steps, device)
+    loss, weight = load_loss(job["model"], str(folder.code))
+    engine = Engine(model, loss, weight, training, plan, steps, device)
     replicated_tensors(engine.deepspeed)  # refuses what could not be checkpointed, before the first step
     _seed_rank(job["seed"], rank)
     report("phase", phase="initialized", parameters=sum(p.numel() for p in model.parameters()))
@@ -123,6 +123,7 @@ def _open(task: RankTask, link: AgentLink) -> _Run:
         report("checkpoint", **vars(result))
 
     writer = CheckpointWriter(folder, rank, world_size, task.generation.number, checkpoint.keep, saved, _began(folder))
+    engine.before_update = writer.before_update
     run = _Run(task, plan, engine, writer, checkpoint, training, data, steps, adjustments)
     if found := _agree_on_checkpoint(folder, report):
         restore(engine.deepspeed, Checkpoint(found), rank, world_size)

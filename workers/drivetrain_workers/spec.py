@@ -14,22 +14,33 @@ class ModelSpec(Spec):
     ``factory(**args)`` returns a ``torch.nn.Module`` that maps int64 tokens ``[rows, length]`` to logits
     ``[rows, length, vocab]``; it is given ``vocab_size`` and ``sequence_length`` where it asks for them by name.
     ``loss(model, batch)`` returns the mean loss over the rows of ``batch``, a dict of tensors ``[rows, width]``;
-    without it, next-token cross-entropy.
+    without it, next-token cross-entropy. Where a loss is a mean over something else, such as the words of a sentence,
+    ``weight(batch)`` returns how many of them there are.
     """
 
     factory: FunctionPath
     args: dict[str, Any] = {}
     loss: FunctionPath | None = None
+    weight: FunctionPath | None = None
 
 
 class OptimizerSpec(Spec):
-    """An optimizer of DeepSpeed's that takes betas and eps, by its name there."""
+    """An optimizer, by its name in DeepSpeed; it is given those of the settings that it takes."""
 
-    type: Literal["Adam", "AdamW", "FusedAdam", "Lamb"] = "AdamW"
+    type: Literal["Adam", "AdamW", "FusedAdam", "Lamb", "Lion", "SGD"] = "AdamW"
     lr: float = Field(3e-4, gt=0)
     betas: tuple[float, float] = Field((0.9, 0.95), strict=False)
     eps: float = Field(1e-8, gt=0)
     weight_decay: float = Field(0.1, ge=0)
+    momentum: float = Field(0.9, ge=0, lt=1, description="of SGD")
+
+
+class OffloadSpec(Spec):
+    """What lies in the host's memory, or on its disk, instead of the GPU's memory."""
+
+    optimizer: Literal["none", "cpu", "nvme"] = Field("none", description="weights in fp32 and moments; zero 1 to 3")
+    parameters: Literal["none", "cpu", "nvme"] = Field("none", description="zero 3 only")
+    nvme_path: str | None = Field(None, description="folder on a fast disk of every node")
 
 
 class ScheduleSpec(Spec):
@@ -65,6 +76,12 @@ class TrainingSpec(Spec):
     schedule: ScheduleSpec = ScheduleSpec()
     gradient_clipping: float = Field(1.0, ge=0, description="0 switches it off")
     zero: Literal[0, 1, 2, 3] = 1
+    offload: OffloadSpec = OffloadSpec()
+    activation_checkpointing: bool = Field(
+        False,
+        description="keep only the inputs of each module in a ModuleList or Sequential, and compute the rest again",
+    )
+    compile: str | None = Field(None, description="torch.compile with this backend: inductor, aot_eager, eager, ...")
     eval_every: int = Field(50, ge=1, description="steps between evaluations; the last step is always evaluated")
     guard: GuardSpec = GuardSpec()
     on_oom: Literal["stop", "retry-smaller"] = Field(
@@ -85,6 +102,16 @@ class TrainingSpec(Spec):
             raise ValueError(f"micro_batch_size must be at least 1 or auto, got {self.micro_batch_size}")
         if self.precision == "bf16" and self.zero == 0:
             raise ValueError("precision bf16 needs zero 1, 2 or 3: stage 0 keeps no fp32 master weights to resume from")
+        if self.offload.optimizer != "none" and self.zero == 0:
+            raise ValueError("offload.optimizer needs zero 1, 2 or 3")
+        if self.offload.parameters != "none" and self.zero != 3:
+            raise ValueError("offload.parameters needs zero 3")
+        if self.compile and self.zero == 3:
+            raise ValueError(
+                "compile needs zero 0, 1 or 2: the compiler cannot see parameters that zero 3 has partitioned"
+            )
+        if "nvme" in (self.offload.optimizer, self.offload.parameters) and not self.offload.nvme_path:
+            raise ValueError("offload to nvme needs offload.nvme_path")
         return self
 
 

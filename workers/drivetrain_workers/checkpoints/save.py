@@ -1,23 +1,20 @@
-"""Saving: a copy into a reused host buffer while the step waits, the rest in a background thread."""
+"""Saving: a copy into a reused host buffer, then files, in a background thread; steps wait for next to nothing."""
 
 from __future__ import annotations
 
-import random
 import threading
 import time
-from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
-import torch
 from drivetrain_pipelines.checksums import atomic_write, block_digests, write_json
 
 from drivetrain_workers.checkpoints import ledger
-from drivetrain_workers.checkpoints.layout import flat_states, parameter_shapes, replicated_tensors
+from drivetrain_workers.checkpoints.layout import parameter_shapes
 from drivetrain_workers.checkpoints.policy import save_interval_s, to_keep
+from drivetrain_workers.checkpoints.snapshot import HostBuffer
 from drivetrain_workers.checkpoints.store import CheckpointId, commit, rank_file, rank_index, remove_old
 from drivetrain_workers.run_folder import RunFolder
 from drivetrain_workers.spec import KeepSpec
@@ -57,7 +54,8 @@ class CheckpointWriter:
     ) -> None:
         self._folder, self._rank, self._world_size, self._generation = folder, rank, world_size, generation
         self._keep, self._on_saved = keep, on_saved
-        self._buffer = torch.empty(0, dtype=torch.uint8)
+        self._buffer = HostBuffer()
+        self._copied = threading.Event()
         self._thread: threading.Thread | None = None
         self._failure: Exception | None = None
         self._failures, self._run_began = generation - 1, run_began
@@ -68,7 +66,9 @@ class CheckpointWriter:
     def save(
         self, engine: Any, step: int, samples: int, records: list[dict[str, Any]], eval_loss: float | None = None
     ) -> None:
-        """Copy the state of ``engine`` and start writing it. Waits first for the save before, if that still runs.
+        """Begin to copy the state of ``engine``, and to write it. Waits first for the save before, if that still runs.
+
+        `before_update` must be called before the optimizer's next update.
 
         Args:
             step: optimizer steps done.
@@ -82,7 +82,7 @@ class CheckpointWriter:
         """
         began = time.perf_counter()
         self.wait()
-        index = self._snapshot(engine)
+        index = self._buffer.begin(engine)
         facts = {
             "format": 1,
             "step": step,
@@ -91,11 +91,17 @@ class CheckpointWriter:
             "shapes": parameter_shapes(engine),
             "eval_loss": eval_loss,
         }
-        stall_s = time.perf_counter() - began
-        self._stall_s, self._saved_at = stall_s, time.monotonic()
-        write = partial(self._write, step, index, facts, list(records), stall_s)
-        self._thread = threading.Thread(target=write, name="checkpoint")
+        self._copied.clear()
+        self._thread = threading.Thread(target=self._write, args=(step, index, facts, list(records)), name="checkpoint")
         self._thread.start()
+        self._stall_s, self._saved_at = time.perf_counter() - began, time.monotonic()
+
+    def before_update(self) -> None:
+        """Wait until the copy under way holds everything that the optimizer is about to change."""
+        if self._thread:
+            began = time.perf_counter()
+            self._copied.wait()
+            self._stall_s = (self._stall_s or 0.0) + time.perf_counter() - began
 
     def is_due(self) -> bool:
         """Whether it pays to save now; ranks may differ, so one decides."""
@@ -111,50 +117,15 @@ class CheckpointWriter:
         if self._failure:
             raise self._failure
 
-    def _snapshot(self, engine: Any) -> dict[str, Any]:
-        copies: list[tuple[int, torch.Tensor]] = []
-        fragments: list[list[Any]] = []
-        groups: dict[str, Any] = {}
-        size = 0
-        for state in flat_states(engine):
-            hyper = {k: v for k, v in state.group.items() if isinstance(v, int | float | bool | tuple | None)}
-            groups[str(state.group_index)] = {"hyper": hyper, "scalars": state.scalars()}
-            if not state.saved_here:
-                continue
-            for kind, tensor in state.tensors():
-                for span in state.spans:
-                    at = size + span.at * tensor.element_size()
-                    fragments.append([span.parameter, kind, span.start, span.length, at])
-                copies.append((size, tensor))
-                size += tensor.numel() * tensor.element_size()
-        replicated = []
-        for name, tensor in replicated_tensors(engine).items():
-            replicated.append([name, str(tensor.dtype).removeprefix("torch."), list(tensor.shape), size])
-            copies.append((size, tensor))
-            size += tensor.numel() * tensor.element_size()
-        if self._buffer.numel() != size:
-            self._buffer = torch.empty(size, dtype=torch.uint8, pin_memory=torch.cuda.is_available())
-        for offset, tensor in copies:
-            target = self._buffer[offset : offset + tensor.numel() * tensor.element_size()]
-            target.copy_(tensor.detach().contiguous().reshape(-1).view(torch.uint8), non_blocking=True)
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        return {
-            "fragments": fragments,
-            "groups": groups,
-            "replicated": replicated,
-            "rng": rng_state(),
-        }
-
-    def _write(
-        self, step: int, index: dict[str, Any], facts: dict[str, Any], records: list[dict[str, Any]], stall_s: float
-    ) -> None:
+    def _write(self, step: int, index: dict[str, Any], facts: dict[str, Any], records: list[dict[str, Any]]) -> None:
         began = time.perf_counter()
         name = CheckpointId(step, self._generation)
         folder = name.folder(self._folder.checkpoints)
         try:
+            self._buffer.finish()
+            self._copied.set()
             folder.mkdir(parents=True, exist_ok=True)
-            data = self._buffer.numpy().data
+            data = self._buffer.content
             with atomic_write(folder / rank_file(self._rank)) as file:
                 file.write(data)
             index |= {"bytes": len(data), "xxh3": block_digests(data)}
@@ -164,19 +135,8 @@ class CheckpointWriter:
                 commit(folder, self._world_size, facts)
                 remove_old(self._folder.checkpoints, partial(to_keep, keep=self._keep))
                 self._write_s = time.perf_counter() - began
-                self._on_saved(Saved(step, str(folder), len(data), stall_s, self._write_s))
+                self._on_saved(Saved(step, str(folder), len(data), self._stall_s or 0.0, self._write_s))
         except Exception as error:  # raised in the training thread by wait()
             self._failure = error
-
-
-def rng_state() -> dict[str, Any]:
-    """State of every random generator of this process, as JSON."""
-    version, words, gauss = random.getstate()
-    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
-    cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else torch.empty(0, dtype=torch.uint8)
-    return {
-        "python": [version, list(words), gauss],
-        "numpy": [kind, np.asarray(keys).tolist(), position, has_gauss, cached],
-        "torch": b64encode(torch.get_rng_state().numpy().tobytes()).decode(),
-        "cuda": b64encode(cuda.numpy().tobytes()).decode(),
-    }
+        finally:
+            self._copied.set()

@@ -1,0 +1,50 @@
+"""Settings of the engine that must not change what is computed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.harness import Result, run_job
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["zero=3", "offload={optimizer: cpu, parameters: cpu}", "activation_checkpointing=true"],
+        ["zero=1", "compile=eager"],
+    ],
+    ids=["offloaded", "compiled"],
+)
+def test_where_and_how_it_is_computed(
+    toy_job: Path, shared_home: Path, undisturbed: Result, settings: list[str]
+) -> None:
+    result = run_job(toy_job, shared_home, *(f"training.{setting}" for setting in settings)).finish()
+    assert result.code == 0, result.facts
+    assert result.series("loss") == pytest.approx(undisturbed.series("loss"), abs=2e-4)
+
+
+def test_packed_documents_weigh_by_their_tokens(toy_job: Path, shared_home: Path) -> None:
+    """Seven samples over one worker or two, in micro-batches of unequal fill: the same mean over all tokens."""
+    settings = ["data.packing=fit", "data.format=csv", "training.global_batch_size=7", "training.steps=12"]
+    lines = (toy_job / "text.txt").read_text().splitlines()
+    (toy_job / "lines.csv").write_text(
+        "text\n" + "\n".join(" ".join(lines[n : n + 1 + n % 3]) for n in range(0, 3000, 3))
+    )
+    settings += [
+        "data.source=lines.csv",
+        "data.eval_fraction=0.3",
+        "model.loss=null",
+        "model.args.dropout=0",
+        "training.eval_every=4",
+    ]
+    results = [
+        run_job(
+            toy_job, shared_home, *settings, f"resources.workers={workers}", f"training.micro_batch_size={micro}"
+        ).finish()
+        for workers, micro in ((1, 7), (2, 1))
+    ]
+    assert [result.code for result in results] == [0, 0], results[0].errors + results[1].errors
+    assert results[1].series("loss") == pytest.approx(results[0].series("loss"), abs=2e-5)
+    assert results[1].series("eval_loss") == pytest.approx(results[0].series("eval_loss"), abs=2e-5)

@@ -1,0 +1,88 @@
+"""A consistent copy of a rank's state in host memory, most of it made while the next step computes.
+
+Weights and moments change only when the optimizer updates them, which is at the end of a step. So the copy may go on
+through the next step's forward and backward passes, if the update waits for it (Maurya et al. 2024, DataStates-LLM).
+"""
+
+from __future__ import annotations
+
+import random
+from base64 import b64encode
+from typing import Any
+
+import numpy as np
+import torch
+
+from drivetrain_workers.checkpoints.layout import flat_states, replicated_tensors
+
+
+class HostBuffer:
+    """One copy of a rank's state, in memory that is used again for the next."""
+
+    def __init__(self) -> None:
+        self._bytes = torch.empty(0, dtype=torch.uint8)
+        self._later: list[tuple[int, torch.Tensor]] = []
+        self._stream: Any = torch.cuda.Stream() if torch.cuda.is_available() else None  # type: ignore[no-untyped-call]
+
+    @property
+    def content(self) -> memoryview:
+        """The copy, once `finish` has ended."""
+        view: memoryview = self._bytes.numpy().data
+        return view
+
+    def begin(self, engine: Any) -> dict[str, Any]:
+        """Copy what the next forward pass changes, note what the next update changes, and say what will lie where."""
+        fragments: list[list[Any]] = []
+        groups: dict[str, Any] = {}
+        size = 0
+        self._later = []
+        for state in flat_states(engine):
+            hyper = {k: v for k, v in state.group.items() if isinstance(v, int | float | bool | tuple | None)}
+            groups[str(state.group_index)] = {"hyper": hyper, "scalars": state.scalars()}
+            if not state.saved_here:
+                continue
+            for kind, tensor in state.tensors():
+                for span in state.spans:
+                    at = size + span.at * tensor.element_size()
+                    fragments.append([span.parameter, kind, span.start, span.length, at])
+                self._later.append((size, tensor))
+                size += tensor.numel() * tensor.element_size()
+        replicated, now = [], []
+        for name, tensor in replicated_tensors(engine).items():
+            replicated.append([name, str(tensor.dtype).removeprefix("torch."), list(tensor.shape), size])
+            now.append((size, tensor))
+            size += tensor.numel() * tensor.element_size()
+        if self._bytes.numel() != size:
+            self._bytes = torch.empty(size, dtype=torch.uint8, pin_memory=self._stream is not None)
+        self._copy(now)
+        if self._stream:
+            torch.cuda.synchronize()  # and so the update before is done, which the other stream must not overtake
+        return {"fragments": fragments, "groups": groups, "replicated": replicated, "rng": rng_state()}
+
+    def finish(self) -> None:
+        """Copy the rest. From another thread, before the optimizer's next update."""
+        if self._stream:
+            with torch.cuda.stream(self._stream):
+                self._copy(self._later)
+            self._stream.synchronize()
+        else:
+            self._copy(self._later)
+        self._later = []
+
+    def _copy(self, tensors: list[tuple[int, torch.Tensor]]) -> None:
+        for offset, tensor in tensors:
+            target = self._bytes[offset : offset + tensor.numel() * tensor.element_size()]
+            target.copy_(tensor.detach().contiguous().reshape(-1).view(torch.uint8), non_blocking=True)
+
+
+def rng_state() -> dict[str, Any]:
+    """State of every random generator of this process, as JSON."""
+    version, words, gauss = random.getstate()
+    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else torch.empty(0, dtype=torch.uint8)
+    return {
+        "python": [version, list(words), gauss],
+        "numpy": [kind, np.asarray(keys).tolist(), position, has_gauss, cached],
+        "torch": b64encode(torch.get_rng_state().numpy().tobytes()).decode(),
+        "cuda": b64encode(cuda.numpy().tobytes()).decode(),
+    }
