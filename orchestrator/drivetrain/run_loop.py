@@ -313,7 +313,7 @@ class RunLoop:
                 self._view.problem = event["message"]
                 _log.warning("%s: %s", self._run_id, event["message"])
             case "finished":
-                self._handle(ev.RanksFinished(event["generation"], event["step"] == event["steps"]))
+                self._handle(ev.RanksFinished(event["generation"], event["complete"]))
             case "exited" if event["code"] != 0:
                 self._lost(event)
             case "hung" if current:

@@ -18,10 +18,13 @@ from typing import Any
 import numpy as np
 import torch
 from drivetrain_workers.batching import solve
+from drivetrain_workers.checkpoints.layout import flat_states
 from drivetrain_workers.checkpoints.load import Checkpoint, restore
+from drivetrain_workers.checkpoints.proof import prove_state
 from drivetrain_workers.checkpoints.save import CheckpointWriter
 from drivetrain_workers.checkpoints.store import newest_valid
 from drivetrain_workers.engine import Engine, join_group
+from drivetrain_workers.errors import ResumeMismatchError
 from drivetrain_workers.model import row_weight
 from drivetrain_workers.run_folder import RunFolder
 from drivetrain_workers.spec import KeepSpec, OffloadSpec, OptimizerSpec, ScheduleSpec, TrainingSpec
@@ -40,6 +43,7 @@ class Case:
         save_every: steps between checkpoints.
         save_loaded: save what was loaded at once, too.
         generation: names this gang's checkpoints.
+        tamper: change a weight by a millionth after loading.
         die_at_call: SIGKILL rank 0 at its n-th call that writes, syncs or renames a file; never where it is 0.
     """
 
@@ -56,6 +60,7 @@ class Case:
     generation: int = 1
     keep: int = 1
     die_at_call: int = 0
+    tamper: bool = False
 
 
 class Model(nn.Sequential):
@@ -112,6 +117,14 @@ def rank_main(rank: int, case: Case, rendezvous: str) -> None:
     if found:
         restore(engine.deepspeed, Checkpoint(found), rank, case.world_size)
         first = Checkpoint(found).step
+        if case.tamper:
+            flat_states(engine.deepspeed)[0].weights.view(-1)[3] += 1e-6
+        try:
+            prove_state(engine.deepspeed, Checkpoint(found), rank, case.world_size)
+        except ResumeMismatchError as error:
+            if rank == 0:
+                (Path(case.folder) / "result.json").write_text(json.dumps({"refused": str(error)}))
+            return
     unpickled_while_loading = list(unpickled)
     if case.save_loaded:
         writer.save(engine.deepspeed, first, GLOBAL_BATCH * first, [])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -49,3 +50,38 @@ def test_the_best_stays_and_the_interval_is_found(toy_job: Path, shared_home: Pa
     assert result.code == 0, result.errors
     assert result.series("loss") == undisturbed.series("loss")
     assert result.weights_digest() == undisturbed.weights_digest()
+
+
+def test_a_resume_is_proven_by_a_step(toy_job: Path, shared_home: Path, undisturbed: Result) -> None:
+    """What is computed must be what was computed; here the job's code is changed behind the run's back."""
+    settings = "checkpoint.verify=step"
+    killed = run_job(toy_job, shared_home, settings)
+    killed.kill_part("rank-1", 12)
+    result = killed.finish()
+    assert result.code == 0, result.errors
+    assert result.series("loss") == undisturbed.series("loss")
+    changed = run_job(toy_job, shared_home, settings, "checkpoint.keep=5")
+    view = changed.wait_for_step(12)
+    code = shared_home / "runs" / view["run_id"] / "code" / "toy_loss.py"
+    code.write_text(code.read_text().replace("next_token_loss(model, batch)", "next_token_loss(model, batch) * 1.0001"))
+    os.kill(view["pids"]["rank-1"], signal.SIGKILL)
+    refused = changed.finish()
+    assert refused.code == 1
+    assert refused.facts["reason"] == "resume_mismatch"
+    told = r"step-\d{8}\.g0001 was loaded, but the loss of the batch before it is"
+    assert re.search(told, refused.facts["detail"])
+
+
+def test_a_run_ends_when_it_gets_no_better(toy_job: Path, shared_home: Path) -> None:
+    """The patience counts over a kill, and the last step is saved and concluded like any run's."""
+    stop = "training.early_stop={patience: 2, min_delta: 1.0}"
+    job = run_job(toy_job, shared_home, stop, "training.eval_every=5")
+    job.kill_part("rank-0", 13)
+    result = job.finish()
+    assert result.code == 0, result.errors
+    losses = result.series("eval_loss")
+    assert max(losses) < 40
+    assert list(result.series("loss"))[-1] == max(losses)
+    assert f"step-{max(losses):08d}" in result.facts["checkpoint"]
+    best = [min(loss for at, loss in losses.items() if at <= step) for step in losses]
+    assert best[-3] - best[-1] < 1.0

@@ -195,6 +195,12 @@ def test_killed_at_any_instant(tmp_path: Path, kills: int) -> None:
     assert _equal(state(tmp_path / "disturbed", final.step), state(tmp_path / "calm", final.step))
 
 
+def test_what_was_loaded_is_proven(two_checkpoints: Path, tmp_path: Path) -> None:
+    """A weight that is off by a millionth, in memory, is found where all files are sound."""
+    (result,) = run(Case(str(tmp_path), 2, 2, source=str(two_checkpoints), tamper=True))
+    assert "blocks [0] of rank 0 differ in memory, which hold parts of 0." in result["refused"]
+
+
 def test_weights_are_read_without_an_engine(two_checkpoints: Path) -> None:
     root = two_checkpoints / "checkpoints"
     weights = Checkpoint(committed(root)[0].folder(root)).weights()

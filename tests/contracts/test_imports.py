@@ -69,6 +69,7 @@ ERRORS = [
     data_errors.TransformError("it raised KeyError('x')"),
     data_errors.TransformersLostError("none has started yet"),
     training_errors.CheckpointError("no checkpoint"),
+    training_errors.ResumeMismatchError("step-00000008.g0001", "the loss differs"),
     training_errors.BadStepError(3, "spike", "loss 9 lies 20 deviations above"),
     training_errors.RewindError(3, "loss nan"),
     RunOwnedError("toy-1"),

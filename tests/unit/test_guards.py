@@ -12,8 +12,8 @@ from drivetrain_workers.adjustments import Adjustments, Positions, Skip
 from drivetrain_workers.audit import audit
 from drivetrain_workers.errors import RewindError
 from drivetrain_workers.failures import classify
-from drivetrain_workers.guards import LossGuard
-from drivetrain_workers.spec import GuardSpec
+from drivetrain_workers.guards import LossGuard, should_stop_early
+from drivetrain_workers.spec import EarlyStopSpec, GuardSpec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -98,3 +98,17 @@ def test_errors_have_a_class(error: Exception, kind: str) -> None:
 
     assert classify(error) == kind
     assert Reason(kind)
+
+
+@pytest.mark.parametrize(
+    ("losses", "stop"),
+    [([], False), ([3, 2, 1], False), ([3, 2, 2.5], False), ([3, 2, 2.5, 2], True), ([3, 2, 2.5, 1.9], False)],
+)
+def test_patience_ends(losses: list[float], stop: bool) -> None:
+    assert should_stop_early(EarlyStopSpec(patience=2), losses) is stop
+    assert should_stop_early(None, losses) is False
+
+
+def test_better_by_too_little_is_not_better() -> None:
+    assert should_stop_early(EarlyStopSpec(patience=2, min_delta=0.5), [3, 2.9, 2.6])
+    assert not should_stop_early(EarlyStopSpec(patience=2, min_delta=0.5), [3, 2.9, 2.4])

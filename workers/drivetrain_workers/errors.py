@@ -12,6 +12,17 @@ class CheckpointError(DrivetrainError):
         super().__init__(problem)
 
 
+class ResumeMismatchError(DrivetrainError):
+    """What was loaded is not what was saved, although every file is sound."""
+
+    def __init__(self, checkpoint: str, difference: str) -> None:
+        super().__init__(checkpoint, difference)
+        self.checkpoint, self.difference = checkpoint, difference
+
+    def __str__(self) -> str:
+        return f"{self.checkpoint} was loaded, but {self.difference}; training from it would not be the same run"
+
+
 class BadStepError(DrivetrainError):
     """A step went wrong, and the job says to stop, or it has rewound too often."""
 

@@ -11,7 +11,7 @@ from drivetrain_pipelines.errors import FetchError, InputError, TransformersLost
 
 from drivetrain_workers.adjustments import Adjustments
 from drivetrain_workers.batching import solve
-from drivetrain_workers.errors import BadStepError, RewindError
+from drivetrain_workers.errors import BadStepError, ResumeMismatchError, RewindError
 from drivetrain_workers.messages import RankTask
 from drivetrain_workers.run_folder import RunFolder
 from drivetrain_workers.spec import TrainingSpec
@@ -21,6 +21,7 @@ _BY_TYPE: tuple[tuple[type[BaseException], str], ...] = (
     (InputError, "input"),
     (BadStepError, "bad_step"),
     (RewindError, "rewound"),
+    (ResumeMismatchError, "resume_mismatch"),
     (torch.OutOfMemoryError, "out_of_memory"),
     (MemoryError, "out_of_memory"),
     (dist.DistError, "collective"),

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import median
 
-from drivetrain_workers.spec import GuardSpec
+from drivetrain_workers.spec import EarlyStopSpec, GuardSpec
 
 _ENOUGH = 16  # losses before which nothing is called a spike
 _TO_SIGMA = 1.4826  # of a normal distribution, from the median absolute deviation
@@ -56,3 +56,14 @@ class LossGuard:
         middle = median(self._losses)
         spread = _TO_SIGMA * median(abs(value - middle) for value in self._losses)
         return (loss - middle) / max(spread, _LEAST_SPREAD * abs(middle), 1e-12)
+
+
+def should_stop_early(spec: EarlyStopSpec | None, eval_losses: Iterable[float]) -> bool:
+    """Whether the newest evaluations have brought nothing better, oldest first."""
+    if spec is None:
+        return False
+    best, without = math.inf, 0
+    for loss in eval_losses:
+        better = loss < best - spec.min_delta
+        best, without = (loss, 0) if better else (best, without + 1)
+    return without >= spec.patience

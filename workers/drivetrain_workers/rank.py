@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from drivetrain_pipelines.errors import CorruptFileError
 from drivetrain_pipelines.order.permutation import mix_key
 from drivetrain_pipelines.spec import DataSpec
 from drivetrain_pipelines.stream.reader import Batch
@@ -26,12 +25,13 @@ from drivetrain_workers.batching import BatchPlan, solve, total_steps
 from drivetrain_workers.checkpoints import ledger
 from drivetrain_workers.checkpoints.layout import replicated_tensors
 from drivetrain_workers.checkpoints.load import Checkpoint, restore
+from drivetrain_workers.checkpoints.proof import prove_loss, prove_state
 from drivetrain_workers.checkpoints.save import CheckpointWriter, Saved
 from drivetrain_workers.checkpoints.store import newest_valid, set_aside_corrupt
 from drivetrain_workers.engine import Engine, join_group
 from drivetrain_workers.errors import BadStepError, RewindError
 from drivetrain_workers.failures import explain
-from drivetrain_workers.guards import Alarm, LossGuard
+from drivetrain_workers.guards import Alarm, LossGuard, should_stop_early
 from drivetrain_workers.messages import RankTask
 from drivetrain_workers.model import build_model, load_loss
 from drivetrain_workers.process import end_with_parent
@@ -65,7 +65,7 @@ def train(task: RankTask, link: AgentLink) -> None:
         run.writer.wait()
         dist.barrier()  # nobody leaves before the last checkpoint is committed
     if task.rank == 0:
-        link.report("finished", step=run.step, steps=run.steps)
+        link.report("finished", step=run.step, complete=run.step == run.steps or run.stopped_early)
 
 
 @dataclass
@@ -82,6 +82,7 @@ class _Run:
     steps: int
     adjustments: Adjustments
     step: int = 0
+    stopped_early: bool = False
 
     @property
     def positions(self) -> Positions:
@@ -126,15 +127,37 @@ def _open(task: RankTask, link: AgentLink) -> _Run:
     engine.before_update = writer.before_update
     run = _Run(task, plan, engine, writer, checkpoint, training, data, steps, adjustments)
     if found := _agree_on_checkpoint(folder, report):
-        restore(engine.deepspeed, Checkpoint(found), rank, world_size)
-        run.step = Checkpoint(found).step
+        _resume(run, Checkpoint(found), link)
     report("phase", phase="loaded", step=run.step, steps=steps)
     return run
 
 
+def _resume(run: _Run, checkpoint: Checkpoint, link: AgentLink) -> None:
+    """Load, and prove that what was loaded is what was saved."""
+    rank, world_size, deepspeed = run.task.rank, run.plan.world_size, run.engine.deepspeed
+    restore(deepspeed, checkpoint, rank, world_size)
+    run.step = checkpoint.step
+    prove_state(deepspeed, checkpoint, rank, world_size)
+    if run.checkpoint.verify == "step" and (probe := checkpoint.manifest.get("probe")):
+        link.enter("prove", run.step)
+        with run.data.batches(run.plan, rank, run.task.local_ranks, int(probe["position"])) as batches:
+            prove_loss(deepspeed, checkpoint, _probe(run, next(batches)), world_size)
+
+
+def _probe(run: _Run, batch: Batch) -> float:
+    """Loss of a global batch without dropout; changes nothing."""
+    rows = run.plan.rows(run.task.rank)
+    return run.engine.evaluate(batch.columns, rows.stop - rows.start, run.plan.global_batch)
+
+
 def _loop(run: _Run, batches: Iterator[Batch], link: AgentLink) -> None:
     records: list[dict[str, Any]] = []
-    guard = LossGuard(run.training.guard, _losses(run.folder, run.step))
+    history = [record for record in ledger.read(run.folder.ledger) if record["step"] <= run.step]
+    guard = LossGuard(run.training.guard, [record["loss"] for record in history])
+    eval_losses = [record["eval_loss"] for record in history if "eval_loss" in record]
+    if should_stop_early(run.training.early_stop, eval_losses):
+        run.stopped_early = True
+        return
     while run.step < run.steps:
         began = time.perf_counter()
         link.enter("data", run.step)
@@ -167,13 +190,22 @@ def _loop(run: _Run, batches: Iterator[Batch], link: AgentLink) -> None:
             record["eval_loss"] = run.engine.evaluate(*run.data.evaluation(run.plan, run.task.rank))
             if run.task.rank == 0:
                 link.report("eval", step=run.step, eval_loss=record["eval_loss"])
+            eval_losses.append(record["eval_loss"])
+            run.stopped_early = not last and should_stop_early(run.training.early_stop, eval_losses)
+        last = last or run.stopped_early
         if last or result.stop_asked or result.save_asked or _is_turn(run.step, run.checkpoint.every):
             link.enter("save", run.step)
-            position = batch.position + run.plan.global_batch
-            run.writer.save(run.engine.deepspeed, run.step, position, records, record.get("eval_loss"))
+            _save(run, batch, records)
             records = []
-        if result.stop_asked:
+        if result.stop_asked or run.stopped_early:
             return
+
+
+def _save(run: _Run, batch: Batch, records: list[dict[str, Any]]) -> None:
+    """Save what the step on ``batch`` has led to, with the ledger's records since the save before."""
+    probe = {"position": batch.position, "loss": _probe(run, batch)} if run.checkpoint.verify == "step" else None
+    position, eval_loss = batch.position + run.plan.global_batch, records[-1].get("eval_loss")
+    run.writer.save(run.engine.deepspeed, run.step, position, records, eval_loss, probe)
 
 
 def _react(run: _Run, alarm: Alarm, position: int, link: AgentLink) -> None:
@@ -198,21 +230,13 @@ def _react(run: _Run, alarm: Alarm, position: int, link: AgentLink) -> None:
     raise RewindError(run.step, alarm.detail)
 
 
-def _losses(folder: RunFolder, until_step: int) -> list[float]:
-    """Losses up to a step, which a resumed run must judge the next one by as an uninterrupted run would."""
-    return [record["loss"] for record in ledger.read(folder.ledger) if record["step"] <= until_step]
-
-
 def _is_turn(step: int, every: int | str) -> bool:
     return isinstance(every, int) and step % every == 0
 
 
 def _began(folder: RunFolder) -> float:
     """When the run made its first step, over all generations; seconds since the epoch."""
-    try:
-        records = ledger.read(folder.ledger)
-    except CorruptFileError:  # `drivetrain audit` tells; here it only guides how often to save
-        records = []
+    records = ledger.read(folder.ledger)
     return float(records[0]["time"]) if records else time.time()
 
 

@@ -64,6 +64,13 @@ class GuardSpec(Spec):
     max_rewinds: int = Field(3, ge=0, description="of a run; the next alarm stops it")
 
 
+class EarlyStopSpec(Spec):
+    """End the run when it does not get better any more."""
+
+    patience: int = Field(ge=1, description="evaluations without a better eval loss")
+    min_delta: float = Field(0.0, ge=0, description="by which a loss must be lower to count as better")
+
+
 class TrainingSpec(Spec):
     """How the network is trained. One step is one optimizer update on ``global_batch_size`` samples."""
 
@@ -83,6 +90,7 @@ class TrainingSpec(Spec):
     )
     compile: str | None = Field(None, description="torch.compile with this backend: inductor, aot_eager, eager, ...")
     eval_every: int = Field(50, ge=1, description="steps between evaluations; the last step is always evaluated")
+    early_stop: EarlyStopSpec | None = None
     guard: GuardSpec = GuardSpec()
     on_oom: Literal["stop", "retry-smaller"] = Field(
         "stop", description="out of memory; retry-smaller halves the micro-batch and keeps the global batch"
@@ -131,6 +139,10 @@ class CheckpointSpec(Spec):
         description="steps between checkpoints; auto weighs what a save costs against failures; the last step is saved",
     )
     keep: KeepSpec = Field(KeepSpec(), description="a number stands for the newest ones")
+
+    verify: Literal["state", "step"] = Field(
+        "state", description="on resuming: digests of the loaded state; step: and the loss of a batch, as it was then"
+    )
 
     @field_validator("keep", mode="before")
     @classmethod

@@ -21,6 +21,7 @@ class Reason(StrEnum):
     SMALLER_BATCHES = "smaller_batches"
     BAD_STEP = "bad_step"
     REWOUND = "rewound"
+    RESUME_MISMATCH = "resume_mismatch"
     INPUT = "input"
     PREPARE_FAILED = "prepare_failed"
     PLACEMENT_FAILED = "placement_failed"
@@ -62,6 +63,7 @@ OUTCOMES: dict[Reason, Outcome] = {
     Reason.OUT_OF_MEMORY: Outcome(Status.FAILED, 0, "out of memory; lower training.micro_batch_size"),
     Reason.SMALLER_BATCHES: Outcome(Status.FAILED, 20, "out of memory; the micro-batch was halved"),
     Reason.BAD_STEP: Outcome(Status.FAILED, 0, "the loss became infinite, NaN, or far higher than before"),
+    Reason.RESUME_MISMATCH: Outcome(Status.FAILED, 0, "what was loaded is not what was saved"),
     Reason.REWOUND: Outcome(Status.FAILED, 100, "a step went wrong; its batch is passed over"),
     Reason.INPUT: Outcome(Status.FAILED, 0, "the job cannot work as written"),
     Reason.PREPARE_FAILED: Outcome(Status.FAILED, 0, "the data could not be prepared"),

@@ -64,7 +64,13 @@ class CheckpointWriter:
         self._write_s = 0.0
 
     def save(
-        self, engine: Any, step: int, samples: int, records: list[dict[str, Any]], eval_loss: float | None = None
+        self,
+        engine: Any,
+        step: int,
+        samples: int,
+        records: list[dict[str, Any]],
+        eval_loss: float | None = None,
+        probe: dict[str, float] | None = None,
     ) -> None:
         """Begin to copy the state of ``engine``, and to write it. Waits first for the save before, if that still runs.
 
@@ -76,6 +82,7 @@ class CheckpointWriter:
             records: ledger entries since the save before; rank 0 writes them ahead of the commit, so a committed
                 checkpoint has its whole history.
             eval_loss: at this step, where it was evaluated.
+            probe: see `drivetrain_workers.checkpoints.proof.prove_loss`.
 
         Raises:
             OSError, CheckpointError: the save before failed.
@@ -90,6 +97,7 @@ class CheckpointWriter:
             "zero_stage": engine.zero_optimization_stage(),
             "shapes": parameter_shapes(engine),
             "eval_loss": eval_loss,
+            "probe": probe,
         }
         self._copied.clear()
         self._thread = threading.Thread(target=self._write, args=(step, index, facts, list(records)), name="checkpoint")

@@ -1,0 +1,57 @@
+"""Proving after a resume that the state in memory is the one that was saved."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from drivetrain_pipelines.checksums import block_digests
+
+from drivetrain_workers.checkpoints.load import Checkpoint
+from drivetrain_workers.checkpoints.snapshot import HostBuffer
+from drivetrain_workers.errors import ResumeMismatchError
+
+_TOLERANCE = 1e-3  # relative, of a loss at another world size or ZeRO stage; in half precision stages differ most
+
+
+def prove_state(engine: Any, checkpoint: Checkpoint, rank: int, world_size: int) -> bool:
+    """Compare the digests of weights and optimizer state in memory with those of this rank's file.
+
+    Returns:
+        False at another world size or ZeRO stage, where nothing lies as it did.
+
+    Raises:
+        ResumeMismatchError: a block differs; names the parameters in it.
+    """
+    if not _same_layout(engine, checkpoint, world_size):
+        return False
+    copy = HostBuffer()
+    copy.begin(engine)
+    copy.finish()
+    index = checkpoint.indexes[rank]
+    digests = block_digests(copy.content)
+    wrong = [block for block, (a, b) in enumerate(zip(digests, index["xxh3"], strict=True)) if a != b]
+    if wrong:
+        size = math.ceil(index["bytes"] / len(digests))
+        names = sorted({f"{f[0]}/{f[1]}" for f in index["fragments"] if f[4] // size in wrong})
+        difference = f"blocks {wrong} of rank {rank} differ in memory, which hold parts of {', '.join(names[:5])}"
+        raise ResumeMismatchError(checkpoint.folder.name, difference)
+    return True
+
+
+def prove_loss(engine: Any, checkpoint: Checkpoint, loss: float, world_size: int) -> None:
+    """Compare the loss of a batch with what it was when the checkpoint was saved: to the bit in the same layout.
+
+    Raises:
+        ResumeMismatchError: it is another.
+    """
+    recorded = float(checkpoint.manifest["probe"]["loss"])
+    tolerance = 0.0 if _same_layout(engine, checkpoint, world_size) else _TOLERANCE
+    if not math.isclose(loss, recorded, rel_tol=tolerance, abs_tol=0.0):
+        difference = f"the loss of the batch before it is {loss!r} now and was {recorded!r} then"
+        raise ResumeMismatchError(checkpoint.folder.name, difference)
+
+
+def _same_layout(engine: Any, checkpoint: Checkpoint, world_size: int) -> bool:
+    facts = checkpoint.manifest
+    return bool(facts["world_size"] == world_size and facts["zero_stage"] == engine.zero_optimization_stage())
