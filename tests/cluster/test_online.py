@@ -167,6 +167,16 @@ def test_the_users_mistake_ends_the_stream(servers) -> None:
     reader.close()
 
 
+def test_damaged_data_is_not_called_the_users_mistake(servers, dataset: Dataset) -> None:
+    endpoints = servers("noisy").endpoints
+    for path in Path(dataset.folder.location).glob("train-*.arrow"):
+        path.write_bytes(b"x" * path.stat().st_size)
+    reader = OnlineReader(endpoints, 2, BATCH, slice(0, BATCH), 0)
+    with pytest.raises(TransformersLostError, match=r"cannot read the data: .*train-0000\d\.arrow is corrupt"):
+        next(iter(reader))
+    reader.close()
+
+
 def test_nobody_there_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("drivetrain_pipelines.online.reader._PATIENCE_S", 1.0)
     endpoints = Endpoints(tmp_path / "endpoints")

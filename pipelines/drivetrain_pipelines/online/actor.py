@@ -16,7 +16,7 @@ import ray.util
 
 from drivetrain_pipelines.errors import DrivetrainError, TransformError
 from drivetrain_pipelines.online.transform import OnlineTransform
-from drivetrain_pipelines.online.wire import Endpoints, Ticket, to_arrow
+from drivetrain_pipelines.online.wire import Endpoints, Refusal, Ticket, to_arrow
 from drivetrain_pipelines.spec import DataSpec
 from drivetrain_pipelines.stream.dataset import open_dataset
 from drivetrain_pipelines.stream.reader import StreamReader
@@ -77,7 +77,7 @@ class TransformServer(fl.FlightServerBase):  # type: ignore[misc]  # pyarrow has
                     raise TransformError("data.online.transform gave samples of another type or shape than before")
                 answer.write_with_metadata(made, pa.py_buffer(str(batch.position).encode()))
         except DrivetrainError as error:  # of the data or the user's code: another actor would fail in the same way
-            raise fl.FlightServerError(str(error), str(error).encode()) from error
+            raise fl.FlightServerError(str(error), Refusal(type(error).__name__, str(error)).encode()) from error
         finally:  # also when the rank has hung up
             reader.close()
             arena.close()

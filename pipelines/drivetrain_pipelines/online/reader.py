@@ -12,7 +12,7 @@ from contextlib import suppress
 import pyarrow.flight as fl
 
 from drivetrain_pipelines.errors import TransformError, TransformersLostError
-from drivetrain_pipelines.online.wire import Endpoints, Ticket, from_arrow
+from drivetrain_pipelines.online.wire import Endpoints, Refusal, Ticket, from_arrow
 from drivetrain_pipelines.stream.reader import Batch
 
 _AHEAD = 2  # batches kept of each actor; the rest waits in the actor, held back by the connection's flow control
@@ -112,8 +112,8 @@ class _Stream:
                         if self._stopped.is_set():
                             return
                 except fl.FlightServerError as error:
-                    if error.extra_info:  # it lives and says that the job cannot go on
-                        raise TransformError(error.extra_info.decode()) from error
+                    if error.extra_info:  # it lives and says that it cannot serve
+                        raise _error_of(Refusal.decode(error.extra_info)) from error
                     problem = str(error)
                 except _BROKEN as error:
                     problem = str(error)
@@ -157,3 +157,10 @@ class _Stream:
     def _options(self, timeout_s: float | None = None) -> fl.FlightCallOptions:
         headers = [(b"authorization", f"Bearer {self._endpoints.token}".encode())]
         return fl.FlightCallOptions(timeout=timeout_s, headers=headers)
+
+
+def _error_of(refusal: Refusal) -> TransformError | TransformersLostError:
+    """The user's mistake, or else trouble with the data, which may have passed when the rank is started again."""
+    if refusal.error == TransformError.__name__:
+        return TransformError(refusal.message)
+    return TransformersLostError(f"an actor cannot read the data: {refusal.message}")

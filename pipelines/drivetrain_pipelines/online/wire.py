@@ -43,6 +43,27 @@ class Ticket:
         return cls(**json.loads(text))
 
 
+@dataclass(frozen=True)
+class Refusal:
+    """Why an actor that lives cannot serve.
+
+    Attributes:
+        error: name of one of Drivetrain's errors.
+    """
+
+    error: str
+    message: str
+
+    def encode(self) -> bytes:
+        """As JSON."""
+        return json.dumps(asdict(self)).encode()
+
+    @classmethod
+    def decode(cls, text: bytes) -> Refusal:
+        """Inverse of `encode`."""
+        return cls(**json.loads(text))
+
+
 class Endpoints:
     """Where a run's actors can be reached: small files in the run's folder, so that a successor is found again.
 
