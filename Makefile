@@ -38,7 +38,7 @@ bench-throughput bench-recovery bench-data bench-storage bench-checkpoint: bench
 .venv-mosaicml/installed:
 	$(PYTHON) -m venv .venv-mosaicml
 	.venv-mosaicml/bin/pip install --quiet torch==2.13.0 "numpy<2.2" "transformers<5" "xxhash<4" "zstd<2" \
-		Brotli python-snappy catalogue boto3 psutil matplotlib
+		Brotli python-snappy catalogue boto3 psutil matplotlib pyarrow
 	.venv-mosaicml/bin/pip install --quiet --no-deps mosaicml-streaming==0.13.0
 	touch $@
 

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from tests.benchmarks.data_peers import BATCH, PEERS, Read
 
@@ -45,6 +47,26 @@ def raw(folder: Path, column: str) -> Iterator[int]:
             yield BATCH
 
 
+def raw_tuned(folder: Path, column: str) -> Iterator[int]:
+    """The same bound with what our own gathers do: rows are touched before they are copied; Arrow takes the bytes."""
+    draw = np.random.default_rng(0)
+    if column == "tokens":
+        rows = np.load(folder / "raw.npy", mmap_mode="r")
+        numbers, width = rows.reshape(-1), rows.shape[1]
+        out = np.empty((BATCH, width), rows.dtype)
+        while True:
+            for index in draw.permutation(len(rows))[: len(rows) // BATCH * BATCH].reshape(-1, BATCH):
+                numbers.take(index * width, mode="clip")
+                rows.take(index, axis=0, out=out, mode="clip")
+                yield BATCH
+    values, offsets = np.load(folder / "raw.npy", mmap_mode="r"), np.load(folder / "offsets.npy")
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(values)]
+    array = pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(offsets) - 1, buffers)
+    while True:
+        for index in draw.permutation(len(array))[: len(array) // BATCH * BATCH].reshape(-1, BATCH):
+            yield len(pc.take(array, pa.array(index), boundscheck=False))
+
+
 def drivetrain(folder: Path, column: str) -> Iterator[int]:
     """Our reader: order, look-ahead, gather, hand-over, all included."""
     from drivetrain_pipelines.stream.dataset import Dataset  # here: peers' environments do not have it
@@ -62,7 +84,7 @@ def drivetrain(folder: Path, column: str) -> Iterator[int]:
         arena.close()
 
 
-WAYS: dict[str, Read] = {"raw": raw, "drivetrain": drivetrain}
+WAYS: dict[str, Read] = {"raw": raw, "raw, with the tricks of ours": raw_tuned, "drivetrain": drivetrain}
 
 
 def main() -> None:

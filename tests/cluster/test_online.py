@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import psutil
+import pyarrow as pa
 import pyarrow.flight as fl
 import pytest
 import yaml
@@ -19,7 +23,7 @@ from drivetrain_pipelines.errors import TransformError, TransformersLostError
 from drivetrain_pipelines.online.actor import TransformServer
 from drivetrain_pipelines.online.reader import OnlineReader
 from drivetrain_pipelines.online.transform import OnlineTransform
-from drivetrain_pipelines.online.wire import Endpoints, Ticket
+from drivetrain_pipelines.online.wire import Endpoints, Ticket, seal, to_arrow
 from drivetrain_pipelines.spec import DataSpec
 from drivetrain_pipelines.stream.dataset import Dataset, open_dataset
 from drivetrain_pipelines.stream.reader import StreamReader
@@ -39,6 +43,12 @@ def noisy(sample, random):
 def broken(sample, random):
     if sample["label"][0] == 77:
         raise ValueError("seventy-seven")
+    return {"label": sample["label"]}
+
+
+def binary(sample, random):
+    if sample["label"][0] == 77:
+        raise UnicodeDecodeError("utf-8", bytes(range(256)) * 100, 0, 1, "invalid start byte")
     return {"label": sample["label"]}
 
 
@@ -73,7 +83,7 @@ class Servers:
         process = spawn.Process(target=_serve, args=(self._folder, self._function, number))
         process.start()
         self.processes[number] = process
-        while self.endpoints.find(number) is None or read_json(self._pid_file(number))["pid"] != process.pid:
+        while process.pid not in self._published():
             assert process.is_alive()
             threading.Event().wait(0.05)
 
@@ -82,14 +92,14 @@ class Servers:
         assert pid
         os.kill(pid, what)
 
-    def _pid_file(self, number: int) -> Path:
-        return self._folder / "endpoints" / f"actor-{number}.json"
+    def _published(self) -> list[int]:
+        return [read_json(path)["pid"] for path in (self._folder / "endpoints").glob("actor-*.json")]
 
 
 def _serve(folder: Path, function: str, number: int) -> None:
     endpoints = Endpoints(folder / "endpoints")
     server = TransformServer("127.0.0.1", endpoints.token, str(folder / "data"), data_spec(function), SEED, str(folder))
-    endpoints.publish(number, f"127.0.0.1:{server.port}")
+    endpoints.publish(number, f"127.0.0.1:{server.port}", endpoints.token)
     server.serve()
 
 
@@ -159,9 +169,12 @@ def test_actors_come_and_go(dataset: Dataset, servers, harm: signal.Signals, mon
     assert all(map(np.array_equal, made, expected(dataset, slice(0, BATCH), range(60))))
 
 
-def test_the_users_mistake_ends_the_stream(servers) -> None:
-    reader = OnlineReader(servers("broken").endpoints, 2, BATCH, slice(0, BATCH), 0)
-    with pytest.raises(TransformError, match=r"position \d+ raised ValueError\('seventy-seven'\)"):
+@pytest.mark.parametrize(
+    ("function", "told"), [("broken", r"ValueError\('seventy-seven'\)"), ("binary", "UnicodeDecodeError")]
+)
+def test_the_users_mistake_ends_the_stream(servers, function: str, told: str) -> None:
+    reader = OnlineReader(servers(function).endpoints, 2, BATCH, slice(0, BATCH), 0)
+    with pytest.raises(TransformError, match=rf"position \d+ raised {told}"):
         for _ in zip(reader, range(200), strict=False):
             pass
     reader.close()
@@ -187,19 +200,77 @@ def test_nobody_there_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     reader.close()
 
 
-@pytest.mark.parametrize("token", [None, "Bearer wrong"])
+@pytest.mark.parametrize("token", [None, "wrong"])
 def test_strangers_are_turned_away(servers, token: str | None) -> None:
     running = servers("noisy")
-    headers = [(b"authorization", token.encode())] if token else []
+    ticket = asdict(Ticket(0, 1, BATCH, 0, BATCH))
+    request = seal(token, ticket)[0] if token else json.dumps(ticket).encode()
     with fl.FlightClient(f"grpc://{running.endpoints.find(0)}") as client:
-        ask = fl.FlightDescriptor.for_command(Ticket(0, 1, BATCH, 0, BATCH).encode())
-        for call in (
-            lambda options: client.do_exchange(ask, options)[1].read_chunk(),
-            lambda options: list(client.do_action(fl.Action("ping", b""), options)),
-        ):
-            with pytest.raises(fl.FlightUnauthenticatedError):
-                call(fl.FlightCallOptions(headers=headers))
+        with pytest.raises(fl.FlightUnauthenticatedError):
+            client.do_exchange(fl.FlightDescriptor.for_command(request))[1].read_chunk()
+        with pytest.raises(fl.FlightUnauthenticatedError):
+            list(client.do_action(fl.Action("ping", request)))
     assert (running._folder / "endpoints" / "token").stat().st_mode & 0o777 == 0o600
+
+
+class _Impostor(fl.FlightServerBase):
+    """Listens where an actor was, says yes to everything, and remembers what it was told."""
+
+    def __init__(self) -> None:
+        super().__init__("grpc://127.0.0.1:0")
+        self.told: list[bytes] = []
+
+    def do_action(self, _, action: fl.Action) -> list[bytes]:
+        self.told.append(action.body.to_pybytes())
+        return [b"yes"]
+
+    def do_exchange(self, _, ask: fl.FlightDescriptor, __, answer: fl.FlightStreamWriter) -> None:
+        self.told.append(ask.command)
+        batch = to_arrow({"x": np.zeros((BATCH, 5))})
+        answer.begin(batch.schema)
+        answer.write_with_metadata(batch, pa.py_buffer(b"0 yes"))
+
+
+def test_an_impostor_is_neither_told_nor_believed(dataset: Dataset, servers) -> None:
+    running = servers("noisy")
+    impostor = _Impostor()
+    threading.Thread(target=impostor.serve, daemon=True).start()
+    running.endpoints.publish(0, f"127.0.0.1:{impostor.port}", running.endpoints.token)
+    reader = OnlineReader(running.endpoints, 2, BATCH, slice(0, BATCH), 0)
+    made = [batch.columns["x"] for batch, _ in zip(reader, range(10), strict=False)]
+    reader.close()
+    impostor.shutdown()
+    assert all(map(np.array_equal, made, expected(dataset, slice(0, BATCH), range(10))))
+    assert impostor.told
+    assert not any(running.endpoints.token.encode() in told for told in impostor.told)
+
+
+def test_closing_does_not_wait_for_the_dead(servers) -> None:
+    """Both actors are stopped before anybody has connected; giving up takes pings, not connection timeouts."""
+    running = servers("noisy")
+    for number in range(2):
+        running.signal(number, signal.SIGSTOP)
+    reader = OnlineReader(running.endpoints, 2, BATCH, slice(0, BATCH), 0)
+    threading.Event().wait(0.5)
+    began = time.monotonic()
+    reader.close()
+    assert time.monotonic() - began < 15  # it was 39 s: of gRPC's patience, not of this machine's speed
+
+
+def test_a_stream_goes_home(servers, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("drivetrain_pipelines.online.reader._HOME_S", 0.2)
+    running = servers("noisy")
+    reader = OnlineReader(running.endpoints, 2, BATCH, slice(0, BATCH), 0)
+    batches = iter(reader)
+    next(batches)
+    running.signal(0, signal.SIGKILL)
+    for _ in range(20):
+        next(batches)
+    running.start(0)
+    home = running.endpoints.find(0)
+    while reader._streams[0]._serving is None or reader._streams[0]._serving[0] != home:
+        next(batches)
+    reader.close()
 
 
 def test_an_actor_does_not_run_ahead_without_bound(servers) -> None:

@@ -40,11 +40,27 @@ def test_evaluation_draws_nothing() -> None:
         (lambda sample, random: {"y": "text"}, "must give numbers"),
         (lambda sample, random: {"y": 1} if sample["x"][0] else {"z": 1}, "'z' one type and shape.*missing"),
         (lambda sample, random: 5, "AttributeError"),
+        (lambda sample, random: {}, "without columns"),
+        (lambda sample, random: {"y": np.zeros((2, 0))}, r"shape \(2, 0\)"),
+        (
+            lambda sample, random: {"y": 1} | ({"z": 1} if sample["x"][0] == 3 else {}),
+            "'z' one type and shape.*missing",
+        ),
     ],
 )
 def test_mistakes_of_the_users_code_are_named(function, problem: str) -> None:
     with pytest.raises(TransformError, match=problem):
         OnlineTransform(function, 0).apply(COLUMNS, np.array([3, 4, 5, 6]))
+
+
+def test_a_buffer_that_is_used_again_does_no_harm() -> None:
+    buffer = np.zeros(3, np.float32)
+
+    def reuse(sample, random):
+        buffer[:] = sample["x"]
+        return {"x": buffer}
+
+    assert np.array_equal(OnlineTransform(reuse, 0).apply(COLUMNS, None)["x"], COLUMNS["x"])
 
 
 @pytest.mark.parametrize("dtype", ["int8", "uint16", "int64", "float16", "float32", "float64"])

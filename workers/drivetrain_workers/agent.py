@@ -21,6 +21,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import ray
 import ray.util
 from drivetrain_pipelines.online.actor import start_transformers
 from drivetrain_pipelines.spec import DataSpec
@@ -52,7 +53,6 @@ class NodeAgent:
         threads: CPU threads per rank.
         gpus: GPUs per rank; with none, GPUs that the node may have are hidden.
         lease_s: with no call for so long the agent ends itself and its ranks.
-        spare_cpus: that the cluster has beside the gang's.
         several_nodes: whether the run may use more than this node.
     """
 
@@ -65,7 +65,6 @@ class NodeAgent:
         threads: int,
         gpus: int,
         lease_s: float,
-        spare_cpus: float,
         several_nodes: bool,
     ) -> None:
         self._run_folder, self._dataset_folder = run_folder, dataset_folder
@@ -89,7 +88,7 @@ class NodeAgent:
         self._listener = self._endpoint.listen()
         self._fork_server = self._start_fork_server(threads)
         if first_rank == 0:  # one agent of the gang starts them for all; they end with it
-            self._transformers = self._start_transformers(spare_cpus, several_nodes)
+            self._transformers = self._start_transformers(several_nodes)
         yield_to_training()  # after the fork server, whose children are to be served first
         for loop in (self._accept, self._guard, self._look_for_hangs):
             threading.Thread(target=loop, name=loop.__name__, daemon=True).start()
@@ -160,13 +159,14 @@ class NodeAgent:
         self._called()
         return ask(request)
 
-    def _start_transformers(self, spare_cpus: float, several_nodes: bool) -> list[Any]:
+    def _start_transformers(self, several_nodes: bool) -> list[Any]:
         """The actors of the job's online transform, if it has one. Where CPUs are short they share the ranks'."""
         folder = RunFolder(Path(self._run_folder))
         data = DataSpec(**self._job["data"])
         if data.online is None:
             return []
-        cpus = int(data.online.actors <= spare_cpus)
+        free: float = ray.available_resources().get("CPU", 0)  # type: ignore[no-untyped-call]  # Ray's
+        cpus = int(data.online.actors <= free)
         place = (folder.online, cpus, several_nodes)
         return start_transformers(*place, self._dataset_folder, data, self._job["seed"], folder.code)
 

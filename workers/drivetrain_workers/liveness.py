@@ -20,6 +20,7 @@ from typing import Any
 BEAT_S = 0.5
 _STOPPED_S = 1.0  # a process in the state "stopped" for so long was not only looked at
 _TIMES, _AT_LEAST_S = 10.0, 30.0  # as long as ever before, ten times over, is a hang
+_DATA_S = 400.0  # storage and transforming actors are waited for, for 300 s, by those who can say what is missing
 _FIRST_S = 600.0  # for a phase that was not seen to end yet: it may compile, or load from slow storage
 _STACK_TIMEOUT_S = 5.0
 _IN_COLLECTIVE = ("all_reduce", "all_gather", "reduce_scatter", "broadcast", "barrier", "wait")
@@ -123,7 +124,8 @@ class Watch:
     def _limit(self, beat: Beat) -> float:
         if self.hang_after_s is not None:
             return self.hang_after_s
-        return max(_AT_LEAST_S, _TIMES * beat.longest_s) if beat.longest_s else _FIRST_S
+        at_least_s = _DATA_S if beat.phase == "data" else _AT_LEAST_S
+        return max(at_least_s, _TIMES * beat.longest_s) if beat.longest_s else _FIRST_S
 
 
 def is_stopped(pid: int) -> bool:

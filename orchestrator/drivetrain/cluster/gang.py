@@ -136,10 +136,8 @@ class Gang:
             max_concurrency=16,
             scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=index),
         )
-        threads, nodes = self._resources.cpus_per_worker, _alive_nodes()
-        spare = sum(node["Resources"].get("CPU", 0) for node in nodes) - self._resources.workers * threads
-        own = (first_rank, ranks, threads, self._gpus)
-        return actor.remote(str(self._folder.path), dataset, *own, LEASE_S, spare, len(nodes) > 1)
+        own = (first_rank, ranks, self._resources.cpus_per_worker, self._gpus)
+        return actor.remote(str(self._folder.path), dataset, *own, LEASE_S, len(_alive_nodes()) > 1)
 
     def _name(self, index: int) -> str:
         return f"{self._run_id}/agent-{index}"

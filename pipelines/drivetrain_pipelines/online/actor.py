@@ -5,7 +5,10 @@ It keeps nothing: what it serves depends on the ticket alone, so any actor can t
 
 from __future__ import annotations
 
+import logging
+import os
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,27 +16,18 @@ import pyarrow as pa
 import pyarrow.flight as fl
 import ray
 import ray.util
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from drivetrain_pipelines.errors import DrivetrainError, TransformError
 from drivetrain_pipelines.online.transform import OnlineTransform
-from drivetrain_pipelines.online.wire import Endpoints, Refusal, Ticket, to_arrow
+from drivetrain_pipelines.online.wire import Endpoints, Refusal, Ticket, to_arrow, unseal
 from drivetrain_pipelines.spec import DataSpec
 from drivetrain_pipelines.stream.dataset import open_dataset
 from drivetrain_pipelines.stream.reader import StreamReader
 from drivetrain_pipelines.user_code import load_function
 
-
-class _TokenCheck(fl.ServerMiddlewareFactory):  # type: ignore[misc]  # pyarrow has no types
-    """Turns away whoever does not know the run's token."""
-
-    def __init__(self, token: str) -> None:
-        super().__init__()
-        self._expected = f"Bearer {token}"
-
-    def start_call(self, _: Any, headers: dict[str, list[str]]) -> None:
-        """Called before every request."""
-        if headers.get("authorization") != [self._expected]:
-            raise fl.FlightUnauthenticatedError("the token is missing or wrong")
+_log = logging.getLogger(__name__)
+_RESTART_S = 2.0  # before an actor that could not start is started again
 
 
 class TransformServer(fl.FlightServerBase):  # type: ignore[misc]  # pyarrow has no types
@@ -41,7 +35,7 @@ class TransformServer(fl.FlightServerBase):  # type: ignore[misc]  # pyarrow has
 
     Args:
         host: address to listen on.
-        token: asked of everybody.
+        token: that requests are sealed with; see `drivetrain_pipelines.online.wire.seal`.
         location: prepared dataset version.
         data: the job's data section, with ``online``.
         seed: the job's.
@@ -51,17 +45,36 @@ class TransformServer(fl.FlightServerBase):  # type: ignore[misc]  # pyarrow has
     def __init__(self, host: str, token: str, location: str, data: DataSpec, seed: int, code_folder: str) -> None:
         assert data.online
         function = load_function(data.online.transform, code_folder, "data.online.transform")
+        self._token = token
         self._transform = OnlineTransform(function, seed)
         self._dataset = open_dataset(location, data)
         self._order = self._dataset.training_order(data, seed)
-        super().__init__(f"grpc://{host}:0", middleware={"token": _TokenCheck(token)})
+        super().__init__(f"grpc://{host}:0")
 
     def do_exchange(self, _: Any, ask: fl.FlightDescriptor, __: Any, answer: fl.FlightStreamWriter) -> None:
         """Stream the batches that a `Ticket` asks for, as fast as they are taken; each with its global position.
 
         An exchange because, unlike `do_get`, its caller need not wait for the first batch before it can hang up.
         """
-        ticket = Ticket.decode(ask.command)
+        content, proof = self._unseal(ask.command)
+        try:
+            self._serve(Ticket(**content), proof, answer)
+        except DrivetrainError as error:  # of the data or the user's code: another actor would fail in the same way
+            refusal = Refusal(type(error).__name__, str(error))
+            raise fl.FlightServerError(refusal.message[:200], refusal.encode()) from error
+
+    def do_action(self, _: Any, action: fl.Action) -> list[bytes]:
+        """``ping`` answers with the proof that the process lives and is one of the run's."""
+        _, proof = self._unseal(action.body.to_pybytes())
+        return [proof.encode()]
+
+    def _unseal(self, request: bytes) -> tuple[dict[str, Any], str]:
+        try:
+            return unseal(self._token, request)
+        except PermissionError as error:
+            raise fl.FlightUnauthenticatedError(str(error)) from error
+
+    def _serve(self, ticket: Ticket, proof: str, answer: fl.FlightStreamWriter) -> None:
         rows = slice(ticket.first_row, ticket.last_row)
         ranks = ticket.global_batch // max(1, ticket.last_row - ticket.first_row)  # that stream from here, about
         arena, files = self._dataset.open("train", ranks)
@@ -75,16 +88,10 @@ class TransformServer(fl.FlightServerBase):  # type: ignore[misc]  # pyarrow has
                     answer.begin(schema)
                 elif made.schema != schema:
                     raise TransformError("data.online.transform gave samples of another type or shape than before")
-                answer.write_with_metadata(made, pa.py_buffer(str(batch.position).encode()))
-        except DrivetrainError as error:  # of the data or the user's code: another actor would fail in the same way
-            raise fl.FlightServerError(str(error), Refusal(type(error).__name__, str(error)).encode()) from error
+                answer.write_with_metadata(made, pa.py_buffer(f"{batch.position} {proof}".encode()))
         finally:  # also when the rank has hung up
             reader.close()
             arena.close()
-
-    def do_action(self, _: Any, action: fl.Action) -> list[bytes]:
-        """``ping`` answers: the process lives."""
-        return [action.type.encode()]
 
 
 class Transformer:
@@ -101,9 +108,15 @@ class Transformer:
     ) -> None:
         host: str = ray.util.get_node_ip_address() if everywhere else "127.0.0.1"  # type: ignore[no-untyped-call]
         known = Endpoints(Path(endpoints))
-        self._server = TransformServer(host, known.token, location, data, seed, code_folder)
-        threading.Thread(target=self._server.serve, name="flight", daemon=True).start()
-        known.publish(number, f"{host}:{self._server.port}")
+        try:
+            token = known.token
+            self._server = TransformServer(host, token, location, data, seed, code_folder)
+            threading.Thread(target=self._server.serve, name="flight", daemon=True).start()
+            known.publish(number, f"{host}:{self._server.port}", token)
+        except Exception:  # Ray starts a process anew that died, but not one that could not be set up
+            _log.exception("transforming actor %d could not start", number)
+            time.sleep(_RESTART_S)
+            os._exit(1)
 
 
 def start_transformers(
@@ -114,10 +127,14 @@ def start_transformers(
     Args:
         endpoints: folder for `Endpoints`; made anew.
         cpus: that each asks of the cluster; 0 where they share what others have.
+        everywhere: on all nodes; else on this one.
     """
     assert data.online
     Endpoints(endpoints).create()
-    actor: Any = ray.remote(num_cpus=cpus, max_restarts=-1, scheduling_strategy="SPREAD")(Transformer)
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    strategy = "SPREAD" if everywhere else here
+    actor: Any = ray.remote(Transformer)
+    actor = actor.options(num_cpus=cpus, max_restarts=-1, scheduling_strategy=strategy)
     return [
         actor.remote(number, str(endpoints), everywhere, location, data, seed, str(code_folder))
         for number in range(data.online.actors)

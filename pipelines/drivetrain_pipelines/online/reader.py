@@ -8,18 +8,22 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import asdict, replace
 
+import pyarrow as pa
 import pyarrow.flight as fl
 
-from drivetrain_pipelines.errors import TransformError, TransformersLostError
-from drivetrain_pipelines.online.wire import Endpoints, Refusal, Ticket, from_arrow
+from drivetrain_pipelines.errors import DrivetrainError, TransformError, TransformersLostError
+from drivetrain_pipelines.online.wire import Endpoints, Refusal, Ticket, from_arrow, seal
+from drivetrain_pipelines.stream.columns import Columns
 from drivetrain_pipelines.stream.reader import Batch
 
-_AHEAD = 2  # batches kept of each actor; the rest waits in the actor, held back by the connection's flow control
+_AHEAD = 2  # batches in the queue of each actor's stream; its thread holds one more, and flow control stops the actor
 _SUSPICIOUS_S = 5.0  # without a batch the actor is asked whether it lives
+_PING_S = 2.0
+_HOME_S = 5.0  # between looks whether the actor that a stream belongs to is back
 _PATIENCE_S = 300.0  # for any actor to deliver; long enough for a node to be replaced
 _PAUSE_S = 0.2
-_BROKEN = (fl.FlightError, OSError, ValueError)  # what pyarrow raises when a connection breaks
 
 
 class OnlineReader:
@@ -45,9 +49,14 @@ class OnlineReader:
 
     def __iter__(self) -> Iterator[Batch]:
         """Raises `TransformError` for the user's code, `TransformersLostError` when no actor delivers for minutes."""
+        kinds = None
         while True:
             for stream in self._streams:
-                yield stream.take()
+                batch = stream.take()
+                kinds = kinds or _kinds(batch.columns)
+                if _kinds(batch.columns) != kinds:  # one actor's connection cannot see another's
+                    raise TransformError("data.online.transform gave samples of another type or shape than before")
+                yield batch
 
     def close(self) -> None:
         """Hang up and end all threads."""
@@ -65,16 +74,22 @@ class _Stream:
         self._batches: queue.Queue[Batch | Exception] = queue.Queue(_AHEAD)
         self._stopped = threading.Event()
         self._serving: tuple[str, fl.FlightStreamReader] | None = None
+        self._position, self._delivered = ticket.start, time.monotonic()
         self._thread = threading.Thread(target=self._run, name="online-reader", daemon=True)
         self._thread.start()
 
     def take(self) -> Batch:
         """The next batch; raises what made it impossible."""
+        asked = time.monotonic()
         while True:
             try:
                 item = self._batches.get(timeout=_SUSPICIOUS_S)
             except queue.Empty:
-                self._hang_up_on_the_dead()
+                if time.monotonic() - asked > _PATIENCE_S + _SUSPICIOUS_S:  # the thread gives up before, if it can
+                    problem = f"data.online.transform has made no batch for {_PATIENCE_S:g} s"
+                    raise TransformersLostError(problem) from None
+                if (serving := self._serving) and not self._lives(serving[0]):
+                    serving[1].cancel()  # a stopped process, or one behind a cut cable, keeps its connections
                 continue
             if isinstance(item, Exception):
                 raise item
@@ -83,7 +98,8 @@ class _Stream:
     def stop(self) -> None:
         """Have the thread end soon."""
         self._stopped.set()
-        self._hang_up()
+        if serving := self._serving:
+            serving[1].cancel()
         with suppress(queue.Empty):
             while True:
                 self._batches.get_nowait()  # it may be waiting for room
@@ -101,62 +117,76 @@ class _Stream:
             self._batches.put(error)
 
     def _receive_for_ever(self) -> None:
-        position, last, problem = self._ticket.start, time.monotonic(), "none has started yet"
+        problem = "none has started yet"
         while not self._stopped.is_set():
             for actor in self._actors:
                 try:
-                    for batch in self._receive(actor, position):
-                        self._batches.put(batch)
-                        position = batch.position + self._ticket.every * self._ticket.global_batch
-                        last = time.monotonic()
-                        if self._stopped.is_set():
-                            return
-                except fl.FlightServerError as error:
-                    if error.extra_info:  # it lives and says that it cannot serve
-                        raise _error_of(Refusal.decode(error.extra_info)) from error
+                    self._receive(actor)
+                except DrivetrainError:
+                    raise
+                except Exception as error:  # whatever pyarrow makes of a connection that breaks, or of a stranger
                     problem = str(error)
-                except _BROKEN as error:
-                    problem = str(error)
-            if time.monotonic() - last > _PATIENCE_S:
-                raise TransformersLostError(f"no transforming actor has delivered for {_PATIENCE_S:g} s: {problem}")
+                if self._stopped.is_set():
+                    return
+                if time.monotonic() - self._delivered > _PATIENCE_S:
+                    told = f"no transforming actor has delivered for {_PATIENCE_S:g} s: {problem[:500]}"
+                    raise TransformersLostError(told)
+                if time.monotonic() - self._delivered < _PAUSE_S:
+                    break  # it was the right one until now: begin with the first again, and so come home
             self._stopped.wait(random.uniform(0, 2 * _PAUSE_S))
 
-    def _receive(self, actor: int, position: int) -> Iterator[Batch]:
+    def _receive(self, actor: int) -> None:
+        """Take in batches until the connection breaks, or until a stream that is a guest can go home."""
         address = self._endpoints.find(actor)
-        if address is None:
+        if address is None or not self._lives(address):
             return
-        ticket = Ticket(**{**vars(self._ticket), "start": position})
+        request, proof = seal(self._endpoints.token, asdict(replace(self._ticket, start=self._position)))
         with fl.FlightClient(f"grpc://{address}") as client:
-            ask = fl.FlightDescriptor.for_command(ticket.encode())
-            writer, stream = client.do_exchange(ask, self._options())
+            writer, stream = client.do_exchange(fl.FlightDescriptor.for_command(request))
             self._serving = (address, stream)
+            looked = time.monotonic()
             try:
                 for chunk in stream:
-                    yield Batch(int(chunk.app_metadata.to_pybytes()), from_arrow(chunk.data), {})
+                    self._take_in(chunk, proof)
+                    if self._stopped.is_set():
+                        return
+                    if actor != self._actors[0] and time.monotonic() - looked > _HOME_S:
+                        looked = time.monotonic()
+                        home = self._endpoints.find(self._actors[0])
+                        if home and self._lives(home):
+                            return
+            except fl.FlightServerError as error:
+                if error.extra_info:  # it lives and says that it cannot serve
+                    raise _error_of(Refusal.decode(error.extra_info)) from error
+                raise
             finally:
                 self._serving = None
                 stream.cancel()
-                with suppress(*_BROKEN):  # it was ended by us, or by what is being raised
+                with suppress(fl.FlightError, pa.ArrowException, OSError):  # ended by us, or by what is being raised
                     writer.close()
 
-    def _hang_up_on_the_dead(self) -> None:
-        """A process that is stopped, or behind a cut cable, keeps its connections; but it answers nothing."""
-        if self._serving is None:
-            return
-        address, stream = self._serving
+    def _take_in(self, chunk: fl.FlightStreamChunk, proof: str) -> None:
+        expected = f"{self._position} {proof}"
+        if chunk.app_metadata.to_pybytes().decode() != expected:
+            raise ConnectionError("somebody else answers where an actor was")
+        self._batches.put(Batch(self._position, from_arrow(chunk.data), {}))
+        self._position += self._ticket.every * self._ticket.global_batch
+        self._delivered = time.monotonic()
+
+    def _lives(self, address: str) -> bool:
+        """Whether one of the run's actors answers there, soon."""
+        request, proof = seal(self._endpoints.token, {})
         try:
             with fl.FlightClient(f"grpc://{address}") as client:
-                list(client.do_action(fl.Action("ping", b""), self._options(timeout_s=_SUSPICIOUS_S)))
-        except _BROKEN:
-            stream.cancel()
+                options = fl.FlightCallOptions(timeout=_PING_S)
+                answers = list(client.do_action(fl.Action("ping", request), options))
+        except Exception:  # whatever pyarrow makes of a connection that breaks, or of a stranger
+            return False
+        return [answer.body.to_pybytes() for answer in answers] == [proof.encode()]
 
-    def _hang_up(self) -> None:
-        if serving := self._serving:
-            serving[1].cancel()
 
-    def _options(self, timeout_s: float | None = None) -> fl.FlightCallOptions:
-        headers = [(b"authorization", f"Bearer {self._endpoints.token}".encode())]
-        return fl.FlightCallOptions(timeout=timeout_s, headers=headers)
+def _kinds(columns: Columns) -> dict[str, object]:
+    return {name: (values.dtype, values.shape[1:]) for name, values in columns.items()}  # type: ignore[union-attr]
 
 
 def _error_of(refusal: Refusal) -> TransformError | TransformersLostError:

@@ -51,11 +51,15 @@ class OnlineTransform:
         for number, random in enumerate(draws):
             sample = {name: _row(values, number) for name, values in columns.items()}
             try:
-                made.append({name: np.asarray(value) for name, value in self._function(sample, random).items()})
+                given = self._function(sample, random)
+                made.append({name: np.array(value) for name, value in given.items()})  # copies: it may use it again
             except Exception as error:  # whatever the user's code raises
                 where = "" if positions is None else f" of the sample at position {positions[number]}"
                 raise TransformError(f"data.online.transform{where} raised {error!r}") from error
-        return {name: _stack(name, made) for name in made[0]}
+        names = list(dict.fromkeys(name for sample in made for name in sample))
+        if not names:
+            raise TransformError("data.online.transform gave a sample without columns")
+        return {name: _stack(name, made) for name in names}
 
 
 def _row(values: npt.NDArray[Any] | Ragged, number: int) -> npt.NDArray[Any]:
@@ -67,10 +71,12 @@ def _stack(name: str, made: list[Sample]) -> npt.NDArray[Any]:
     """One column; all rows must be of one type and shape, or a batch would depend on which rows meet in it."""
     rows = [sample.get(name) for sample in made]
     kinds = {(str(row.dtype), row.shape) if row is not None else "missing" for row in rows}
-    if len(kinds) > 1 or made[0].keys() != made[-1].keys():
+    if len(kinds) > 1:
         found = " and ".join(sorted(map(str, kinds)))
         raise TransformError(f"data.online.transform must give {name!r} one type and shape in all samples, not {found}")
     first = made[0][name]
     if first.dtype.kind not in "iuf":
         raise TransformError(f"data.online.transform must give numbers, but {name!r} is {first.dtype}")
+    if 0 in first.shape:
+        raise TransformError(f"data.online.transform must give some numbers, but {name!r} has shape {first.shape}")
     return np.stack([row.reshape(first.shape or 1) for row in rows if row is not None])

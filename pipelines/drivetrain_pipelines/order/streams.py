@@ -16,6 +16,7 @@ import numpy as np
 from drivetrain_pipelines.order.permutation import Int64Array, Integers, UInt64Array, mix_key, mix_keys, permute
 
 _SHARDS, _WINDOW = 1, 2  # what a key is for
+_MANY = 4  # windows for each sample: more of them are not looked at unasked
 
 
 @dataclass(frozen=True)
@@ -68,20 +69,26 @@ class StreamOrder:
         number //= self.window
         lowest = int(number.min())
         count = int(number.max()) - lowest + 1
-        begin, size, place, key = self._windows(epoch, lowest, count)
-        slot = (lane * count + number - lowest).astype(np.intp)
+        if count * self.lanes <= _MANY * offsets.size:
+            lanes = np.repeat(np.arange(self.lanes, dtype=np.int64), count)
+            numbers = np.tile(np.arange(lowest, lowest + count, dtype=np.int64), self.lanes)
+            slot = (lane * count + number - lowest).astype(np.intp)
+        else:  # far apart, or windows of few samples: only those that are asked for
+            named, slot = np.unique(lane * np.int64(lowest + count) + number, return_inverse=True)
+            lanes, numbers = np.divmod(named, lowest + count)
+        begin, size, place, key = self._windows(epoch, lanes, numbers)
         places = permute(step - begin.take(slot), size, key, slot)
         places += place.take(slot)
         return places
 
-    def _windows(self, epoch: int, lowest: int, count: int) -> tuple[Int64Array, Int64Array, Int64Array, UInt64Array]:
-        """Windows ``lowest``, ``lowest + 1``, ... of every lane, lane by lane.
+    def _windows(
+        self, epoch: int, lane: Int64Array, number: Int64Array
+    ) -> tuple[Int64Array, Int64Array, Int64Array, UInt64Array]:
+        """Some windows, each by its lane and its number there.
 
         Returns:
             For each: its begin within the lane, its size, the place of its first sample in the epoch, and its key.
         """
-        lane = np.repeat(np.arange(self.lanes, dtype=np.int64), count)
-        number = np.tile(np.arange(lowest, lowest + count, dtype=np.int64), self.lanes)
         uncut = number * self.window - self._first_cut[lane]
         begin = np.maximum(uncut, 0)
         size = np.minimum(uncut + self.window, self._lane_size[lane]) - begin
