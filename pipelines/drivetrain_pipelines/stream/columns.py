@@ -102,7 +102,8 @@ class FixedColumn:
 
     def __init__(self, kind: pa.DataType, shards: int, largest: int) -> None:
         self._dtype, self._shape = row_of(kind)
-        self._row_bytes = self._dtype.itemsize * math.prod(self._shape)
+        self._width = math.prod(self._shape)
+        self._row_bytes = self._dtype.itemsize * self._width
         # Slots are whole rows and whole pages, huge ones where the addresses suffice, and a grid longer than the
         # largest file, so that it can be moved to where its rows fit.
         grid = math.lcm(PAGE, self._row_bytes)
@@ -149,7 +150,7 @@ class FixedColumn:
         assert isinstance(out, np.ndarray)
         if self._row_bytes >= _WORTH_TOUCHING:
             # One number of each row first: these misses of cache and page table overlap, those of copies do not.
-            self._numbers.take(index * math.prod(self._shape), mode="clip")
+            self._numbers.take(index * self._width, mode="clip")
         # mode="clip" writes straight into out; "raise" would go through a hidden copy.
         self._view.take(index, axis=0, out=out, mode="clip")
         return out
