@@ -21,10 +21,16 @@ class Skip:
 
 @dataclass(frozen=True)
 class Adjustments:
-    """Adjustments of a run so far; the same job makes the same ones."""
+    """Adjustments of a run so far; the same job makes the same ones.
+
+    Attributes:
+        micro_batch_size: instead of the job's.
+        decided_by: generation that ran out of memory and chose it; several of its ranks may have.
+    """
 
     skips: tuple[Skip, ...] = ()
     micro_batch_size: int | None = None
+    decided_by: int = 0
 
     @classmethod
     def read(cls, path: Path) -> Adjustments:
@@ -36,7 +42,8 @@ class Adjustments:
         if not path.exists():
             return cls()
         content: dict[str, Any] = read_json(path)
-        return cls(tuple(Skip(**skip) for skip in content["skips"]), content["micro_batch_size"])
+        skips = tuple(Skip(**skip) for skip in content.pop("skips"))
+        return cls(skips, **content)
 
     def write(self, path: Path) -> None:
         """Store them, atomically."""

@@ -51,12 +51,15 @@ def _out_of_memory(task: RankTask, message: str) -> tuple[str, str]:
     folder = RunFolder(Path(task.run_folder))
     training = TrainingSpec(**folder.resolved()["training"])
     adjustments = Adjustments.read(folder.adjustments)
+    if adjustments.decided_by == task.generation.number:  # by another rank, to which the same has happened
+        return "smaller_batches", f"{message}; going on with micro_batch_size {adjustments.micro_batch_size}"
     micro_batch = adjustments.micro_batch_size or training.micro_batch_size
     tried = solve(training.global_batch_size, micro_batch, task.generation.world_size).micro_batch
     if tried == 1:
         return "out_of_memory", f"{message}; micro_batch_size is 1 already: raise training.zero, or use more workers"
     if training.on_oom == "retry-smaller":
-        replace(adjustments, micro_batch_size=tried // 2).write(folder.adjustments)
+        decided = replace(adjustments, micro_batch_size=tried // 2, decided_by=task.generation.number)
+        decided.write(folder.adjustments)
         return "smaller_batches", f"{message}; going on with micro_batch_size {tried // 2} instead of {tried}"
     fix = f"try --set training.micro_batch_size={tried // 2} (it was {tried}; the global batch stays the same)"
     return "out_of_memory", f"{message}; {fix}, or --set training.on_oom=retry-smaller"
