@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -252,9 +251,9 @@ def test_closing_does_not_wait_for_the_dead(servers) -> None:
         running.signal(number, signal.SIGSTOP)
     reader = OnlineReader(running.endpoints, 2, BATCH, slice(0, BATCH), 0)
     threading.Event().wait(0.5)
-    began = time.monotonic()
     reader.close()
-    assert time.monotonic() - began < 15  # it was 39 s: of gRPC's patience, not of this machine's speed
+    assert all(stream._serving is None for stream in reader._streams)  # nobody was asked for batches who gave no answer
+    assert not [thread for thread in threading.enumerate() if thread.name == "online-reader"]
 
 
 def test_a_stream_goes_home(servers, monkeypatch: pytest.MonkeyPatch) -> None:
