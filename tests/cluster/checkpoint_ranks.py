@@ -26,6 +26,7 @@ from drivetrain_workers.checkpoints.store import newest_valid
 from drivetrain_workers.engine import Engine, join_group
 from drivetrain_workers.errors import ResumeMismatchError
 from drivetrain_workers.model import row_weight
+from drivetrain_workers.process import end_with_parent
 from drivetrain_workers.run_folder import RunFolder
 from drivetrain_workers.spec import KeepSpec, OffloadSpec, OptimizerSpec, ScheduleSpec, TrainingSpec
 from torch import nn
@@ -84,6 +85,7 @@ def loss(model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
 
 def rank_main(rank: int, case: Case, rendezvous: str) -> None:
     """Load what there is, train to the end, save as often as asked."""
+    end_with_parent()
     unpickled: list[str] = []
     device = join_group(rank, rank, case.world_size, rendezvous)
     spec = TrainingSpec(
@@ -122,6 +124,8 @@ def rank_main(rank: int, case: Case, rendezvous: str) -> None:
         try:
             prove_state(engine.deepspeed, Checkpoint(found), rank, case.world_size)
         except ResumeMismatchError as error:
+            if not case.tamper:
+                raise
             if rank == 0:
                 (Path(case.folder) / "result.json").write_text(json.dumps({"refused": str(error)}))
             return

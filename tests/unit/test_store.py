@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,9 @@ from drivetrain.runs.states import Ended, Placing, Preparing, Progress, Queued
 from drivetrain.runs.store import RunStore
 from drivetrain_pipelines.checksums import block_digests, read_json, write_json
 from drivetrain_pipelines.errors import CorruptFileError, InputError
+from drivetrain_workers.checkpoints.policy import to_keep
 from drivetrain_workers.checkpoints.store import CheckpointId, commit, committed, newest_valid, rank_index, remove_old
+from drivetrain_workers.spec import KeepSpec
 
 
 def open_store(folder: Path) -> RunStore:
@@ -86,7 +89,7 @@ def test_retention_removes_old_and_abandoned_but_not_running(tmp_path: Path) -> 
         make_checkpoint(tmp_path, CheckpointId(step, 2))
     make_checkpoint(tmp_path, CheckpointId(16, 1), finish=False)  # abandoned by a generation that is gone
     make_checkpoint(tmp_path, CheckpointId(16, 2), finish=False)  # being written
-    remove_old(tmp_path, keep=2)
+    remove_old(tmp_path, partial(to_keep, keep=KeepSpec(last=2)))
     assert [c.step for c in committed(tmp_path)] == [12, 8]
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "step-00000008.g0002",

@@ -27,6 +27,11 @@ class Span:
     length: int
     at: int
 
+    @property
+    def end(self) -> int:
+        """Element of the buffer after its last."""
+        return self.at + self.length
+
 
 @dataclass
 class FlatState:
@@ -54,6 +59,20 @@ class FlatState:
             value = self.optimizer[name]
             if torch.is_tensor(value) and value.shape == self.weights.shape and value.dim() > 0:
                 yield name, value.view(-1)
+
+    def runs(self) -> Iterator[tuple[int, int, list[Span]]]:
+        """(begin, end, spans) of the stretches that spans fill without a gap.
+
+        Between them DeepSpeed pads, with memory that it never writes: its content is chance and must not be saved.
+        """
+        run: list[Span] = []
+        for span in self.spans:
+            if run and span.at != run[-1].end:
+                yield run[0].at, run[-1].end, run
+                run = []
+            run.append(span)
+        if run:
+            yield run[0].at, run[-1].end, run
 
     def scalars(self) -> dict[str, float]:
         """The optimizer's counters, such as ``step``, which torch keeps as tensors without dimensions."""

@@ -33,7 +33,13 @@ def prove_state(engine: Any, checkpoint: Checkpoint, rank: int, world_size: int)
     wrong = [block for block, (a, b) in enumerate(zip(digests, index["xxh3"], strict=True)) if a != b]
     if wrong:
         size = math.ceil(index["bytes"] / len(digests))
-        names = sorted({f"{f[0]}/{f[1]}" for f in index["fragments"] if f[4] // size in wrong})
+        names = sorted(
+            {
+                f"{parameter}/{kind}"
+                for parameter, kind, _, length, offset in index["fragments"]
+                if any(offset < (block + 1) * size and offset + 4 * length > block * size for block in wrong)
+            }
+        )
         difference = f"blocks {wrong} of rank {rank} differ in memory, which hold parts of {', '.join(names[:5])}"
         raise ResumeMismatchError(checkpoint.folder.name, difference)
     return True

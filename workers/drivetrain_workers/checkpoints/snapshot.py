@@ -42,11 +42,13 @@ class HostBuffer:
             if not state.saved_here:
                 continue
             for kind, tensor in state.tensors():
-                for span in state.spans:
-                    at = size + span.at * tensor.element_size()
-                    fragments.append([span.parameter, kind, span.start, span.length, at])
-                self._later.append((size, tensor))
-                size += tensor.numel() * tensor.element_size()
+                width = tensor.element_size()
+                for begin, end, spans in state.runs():
+                    for span in spans:
+                        at = size + (span.at - begin) * width
+                        fragments.append([span.parameter, kind, span.start, span.length, at])
+                    self._later.append((size, tensor[begin:end]))
+                    size += (end - begin) * width
         replicated, now = [], []
         for name, tensor in replicated_tensors(engine).items():
             replicated.append([name, str(tensor.dtype).removeprefix("torch."), list(tensor.shape), size])
