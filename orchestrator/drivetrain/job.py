@@ -160,11 +160,17 @@ def _check(spec: JobSpec, folder: Path) -> JobSpec:
         ("model.factory", spec.model.factory),
         ("model.loss", spec.model.loss),
         ("model.weight", spec.model.weight),
+        ("model.metrics", spec.model.metrics),
+        ("model.predict", spec.model.predict),
         ("data.transform", spec.data.transform),
         ("data.online.transform", spec.data.online and spec.data.online.transform),
     ):
         if function:
             _check_function(key, function, folder)
+    if spec.training.best.metric != "loss" and not spec.model.metrics:
+        raise InputError(
+            "training.best.metric", repr(spec.training.best.metric), "loss", "Set model.metrics for others."
+        )
     return spec.model_copy(update={"data": check_data(spec.data, folder)})
 
 

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -304,8 +305,9 @@ class RunLoop:
             case "step" if current:
                 self._stepped(event)
             case "eval":
-                self._tracker.metrics("eval", event["step"], event["time"], {"eval_loss": event["eval_loss"]})
-                self._view.eval_loss = event["eval_loss"]
+                self._evaluated(event["step"], event["time"], event)
+            case "predictions":
+                self._tracker.artifact(Path(event["path"]), "predictions")
             case "checkpoint":
                 self._view.facts = {**self._view.facts, "checkpoint": event["folder"]}
                 self._handle(ev.Committed(event["generation"], event["step"]))
@@ -356,8 +358,13 @@ class RunLoop:
             if record["step"] <= loaded_step:  # the tracker takes only what it does not have yet
                 values = {key: record[key] for key in ("loss", "learning_rate", "gradient_norm")}
                 self._tracker.metrics("train", record["step"], record["time"], values)
-                if "eval_loss" in record:
-                    self._tracker.metrics("eval", record["step"], record["time"], {"eval_loss": record["eval_loss"]})
+                if "evaluation" in record:
+                    self._evaluated(record["step"], record["time"], record["evaluation"])
+
+    def _evaluated(self, step: int, at: float, found: dict[str, Any]) -> None:
+        metrics = {f"eval_{name}": value for name, value in found["metrics"].items()}
+        self._tracker.metrics("eval", step, at, {"eval_loss": found["loss"], **metrics})
+        self._view.eval_loss, self._view.metrics = found["loss"], found["metrics"]
 
     def _hung(self, event: dict[str, Any]) -> None:
         self._view.problem = event["message"]

@@ -29,6 +29,7 @@ class RunView:
     steps: int = 0
     loss: float | None = None
     eval_loss: float | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
     learning_rate: float | None = None
     tokens_per_s: float | None = None
     data_wait_share: float | None = None

@@ -78,6 +78,7 @@ class Stages:
             "checkpoint": str(checkpoint),
             "train_loss": _last(records, "loss"),
             "eval_loss": _last(records, "eval_loss"),
+            "metrics": _last_metrics(records),
             "tokens_per_s": _mean(records, "tokens_per_s"),
             "picture": str(picture),
         }
@@ -97,6 +98,12 @@ def _values(records: list[Record], key: str) -> list[float]:
 
 def _last(records: list[Record], key: str) -> float | None:
     return next(reversed(_values(records, key)), None)
+
+
+def _last_metrics(records: list[Record]) -> dict[str, float]:
+    """The job's own metrics at the last evaluation, by the names that the job gives them."""
+    values: dict[str, float] = next((r["values"] for r in reversed(records) if r["series"] == "eval"), {})
+    return {name.removeprefix("eval_"): value for name, value in values.items() if name != "eval_loss"}
 
 
 def _mean(records: list[Record], key: str) -> float | None:

@@ -26,7 +26,7 @@ def rank_main(rank: int, folder: Path) -> None:
     from drivetrain_workers.batching import solve
     from drivetrain_workers.checkpoints.save import CheckpointWriter, Saved
     from drivetrain_workers.engine import Engine, join_group
-    from drivetrain_workers.model import next_token_loss, next_token_weight
+    from drivetrain_workers.objective import Objective, next_token_loss, next_token_weight
     from drivetrain_workers.recipes.language_model.model import gpt
     from drivetrain_workers.run_folder import RunFolder
     from drivetrain_workers.spec import KeepSpec, TrainingSpec
@@ -35,7 +35,7 @@ def rank_main(rank: int, folder: Path) -> None:
     plan = solve(_ROWS * _RANKS, "auto", _RANKS)
     spec = TrainingSpec(steps=100, zero=1, global_batch_size=plan.global_batch)
     model = gpt(_VOCABULARY, _LENGTH, **_MODEL)
-    engine = Engine(model, next_token_loss, next_token_weight, spec, plan, 100, device)
+    engine = Engine(model, Objective(next_token_loss, next_token_weight), spec, plan, 100, device)
     saved: list[Saved] = []
     writer = CheckpointWriter(RunFolder(folder), rank, _RANKS, 1, KeepSpec(last=1), saved.append, time.time())
     tokens = np.random.default_rng(rank).integers(0, _VOCABULARY, (_ROWS, _LENGTH + 1))
@@ -50,7 +50,7 @@ def rank_main(rank: int, folder: Path) -> None:
     def step() -> float:
         dist.barrier()
         began = time.perf_counter()
-        engine.step({"tokens": tokens})
+        engine.step({"tokens": tokens}, 0)
         return time.perf_counter() - began
 
     engine.before_update = before_update

@@ -25,7 +25,7 @@ from drivetrain_workers.checkpoints.save import CheckpointWriter
 from drivetrain_workers.checkpoints.store import newest_valid
 from drivetrain_workers.engine import Engine, join_group
 from drivetrain_workers.errors import ResumeMismatchError
-from drivetrain_workers.model import row_weight
+from drivetrain_workers.objective import Objective, row_weight
 from drivetrain_workers.process import end_with_parent
 from drivetrain_workers.run_folder import RunFolder
 from drivetrain_workers.spec import KeepSpec, OffloadSpec, OptimizerSpec, ScheduleSpec, TrainingSpec
@@ -99,7 +99,7 @@ def rank_main(rank: int, case: Case, rendezvous: str) -> None:
     )
     torch.manual_seed(3)
     plan = solve(GLOBAL_BATCH, 2, case.world_size)
-    engine = Engine(Model(), loss, row_weight, spec, plan, 6, device)
+    engine = Engine(Model(), Objective(loss, row_weight), spec, plan, 6, device)
     sys.addaudithook(lambda event, _: unpickled.append(event) if event == "pickle.find_class" else None)
     if rank == 0 and case.die_at_call:
         _die_at_call(case.die_at_call)
@@ -138,7 +138,7 @@ def rank_main(rank: int, case: Case, rendezvous: str) -> None:
         x = random.standard_normal((GLOBAL_BATCH, 5)).astype(np.float32)
         y = random.standard_normal((GLOBAL_BATCH, 3)).astype(np.float32)
         rows = plan.rows(rank)
-        losses[step + 1] = engine.step({"x": x[rows], "y": y[rows]}, stop_asked=False).loss
+        losses[step + 1] = engine.step({"x": x[rows], "y": y[rows]}, GLOBAL_BATCH * step).loss
         if (step + 1) % case.save_every == 0:
             writer.save(engine.deepspeed, step + 1, GLOBAL_BATCH * (step + 1), [])
     writer.wait()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import deepspeed
 import torch
@@ -12,9 +13,14 @@ import torch.distributed as dist
 from drivetrain_pipelines.stream.columns import Columns, Ragged, Values
 
 from drivetrain_workers.batching import BatchPlan
+from drivetrain_workers.context import TrainContext
 from drivetrain_workers.deepspeed_config import deepspeed_config, learning_rate_ratio
-from drivetrain_workers.model import Loss, ModelInput, Weight, checkpoint_activations, row_weight
+from drivetrain_workers.model import checkpoint_activations
+from drivetrain_workers.objective import Objective
 from drivetrain_workers.spec import TrainingSpec
+
+# A column of a batch: a tensor [rows, ...], or one tensor per row where rows have different lengths.
+ModelInput = torch.Tensor | list[torch.Tensor]
 
 
 def _nothing() -> None:
@@ -30,6 +36,31 @@ class StepResult:
     learning_rate: float
     stop_asked: bool
     save_asked: bool
+
+
+@dataclass(frozen=True)
+class EvalPart:
+    """A rank's part of what the model is evaluated on.
+
+    Attributes:
+        columns: its rows; at least one, which may be a stranger where the rank has none.
+        rows: how many of them are this rank's own.
+        total_rows: of all ranks.
+        start: where its first row stands among those.
+    """
+
+    columns: Columns
+    rows: int
+    total_rows: int
+    start: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found; the same on every rank."""
+
+    loss: float
+    metrics: dict[str, float]
 
 
 def join_group(rank: int, local_rank: int, world_size: int, rendezvous: str) -> torch.device:
@@ -56,28 +87,30 @@ class Engine:
 
     Args:
         model: the network; moved to ``device``.
-        loss: mean loss of a batch, over what ``weight`` counts.
-        weight: see `drivetrain_workers.model.load_loss`.
+        objective: loss, metrics and predictions of the job.
         spec: training section.
         plan: how the global batch is spread.
         steps: optimizer steps of the whole run, for the schedule.
+        seed: the job's.
 
     Attributes:
+        objective: as given.
         before_update: called before the optimizer changes weights and moments.
     """
 
     def __init__(
         self,
         model: torch.nn.Module,
-        loss: Loss,
-        weight: Weight,
+        objective: Objective,
         spec: TrainingSpec,
         plan: BatchPlan,
         steps: int,
         device: torch.device,
+        seed: int = 0,
     ) -> None:
         self.before_update: Callable[[], None] = _nothing
-        self._loss, self._weight, self._plan, self._device = loss, weight, plan, device
+        self.objective, self._plan, self._device = objective, plan, device
+        self._steps, self._seed = steps, seed
         if spec.activation_checkpointing:
             checkpoint_activations(model)
         self._rank = dist.get_rank()
@@ -91,24 +124,29 @@ class Engine:
         if spec.compile:
             self.deepspeed.compile(backend=spec.compile)
 
-    def step(self, columns: Columns, stop_asked: bool = False, save_asked: bool = False) -> StepResult:
+    def step(self, columns: Columns, position: int, stop_asked: bool = False, save_asked: bool = False) -> StepResult:
         """One optimizer step on this rank's rows of a global batch.
 
         DeepSpeed averages gradients over micro-batches and ranks as if all were equally large. Weighting each
         micro-batch's mean loss by its share of the global batch (in rows, tokens, or what the job counts), times the
         number of micro-batches that the average divides by, makes the sum the mean over the global batch, however its
         rows are spread.
+
+        Args:
+            position: of the global batch in the stream of samples.
         """
         engine, plan = self.deepspeed, self._plan
         parts = plan.accumulation * plan.world_size
+        start = position + plan.rows(self._rank).start
         micro_batches = plan.micro_batches(self._rank)
-        weights = [self._weigh(columns, rows) for rows in micro_batches]
-        whole = torch.tensor(float(sum(weights)), dtype=torch.float64, device=self._device)
+        weights = [self._weigh(columns, rows, start, training=True) for rows in micro_batches]
+        whole = torch.tensor(sum(weights), dtype=torch.float64, device=self._device)
         dist.all_reduce(whole)
         total = torch.zeros((), device=self._device)
         for rows, weight in zip(micro_batches, weights, strict=True):
             share = weight / max(float(whole), 1.0)
-            loss = self._loss(engine, self._batch(columns, rows)) * share
+            context = self._context(rows, start, training=True)
+            loss = self.objective.loss(engine, self._batch(columns, rows), context) * share
             engine.backward(loss * parts)
             learning_rate = engine.optimizer.param_groups[0]["lr"]
             if engine.is_gradient_accumulation_boundary():
@@ -125,33 +163,55 @@ class Engine:
         )
 
     @torch.no_grad()
-    def evaluate(self, columns: Columns, rows: int, total_rows: int) -> float:
-        """Mean loss over ``total_rows`` rows; exact, no row padded or dropped.
+    def evaluate(self, part: EvalPart, metrics: bool = True) -> Evaluation:
+        """Mean loss and metrics over all rows; exact, no row padded or dropped.
 
         Every rank makes the same number of forward passes, because ZeRO-3 communicates in each.
-
-        Args:
-            columns: this rank's rows; at least one, which may be a stranger where the rank has none.
-            rows: how many of them are this rank's own.
         """
         engine, micro = self.deepspeed, self._plan.micro_batch
-        largest_share = -(-total_rows // self._plan.world_size)
+        largest_share = -(-part.total_rows // self._plan.world_size)
         engine.eval()
-        total = torch.zeros(2, dtype=torch.float64, device=self._device)  # of losses, and of weights
+        sums: dict[str, torch.Tensor] = {}  # total and count, by metric
         for start in range(0, largest_share, micro):
-            piece = slice(min(start, rows), min(start + micro, rows))
-            weight = self._weigh(columns, piece)
-            loss = self._loss(engine, self._batch(columns, piece))
-            if weight:
-                total += torch.stack([weight * loss.double(), torch.full_like(total[1], weight)])
-        dist.all_reduce(total)
+            rows = slice(min(start, part.rows), min(start + micro, part.rows))
+            own = rows.stop > rows.start
+            batch, context = self._batch(part.columns, rows), self._context(rows, part.start, training=False)
+            weight = self._weigh(part.columns, rows, part.start, training=False)
+            loss = self.objective.loss(engine, batch, context)
+            # A micro-batch without tokens may have a loss that is no number, and counts for nothing.
+            found = {"": (float(loss) * weight if weight else 0.0, weight)}
+            if metrics:
+                context = self._context(rows, part.start, training=False)
+                found |= self.objective.metrics(engine, batch, weight, context)
+            for name, pair in found.items():
+                zero = torch.zeros(2, dtype=torch.float64, device=self._device)
+                sums[name] = sums.get(name, zero) + own * torch.tensor(pair, dtype=torch.float64, device=self._device)
+        table = torch.stack([sums[name] for name in sorted(sums)])
+        dist.all_reduce(table)
         engine.train()
-        return float(total[0] / total[1])
+        means = {name: float(total / count) for name, (total, count) in zip(sorted(sums), table, strict=True)}
+        return Evaluation(means.pop(""), means)
 
-    def _weigh(self, columns: Columns, rows: slice) -> float:
-        if rows.stop == rows.start or self._weight is row_weight:
+    @torch.no_grad()
+    def predict(self, part: EvalPart, most_rows: int) -> dict[str, Any]:
+        """The job's predictions for the first rows of every rank's part; by name, a value for every row."""
+        rows = slice(0, min(most_rows, part.rows))
+        self.deepspeed.eval()
+        batch, context = self._batch(part.columns, rows), self._context(rows, part.start, training=False)
+        predictions = self.objective.predict(self.deepspeed, batch, context)
+        self.deepspeed.train()
+        return predictions
+
+    def _weigh(self, columns: Columns, rows: slice, start: int, training: bool) -> float:
+        if rows.stop == rows.start or self.objective.weighs_rows:
             return float(rows.stop - rows.start)
-        return float(self._weight(self._batch(columns, rows)))
+        return self.objective.weight(self._batch(columns, rows), self._context(rows, start, training))
+
+    def _context(self, rows: slice, start: int, training: bool) -> TrainContext:
+        """Of a call with some of this rank's rows, the first of which stands at position ``start``."""
+        positions = torch.arange(start + rows.start, start + max(rows.start + 1, rows.stop), device=self._device)
+        step, world_size = int(self.deepspeed.global_steps), self._plan.world_size
+        return TrainContext(step, self._steps, training, self._rank, world_size, self._seed, positions)
 
     def _batch(self, columns: Columns, rows: slice) -> dict[str, ModelInput]:
         """Rows as tensors on the device; where there are none, one row that counts for nothing."""

@@ -58,12 +58,12 @@ class LossGuard:
         return (loss - middle) / max(spread, _LEAST_SPREAD * abs(middle), 1e-12)
 
 
-def should_stop_early(spec: EarlyStopSpec | None, eval_losses: Iterable[float]) -> bool:
-    """Whether the newest evaluations have brought nothing better, oldest first."""
+def should_stop_early(spec: EarlyStopSpec | None, scores: Iterable[float]) -> bool:
+    """Whether the newest evaluations have brought nothing better, oldest first; see `BestSpec.score`."""
     if spec is None:
         return False
     best, without = math.inf, 0
-    for loss in eval_losses:
-        better = loss < best - spec.min_delta
-        best, without = (loss, 0) if better else (best, without + 1)
+    for score in scores:
+        better = score < best - spec.min_delta
+        best, without = (score, 0) if better else (best, without + 1)
     return without >= spec.patience

@@ -1,23 +1,15 @@
-"""The user's network and loss, called the way the job file says."""
+"""The user's network, made the way the job file says."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from drivetrain_pipelines.errors import InputError
 from drivetrain_pipelines.user_code import load_function
 from torch.utils.checkpoint import checkpoint
-
-# A column of a batch: a tensor [rows, ...], or one tensor per row where rows have different lengths.
-ModelInput = torch.Tensor | list[torch.Tensor]
-Loss = Callable[[torch.nn.Module, dict[str, Any]], torch.Tensor]
-Weight = Callable[[dict[str, Any]], torch.Tensor | int]
-
-_IGNORED = -100  # targets that count for nothing
 
 
 def build_model(section: dict[str, Any], code_folder: str, facts: dict[str, int], seed: int) -> torch.nn.Module:
@@ -37,48 +29,6 @@ def build_model(section: dict[str, Any], code_folder: str, facts: dict[str, int]
     except TypeError as error:
         raise InputError("model.args", str(section["args"]), ", ".join(parameters), str(error)) from error
     return factory(**{**asked, **section["args"]})  # type: ignore[no-any-return]  # the user's function
-
-
-def load_loss(section: dict[str, Any], code_folder: str) -> tuple[Loss, Weight]:
-    """``model.loss`` of the job, or next-token prediction; and what its mean is over: ``model.weight``, or rows."""
-    if section["loss"] is None:
-        return next_token_loss, next_token_weight
-    loss = load_function(section["loss"], code_folder, "model.loss")
-    if section.get("weight") is None:
-        return loss, row_weight
-    return loss, load_function(section["weight"], code_folder, "model.weight")
-
-
-def row_weight(batch: dict[str, Any]) -> int:
-    """A mean over rows."""
-    return len(next(iter(batch.values())))
-
-
-def next_token_loss(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Mean cross-entropy, in nats, of predicting each token from those before it.
-
-    Args:
-        batch: ``tokens`` int64 ``[rows, length + 1]``; where whole documents were packed, ``segments`` of the same
-            shape: no token is predicted from another document's, and padding (segment 0) counts for nothing.
-    """
-    logits = model(batch["tokens"][:, :-1])
-    targets = _targets(batch).flatten()
-    total = F.cross_entropy(logits.flatten(0, 1).float(), targets, ignore_index=_IGNORED, reduction="sum")
-    return total / (targets != _IGNORED).sum().clamp(min=1)  # a batch of padding has the loss 0, not NaN
-
-
-def next_token_weight(batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Tokens that `next_token_loss` is a mean over."""
-    return (_targets(batch) != _IGNORED).sum()
-
-
-def _targets(batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    targets = batch["tokens"][:, 1:]
-    if "segments" not in batch:
-        return targets
-    segments = batch["segments"]
-    foreign = (segments[:, 1:] == 0) | (segments[:, 1:] != segments[:, :-1])
-    return targets.masked_fill(foreign, _IGNORED)
 
 
 class _Recomputed:

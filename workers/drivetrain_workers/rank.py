@@ -28,12 +28,14 @@ from drivetrain_workers.checkpoints.load import Checkpoint, restore
 from drivetrain_workers.checkpoints.proof import prove_loss, prove_state
 from drivetrain_workers.checkpoints.save import CheckpointWriter, Saved
 from drivetrain_workers.checkpoints.store import newest_valid, set_aside_corrupt
-from drivetrain_workers.engine import Engine, join_group
+from drivetrain_workers.engine import Engine, EvalPart, join_group
 from drivetrain_workers.errors import BadStepError, RewindError
 from drivetrain_workers.failures import explain
 from drivetrain_workers.guards import Alarm, LossGuard, should_stop_early
 from drivetrain_workers.messages import RankTask
-from drivetrain_workers.model import build_model, load_loss
+from drivetrain_workers.model import build_model
+from drivetrain_workers.objective import load_objective
+from drivetrain_workers.predictions import write_predictions
 from drivetrain_workers.process import end_with_parent
 from drivetrain_workers.run_folder import RunFolder
 from drivetrain_workers.spec import CheckpointSpec, TrainingSpec
@@ -112,8 +114,8 @@ def _open(task: RankTask, link: AgentLink) -> _Run:
     plan = solve(training.global_batch_size, micro_batch, world_size)
     steps = total_steps(training.steps, training.epochs, data.epoch, plan.global_batch)
     model = build_model(job["model"], str(folder.code), data.facts, job["seed"])
-    loss, weight = load_loss(job["model"], str(folder.code))
-    engine = Engine(model, loss, weight, training, plan, steps, device)
+    objective = load_objective(job["model"], str(folder.code))
+    engine = Engine(model, objective, training, plan, steps, device, job["seed"])
     replicated_tensors(engine.deepspeed)  # refuses what could not be checkpointed, before the first step
     _seed_rank(job["seed"], rank)
     report("phase", phase="initialized", parameters=sum(p.numel() for p in model.parameters()))
@@ -147,15 +149,16 @@ def _resume(run: _Run, checkpoint: Checkpoint, link: AgentLink) -> None:
 def _probe(run: _Run, batch: Batch) -> float:
     """Loss of a global batch without dropout; changes nothing."""
     rows = run.plan.rows(run.task.rank)
-    return run.engine.evaluate(batch.columns, rows.stop - rows.start, run.plan.global_batch)
+    part = EvalPart(batch.columns, rows.stop - rows.start, run.plan.global_batch, batch.position + rows.start)
+    return run.engine.evaluate(part, metrics=False).loss
 
 
 def _loop(run: _Run, batches: Iterator[Batch], link: AgentLink) -> None:
     records: list[dict[str, Any]] = []
     history = [record for record in ledger.read(run.folder.ledger) if record["step"] <= run.step]
     guard = LossGuard(run.training.guard, [record["loss"] for record in history])
-    eval_losses = [record["eval_loss"] for record in history if "eval_loss" in record]
-    if should_stop_early(run.training.early_stop, eval_losses):
+    scores = [record["evaluation"]["score"] for record in history if "evaluation" in record]
+    if should_stop_early(run.training.early_stop, scores):
         run.stopped_early = True
         return
     while run.step < run.steps:
@@ -165,7 +168,7 @@ def _loop(run: _Run, batches: Iterator[Batch], link: AgentLink) -> None:
         waited_s = time.perf_counter() - began
         link.enter("step", run.step)
         save_due = run.checkpoint.every == "auto" and run.task.rank == 0 and run.writer.is_due()
-        result = run.engine.step(batch.columns, link.stop_asked.is_set(), save_due)
+        result = run.engine.step(batch.columns, batch.position, link.stop_asked.is_set(), save_due)
         run.step += 1
         step_s = time.perf_counter() - began
         if alarm := guard.check(result.loss, result.gradient_norm):
@@ -187,11 +190,9 @@ def _loop(run: _Run, batches: Iterator[Batch], link: AgentLink) -> None:
         last = run.step == run.steps
         if last or run.step % run.training.eval_every == 0:
             link.enter("evaluate", run.step)
-            record["eval_loss"] = run.engine.evaluate(*run.data.evaluation(run.plan, run.task.rank))
-            if run.task.rank == 0:
-                link.report("eval", step=run.step, eval_loss=record["eval_loss"])
-            eval_losses.append(record["eval_loss"])
-            run.stopped_early = not last and should_stop_early(run.training.early_stop, eval_losses)
+            record["evaluation"] = _evaluate(run, link)
+            scores.append(record["evaluation"]["score"])
+            run.stopped_early = not last and should_stop_early(run.training.early_stop, scores)
         last = last or run.stopped_early
         if last or result.stop_asked or result.save_asked or _is_turn(run.step, run.checkpoint.every):
             link.enter("save", run.step)
@@ -201,11 +202,26 @@ def _loop(run: _Run, batches: Iterator[Batch], link: AgentLink) -> None:
             return
 
 
+def _evaluate(run: _Run, link: AgentLink) -> dict[str, Any]:
+    """Loss, metrics and predictions on the eval split."""
+    part = run.data.evaluation(run.plan, run.task.rank)
+    found = run.engine.evaluate(part)
+    score = run.training.best.score(found.loss, found.metrics)
+    if run.engine.objective.predicts:
+        predictions = run.engine.predict(part, run.training.predictions)
+        if run.task.rank == 0:
+            for path in write_predictions(run.folder.predictions, run.step, predictions):
+                link.report("predictions", path=str(path))
+    if run.task.rank == 0:
+        link.report("eval", step=run.step, loss=found.loss, metrics=found.metrics)
+    return {"loss": found.loss, "metrics": found.metrics, "score": score}
+
+
 def _save(run: _Run, batch: Batch, records: list[dict[str, Any]]) -> None:
     """Save what the step on ``batch`` has led to, with the ledger's records since the save before."""
     probe = {"position": batch.position, "loss": _probe(run, batch)} if run.checkpoint.verify == "step" else None
-    position, eval_loss = batch.position + run.plan.global_batch, records[-1].get("eval_loss")
-    run.writer.save(run.engine.deepspeed, run.step, position, records, eval_loss, probe)
+    position, evaluation = batch.position + run.plan.global_batch, records[-1].get("evaluation")
+    run.writer.save(run.engine.deepspeed, run.step, position, records, evaluation, probe)
 
 
 def _react(run: _Run, alarm: Alarm, position: int, link: AgentLink) -> None:

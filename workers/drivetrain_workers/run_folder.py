@@ -30,6 +30,11 @@ class RunFolder:
         return self.path / "ledger"
 
     @property
+    def predictions(self) -> Path:
+        """What the job's predictions were at evaluations."""
+        return self.path / "predictions"
+
+    @property
     def job_written(self) -> Path:
         """The job file as the user wrote it."""
         return self.path / "job.yaml"

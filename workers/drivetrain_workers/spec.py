@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
+from drivetrain_pipelines.errors import InputError
 from drivetrain_pipelines.spec import FunctionPath, Spec
 from pydantic import Field, field_validator, model_validator
 
@@ -16,12 +17,18 @@ class ModelSpec(Spec):
     ``loss(model, batch)`` returns the mean loss over the rows of ``batch``, a dict of tensors ``[rows, width]``;
     without it, next-token cross-entropy. Where a loss is a mean over something else, such as the words of a sentence,
     ``weight(batch)`` returns how many of them there are.
+
+    ``metrics(model, batch)`` returns numbers by name: each a mean over the same as the loss, or a pair
+    ``(total, count)``. ``predict(model, batch)`` returns a value for every row, by name. All but the factory are given
+    a `drivetrain_workers.context.TrainContext` if they have a parameter ``context``.
     """
 
     factory: FunctionPath
     args: dict[str, Any] = {}
     loss: FunctionPath | None = None
     weight: FunctionPath | None = None
+    metrics: FunctionPath | None = None
+    predict: FunctionPath | None = None
 
 
 class OptimizerSpec(Spec):
@@ -64,11 +71,29 @@ class GuardSpec(Spec):
     max_rewinds: int = Field(3, ge=0, description="of a run; the next alarm stops it")
 
 
-class EarlyStopSpec(Spec):
-    """End the run when it does not get better any more."""
+class BestSpec(Spec):
+    """What makes one evaluation better than another."""
 
-    patience: int = Field(ge=1, description="evaluations without a better eval loss")
-    min_delta: float = Field(0.0, ge=0, description="by which a loss must be lower to count as better")
+    metric: str = Field("loss", description="the eval loss, or a name that model.metrics returns")
+    mode: Literal["min", "max"] = "min"
+
+    def score(self, loss: float, metrics: dict[str, float]) -> float:
+        """Lower is better.
+
+        Raises:
+            InputError: there is no such metric.
+        """
+        values = {**metrics, "loss": loss}
+        if self.metric not in values:
+            raise InputError("training.best.metric", repr(self.metric), ", ".join(sorted(values)))
+        return values[self.metric] if self.mode == "min" else -values[self.metric]
+
+
+class EarlyStopSpec(Spec):
+    """End the run when it does not get better any more, by `BestSpec`."""
+
+    patience: int = Field(ge=1, description="evaluations without a better one")
+    min_delta: float = Field(0.0, ge=0, description="by which one must be better to count")
 
 
 class TrainingSpec(Spec):
@@ -90,7 +115,9 @@ class TrainingSpec(Spec):
     )
     compile: str | None = Field(None, description="torch.compile with this backend: inductor, aot_eager, eager, ...")
     eval_every: int = Field(50, ge=1, description="steps between evaluations; the last step is always evaluated")
+    best: BestSpec = BestSpec()
     early_stop: EarlyStopSpec | None = None
+    predictions: int = Field(16, ge=1, description="eval samples that model.predict is called with at evaluations")
     guard: GuardSpec = GuardSpec()
     on_oom: Literal["stop", "retry-smaller"] = Field(
         "stop", description="out of memory; retry-smaller halves the micro-batch and keeps the global batch"
@@ -128,7 +155,7 @@ class KeepSpec(Spec):
 
     last: int = Field(3, ge=1, description="the newest ones")
     every: int | None = Field(None, ge=1, description="and those whose step is a multiple of this, for ever")
-    best: int = Field(0, ge=0, description="and those with the lowest eval loss")
+    best: int = Field(0, ge=0, description="and the best ones, by training.best")
 
 
 class CheckpointSpec(Spec):

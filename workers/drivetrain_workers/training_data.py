@@ -11,12 +11,12 @@ import numpy.typing as npt
 import torch
 from drivetrain_pipelines.online.transform import OnlineTransform
 from drivetrain_pipelines.spec import DataSpec
-from drivetrain_pipelines.stream.columns import Columns
 from drivetrain_pipelines.stream.dataset import Dataset, open_dataset
 from drivetrain_pipelines.stream.reader import Batch, StreamReader
 from drivetrain_pipelines.user_code import load_function
 
 from drivetrain_workers.batching import BatchPlan
+from drivetrain_workers.engine import EvalPart
 from drivetrain_workers.run_folder import RunFolder
 
 _MODEL_FACTS = ("vocab_size", "classes")  # what a model factory may ask for, besides sequence_length
@@ -86,18 +86,15 @@ class TrainingData:
             reader.close()
             arena.close()
 
-    def evaluation(self, plan: BatchPlan, rank: int) -> tuple[Columns, int, int]:
-        """A rank's part of the eval split: its rows (at least one, which may be a stranger), how many, and of how many.
-
-        An online transform is applied here, without random numbers.
-        """
+    def evaluation(self, plan: BatchPlan, rank: int) -> EvalPart:
+        """A rank's part of the eval split. An online transform is applied here, without random numbers."""
         total = self._dataset.manifest.rows("eval")
         own = BatchPlan(total, plan.world_size, 1, 1).rows(rank)
         samples = np.arange(own.start, max(own.start + 1, own.stop), dtype=np.int64) % total
         columns = self._dataset.read("eval", samples)
         if self._online:
             columns = {**self._online.apply(columns, None)}
-        return columns, own.stop - own.start, total
+        return EvalPart(columns, own.stop - own.start, total, own.start)
 
 
 def _pinned(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:

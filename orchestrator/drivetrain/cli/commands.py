@@ -65,6 +65,7 @@ def list_checkpoints(run_id: str, verify: bool, as_json: bool) -> None:
                 print(json.dumps(asdict(checkpoint)))
                 continue
             loss = "" if checkpoint.eval_loss is None else f"eval loss {checkpoint.eval_loss:.4f}"
+            loss += "".join(f"  {name} {value:.4g}" for name, value in checkpoint.metrics.items())
             state = checkpoint.problem or ("every byte is what was written" if verify else "")
             made = f"generation {checkpoint.generation}, {checkpoint.world_size} ranks, ZeRO {checkpoint.zero_stage}"
             print(

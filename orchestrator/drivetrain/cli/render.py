@@ -147,6 +147,7 @@ def describe(view: View) -> str:
     parts = [f"{phase:<11} step {view['step']}/{view['steps']}", f"loss {view['loss']:.4f}"]
     if view["eval_loss"] is not None:
         parts.append(f"eval {view['eval_loss']:.4f}")
+    parts += [f"{name} {value:.4g}" for name, value in view["metrics"].items()]
     parts.append(f"{view['tokens_per_s']:,.0f} tokens/s")
     parts.append(f"data wait {view['data_wait_share']:.1%}")
     parts.append(f"ETA {timedelta(seconds=round(view['eta_s']))}")
@@ -195,6 +196,7 @@ def _losses(facts: dict[str, Any]) -> list[tuple[str, str]]:
     if facts.get("eval_loss") is not None:
         beaten = f" (unigram entropy {entropy:.4f})" if entropy is not None else ""
         rows.append(("eval loss", f"{facts['eval_loss']:.4f}{unit}{beaten}"))
+    rows += [(name, f"{value:.4g}") for name, value in facts.get("metrics", {}).items()]
     return rows
 
 

@@ -33,11 +33,11 @@ def to_keep(found: Mapping[CheckpointId, float | None], keep: KeepSpec) -> set[C
     """Which checkpoints stay.
 
     Args:
-        found: every committed checkpoint, with its eval loss where it was evaluated.
+        found: every committed checkpoint, with its score (lower is better) where it was evaluated.
     """
     newest_first = sorted(found, key=lambda c: (c.step, c.generation), reverse=True)
     kept = set(newest_first[: keep.last])
     if keep.every:
         kept |= {checkpoint for checkpoint in found if checkpoint.step % keep.every == 0}
-    judged = [(loss, -checkpoint.step, checkpoint) for checkpoint, loss in found.items() if loss is not None]
+    judged = [(score, -checkpoint.step, checkpoint) for checkpoint, score in found.items() if score is not None]
     return kept | {checkpoint for _, _, checkpoint in sorted(judged, key=lambda j: j[:2])[: keep.best]}

@@ -69,7 +69,7 @@ class CheckpointWriter:
         step: int,
         samples: int,
         records: list[dict[str, Any]],
-        eval_loss: float | None = None,
+        evaluation: dict[str, Any] | None = None,
         probe: dict[str, float] | None = None,
     ) -> None:
         """Begin to copy the state of ``engine``, and to write it. Waits first for the save before, if that still runs.
@@ -81,7 +81,7 @@ class CheckpointWriter:
             samples: global position in the data stream.
             records: ledger entries since the save before; rank 0 writes them ahead of the commit, so a committed
                 checkpoint has its whole history.
-            eval_loss: at this step, where it was evaluated.
+            evaluation: at this step, if there was one: ``loss``, ``metrics`` and ``score``.
             probe: see `drivetrain_workers.checkpoints.proof.prove_loss`.
 
         Raises:
@@ -96,7 +96,7 @@ class CheckpointWriter:
             "samples": samples,
             "zero_stage": engine.zero_optimization_stage(),
             "shapes": parameter_shapes(engine),
-            "eval_loss": eval_loss,
+            "evaluation": evaluation,
             "probe": probe,
         }
         self._copied.clear()

@@ -120,6 +120,7 @@ class Description:
     world_size: int
     zero_stage: int
     eval_loss: float | None
+    metrics: dict[str, float]
     problem: str
 
 
@@ -136,9 +137,9 @@ def describe_all(root: Path, verify_bytes: bool) -> Iterator[Description]:
                 verify(folder, range(facts["world_size"]))
         except CorruptFileError as error:
             problem = str(error)
-        world_size, stage, loss = facts.get("world_size", 0), facts.get("zero_stage", 0), facts.get("eval_loss")
-        numbers = (checkpoint.step, checkpoint.generation, size, world_size, stage)
-        yield Description(str(folder), *numbers, loss, problem)
+        numbers = checkpoint.step, checkpoint.generation, size, facts.get("world_size", 0), facts.get("zero_stage", 0)
+        evaluation = facts.get("evaluation") or {}
+        yield Description(str(folder), *numbers, evaluation.get("loss"), evaluation.get("metrics", {}), problem)
 
 
 def set_aside_corrupt(root: Path) -> list[str]:
@@ -156,25 +157,26 @@ def set_aside_corrupt(root: Path) -> list[str]:
     return problems
 
 
-def eval_losses(root: Path) -> dict[CheckpointId, float | None]:
-    """Every committed checkpoint whose manifest is sound, with its eval loss where it was evaluated."""
-    losses = {}
+def scores(root: Path) -> dict[CheckpointId, float | None]:
+    """Every committed checkpoint whose manifest is sound, with its score (lower is better) where it was evaluated."""
+    found = {}
     for checkpoint in committed(root):
         with suppress(CorruptFileError):  # it is told, and set aside, when a generation starts
-            losses[checkpoint] = read_json(checkpoint.folder(root) / MANIFEST).get("eval_loss")
-    return losses
+            evaluation = read_json(checkpoint.folder(root) / MANIFEST).get("evaluation")
+            found[checkpoint] = evaluation["score"] if evaluation else None
+    return found
 
 
 def remove_old(root: Path, to_keep: Callable[[dict[CheckpointId, float | None]], set[CheckpointId]]) -> None:
     """Remove sound checkpoints that need not be kept, and what older generations left unfinished.
 
     Args:
-        to_keep: chooses from `eval_losses`.
+        to_keep: chooses from `scores`.
     """
     checkpoints = committed(root)
     if not checkpoints:
         return
-    sound = eval_losses(root)
+    sound = scores(root)
     for checkpoint in sound.keys() - to_keep(sound):
         folder = checkpoint.folder(root)
         (folder / MANIFEST).unlink()  # first: a half-removed checkpoint must not look like one
