@@ -28,7 +28,7 @@ _KEY, _SECRET = "testkey", "testsecret"
 
 @dataclass
 class Faults:
-    """Share of the GETs that go wrong, by how; ``down`` refuses everything."""
+    """Share of the GETs that go wrong, by how, and of the PUTs (``refused``); ``down`` refuses everything."""
 
     slow_down: float = 0.0
     internal_error: float = 0.0
@@ -36,6 +36,7 @@ class Faults:
     truncated: float = 0.0
     flipped: float = 0.0
     slow_first_byte: float = 0.0
+    refused: float = 0.0
     down: bool = False
     seen: Counter[str] = field(default_factory=Counter)
 
@@ -159,10 +160,10 @@ class _Proxy:
             assert request.transport
             request.transport.abort()
             return web.Response()
-        fault = self._choose() if request.method == "GET" and "list-type" not in request.query_string else None
+        fault = self._choose(request)
         if fault:
             faults.seen[fault] += 1
-        if fault == "slow_down":
+        if fault in ("slow_down", "refused"):
             return _error(503, "SlowDown")
         if fault == "internal_error":
             return _error(500, "InternalError")
@@ -196,8 +197,12 @@ class _Proxy:
         request.transport.abort()
         return response
 
-    def _choose(self) -> str | None:
+    def _choose(self, request: web.Request) -> str | None:
         drawn = self._draw.random()
+        if request.method in ("PUT", "POST"):
+            return "refused" if drawn < self._faults.refused else None
+        if request.method != "GET" or "list-type" in request.query_string:
+            return None
         for name in ("slow_down", "internal_error", "cut", "truncated", "flipped", "slow_first_byte"):
             drawn -= getattr(self._faults, name)
             if drawn < 0:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import yaml
-from drivetrain_pipelines.checks import check_data
+from drivetrain_pipelines.checks import check_data, check_location
 from drivetrain_pipelines.errors import InputError
 from drivetrain_workers.batching import solve
 from drivetrain_workers.deepspeed_config import check_passthrough
@@ -171,7 +171,11 @@ def _check(spec: JobSpec, folder: Path) -> JobSpec:
         raise InputError(
             "training.best.metric", repr(spec.training.best.metric), "loss", "Set model.metrics for others."
         )
-    return spec.model_copy(update={"data": check_data(spec.data, folder)})
+    checkpoint = spec.checkpoint
+    if checkpoint.location:
+        location = check_location("checkpoint.location", checkpoint.location, checkpoint.storage, folder)
+        checkpoint = checkpoint.model_copy(update={"location": location})
+    return spec.model_copy(update={"data": check_data(spec.data, folder), "checkpoint": checkpoint})
 
 
 def _check_function(key: str, path: str, folder: Path) -> None:

@@ -311,6 +311,8 @@ class RunLoop:
             case "checkpoint":
                 self._view.facts = {**self._view.facts, "checkpoint": event["folder"]}
                 self._handle(ev.Committed(event["generation"], event["step"]))
+            case "uploaded":
+                self._learn(stored=max(event["url"], self._view.facts.get("stored", "")))
             case "corrupt_checkpoint" | "warning":
                 self._view.problem = event["message"]
                 _log.warning("%s: %s", self._run_id, event["message"])

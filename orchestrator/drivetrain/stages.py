@@ -7,6 +7,7 @@ from typing import Any
 
 import ray
 from drivetrain_pipelines.prepare.prepare import prepare
+from drivetrain_workers.checkpoints.remote import RemoteCheckpoints
 from drivetrain_workers.checkpoints.store import committed
 from drivetrain_workers.model_requests import GenerateRequest, ask
 from drivetrain_workers.run_folder import RunFolder
@@ -17,6 +18,8 @@ from drivetrain.spec import JobSpec
 from drivetrain.tracking.curves import draw_loss
 from drivetrain.tracking.spool import Record
 from drivetrain.tracking.tracker import Tracker
+
+_UPLOAD_S = 600.0
 
 
 class Stages:
@@ -82,6 +85,11 @@ class Stages:
             "tokens_per_s": _mean(records, "tokens_per_s"),
             "picture": str(picture),
         }
+        if self._spec.checkpoint.location and not self._upload(agents):
+            upload = f"drivetrain checkpoints {self.folder.path.name} --upload"
+            facts["problem"] = (
+                f"{self._spec.checkpoint.location} lacks checkpoints of this run; `{upload}` uploads them"
+            )
         if sample := self._spec.sample:
             request = GenerateRequest(str(self.folder.path), dataset, sample.prompt, sample.max_tokens)
             # On the gang's node where it still is; after a crash, here.
@@ -90,6 +98,13 @@ class Stages:
             text.write_text(str(facts["sample"]))
             self._tracker.artifact(text)
         return facts
+
+    def _upload(self, agents: list[Agent]) -> bool:
+        """Wait for the upload of the last checkpoints; whether it has succeeded."""
+        if agents:  # they have those files on their node
+            return bool(ray.get(agents[0].handle.finish_uploads.remote(_UPLOAD_S)))
+        RemoteCheckpoints(self.folder, self._spec.checkpoint).sync()
+        return True
 
 
 def _values(records: list[Record], key: str) -> list[float]:

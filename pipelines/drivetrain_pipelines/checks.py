@@ -7,7 +7,7 @@ from typing import Any
 
 from drivetrain_pipelines.errors import InputError
 from drivetrain_pipelines.raw.sources import check_source
-from drivetrain_pipelines.spec import DataSpec
+from drivetrain_pipelines.spec import DataSpec, StorageSpec
 from drivetrain_pipelines.storage import is_local, open_storage
 
 
@@ -44,16 +44,16 @@ def check_data(spec: DataSpec, job_folder: Path) -> DataSpec:
             raise InputError("data.tokenizer.file", repr(spec.tokenizer.file), "an existing tokenizer.json")
         data["tokenizer"] = spec.tokenizer.model_copy(update={"file": str(tokenizer)})
     if spec.location:
-        data["location"] = _check_location(spec, job_folder)
+        data["location"] = check_location("data.location", spec.location, spec.storage, job_folder)
     return spec.model_copy(update=data)
 
 
-def _check_location(spec: DataSpec, job_folder: Path) -> str:
-    assert spec.location
-    if is_local(spec.location):
-        return str((job_folder / Path(spec.location.removeprefix("file://")).expanduser()).resolve())
+def check_location(key: str, location: str, storage: StorageSpec, job_folder: Path) -> str:
+    """The absolute path, or the URL, of a folder that a job names. Raises `InputError`."""
+    if is_local(location):
+        return str((job_folder / Path(location.removeprefix("file://")).expanduser()).resolve())
     try:
-        open_storage(spec.location, spec.storage)
+        open_storage(location, storage)
     except (ValueError, ImportError) as error:
-        raise InputError("data.location", repr(spec.location), "a folder or a URL of fsspec", str(error)) from error
-    return spec.location.rstrip("/")
+        raise InputError(key, repr(location), "a folder or a URL of fsspec", str(error)) from error
+    return location.rstrip("/")

@@ -12,7 +12,7 @@ from pyarrow import ipc
 
 from drivetrain_pipelines.arrow_types import is_ragged, row_of
 from drivetrain_pipelines.errors import CorruptFileError
-from drivetrain_pipelines.storage import DatasetFolder
+from drivetrain_pipelines.storage import StorageFolder
 
 MANIFEST = "manifest.json"
 _LARGEST_ALIGNMENT = 1 << 16  # of any machine's memory pages
@@ -60,7 +60,7 @@ class Manifest:
         """Samples in a split."""
         return sum(shard.rows for shard in self.splits[split])
 
-    def check_sizes(self, folder: DatasetFolder) -> Manifest:
+    def check_sizes(self, folder: StorageFolder) -> Manifest:
         """This manifest, if every shard is there in full length.
 
         Raises:
@@ -71,13 +71,13 @@ class Manifest:
                 raise CorruptFileError(folder.url(shard.file), f"it is missing or does not have {shard.bytes} bytes")
         return self
 
-    def write(self, folder: DatasetFolder) -> None:
+    def write(self, folder: StorageFolder) -> None:
         """Commit the dataset in ``folder``."""
         splits = {name: [vars(shard) for shard in shards] for name, shards in self.splits.items()}
         folder.write_json(MANIFEST, {**vars(self), "schema": schema_to_text(self.schema), "splits": splits})
 
     @classmethod
-    def read(cls, folder: DatasetFolder) -> Manifest:
+    def read(cls, folder: StorageFolder) -> Manifest:
         """Raises `CorruptFileError` when there is no valid manifest in ``folder``."""
         content = folder.read_json(MANIFEST)
         splits = {name: [Shard(**shard) for shard in shards] for name, shards in content.pop("splits").items()}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,6 @@ from drivetrain_pipelines.checksums import atomic_write, json_bytes, parse_json
 from drivetrain_pipelines.errors import CorruptFileError
 from drivetrain_pipelines.spec import StorageSpec
 
-_PATIENCE_S = 120.0
 _S3_TIMEOUTS = {"connect_timeout": 5, "read_timeout": 20, "retries": {"max_attempts": 2, "mode": "standard"}}
 
 
@@ -42,16 +43,18 @@ def open_storage(url: str, storage: StorageSpec) -> tuple[Any, str]:
 
 
 @dataclass(frozen=True)
-class DatasetFolder:
-    """The folder of a dataset version, on a file system or in object storage. What is written appears whole.
+class StorageFolder:
+    """A folder on a file system or in object storage. What is written appears whole.
 
     Attributes:
         location: path or fsspec URL.
         storage: how to reach a URL.
+        patience_s: for which what fails is tried again, before it is an error.
     """
 
     location: str
     storage: StorageSpec = field(default_factory=StorageSpec)
+    patience_s: float = 120.0
 
     def url(self, name: str) -> str:
         """Full path or URL of a file in it."""
@@ -71,11 +74,29 @@ class DatasetFolder:
                 file.write(content)
         else:
             filesystem, path_there = open_storage(self.url(name), self.storage)
-            _patiently(filesystem.pipe_file, path_there, bytes(content))
+            self._patiently(filesystem.pipe_file, path_there, bytes(content))
 
     def write_json(self, name: str, content: Any) -> None:
         """Write JSON that carries its own checksum."""
         self.write(name, json_bytes(content))
+
+    def upload(self, name: str, source: Path) -> None:
+        """Copy a local file, of any size, to ``name``. Raises OSError."""
+        if self.local:
+            target = self.local / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_write(target) as file, source.open("rb") as content:
+                shutil.copyfileobj(content, file, 1 << 23)
+        else:
+            filesystem, path = open_storage(self.url(name), self.storage)
+            self._patiently(filesystem.put_file, str(source), path)
+
+    def files(self, name: str = "") -> dict[str, int]:
+        """Bytes of every file below a folder in it, by name as `read` takes it; none where there is no such folder."""
+        filesystem, root = open_storage(self.location, self.storage)
+        below = f"{root}/{name}".rstrip("/")
+        found = self._patiently(partial(filesystem.find, below, detail=True))
+        return {path.removeprefix(f"{root}/"): int(entry["size"]) for path, entry in found.items()}
 
     def read(self, name: str) -> bytes:
         """A whole file.
@@ -85,7 +106,7 @@ class DatasetFolder:
         """
         filesystem, path = open_storage(self.url(name), self.storage)
         try:
-            return bytes(_patiently(filesystem.cat_file, path))
+            return bytes(self._patiently(filesystem.cat_file, path))
         except FileNotFoundError as error:
             raise CorruptFileError(self.url(name), "the file is missing") from error
 
@@ -97,23 +118,22 @@ class DatasetFolder:
         """Bytes of a file; None when it is missing."""
         filesystem, path = open_storage(self.url(name), self.storage)
         try:
-            return int(_patiently(filesystem.info, path)["size"])
+            return int(self._patiently(filesystem.info, path)["size"])
         except FileNotFoundError:
             return None
 
     def remove(self, name: str) -> None:
         """Remove a folder in it, with all that it holds; missing is fine."""
         filesystem, path = open_storage(self.url(name), self.storage)
-        if filesystem.exists(path):
-            filesystem.rm(path, recursive=True)
+        if self._patiently(filesystem.exists, path):
+            self._patiently(partial(filesystem.rm, path, recursive=True))
 
-
-def _patiently(call: Any, *arguments: Any) -> Any:
-    """Object storage throttles and fails for moments; a missing file stays missing."""
-    retrying = tenacity.Retrying(
-        retry=tenacity.retry_if_not_exception_type(FileNotFoundError),
-        wait=tenacity.wait_random_exponential(0.1, 5),
-        stop=tenacity.stop_after_delay(_PATIENCE_S),
-        reraise=True,
-    )
-    return retrying(call, *arguments)
+    def _patiently(self, call: Any, *arguments: Any) -> Any:
+        """Object storage throttles and fails for moments; a missing file stays missing."""
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_not_exception_type(FileNotFoundError),
+            wait=tenacity.wait_random_exponential(0.1, 5),
+            stop=tenacity.stop_after_delay(self.patience_s),
+            reraise=True,
+        )
+        return retrying(call, *arguments)

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 from drivetrain_pipelines.checksums import block_digests
 from drivetrain_pipelines.shards import Manifest, Shard, encode_shard
-from drivetrain_pipelines.storage import DatasetFolder
+from drivetrain_pipelines.storage import StorageFolder
 from drivetrain_pipelines.stream.dataset import Dataset
 from drivetrain_pipelines.stream.reader import StreamReader
 
@@ -135,7 +135,7 @@ def _make_images(folder: Path) -> None:
 
 def write(path: Path, batches: list[pa.RecordBatch]) -> list[Shard]:
     """A dataset of one shard per batch."""
-    folder, shards = DatasetFolder(str(path)), []
+    folder, shards = StorageFolder(str(path)), []
     for number, batch in enumerate(batches):
         content = encode_shard(batch)
         name = f"train-{number:05d}.arrow"

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 from drivetrain_pipelines.spec import StorageSpec
-from drivetrain_pipelines.storage import DatasetFolder
+from drivetrain_pipelines.storage import StorageFolder
 from drivetrain_pipelines.stream.dataset import CacheSettings, Dataset
 from drivetrain_pipelines.stream.reader import StreamReader
 
@@ -116,7 +116,7 @@ def _remote(s3: S3, storage: StorageSpec, cache: Path) -> Dataset:
 
 
 def _upload(local: Path, s3: S3) -> None:
-    target = DatasetFolder(f"{s3.url}/bench/v1", s3.direct)
+    target = StorageFolder(f"{s3.url}/bench/v1", s3.direct)
     for path in local.iterdir():
         target.write(path.name, path.read_bytes())
 

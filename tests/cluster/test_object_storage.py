@@ -14,7 +14,7 @@ import pytest
 from drivetrain_pipelines.errors import CorruptFileError, FetchError, InputError
 from drivetrain_pipelines.shards import Manifest
 from drivetrain_pipelines.spec import StorageSpec
-from drivetrain_pipelines.storage import DatasetFolder, open_storage
+from drivetrain_pipelines.storage import StorageFolder, open_storage
 from drivetrain_pipelines.stream.cache import CachedFiles
 from drivetrain_pipelines.stream.dataset import CacheSettings, Dataset
 from drivetrain_pipelines.stream.fetch import Fetcher, RetryPolicy
@@ -42,7 +42,7 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 def remote(s3: S3, local: Dataset) -> str:
     """The same dataset version, uploaded."""
     assert local.folder.local
-    target = DatasetFolder(f"{s3.url}/toy/v1", s3.direct)
+    target = StorageFolder(f"{s3.url}/toy/v1", s3.direct)
     for path in local.folder.local.iterdir():
         target.write(path.name, path.read_bytes())
     return target.location
@@ -110,7 +110,7 @@ def test_an_outage_that_lasts_is_an_error(s3: S3, remote: str, tmp_path: Path) -
         tmp_path, path, manifest.splits["train"], Fetcher(filesystem, policy=RetryPolicy(2.0, 0.1, 0.5)), 1 << 30
     )
     s3.faults.down = True
-    with pytest.raises(FetchError, match=r"block 0 of .*train-00003\.arrow.*attempts in 2 s"):
+    with pytest.raises(FetchError, match=r"block 0 of .*train-00003\.arrow.*attempts in \d s"):
         files.acquire(3)
     files.close()
     assert [p.name for p in tmp_path.iterdir() if p.suffix == ".part"] == []
@@ -200,7 +200,7 @@ def test_anonymous_access_is_refused_where_it_is_not_granted(s3: S3, remote: str
 
 def test_a_missing_manifest_is_named(s3: S3, tmp_path: Path) -> None:
     with pytest.raises(CorruptFileError, match=r"s3://.*/nowhere/manifest\.json is corrupt: the file is missing"):
-        Manifest.read(DatasetFolder(f"{s3.url}/nowhere", s3.direct))
+        Manifest.read(StorageFolder(f"{s3.url}/nowhere", s3.direct))
 
 
 def _bytes(folder: Path) -> int:

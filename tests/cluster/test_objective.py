@@ -26,7 +26,8 @@ def metrics(model, batch):
     return {"accuracy": (guess == label).float().mean(), "recall": (hits.sum(), (label == 1).sum())}
 
 def predict(model, batch):
-    return {"guess": model(batch["image"].float() / 255).argmax(-1), "label": batch["label"][:, 0], "image": batch["image"]}
+    guess = model(batch["image"].float() / 255).argmax(-1)
+    return {"guess": guess, "label": batch["label"][:, 0], "image": batch["image"]}
 """
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from drivetrain_pipelines.checksums import block_digests
 from drivetrain_pipelines.shards import Manifest, Shard, encode_shard
-from drivetrain_pipelines.storage import DatasetFolder
+from drivetrain_pipelines.storage import StorageFolder
 from drivetrain_pipelines.stream.dataset import Dataset
 
 WIDTH = 5
@@ -29,7 +29,7 @@ def rows_of(first: int, count: int) -> pa.RecordBatch:
 
 def make_dataset(folder: Path, rows: list[int], streams: list[int] | None = None) -> Dataset:
     """A dataset version whose training split has shards of so many rows."""
-    place = DatasetFolder(str(folder))
+    place = StorageFolder(str(folder))
     shards, first, schema = [], 0, None
     for number, count in enumerate(rows):
         content = encode_shard(rows_of(first, count))

@@ -9,7 +9,7 @@ import pytest
 from drivetrain_pipelines.checksums import read_json, verify_bytes, write_json
 from drivetrain_pipelines.errors import CorruptFileError
 from drivetrain_pipelines.shards import Manifest, encode_shard
-from drivetrain_pipelines.storage import DatasetFolder
+from drivetrain_pipelines.storage import StorageFolder
 from drivetrain_pipelines.stream.dataset import Dataset
 from drivetrain_pipelines.stream.reader import StreamReader
 from hypothesis import given, settings
@@ -30,7 +30,7 @@ def test_any_rows_of_shards_of_any_size(tmp_path_factory: pytest.TempPathFactory
 @pytest.mark.parametrize("shape", [(), (1,), (3,), (129,), (4, 7, 3), (32, 32, 3)])
 def test_columns_of_any_width(tmp_path: Path, kind: pa.DataType, shape: tuple[int, ...]) -> None:
     """Row widths that divide no page, in shards of unequal length, beside another column."""
-    folder, everything = DatasetFolder(str(tmp_path)), []
+    folder, everything = StorageFolder(str(tmp_path)), []
     shards, schema = [], None
     for number, count in enumerate([3, 8, 1]):
         values = np.random.default_rng(number).integers(0, 100, (count, *shape)).astype(str(np.dtype(_numpy(kind))))
@@ -122,10 +122,10 @@ def test_the_block_is_named() -> None:
 
 def test_manifest_round_trip(tmp_path: Path) -> None:
     manifest = make_dataset(tmp_path, [3]).manifest
-    assert Manifest.read(DatasetFolder(str(tmp_path))) == manifest
+    assert Manifest.read(StorageFolder(str(tmp_path))) == manifest
     (tmp_path / "train-00000.arrow").unlink()
     with pytest.raises(CorruptFileError, match="train-00000"):
-        manifest.check_sizes(DatasetFolder(str(tmp_path)))
+        manifest.check_sizes(StorageFolder(str(tmp_path)))
 
 
 def test_atomic_json_leaves_nothing_when_it_fails(tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_memory_stays_flat(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_memory_stays_flat_over_two_gigabytes(tmp_path: Path) -> None:
     """The same for an epoch and more of 2 GiB, of which every byte is read; at most a few batches are held."""
-    folder, width, rows = DatasetFolder(str(tmp_path)), 1 << 20, 64
+    folder, width, rows = StorageFolder(str(tmp_path)), 1 << 20, 64
     draw = np.random.default_rng(0)
     shards = []
     for number in range(32):

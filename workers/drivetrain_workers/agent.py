@@ -26,11 +26,14 @@ import ray.util
 from drivetrain_pipelines.online.actor import start_transformers
 from drivetrain_pipelines.spec import DataSpec
 
+from drivetrain_workers.checkpoints.remote import RemoteCheckpoints
+from drivetrain_workers.checkpoints.upload import Uploader
 from drivetrain_workers.liveness import BEAT_S, Beat, Watch, is_stopped, stack_of, waits_for_peers
 from drivetrain_workers.messages import Endpoint, Event, Generation, RankTask, receive, send
 from drivetrain_workers.model_requests import GenerateRequest, ask
 from drivetrain_workers.process import yield_to_training
 from drivetrain_workers.run_folder import RunFolder
+from drivetrain_workers.spec import CheckpointSpec
 
 _GRACE_S = 0.3  # so that a cause comes before its consequences
 _GATHER_S = 1.0  # steps alone are told together: a call for each would cost ranks of short steps their cores
@@ -89,6 +92,7 @@ class NodeAgent:
         self._fork_server = self._start_fork_server(threads)
         if first_rank == 0:  # one agent of the gang starts them for all; they end with it
             self._transformers = self._start_transformers(several_nodes)
+        self._uploader = self._start_uploader() if first_rank == 0 else None
         yield_to_training()  # after the fork server, whose children are to be served first
         for loop in (self._accept, self._guard, self._look_for_hangs):
             threading.Thread(target=loop, name=loop.__name__, daemon=True).start()
@@ -159,6 +163,11 @@ class NodeAgent:
         self._called()
         return ask(request)
 
+    def finish_uploads(self, timeout_s: float) -> bool:
+        """Wait until storage has every checkpoint that it should; False when it has not, after ``timeout_s``."""
+        self._called()
+        return self._uploader is None or self._uploader.finish(timeout_s)
+
     def _start_transformers(self, several_nodes: bool) -> list[Any]:
         """The actors of the job's online transform, if it has one. Where CPUs are short they share the ranks'."""
         folder = RunFolder(Path(self._run_folder))
@@ -169,6 +178,20 @@ class NodeAgent:
         cpus = int(data.online.actors <= free)
         place = (folder.online, cpus, several_nodes)
         return start_transformers(*place, self._dataset_folder, data, self._job["seed"], folder.code)
+
+    def _start_uploader(self) -> Uploader | None:
+        """Where the job has a place for checkpoints besides the run's folder."""
+        spec, folder = CheckpointSpec(**self._job["checkpoint"]), RunFolder(Path(self._run_folder))
+        if not spec.location:
+            return None
+        remote = RemoteCheckpoints(folder, spec)
+        uploader = Uploader(
+            remote,
+            lambda checkpoint: self._append({"type": "uploaded", "url": remote.url(checkpoint)}),
+            lambda problem: self._append({"type": "warning", "message": problem}),
+        )
+        uploader.wake()  # for what an agent before this one has left
+        return uploader
 
     def _start_fork_server(self, threads: int) -> subprocess.Popen[bytes]:
         environment = {
@@ -227,6 +250,8 @@ class NodeAgent:
         elif event["type"] == "exited":
             self._exited(event)
             return
+        elif event["type"] == "checkpoint" and self._uploader:
+            self._uploader.wake()
         self._append(event)
 
     def _exited(self, event: Event) -> None:

@@ -124,7 +124,7 @@ class Watch:
     def _limit(self, beat: Beat) -> float:
         if self.hang_after_s is not None:
             return self.hang_after_s
-        at_least_s = _DATA_S if beat.phase == "data" else _AT_LEAST_S
+        at_least_s = _DATA_S if beat.phase in ("data", "download") else _AT_LEAST_S
         return max(at_least_s, _TIMES * beat.longest_s) if beat.longest_s else _FIRST_S
 
 

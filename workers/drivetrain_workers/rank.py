@@ -7,7 +7,7 @@ import random
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,12 @@ from drivetrain_workers.adjustments import Adjustments, Positions, Skip
 from drivetrain_workers.agent_link import AgentLink
 from drivetrain_workers.batching import BatchPlan, solve, total_steps
 from drivetrain_workers.checkpoints import ledger
+from drivetrain_workers.checkpoints.agreement import agree_on_checkpoint
 from drivetrain_workers.checkpoints.layout import replicated_tensors
 from drivetrain_workers.checkpoints.load import Checkpoint, restore
 from drivetrain_workers.checkpoints.proof import prove_loss, prove_state
+from drivetrain_workers.checkpoints.remote import RemoteCheckpoints
 from drivetrain_workers.checkpoints.save import CheckpointWriter, Saved
-from drivetrain_workers.checkpoints.store import newest_valid, set_aside_corrupt
 from drivetrain_workers.engine import Engine, EvalPart, join_group
 from drivetrain_workers.errors import BadStepError, RewindError
 from drivetrain_workers.failures import explain
@@ -128,7 +129,13 @@ def _open(task: RankTask, link: AgentLink) -> _Run:
     writer = CheckpointWriter(folder, rank, world_size, task.generation.number, checkpoint.keep, saved, _began(folder))
     engine.before_update = writer.before_update
     run = _Run(task, plan, engine, writer, checkpoint, training, data, steps, adjustments)
-    if found := _agree_on_checkpoint(folder, report):
+    found = agree_on_checkpoint(
+        folder,
+        RemoteCheckpoints(folder, checkpoint) if checkpoint.location else None,
+        lambda problem: report("corrupt_checkpoint", message=problem),
+        lambda: link.enter("download", 0),
+    )
+    if found:
         _resume(run, Checkpoint(found), link)
     report("phase", phase="loaded", step=run.step, steps=steps)
     return run
@@ -254,18 +261,6 @@ def _began(folder: RunFolder) -> float:
     """When the run made its first step, over all generations; seconds since the epoch."""
     records = ledger.read(folder.ledger)
     return float(records[0]["time"]) if records else time.time()
-
-
-def _agree_on_checkpoint(folder: RunFolder, report: Callable[..., None]) -> Path | None:
-    """Rank 0 verifies every byte and chooses; the others follow, so that all load the same."""
-    choice: list[str | None] = [None]
-    if dist.get_rank() == 0:
-        for problem in set_aside_corrupt(folder.checkpoints):
-            report("corrupt_checkpoint", message=problem)
-        found, _ = newest_valid(folder.checkpoints)
-        choice = [str(found) if found else None]
-    dist.broadcast_object_list(choice)
-    return Path(choice[0]) if choice[0] else None
 
 
 def _tokens(batch: Batch) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from drivetrain_pipelines.errors import InputError
-from drivetrain_pipelines.spec import FunctionPath, Spec
+from drivetrain_pipelines.spec import FunctionPath, Spec, StorageSpec
 from pydantic import Field, field_validator, model_validator
 
 
@@ -166,7 +166,8 @@ class CheckpointSpec(Spec):
         description="steps between checkpoints; auto weighs what a save costs against failures; the last step is saved",
     )
     keep: KeepSpec = Field(KeepSpec(), description="a number stands for the newest ones")
-
+    location: str | None = Field(None, description="folder or URL that checkpoints are uploaded to in the background")
+    storage: StorageSpec = StorageSpec()
     verify: Literal["state", "step"] = Field(
         "state", description="on resuming: digests of the loaded state; step: and the loss of a batch, as it was then"
     )

@@ -68,12 +68,15 @@ def predict(
 def checkpoints(
     run: _Run,
     verify: Annotated[bool, typer.Option("--verify", help="read every byte and compare it with its checksum")] = False,
+    upload: Annotated[
+        bool, typer.Option("--upload", help="first bring storage (checkpoint.location) up to date")
+    ] = False,
     json: _Json = False,
 ) -> None:
     """List the checkpoints of a run, newest first."""
     from drivetrain.cli.commands import list_checkpoints
 
-    list_checkpoints(run, verify, json)
+    list_checkpoints(run, verify, upload, json)
 
 
 @app.command()

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
 import typer
 from drivetrain_pipelines.errors import InputError
+from drivetrain_workers.checkpoints.remote import RemoteCheckpoints
 from drivetrain_workers.checkpoints.store import describe_all
 from drivetrain_workers.model_requests import ExportRequest, GenerateRequest, ask
 from drivetrain_workers.run_folder import RunFolder
+from drivetrain_workers.spec import CheckpointSpec
 
 from drivetrain import api
 from drivetrain.cli.errors import errors
@@ -55,10 +58,12 @@ def export_model(run_id: str, target: str, step: int | None) -> None:
         print(ask(ExportRequest(str(folder.path), dataset, str(Path(target).resolve()), step)))
 
 
-def list_checkpoints(run_id: str, verify: bool, as_json: bool) -> None:
+def list_checkpoints(run_id: str, verify: bool, upload: bool, as_json: bool) -> None:
     """`drivetrain checkpoints`."""
     with errors():
         folder, _ = _begun(run_id)
+        if upload:
+            _upload(folder)
         found = list(describe_all(folder.checkpoints, verify))
         for checkpoint in found:
             if as_json:
@@ -75,6 +80,15 @@ def list_checkpoints(run_id: str, verify: bool, as_json: bool) -> None:
             print("no checkpoint yet")
         if any(checkpoint.problem for checkpoint in found):
             raise typer.Exit(1)
+
+
+def _upload(folder: RunFolder) -> None:
+    spec = CheckpointSpec(**folder.resolved()["checkpoint"])
+    if not spec.location:
+        raise InputError("--upload", "a run without checkpoint.location", "a run whose job has one")
+    remote = RemoteCheckpoints(folder, spec)
+    for checkpoint in remote.sync():
+        print(f"uploaded {remote.url(checkpoint)}", file=sys.stderr)
 
 
 def _begun(run_id: str) -> tuple[RunFolder, str]:

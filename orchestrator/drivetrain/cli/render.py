@@ -166,6 +166,8 @@ def print_summary(console: Console, summary: RunSummary) -> None:
         rows.append(("skipped", f"{skipped} bad records, the first: {'; '.join(facts['skipped_first'])}"))
     if facts.get("checkpoint"):
         rows.append(("checkpoint", facts["checkpoint"]))
+    if facts.get("stored"):
+        rows.append(("stored", facts["stored"]))
     if facts.get("mlflow_uri"):
         rows.append(("MLflow run", f"{facts['mlflow_run_id']} in experiment {facts['mlflow_experiment']}"))
         rows.append(("MLflow UI", _ui_command(facts["mlflow_uri"])))

@@ -27,7 +27,7 @@ from drivetrain_pipelines.raw.records import ONE_EACH, Chunk, cut, cut_labelled
 from drivetrain_pipelines.raw.sources import SourceFile, format_of, list_files
 from drivetrain_pipelines.shards import Manifest, schema_from_text, unigram_entropy
 from drivetrain_pipelines.spec import DataSpec
-from drivetrain_pipelines.storage import DatasetFolder
+from drivetrain_pipelines.storage import StorageFolder
 
 _FORMAT = 2  # part of every fingerprint: raise it when the same settings begin to give other bytes
 _NAMED = 10  # bad records that are named; all are counted
@@ -56,7 +56,7 @@ class Prepared:
         made: whether anything had to be done.
     """
 
-    folder: DatasetFolder
+    folder: StorageFolder
     manifest: Manifest
     made: bool
 
@@ -91,7 +91,7 @@ def prepare(
     raw = list(_raw(spec, downloads))
     made_from = _inputs(spec, raw, code_folder)
     version = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:16]
-    folder = DatasetFolder(f"{root}/{spec.name}/{version}", spec.storage)
+    folder = StorageFolder(f"{root}/{spec.name}/{version}", spec.storage)
     with _alone(lock_of(downloads, spec.name, version)):
         try:
             return Prepared(folder, Manifest.read(folder).check_sizes(folder), made=False)
@@ -153,7 +153,7 @@ def _tasks(spec: DataSpec, raw: list[_Raw]) -> tuple[list[str], list[Task]]:
 
 
 def _run(
-    spec: DataSpec, tasks: list[Task], folder: DatasetFolder, code_folder: Path, actors: int, on_progress: Progress
+    spec: DataSpec, tasks: list[Task], folder: StorageFolder, code_folder: Path, actors: int, on_progress: Progress
 ) -> list[ChunkResult]:
     """Spread the chunks over the actors. Ray restarts an actor that dies and repeats its task, which is idempotent."""
     results = {number: result for _, number, _ in tasks if (result := ChunkResult.load(folder, number))}

@@ -18,7 +18,7 @@ from drivetrain_pipelines.prepare.tokenizer import TOKENIZER_FILE, load_tokenize
 from drivetrain_pipelines.raw.records import Chunk, Records, read, table_of
 from drivetrain_pipelines.shards import Shard, encode_shard, schema_to_text
 from drivetrain_pipelines.spec import DataSpec
-from drivetrain_pipelines.storage import DatasetFolder
+from drivetrain_pipelines.storage import StorageFolder
 from drivetrain_pipelines.user_code import load_function
 
 PARTS = ".parts"
@@ -44,7 +44,7 @@ class ChunkResult:
     skipped: list[str] = field(default_factory=list)
 
     @classmethod
-    def load(cls, folder: DatasetFolder, number: int) -> ChunkResult | None:
+    def load(cls, folder: StorageFolder, number: int) -> ChunkResult | None:
         """What an earlier try made of the chunk, if its shards are all there in full length."""
         try:
             content = folder.read_json(_part(number))
@@ -64,7 +64,7 @@ class Preprocessor:
         code_folder: the user's code.
     """
 
-    def __init__(self, spec: DataSpec, folder: DatasetFolder, code_folder: Path) -> None:
+    def __init__(self, spec: DataSpec, folder: StorageFolder, code_folder: Path) -> None:
         self._spec, self._folder = spec, folder
         self._transform: Callable[[Any], Any] | None = (
             load_function(spec.transform, str(code_folder), "data.transform") if spec.transform else None

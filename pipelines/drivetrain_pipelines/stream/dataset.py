@@ -15,7 +15,7 @@ from drivetrain_pipelines.order.mixture import SampleOrder
 from drivetrain_pipelines.order.permutation import Int64Array
 from drivetrain_pipelines.shards import Manifest
 from drivetrain_pipelines.spec import DataSpec, StorageSpec
-from drivetrain_pipelines.storage import DatasetFolder, open_storage
+from drivetrain_pipelines.storage import StorageFolder, open_storage
 from drivetrain_pipelines.stream.arena import ShardArena
 from drivetrain_pipelines.stream.cache import CachedFiles
 from drivetrain_pipelines.stream.columns import Columns
@@ -44,7 +44,7 @@ class Dataset:
     """
 
     def __init__(self, location: str, storage: StorageSpec | None = None, cache: CacheSettings | None = None) -> None:
-        self.folder, self._cache = DatasetFolder(location, storage or StorageSpec()), cache
+        self.folder, self._cache = StorageFolder(location, storage or StorageSpec()), cache
         self.manifest = Manifest.read(self.folder)
 
     def open(self, split: str, readers: int = 1) -> tuple[ShardArena, ShardFiles]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -28,11 +29,28 @@ class RetryPolicy:
         deadline_s: from the first attempt; an outage shorter than this fails nothing.
         first_s: upper bound of the first pause; it doubles, and each pause is drawn at random below its bound.
         last_s: upper bound of all pauses.
+        wrong_bytes: answers with other bytes than were written, after which storage itself must have them wrong.
     """
 
     deadline_s: float = 300.0
     first_s: float = 0.1
     last_s: float = 5.0
+    wrong_bytes: int = 8
+
+
+class ChecksumError(OSError):
+    """What came does not have the checksum of what was written."""
+
+
+class _WrongTooOften(tenacity.stop.stop_base):
+    """Stops when storage has answered with wrong bytes ``limit`` times."""
+
+    def __init__(self, limit: int) -> None:
+        self._left = limit
+
+    def __call__(self, retry_state: tenacity.RetryCallState) -> bool:
+        self._left -= bool(retry_state.outcome and isinstance(retry_state.outcome.exception(), ChecksumError))
+        return self._left <= 0
 
 
 class Fetcher:
@@ -77,10 +95,14 @@ class Fetcher:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _block(self, url: str, number: int, length: int, digest: str) -> bytes:
-        policy = self._policy
+        policy, began = self._policy, time.monotonic()
         retrying = tenacity.Retrying(
             wait=tenacity.wait_random_exponential(policy.first_s, policy.last_s),
-            stop=tenacity.stop_after_delay(policy.deadline_s) | tenacity.stop_when_event_set(self._closing),
+            stop=tenacity.stop_any(
+                _WrongTooOften(policy.wrong_bytes),
+                tenacity.stop_after_delay(policy.deadline_s),
+                tenacity.stop_when_event_set(self._closing),
+            ),
             sleep=tenacity.sleep_using_event(self._closing),
             retry=tenacity.retry_if_not_exception_type(FileNotFoundError),  # else whatever the client below raises
             before_sleep=lambda _: self._count("retries"),
@@ -92,7 +114,7 @@ class Fetcher:
             raise FetchError(url, number, "there is no such file") from error
         except tenacity.RetryError as error:
             attempts, last = error.last_attempt.attempt_number, error.last_attempt.exception()
-            problem = f"{attempts} attempts in {policy.deadline_s:g} s, the last: {last!r}"
+            problem = f"{attempts} attempts in {time.monotonic() - began:.0f} s, the last: {last!r}"
             raise FetchError(url, number, problem) from last
 
     def _attempt(self, url: str, number: int, length: int, digest: str) -> bytes:
@@ -104,7 +126,7 @@ class Fetcher:
             raise OSError(f"{len(data)} of {length} bytes came")
         if xxhash.xxh3_64_hexdigest(data) != digest:
             self._count("corrupt")
-            raise OSError("the bytes that came do not have the checksum of those that were written")
+            raise ChecksumError("the bytes that came do not have the checksum of those that were written")
         self._count("bytes", length)
         return data
 

@@ -1,0 +1,106 @@
+"""Checkpoints in object storage, on a real S3 server that refuses, breaks off, lies and goes away."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from drivetrain_pipelines.storage import StorageFolder
+from drivetrain_workers.checkpoints.store import MANIFEST, committed
+
+from tests.cluster.harness import Result, command_line, resume_run, run_job, wait_until_gone
+from tests.s3 import S3, s3_server
+
+
+@pytest.fixture
+def s3(tmp_path: Path) -> Iterator[S3]:
+    (tmp_path / "s3").mkdir()
+    with s3_server(tmp_path / "s3") as server:
+        yield server
+
+
+def settings(s3: S3) -> list[str]:
+    return [f"checkpoint.location={s3.url}/runs", f"checkpoint.storage.endpoint_url={s3.storage.endpoint_url}"]
+
+
+def test_a_run_that_lost_its_folder_goes_on_from_storage(
+    toy_job: Path, shared_home: Path, undisturbed: Result, s3: S3
+) -> None:
+    """Requests fail in all ways, and the newest checkpoint in storage is damaged: the same result, to the bit."""
+    s3.faults.refused, s3.faults.internal_error, s3.faults.cut = 0.3, 0.2, 0.1
+    job = run_job(toy_job, shared_home, *settings(s3))
+    view = job.wait_for(lambda view: view["facts"].get("stored", "").split("/")[-1] >= "step-00000016")
+    ours = [psutil.Process(pid) for pid in view["pids"].values()]
+    job.close()
+    assert wait_until_gone(ours) == []
+    folder, run_id = shared_home / "runs" / view["run_id"], view["run_id"]
+    shutil.rmtree(folder / "checkpoints")
+    shutil.rmtree(folder / "ledger")
+    there = StorageFolder(f"{s3.url}/runs/{run_id}", s3.direct)
+    stored = sorted(name for name in there.files("checkpoints") if name.endswith(MANIFEST))[-1]
+    damaged = stored.replace(MANIFEST, "rank-00001.bin")
+    content = bytearray(there.read(damaged))
+    content[1000] ^= 4
+    there.write(damaged, content)
+
+    resumed = resume_run(run_id, shared_home)
+    warned = resumed.wait_for(lambda view: bool(view["problem"]))
+    assert damaged in warned["problem"]
+    assert "do not have the checksum of those that were written" in warned["problem"]
+    result = resumed.finish()
+    assert result.code == 0, result.errors
+    assert result.facts["reason"] == "completed"
+    assert result.weights_digest() == undisturbed.weights_digest()
+    assert result.series("loss") == undisturbed.series("loss")
+    assert "step-00000040" in result.facts["stored"]
+    audit = command_line(shared_home, "audit", run_id)
+    assert "exactly once per epoch" in audit.stdout, audit.stderr
+    kept = {name.split("/")[1] for name in there.files("checkpoints")}
+    assert kept == {checkpoint.folder(folder).name for checkpoint in committed(folder / "checkpoints")}
+    assert s3.faults.seen["refused"] > 0
+    assert s3.faults.seen["internal_error"] > 0
+
+
+def test_an_outage_holds_nothing_up(toy_job: Path, tmp_path: Path, undisturbed: Result, s3: S3) -> None:
+    """Storage goes away after the first upload and comes back when training is over."""
+    home = tmp_path / "home"
+    job = run_job(toy_job, home, *settings(s3))
+    job.wait_for(lambda view: "stored" in view["facts"])
+    s3.faults.down = True
+    told = job.wait_for(lambda view: view["phase"] == "finishing" and view["problem"])
+    assert told["step"] == 40
+    assert "checkpoints are not uploaded yet (attempt 1)" in told["problem"]
+    s3.faults.down = False
+    result = job.finish()
+    assert result.code == 0, result.errors
+    assert result.series("loss") == undisturbed.series("loss")
+    assert "step-00000040" in result.facts["stored"]
+    (home / "runs" / result.run_id / "checkpoints").rename(tmp_path / "away")
+    there = StorageFolder(f"{s3.url}/runs/{result.run_id}", s3.direct)
+    assert f"checkpoints/step-00000040.g0001/{MANIFEST}" in there.files("checkpoints")
+
+
+def test_storage_that_is_not_there(toy_job: Path, tmp_path: Path) -> None:
+    """Told at once where the URL cannot be; and a run does not begin anew because storage does not answer."""
+    wrong = command_line(tmp_path, "validate", str(toy_job), "--set=checkpoint.location=s4://bucket")
+    assert wrong.returncode == 2
+    assert "checkpoint.location: got 's4://bucket'" in wrong.stderr
+
+
+def test_upload_by_hand(toy_job: Path, tmp_path: Path, s3: S3) -> None:
+    """What could not be uploaded when the run ended is uploaded later; a plain folder is a location, too."""
+    home, place = tmp_path / "home", tmp_path / "place"
+    result = run_job(toy_job, home, f"checkpoint.location={place}", "checkpoint.keep={last: 1, every: 16}").finish()
+    assert result.code == 0, result.errors
+    stored = place / result.run_id / "checkpoints"
+    assert sorted(path.name[:13] for path in stored.iterdir()) == ["step-00000016", "step-00000032", "step-00000040"]
+    shutil.rmtree(place)
+    done = command_line(home, "checkpoints", result.run_id, "--upload", "--json")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("uploaded") == 3
+    assert [json.loads(line)["step"] for line in done.stdout.splitlines()] == [40, 32, 16]
+    assert sorted(path.name[:13] for path in stored.iterdir()) == ["step-00000016", "step-00000032", "step-00000040"]

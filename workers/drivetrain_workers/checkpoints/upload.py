@@ -1,0 +1,71 @@
+"""Uploading checkpoints in the background, for as long as it takes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import tenacity
+
+from drivetrain_workers.checkpoints.remote import RemoteCheckpoints
+from drivetrain_workers.checkpoints.store import CheckpointId
+
+_FIRST_RETRY_S, _LAST_RETRY_S = 1.0, 60.0
+
+
+class Uploader:
+    """Keeps storage up to date with a run's folder. Training never waits for it.
+
+    A checkpoint that cannot be uploaded is tried again, with growing pauses, until it is there or newer ones have made
+    it superfluous.
+
+    Args:
+        remote: the run's checkpoints in storage.
+        on_uploaded: told of each, from the background thread.
+        on_problem: told of each failed attempt.
+    """
+
+    def __init__(
+        self,
+        remote: RemoteCheckpoints,
+        on_uploaded: Callable[[CheckpointId], None],
+        on_problem: Callable[[str], None],
+    ) -> None:
+        self._remote, self._on_uploaded, self._on_problem = remote, on_uploaded, on_problem
+        self._news = threading.Condition()
+        self._asked, self._done = 0, 0  # how often there was something new, and which of those are dealt with
+        threading.Thread(target=self._run, name="upload", daemon=True).start()
+
+    def wake(self) -> None:
+        """There is a new checkpoint."""
+        with self._news:
+            self._asked += 1
+            self._news.notify_all()
+
+    def finish(self, timeout_s: float) -> bool:
+        """Wait until everything is there; False when it is not, after ``timeout_s``."""
+        self.wake()
+        with self._news:
+            asked = self._asked
+            return self._news.wait_for(lambda: self._done >= asked, timeout_s)
+
+    def _run(self) -> None:
+        while True:
+            with self._news:
+                self._news.wait_for(lambda: self._asked > self._done)
+                asked = self._asked
+            for attempt in tenacity.Retrying(
+                wait=tenacity.wait_random_exponential(_FIRST_RETRY_S, _LAST_RETRY_S),
+                retry=tenacity.retry_if_exception_type(Exception),  # whatever a storage client raises
+                before_sleep=self._tell,
+            ):
+                with attempt:
+                    for checkpoint in self._remote.sync():
+                        self._on_uploaded(checkpoint)
+            with self._news:
+                self._done = asked
+                self._news.notify_all()
+
+    def _tell(self, state: tenacity.RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        self._on_problem(f"checkpoints are not uploaded yet (attempt {state.attempt_number}): {error!r:.300}")
