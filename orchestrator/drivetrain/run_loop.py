@@ -334,7 +334,7 @@ class RunLoop:
             self._learn(parameters=event["parameters"])
         if event.get("phase") == "loaded" and event["rank"] == 0:
             self._view.steps, self._view.step = event["steps"], event["step"]
-            self._fill_gap(event["step"])
+            self._fill_gap(event["step"], event["unsaved"])
             self._handle(ev.RanksReady(event["generation"], event["step"]))
 
     def _stepped(self, event: dict[str, Any]) -> None:
@@ -352,11 +352,11 @@ class RunLoop:
         self._tracker.metrics("train", event["step"], event["time"], values)
         self._handle(ev.Stepped(event["generation"], event["step"]))
 
-    def _fill_gap(self, loaded_step: int) -> None:
-        """Reports that died with an agent are in the ledger up to the checkpoint from which this generation goes on."""
+    def _fill_gap(self, loaded_step: int, unsaved: list[dict[str, Any]]) -> None:
+        """Reports that died with an agent are in the ledger, or came with the state that this generation has loaded."""
         if not loaded_step:
             return
-        for record in ledger.read(self._stages.folder.ledger):
+        for record in [*ledger.read(self._stages.folder.ledger), *unsaved]:
             if record["step"] <= loaded_step:  # the tracker takes only what it does not have yet
                 values = {key: record[key] for key in ("loss", "learning_rate", "gradient_norm")}
                 self._tracker.metrics("train", record["step"], record["time"], values)

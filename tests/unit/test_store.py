@@ -54,7 +54,7 @@ def make_checkpoint(root: Path, name: CheckpointId, finish: bool = True) -> Path
     (folder / "rank-00000.bin").write_bytes(data)
     write_json(folder / rank_index(0), {"bytes": len(data), "xxh3": block_digests(data)})
     if finish:
-        commit(folder, 1, {"step": name.step})
+        commit(folder, {"step": name.step, "world_size": 1})
     return folder
 
 

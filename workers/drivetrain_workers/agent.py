@@ -7,6 +7,7 @@ reports what it sees as a numbered list of events that the coordinator reads by 
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -26,11 +27,14 @@ import ray.util
 from drivetrain_pipelines.online.actor import start_transformers
 from drivetrain_pipelines.spec import DataSpec
 
+from drivetrain_workers.checkpoints.memory import MemoryCopies, memory_folder, own_memory_folder, remove_orphans
 from drivetrain_workers.checkpoints.remote import RemoteCheckpoints
+from drivetrain_workers.checkpoints.store import CheckpointId
 from drivetrain_workers.checkpoints.upload import Uploader
 from drivetrain_workers.liveness import BEAT_S, Beat, Watch, is_stopped, stack_of, waits_for_peers
 from drivetrain_workers.messages import Endpoint, Event, Generation, RankTask, receive, send
 from drivetrain_workers.model_requests import GenerateRequest, ask
+from drivetrain_workers.peers import PeerCopies
 from drivetrain_workers.process import yield_to_training
 from drivetrain_workers.run_folder import RunFolder
 from drivetrain_workers.spec import CheckpointSpec
@@ -57,6 +61,7 @@ class NodeAgent:
         gpus: GPUs per rank; with none, GPUs that the node may have are hidden.
         lease_s: with no call for so long the agent ends itself and its ranks.
         several_nodes: whether the run may use more than this node.
+        successor: name of the agent that keeps copies of this node's memory; none where this is the only one.
     """
 
     def __init__(
@@ -69,6 +74,7 @@ class NodeAgent:
         gpus: int,
         lease_s: float,
         several_nodes: bool,
+        successor: str,
     ) -> None:
         self._run_folder, self._dataset_folder = run_folder, dataset_folder
         self._gpus = gpus
@@ -92,6 +98,8 @@ class NodeAgent:
         self._fork_server = self._start_fork_server(threads)
         if first_rank == 0:  # one agent of the gang starts them for all; they end with it
             self._transformers = self._start_transformers(several_nodes)
+        self._memory_folder = memory_folder(Path(run_folder).name, first_rank)
+        self._peers = self._own_memory(successor)
         self._uploader = self._start_uploader() if first_rank == 0 else None
         yield_to_training()  # after the fork server, whose children are to be served first
         for loop in (self._accept, self._guard, self._look_for_hangs):
@@ -108,6 +116,8 @@ class NodeAgent:
     def start(self, generation: Generation) -> None:
         """End all ranks of older generations, then fork this one's. Telling twice changes nothing."""
         self._called()
+        if self._peers:
+            self._peers.recover(self._ranks)
         with self._news:
             while self._server_link is None:
                 self._news.wait()
@@ -118,7 +128,7 @@ class NodeAgent:
             self._end_ranks()
             if self._generation.number != generation.number:
                 return  # overtaken by a newer one
-            folders = self._run_folder, self._dataset_folder
+            folders = self._run_folder, self._dataset_folder, str(self._memory_folder)
             for local_rank, rank in enumerate(self._ranks):
                 task = RankTask(self._endpoint, rank, local_rank, len(self._ranks), generation, *folders)
                 request = {"type": "fork", "entry": "drivetrain_workers.rank:main", "task": task.to_json()}
@@ -163,6 +173,25 @@ class NodeAgent:
         self._called()
         return ask(request)
 
+    def receive_copy(
+        self, step: int, generation: int, rank: int, offset: int, chunk: bytes, index: dict[str, Any]
+    ) -> None:
+        """See `PeerCopies.receive`."""
+        if self._peers:
+            self._peers.receive(step, generation, rank, offset, chunk, index)
+
+    def newest_copy(self, rank: int) -> tuple[int, int, dict[str, Any]] | None:
+        """See `PeerCopies.newest`."""
+        return self._peers.newest(rank) if self._peers else None
+
+    def read_copy(self, step: int, generation: int, rank: int, offset: int) -> bytes:
+        """See `PeerCopies.read`."""
+        return self._peers.read(step, generation, rank, offset) if self._peers else b""
+
+    def forget_copies(self) -> None:
+        """The run has ended: give its memory back."""
+        shutil.rmtree(self._memory_folder, ignore_errors=True)
+
     def finish_uploads(self, timeout_s: float) -> bool:
         """Wait until storage has every checkpoint that it should; False when it has not, after ``timeout_s``."""
         self._called()
@@ -178,6 +207,16 @@ class NodeAgent:
         cpus = int(data.online.actors <= free)
         place = (folder.online, cpus, several_nodes)
         return start_transformers(*place, self._dataset_folder, data, self._job["seed"], folder.code)
+
+    def _own_memory(self, successor: str) -> PeerCopies | None:
+        """Room for copies in this node's memory, and a peer for them where there is one, if the job wants them."""
+        remove_orphans(self._memory_folder)
+        if not CheckpointSpec(**self._job["checkpoint"]).memory_every:
+            return None
+        self._memory_lock = own_memory_folder(self._memory_folder)
+        if not successor:
+            return None
+        return PeerCopies(MemoryCopies(self._memory_folder), successor)
 
     def _start_uploader(self) -> Uploader | None:
         """Where the job has a place for checkpoints besides the run's folder."""
@@ -252,6 +291,10 @@ class NodeAgent:
             return
         elif event["type"] == "checkpoint" and self._uploader:
             self._uploader.wake()
+        elif event["type"] == "copied":
+            if self._peers:
+                self._peers.send(CheckpointId(event["step"], event["generation"]), event["rank"])
+            return
         self._append(event)
 
     def _exited(self, event: Event) -> None:

@@ -62,6 +62,7 @@ class RankTask:
     generation: Generation
     run_folder: str
     dataset_folder: str
+    memory_folder: str
 
     @classmethod
     def from_json(cls, text: str) -> RankTask:

@@ -8,7 +8,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,10 @@ from drivetrain_workers.checkpoints import ledger
 from drivetrain_workers.checkpoints.agreement import agree_on_checkpoint
 from drivetrain_workers.checkpoints.layout import replicated_tensors
 from drivetrain_workers.checkpoints.load import Checkpoint, restore
+from drivetrain_workers.checkpoints.memory import MemoryCopies
 from drivetrain_workers.checkpoints.proof import prove_loss, prove_state
 from drivetrain_workers.checkpoints.remote import RemoteCheckpoints
-from drivetrain_workers.checkpoints.save import CheckpointWriter, Saved
+from drivetrain_workers.checkpoints.save import CheckpointWriter
 from drivetrain_workers.engine import Engine, EvalPart, join_group
 from drivetrain_workers.errors import BadStepError, RewindError
 from drivetrain_workers.failures import explain
@@ -73,7 +74,11 @@ def train(task: RankTask, link: AgentLink) -> None:
 
 @dataclass
 class _Run:
-    """All parts of a training run on this rank, and how far it is."""
+    """All parts of a training run on this rank, and how far it is.
+
+    Attributes:
+        unsaved: the ledger's records of steps since the newest checkpoint in storage.
+    """
 
     task: RankTask
     plan: BatchPlan
@@ -86,6 +91,7 @@ class _Run:
     adjustments: Adjustments
     step: int = 0
     stopped_early: bool = False
+    unsaved: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def positions(self) -> Positions:
@@ -123,21 +129,22 @@ def _open(task: RankTask, link: AgentLink) -> _Run:
 
     link.enter("load", 0)
 
-    def saved(result: Saved) -> None:
-        report("checkpoint", **vars(result))
-
-    writer = CheckpointWriter(folder, rank, world_size, task.generation.number, checkpoint.keep, saved, _began(folder))
+    memory = MemoryCopies(Path(task.memory_folder)) if checkpoint.memory_every else None
+    number, keep = task.generation.number, checkpoint.keep
+    writer = CheckpointWriter(folder, rank, world_size, number, keep, report, _began(folder), memory)
     engine.before_update = writer.before_update
     run = _Run(task, plan, engine, writer, checkpoint, training, data, steps, adjustments)
     found = agree_on_checkpoint(
         folder,
         RemoteCheckpoints(folder, checkpoint) if checkpoint.location else None,
+        memory,
+        training.zero,
         lambda problem: report("corrupt_checkpoint", message=problem),
         lambda: link.enter("download", 0),
     )
     if found:
-        _resume(run, Checkpoint(found), link)
-    report("phase", phase="loaded", step=run.step, steps=steps)
+        _resume(run, found, link)
+    report("phase", phase="loaded", step=run.step, steps=steps, unsaved=run.unsaved if rank == 0 else [])
     return run
 
 
@@ -146,6 +153,7 @@ def _resume(run: _Run, checkpoint: Checkpoint, link: AgentLink) -> None:
     rank, world_size, deepspeed = run.task.rank, run.plan.world_size, run.engine.deepspeed
     restore(deepspeed, checkpoint, rank, world_size)
     run.step = checkpoint.step
+    run.unsaved = checkpoint.indexes[rank].get("records", []) if rank in checkpoint.indexes else []
     prove_state(deepspeed, checkpoint, rank, world_size)
     if run.checkpoint.verify == "step" and (probe := checkpoint.manifest.get("probe")):
         link.enter("prove", run.step)
@@ -161,8 +169,8 @@ def _probe(run: _Run, batch: Batch) -> float:
 
 
 def _loop(run: _Run, batches: Iterator[Batch], link: AgentLink) -> None:
-    records: list[dict[str, Any]] = []
-    history = [record for record in ledger.read(run.folder.ledger) if record["step"] <= run.step]
+    records = run.unsaved
+    history = [r for r in ledger.read(run.folder.ledger) if r["step"] <= run.step - len(records)] + records
     guard = LossGuard(run.training.guard, [record["loss"] for record in history])
     scores = [record["evaluation"]["score"] for record in history if "evaluation" in record]
     if should_stop_early(run.training.early_stop, scores):
@@ -205,6 +213,9 @@ def _loop(run: _Run, batches: Iterator[Batch], link: AgentLink) -> None:
             link.enter("save", run.step)
             _save(run, batch, records)
             records = []
+        elif run.checkpoint.memory_every and _is_turn(run.step, run.checkpoint.memory_every):
+            link.enter("copy", run.step)
+            run.writer.copy(run.engine.deepspeed, run.step, batch.position + run.plan.global_batch, records)
         if result.stop_asked or run.stopped_early:
             return
 

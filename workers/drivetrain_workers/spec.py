@@ -165,6 +165,9 @@ class CheckpointSpec(Spec):
         50,
         description="steps between checkpoints; auto weighs what a save costs against failures; the last step is saved",
     )
+    memory_every: int | None = Field(
+        None, ge=1, description="steps between copies in the memory of the nodes, from which a failed gang goes on"
+    )
     keep: KeepSpec = Field(KeepSpec(), description="a number stands for the newest ones")
     location: str | None = Field(None, description="folder or URL that checkpoints are uploaded to in the background")
     storage: StorageSpec = StorageSpec()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,7 @@ from drivetrain.runs.policies import NodeResources, gang_shape
 from drivetrain.spec import ResourcesSpec
 
 LEASE_S = 120.0
+_FAREWELL_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -76,9 +78,12 @@ class Gang:
             return
         for index in range(len(group.bundle_specs)):
             try:
-                ray.kill(ray.get_actor(self._name(index)))
+                agent = ray.get_actor(self._name(index))
             except ValueError:
                 continue  # already gone
+            with suppress(ray.exceptions.RayError):
+                ray.get(agent.forget_copies.remote(), timeout=_FAREWELL_S)
+            ray.kill(agent)
         remove_placement_group(group)
 
     def _rendezvous(self, agents: list[Agent], number: int) -> str:
@@ -137,7 +142,9 @@ class Gang:
             scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=index),
         )
         own = (first_rank, ranks, self._resources.cpus_per_worker, self._gpus)
-        return actor.remote(str(self._folder.path), dataset, *own, LEASE_S, len(_alive_nodes()) > 1)
+        count = len(group.bundle_specs)
+        successor = self._name((index + 1) % count) if count > 1 else ""
+        return actor.remote(str(self._folder.path), dataset, *own, LEASE_S, len(_alive_nodes()) > 1, successor)
 
     def _name(self, index: int) -> str:
         return f"{self._run_id}/agent-{index}"

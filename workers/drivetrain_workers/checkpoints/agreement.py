@@ -11,6 +11,8 @@ from typing import Any
 import torch.distributed as dist
 from drivetrain_pipelines.errors import CorruptFileError, FetchError
 
+from drivetrain_workers.checkpoints.load import Checkpoint
+from drivetrain_workers.checkpoints.memory import MemoryCopies
 from drivetrain_workers.checkpoints.remote import RemoteCheckpoints
 from drivetrain_workers.checkpoints.store import CheckpointId, newest_valid, set_aside_corrupt
 from drivetrain_workers.run_folder import RunFolder
@@ -19,12 +21,15 @@ from drivetrain_workers.run_folder import RunFolder
 def agree_on_checkpoint(
     folder: RunFolder,
     remote: RemoteCheckpoints | None,
+    memory: MemoryCopies | None,
+    stage: int,
     report: Callable[[str], None],
     progress: Callable[[], None],
-) -> Path | None:
+) -> Checkpoint | None:
     """Rank 0 verifies every byte and chooses; the others follow. None where there is no checkpoint yet.
 
     Args:
+        stage: ZeRO's, of this gang.
         report: told, on rank 0, what is wrong with those that were passed over.
         progress: called now and then while files are downloaded.
 
@@ -53,7 +58,16 @@ def agree_on_checkpoint(
         dist.barrier()
     found, _ = newest_valid(folder.checkpoints) if rank == 0 else (None, [])
     chosen = _from_rank_0(str(found or ""))
-    return Path(chosen) if chosen else None
+    stored = Path(chosen) if chosen else None
+    if memory:
+        everywhere: list[set[tuple[int, int]]] = [set()] * world_size
+        dist.all_gather_object(everywhere, {(c.step, c.generation) for c in memory.find(rank, world_size, stage)})
+        stored_at = CheckpointId.parse(stored.name) if stored else None
+        newest = max(set.intersection(*everywhere), default=None)
+        if newest and (stored_at is None or newest > (stored_at.step, stored_at.generation)):
+            copy, indexes = memory.indexes(CheckpointId(*newest))
+            return Checkpoint(copy, indexes[rank]["facts"], indexes)
+    return Checkpoint(stored) if stored else None
 
 
 def _newer_in_storage(

@@ -21,7 +21,7 @@ def write(folder: Path, name: CheckpointId, records: list[Record]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for left in folder.glob("*.tmp"):  # by a rank 0 that was killed in this very place; there is one at a time
         left.unlink(missing_ok=True)
-    write_json(name.folder(folder).with_suffix(f".g{name.generation:04d}.json"), records)
+    write_json(_piece(folder, name), records)
 
 
 def read(folder: Path) -> list[Record]:
@@ -31,7 +31,11 @@ def read(folder: Path) -> list[Record]:
         CorruptFileError: names the piece.
     """
     by_step: dict[int, Record] = {}
-    pieces = sorted(folder.glob("step-*.json"))
-    for records in sorted((read_json(piece) for piece in pieces), key=lambda r: r[0]["generation"] if r else 0):
-        by_step.update({record["step"]: record for record in records})
+    names = [name for path in folder.glob("step-*.json") if (name := CheckpointId.parse(path.stem))]
+    for name in sorted(names, key=lambda n: (n.generation, n.step)):
+        by_step.update({record["step"]: record for record in read_json(_piece(folder, name))})
     return [by_step[step] for step in sorted(by_step)]
+
+
+def _piece(folder: Path, name: CheckpointId) -> Path:
+    return folder / f"{name.folder(folder).name}.json"

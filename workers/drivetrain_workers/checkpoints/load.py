@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from base64 import b64decode
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,26 +31,28 @@ class _Piece:
     offset: int
 
 
-@dataclass
 class Checkpoint:
     """A committed checkpoint. Verify it first: `drivetrain_workers.checkpoints.store.verify`.
 
     Files are read, not mapped: every byte is wanted once, and faulting pages in costs several times a read.
+
+    Args:
+        folder: its files.
+        manifest: what its manifest says; read from ``folder`` where it is not given.
+        indexes: by rank, likewise.
     """
 
-    folder: Path
-    manifest: dict[str, Any] = field(init=False)
-    indexes: list[dict[str, Any]] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.manifest = read_json(self.folder / MANIFEST)
+    def __init__(
+        self, folder: Path, manifest: dict[str, Any] | None = None, indexes: dict[int, dict[str, Any]] | None = None
+    ) -> None:
+        self.folder, self.manifest = folder, manifest or read_json(folder / MANIFEST)
         ranks = range(self.manifest["world_size"])
-        self.indexes = [read_json(self.folder / rank_index(rank)) for rank in ranks]
-        self._files = [self.folder / rank_file(rank) for rank in ranks]
+        self.indexes = indexes or {rank: read_json(folder / rank_index(rank)) for rank in ranks}
         self._pieces: dict[tuple[str, str], list[_Piece]] = {}
-        for index, file in zip(self.indexes, self._files, strict=True):
+        for rank, index in self.indexes.items():
             for parameter, kind, start, length, offset in index["fragments"]:
-                self._pieces.setdefault((parameter, kind), []).append(_Piece(start, length, file, offset))
+                piece = _Piece(start, length, folder / rank_file(rank), offset)
+                self._pieces.setdefault((parameter, kind), []).append(piece)
 
     @property
     def step(self) -> int:
@@ -94,7 +96,7 @@ class Checkpoint:
         for name, dtype, shape, offset in self.indexes[rank]["replicated"]:
             kind = getattr(torch, dtype)
             size = int(np.prod(shape, dtype=np.int64)) * torch.empty(0, dtype=kind).element_size()
-            raw = torch.from_numpy(np.fromfile(self._files[rank], np.uint8, count=size, offset=offset))
+            raw = torch.from_numpy(np.fromfile(self.folder / rank_file(rank), np.uint8, count=size, offset=offset))
             tensors[name] = raw.view(kind).view(shape)
         return tensors
 

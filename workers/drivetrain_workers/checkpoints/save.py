@@ -13,6 +13,7 @@ from drivetrain_pipelines.checksums import atomic_write, block_digests, write_js
 
 from drivetrain_workers.checkpoints import ledger
 from drivetrain_workers.checkpoints.layout import parameter_shapes
+from drivetrain_workers.checkpoints.memory import MemoryCopies
 from drivetrain_workers.checkpoints.policy import save_interval_s, to_keep
 from drivetrain_workers.checkpoints.snapshot import HostBuffer
 from drivetrain_workers.checkpoints.store import CheckpointId, commit, rank_file, rank_index, remove_old
@@ -39,7 +40,9 @@ class CheckpointWriter:
         rank, world_size, generation: of this process; rank 0 commits and removes old checkpoints.
         keep: which checkpoints stay.
         run_began: seconds since the epoch.
-        on_saved: called from the background thread, on rank 0, after the commit.
+        report: called from the background thread: ``("checkpoint", **fields of Saved)`` on rank 0 after the commit,
+            ``("copied", step=...)`` after `copy`, ``("warning", message=...)`` when that did not work.
+        memory: of this node, for `copy`.
     """
 
     def __init__(
@@ -49,13 +52,15 @@ class CheckpointWriter:
         world_size: int,
         generation: int,
         keep: KeepSpec,
-        on_saved: Callable[[Saved], None],
+        report: Callable[..., None],
         run_began: float,
+        memory: MemoryCopies | None = None,
     ) -> None:
         self._folder, self._rank, self._world_size, self._generation = folder, rank, world_size, generation
-        self._keep, self._on_saved = keep, on_saved
+        self._keep, self._report, self._memory = keep, report, memory
         self._buffer = HostBuffer()
         self._copied = threading.Event()
+        self._to_storage = False
         self._thread: threading.Thread | None = None
         self._failure: Exception | None = None
         self._failures, self._run_began = generation - 1, run_began
@@ -89,27 +94,42 @@ class CheckpointWriter:
         """
         began = time.perf_counter()
         self.wait()
-        index = self._buffer.begin(engine)
-        facts = {
+        facts = self._facts(engine, step, samples) | {"evaluation": evaluation, "probe": probe}
+        self._to_storage = True
+        self._begin(partial(self._write, step, self._buffer.begin(engine), facts, list(records)))
+        self._stall_s, self._saved_at = time.perf_counter() - began, time.monotonic()
+
+    def copy(self, engine: Any, step: int, samples: int, records: list[dict[str, Any]]) -> None:
+        """Begin to copy the state into this node's memory; not while a save is under way. As `save` otherwise."""
+        if self._memory is None or (self._thread and self._thread.is_alive()):
+            return
+        self.wait()
+        self._to_storage = False
+        index = self._buffer.begin(engine) | {"facts": self._facts(engine, step, samples), "records": list(records)}
+        self._begin(partial(self._write_copy, self._memory, CheckpointId(step, self._generation), index))
+
+    def _facts(self, engine: Any, step: int, samples: int) -> dict[str, Any]:
+        return {
             "format": 1,
             "step": step,
             "samples": samples,
+            "world_size": self._world_size,
             "zero_stage": engine.zero_optimization_stage(),
             "shapes": parameter_shapes(engine),
-            "evaluation": evaluation,
-            "probe": probe,
         }
+
+    def _begin(self, write: Callable[[], None]) -> None:
         self._copied.clear()
-        self._thread = threading.Thread(target=self._write, args=(step, index, facts, list(records)), name="checkpoint")
+        self._thread = threading.Thread(target=write, name="checkpoint")
         self._thread.start()
-        self._stall_s, self._saved_at = time.perf_counter() - began, time.monotonic()
 
     def before_update(self) -> None:
         """Wait until the copy under way holds everything that the optimizer is about to change."""
         if self._thread:
             began = time.perf_counter()
             self._copied.wait()
-            self._stall_s = (self._stall_s or 0.0) + time.perf_counter() - began
+            if self._to_storage:
+                self._stall_s = (self._stall_s or 0.0) + time.perf_counter() - began
 
     def is_due(self) -> bool:
         """Whether it pays to save now; ranks may differ, so one decides."""
@@ -140,10 +160,26 @@ class CheckpointWriter:
             write_json(folder / rank_index(self._rank), index)
             if self._rank == 0:
                 ledger.write(self._folder.ledger, name, records)
-                commit(folder, self._world_size, facts)
+                commit(folder, facts)
                 remove_old(self._folder.checkpoints, partial(to_keep, keep=self._keep))
                 self._write_s = time.perf_counter() - began
-                self._on_saved(Saved(step, str(folder), len(data), self._stall_s or 0.0, self._write_s))
+                saved = Saved(step, str(folder), len(data), self._stall_s or 0.0, self._write_s)
+                self._report("checkpoint", **vars(saved))
+        except Exception as error:  # raised in the training thread by wait()
+            self._failure = error
+        finally:
+            self._copied.set()
+
+    def _write_copy(self, memory: MemoryCopies, name: CheckpointId, index: dict[str, Any]) -> None:
+        try:
+            self._buffer.finish()
+            self._copied.set()
+            data = self._buffer.content
+            memory.write(name, self._rank, index | {"bytes": len(data), "xxh3": block_digests(data)}, data)
+            self._report("copied", step=name.step)
+        except OSError as error:  # memory is short: storage must do
+            self._memory = None
+            self._report("warning", message=f"no more copies in the node's memory: {error}")
         except Exception as error:  # raised in the training thread by wait()
             self._failure = error
         finally:

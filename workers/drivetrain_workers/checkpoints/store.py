@@ -61,14 +61,14 @@ def committed(root: Path) -> list[CheckpointId]:
     return sorted((c for c in found if c), key=lambda c: (c.step, c.generation), reverse=True)
 
 
-def commit(folder: Path, world_size: int, facts: dict[str, Any]) -> None:
-    """Wait until every rank's index is there, then write the manifest: the commit point.
+def commit(folder: Path, facts: dict[str, Any]) -> None:
+    """Wait until the indexes of all ranks, ``facts["world_size"]``, are there, then the manifest: the commit point.
 
     Raises:
         CheckpointError: a rank did not finish within ten minutes.
     """
     deadline = time.monotonic() + _COMMIT_TIMEOUT_S
-    missing = set(range(world_size))
+    missing = set(range(facts["world_size"]))
     while missing:
         missing = {rank for rank in missing if not (folder / rank_index(rank)).exists()}
         if missing and time.monotonic() > deadline:
@@ -76,7 +76,7 @@ def commit(folder: Path, world_size: int, facts: dict[str, Any]) -> None:
         if missing:
             time.sleep(_COMMIT_POLL_S)
     fsync_folder(folder.parent)  # the folder itself must outlive a power cut, before older checkpoints go
-    write_json(folder / MANIFEST, {**facts, "world_size": world_size})
+    write_json(folder / MANIFEST, facts)
 
 
 def verify(folder: Path, ranks: range | list[int]) -> None:
