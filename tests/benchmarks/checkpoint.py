@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from tests.benchmarks.report import report
 
@@ -24,7 +25,7 @@ def rank_main(rank: int, folder: Path) -> None:
     import numpy as np
     import torch.distributed as dist
     from drivetrain_workers.batching import solve
-    from drivetrain_workers.checkpoints.save import CheckpointWriter, Saved
+    from drivetrain_workers.checkpoints.save import CheckpointWriter
     from drivetrain_workers.engine import Engine, join_group
     from drivetrain_workers.objective import Objective, next_token_loss, next_token_weight
     from drivetrain_workers.recipes.language_model.model import gpt
@@ -36,8 +37,10 @@ def rank_main(rank: int, folder: Path) -> None:
     spec = TrainingSpec(steps=100, zero=1, global_batch_size=plan.global_batch)
     model = gpt(_VOCABULARY, _LENGTH, **_MODEL)
     engine = Engine(model, Objective(next_token_loss, next_token_weight), spec, plan, 100, device)
-    saved: list[Saved] = []
-    writer = CheckpointWriter(RunFolder(folder), rank, _RANKS, 1, KeepSpec(last=1), saved.append, time.time())
+    saved: list[dict[str, Any]] = []
+    writer = CheckpointWriter(
+        RunFolder(folder), rank, _RANKS, 1, KeepSpec(last=1), lambda _, **fields: saved.append(fields), time.time()
+    )
     tokens = np.random.default_rng(rank).integers(0, _VOCABULARY, (_ROWS, _LENGTH + 1))
     waited = 0.0
 
@@ -72,7 +75,7 @@ def rank_main(rank: int, folder: Path) -> None:
     if rank == 0:
         figures = {
             "parameters": sum(p.numel() for p in model.parameters()),
-            "bytes_a_rank": saved[-1].bytes,
+            "bytes_a_rank": saved[-1]["bytes"],
             "stall_s": ours[1:],  # the first makes the buffer
             "first_stall_s": ours[0],
             "write_s": [one.write_s for one in saved[1:]],

@@ -109,7 +109,7 @@ def rank_main(rank: int, case: Case, rendezvous: str) -> None:
         case.world_size,
         case.generation,
         KeepSpec(last=case.keep),
-        lambda saved: None,
+        lambda *_, **__: None,
         0.0,
     )
     engine.before_update = writer.before_update

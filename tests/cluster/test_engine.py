@@ -48,3 +48,22 @@ def test_packed_documents_weigh_by_their_tokens(toy_job: Path, shared_home: Path
     assert [result.code for result in results] == [0, 0], results[0].errors + results[1].errors
     assert results[1].series("loss") == pytest.approx(results[0].series("loss"), abs=2e-5)
     assert results[1].series("eval_loss") == pytest.approx(results[0].series("eval_loss"), abs=2e-5)
+
+
+def test_a_network_of_120_layers(toy_job: Path, shared_home: Path) -> None:
+    """Deep, partitioned and recomputed; killed and resumed, it computes the same."""
+    settings = [
+        "model.args={layers: 120, width: 16, heads: 2, dropout: 0.1}",
+        "training={steps: 4, global_batch_size: 4, zero: 3, activation_checkpointing: true}",
+        "checkpoint.every=2",
+        "sample=null",
+    ]
+    calm = run_job(toy_job, shared_home, *settings).finish()
+    assert calm.code == 0, calm.errors
+    assert calm.facts["parameters"] > 120 * 12 * 16 * 16
+    job = run_job(toy_job, shared_home, *settings, "tracking.experiment=again")
+    job.kill_part("rank-1", 3)
+    killed = job.finish()
+    assert killed.code == 0, killed.errors
+    assert killed.series("loss") == calm.series("loss")
+    assert killed.weights_digest() == calm.weights_digest()

@@ -191,6 +191,8 @@ class NodeAgent:
     def forget_copies(self) -> None:
         """The run has ended: give its memory back."""
         shutil.rmtree(self._memory_folder, ignore_errors=True)
+        with suppress(OSError):  # another run's are still there, or none ever were
+            self._memory_folder.parent.rmdir()
 
     def finish_uploads(self, timeout_s: float) -> bool:
         """Wait until storage has every checkpoint that it should; False when it has not, after ``timeout_s``."""

@@ -125,7 +125,7 @@ def _open(task: RankTask, link: AgentLink) -> _Run:
     engine = Engine(model, objective, training, plan, steps, device, job["seed"])
     replicated_tensors(engine.deepspeed)  # refuses what could not be checkpointed, before the first step
     _seed_rank(job["seed"], rank)
-    report("phase", phase="initialized", parameters=sum(p.numel() for p in model.parameters()))
+    report("phase", phase="initialized", parameters=_parameters(model))
 
     link.enter("load", 0)
 
@@ -272,6 +272,11 @@ def _began(folder: RunFolder) -> float:
     """When the run made its first step, over all generations; seconds since the epoch."""
     records = ledger.read(folder.ledger)
     return float(records[0]["time"]) if records else time.time()
+
+
+def _parameters(model: torch.nn.Module) -> int:
+    """Their number, also where ZeRO-3 has left this rank a part of each."""
+    return sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters())
 
 
 def _tokens(batch: Batch) -> int:

@@ -64,6 +64,10 @@ class Checkpoint:
         """`WEIGHTS` and the names of the optimizer's moments."""
         return {kind for _, kind in self._pieces}
 
+    def moments(self, parameters: set[str]) -> set[str]:
+        """Names of the optimizer's moments of some parameters; groups of an optimizer may have others."""
+        return {kind for parameter, kind in self._pieces if parameter in parameters} - {WEIGHTS}
+
     def read(self, parameter: str, kind: str, start: int, out: torch.Tensor) -> None:
         """Fill ``out`` (1-D, fp32) with elements ``start ..`` of a parameter's weights or moment.
 
@@ -110,11 +114,10 @@ def restore(engine: Any, checkpoint: Checkpoint, rank: int, world_size: int) -> 
     same_world = checkpoint.manifest["world_size"] == world_size
     own = checkpoint.indexes[rank if same_world else 0]
     before_overwriting(engine)
-    moments = checkpoint.kinds - {WEIGHTS}
     for state in flat_states(engine):
         saved = own["groups"][str(state.group_index)]
         state.group.update({k: tuple(v) if isinstance(v, list) else v for k, v in saved["hyper"].items()})
-        state.create(moments, saved["scalars"])
+        state.create(checkpoint.moments({span.parameter for span in state.spans}), saved["scalars"])
         for kind, tensor in state.tensors():
             for span in state.spans:
                 checkpoint.read(span.parameter, kind, span.start, tensor[span.at : span.at + span.length])
