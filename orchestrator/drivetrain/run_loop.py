@@ -36,6 +36,7 @@ _log = logging.getLogger(__name__)
 _TICK_S = 0.5
 _POLL_S = 10.0
 _FLUSH_S = 60.0
+_UPLOAD_S = 60.0  # of a run that ends early; a complete one waits longer
 _PLACE_TRIES = 5
 
 
@@ -248,6 +249,8 @@ class RunLoop:
         tracked = False
         try:
             self._learn(reason=str(reason), detail=detail or OUTCOMES[reason].meaning)
+            if reason is not Reason.COMPLETED and (missing := self._stages.finish_uploads(self._agents, _UPLOAD_S)):
+                self._learn(problem=missing)
             self._gang.release()
             self._tracker.tags(reason=reason, detail=detail)
             self._tracker.end(OUTCOMES[reason].status)

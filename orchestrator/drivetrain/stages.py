@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,7 @@ from drivetrain.tracking.curves import draw_loss
 from drivetrain.tracking.spool import Record
 from drivetrain.tracking.tracker import Tracker
 
+_log = logging.getLogger(__name__)
 _UPLOAD_S = 600.0
 
 
@@ -85,11 +87,8 @@ class Stages:
             "tokens_per_s": _mean(records, "tokens_per_s"),
             "picture": str(picture),
         }
-        if self._spec.checkpoint.location and not self._upload(agents):
-            upload = f"drivetrain checkpoints {self.folder.path.name} --upload"
-            facts["problem"] = (
-                f"{self._spec.checkpoint.location} lacks checkpoints of this run; `{upload}` uploads them"
-            )
+        if problem := self.finish_uploads(agents, _UPLOAD_S):
+            facts["problem"] = problem
         if sample := self._spec.sample:
             request = GenerateRequest(str(self.folder.path), dataset, sample.prompt, sample.max_tokens)
             # On the gang's node where it still is; after a crash, here.
@@ -99,12 +98,22 @@ class Stages:
             self._tracker.artifact(text)
         return facts
 
-    def _upload(self, agents: list[Agent]) -> bool:
-        """Wait for the upload of the last checkpoints; whether it has succeeded."""
-        if agents:  # they have those files on their node
-            return bool(ray.get(agents[0].handle.finish_uploads.remote(_UPLOAD_S)))
-        RemoteCheckpoints(self.folder, self._spec.checkpoint).sync()
-        return True
+    def finish_uploads(self, agents: list[Agent], timeout_s: float) -> str:
+        """Wait for the upload of the last checkpoints; says what is missing, and what to do about it."""
+        location = self._spec.checkpoint.location
+        if not location:
+            return ""
+        try:
+            if not agents:
+                RemoteCheckpoints(self.folder, self._spec.checkpoint).sync()
+                return ""
+            # They have those files on their node.
+            if ray.get(agents[0].handle.finish_uploads.remote(timeout_s), timeout=timeout_s + 10):
+                return ""
+        except (OSError, ray.exceptions.RayError) as error:
+            _log.warning("uploading to %s: %s", location, error)
+        upload = f"drivetrain checkpoints {self.folder.path.name} --upload"
+        return f"{location} lacks checkpoints of this run; `{upload}` uploads them"
 
 
 def _values(records: list[Record], key: str) -> list[float]:

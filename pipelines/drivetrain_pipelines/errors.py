@@ -55,6 +55,10 @@ class FetchError(DrivetrainError):
         return f"block {self.block} of {self.url} could not be fetched: {self.problem}"
 
 
+class WrongBytesError(FetchError):
+    """Storage has other bytes than were written, or none: trying longer, or later, does not help."""
+
+
 class TransformError(DrivetrainError):
     """The user's online transform failed, or its results cannot be used."""
 

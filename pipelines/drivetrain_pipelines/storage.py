@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -122,6 +123,13 @@ class StorageFolder:
         except FileNotFoundError:
             return None
 
+    def rename(self, name: str, new_name: str) -> None:
+        """Give a file another name; a missing one is fine."""
+        filesystem, path = open_storage(self.url(name), self.storage)
+        _, target = open_storage(self.url(new_name), self.storage)
+        with suppress(FileNotFoundError):
+            self._patiently(filesystem.mv, path, target)
+
     def remove(self, name: str) -> None:
         """Remove a folder in it, with all that it holds; missing is fine."""
         filesystem, path = open_storage(self.url(name), self.storage)
@@ -129,11 +137,16 @@ class StorageFolder:
             self._patiently(partial(filesystem.rm, path, recursive=True))
 
     def _patiently(self, call: Any, *arguments: Any) -> Any:
-        """Object storage throttles and fails for moments; a missing file stays missing."""
+        """Object storage throttles and fails for moments; a missing file stays missing. All errors become OSErrors."""
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_not_exception_type(FileNotFoundError),
             wait=tenacity.wait_random_exponential(0.1, 5),
             stop=tenacity.stop_after_delay(self.patience_s),
             reraise=True,
         )
-        return retrying(call, *arguments)
+        try:
+            return retrying(call, *arguments)
+        except OSError:
+            raise
+        except Exception as error:  # clients of storage have classes of their own
+            raise OSError(f"{self.location}: {error!r:.300}") from error

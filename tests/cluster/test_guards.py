@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.harness import Result, command_line, run_job
+from tests.cluster.harness import Result, command_line, resume_run, run_job
 
 # A loss that is NaN on about every thirtieth batch, by its content alone.
 POISON = """
@@ -52,6 +52,27 @@ def test_bad_batches_are_passed_over(poisoned_job: Path, shared_home: Path) -> N
     killed = job.finish()
     assert killed.series("loss") == calm.series("loss")
     assert killed.weights_digest() == calm.weights_digest()
+
+
+def test_what_was_passed_over_is_known_to_storage(poisoned_job: Path, shared_home: Path, tmp_path: Path) -> None:
+    """A run that has passed over a batch, is stopped and loses its folder goes on as if it had not."""
+    settings = ("model.loss=toy_loss:poisoned", "training.guard={non_finite: rewind, max_rewinds: 20}")
+    calm = run_job(poisoned_job, shared_home, *settings).finish()
+    job = run_job(poisoned_job, shared_home, *settings, f"checkpoint.location={tmp_path}")
+    job.wait_for(lambda view: view["restarts"] > 0 and "stored" in view["facts"])
+    job.process.send_signal(signal.SIGINT)
+    stopped = job.finish()
+    folder = shared_home / "runs" / stopped.run_id
+    assert stopped.facts["reason"] == "cancelled"
+    for path in (folder / "checkpoints", folder / "ledger"):
+        shutil.rmtree(path)
+    (folder / "adjustments.json").unlink()
+    resumed = resume_run(stopped.run_id, shared_home).finish()
+    assert resumed.code == 0, resumed.errors
+    assert resumed.series("loss") == calm.series("loss")
+    assert resumed.weights_digest() == calm.weights_digest()
+    told = command_line(shared_home, "audit", resumed.run_id).stdout
+    assert "every sample was used exactly once per epoch" in told
 
 
 def test_too_many_rewinds_end_the_run(poisoned_job: Path, shared_home: Path) -> None:

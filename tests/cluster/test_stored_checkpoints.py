@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -59,7 +60,9 @@ def test_a_run_that_lost_its_folder_goes_on_from_storage(
     assert "step-00000040" in result.facts["stored"]
     audit = command_line(shared_home, "audit", run_id)
     assert "exactly once per epoch" in audit.stdout, audit.stderr
-    kept = {name.split("/")[1] for name in there.files("checkpoints")}
+    set_aside = stored.replace(MANIFEST, "manifest.corrupt.json")
+    assert set_aside in there.files("checkpoints")
+    kept = {name.split("/")[1] for name in there.files("checkpoints")} - {set_aside.split("/")[1]}
     assert kept == {checkpoint.folder(folder).name for checkpoint in committed(folder / "checkpoints")}
     assert s3.faults.seen["refused"] > 0
     assert s3.faults.seen["internal_error"] > 0
@@ -84,11 +87,32 @@ def test_an_outage_holds_nothing_up(toy_job: Path, tmp_path: Path, undisturbed: 
     assert f"checkpoints/step-00000040.g0001/{MANIFEST}" in there.files("checkpoints")
 
 
-def test_storage_that_is_not_there(toy_job: Path, tmp_path: Path) -> None:
-    """Told at once where the URL cannot be; and a run does not begin anew because storage does not answer."""
+def test_storage_that_cannot_be(toy_job: Path, tmp_path: Path) -> None:
     wrong = command_line(tmp_path, "validate", str(toy_job), "--set=checkpoint.location=s4://bucket")
     assert wrong.returncode == 2
     assert "checkpoint.location: got 's4://bucket'" in wrong.stderr
+
+
+def test_a_run_does_not_begin_anew_by_mistake(toy_job: Path, tmp_path: Path) -> None:
+    """Its folder is lost, and what storage has of it is damaged: an error, not step 0."""
+    home, place = tmp_path / "home", tmp_path / "place"
+    settings = [f"checkpoint.location={place}", "checkpoint.keep=2"]
+    job = run_job(toy_job, home, *settings)
+    view = job.wait_for(lambda view: view["facts"].get("stored", "").split("/")[-1] >= "step-00000016")
+    job.process.send_signal(signal.SIGINT)
+    stopped = job.finish()
+    assert stopped.facts["reason"] == "cancelled"
+    stored, run = place / view["run_id"] / "checkpoints", home / "runs" / view["run_id"]
+    newest = max(path.name for path in (run / "checkpoints").iterdir())
+    assert (stored / newest / MANIFEST).exists(), "what was saved on the request to stop is uploaded"
+    shutil.rmtree(run / "checkpoints")
+    for path in stored.glob("*/rank-00000.json"):
+        path.write_text(path.read_text().replace("3", "4", 1))
+    lost = resume_run(view["run_id"], home).finish()
+    assert lost.code == 1
+    assert lost.facts["reason"] == "storage"
+    assert f"no checkpoint in {place / view['run_id']} can be loaded" in lost.facts["detail"]
+    assert len(list(stored.glob("*/manifest.corrupt.json"))) == 2
 
 
 def test_upload_by_hand(toy_job: Path, tmp_path: Path, s3: S3) -> None:

@@ -66,6 +66,7 @@ ERRORS = [
     data_errors.CorruptFileError("/data/x.arrow", "block 3 differs"),
     data_errors.PrepareError("no text"),
     data_errors.FetchError("s3://bucket/x", 3, "cut"),
+    data_errors.WrongBytesError("s3://bucket/x", 3, "other bytes"),
     data_errors.TransformError("it raised KeyError('x')"),
     data_errors.TransformersLostError("none has started yet"),
     training_errors.CheckpointError("no checkpoint"),

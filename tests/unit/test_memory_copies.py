@@ -36,9 +36,9 @@ def test_the_two_newest_of_each_rank_stay(tmp_path: Path) -> None:
         "step-00000006.g0001",
         "step-00000006.g0002",
     ]
-    folder, indexes = copies.indexes(CheckpointId(4, 1))
+    folder, index = copies.open(CheckpointId(4, 1), 1)
     assert folder == tmp_path / "step-00000004.g0001"
-    assert list(indexes) == [1]
+    assert index["bytes"] == 100
 
 
 def test_what_does_not_fit_or_is_damaged_is_not_found(tmp_path: Path) -> None:
@@ -56,13 +56,47 @@ def test_what_does_not_fit_or_is_damaged_is_not_found(tmp_path: Path) -> None:
     assert steps(copies, 1) == [2]
 
 
-def test_without_partitions_all_ranks_must_be_here(tmp_path: Path) -> None:
-    """Under ZeRO 0 each rank saves another part of what all have."""
+def test_what_is_newer_than_what_was_loaded_goes(tmp_path: Path) -> None:
+    """Rank 0 had written step 6 when rank 1 died: both go on from 4, which must outlive the next copy's writing."""
     copies = MemoryCopies(tmp_path)
-    write(copies, 2, 0, stage=0)
-    assert steps(copies, 0, stage=0) == []
-    write(copies, 2, 1, stage=0)
-    assert steps(copies, 0, stage=0) == [2]
+    for step in (2, 4, 6):
+        write(copies, step, 0)
+    (tmp_path / "step-00000006.g0001" / "rank-00000.bin.123.tmp").write_bytes(b"left by a process that was killed")
+    copies.forget_newer(0, CheckpointId(4, 1))
+    assert steps(copies, 0) == [4]
+    assert not (tmp_path / "step-00000006.g0001").exists()
+    copies.make_room(CheckpointId(6, 2), 0)
+    assert steps(copies, 0) == [4]
+    copies.forget_newer(0, None)
+    assert steps(copies, 0) == []
+
+
+def test_no_copy_leaves_anything_unfinished(tmp_path: Path) -> None:
+    copies = MemoryCopies(tmp_path)
+    write(copies, 2, 0)
+    for name in ("rank-00000.bin.123.tmp", "rank-00000.part"):
+        (tmp_path / "step-00000002.g0001" / name).write_bytes(b"half")
+    write(copies, 4, 0)
+    write(copies, 6, 0)
+    assert sorted({path.name for path in tmp_path.rglob("rank*")}) == ["rank-00000.bin", "rank-00000.json"]
+
+
+@pytest.mark.parametrize("planted", ["link", "open folder"])
+def test_a_planted_folder_is_not_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, planted: str) -> None:
+    """Everybody may write to shared memory, and could put there a way to somebody's files."""
+    monkeypatch.setattr(memory, "_SHARED_MEMORY", tmp_path)
+    victim, own = tmp_path / "victim", memory.memory_folder("own", 0)
+    (victim / "documents").mkdir(parents=True)
+    if planted == "link":
+        own.parent.symlink_to(victim)
+    else:
+        own.parent.mkdir(mode=0o777)
+        (own.parent / "documents").mkdir()
+        own.parent.chmod(0o777)
+    for use in (remove_orphans, own_memory_folder):
+        with pytest.raises(OSError, match=r"private folder|Not a directory|symbolic"):
+            use(own)
+    assert (own.parent / "documents").is_dir()
 
 
 def test_memory_of_the_dead_is_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

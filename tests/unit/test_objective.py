@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,18 @@ def test_metrics_are_means_or_pairs() -> None:
     objective = Objective(lambda model, batch: torch.zeros(()), row_weight, metrics)
     found = objective.metrics(nn.Identity(), BATCH, 3.0, context(0, 3))
     assert found == {"mean": (1.5, 3.0), "pair": (2.0, 7.0), "step": (12.0, 3.0)}
+
+
+def test_a_mean_over_nothing_counts_for_nothing() -> None:
+    """Whatever number the job's function makes of no rows."""
+    objective = Objective(lambda model, batch: torch.zeros(()), row_weight, lambda model, batch: {"a": math.nan})
+    assert objective.metrics(nn.Identity(), BATCH, 0.0, context(0, 3)) == {"a": (0.0, 0.0)}
+
+
+def test_a_metric_is_not_named_like_the_loss() -> None:
+    objective = Objective(lambda model, batch: torch.zeros(()), row_weight, lambda model, batch: {"loss": 1.0})
+    with pytest.raises(InputError, match=r"model\.metrics: got the name 'loss'"):
+        objective.metrics(nn.Identity(), BATCH, 3.0, context(0, 3))
 
 
 @pytest.mark.parametrize("returned", [0.5, {"a": "much"}, {"a": (1, 2, 3)}, {"a": torch.zeros(3)}, None])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from functools import partial
 from pathlib import Path
 
@@ -10,7 +11,15 @@ from drivetrain.runs.store import RunStore
 from drivetrain_pipelines.checksums import block_digests, read_json, write_json
 from drivetrain_pipelines.errors import CorruptFileError, InputError
 from drivetrain_workers.checkpoints.policy import to_keep
-from drivetrain_workers.checkpoints.store import CheckpointId, commit, committed, newest_valid, rank_index, remove_old
+from drivetrain_workers.checkpoints.store import (
+    CheckpointId,
+    commit,
+    committed,
+    newest_valid,
+    rank_index,
+    remove_old,
+    score_of,
+)
 from drivetrain_workers.spec import KeepSpec
 
 
@@ -106,3 +115,11 @@ def test_order_is_by_step_then_generation(tmp_path: Path) -> None:
     assert CheckpointId.parse("step-1.g1") is None
     with pytest.raises(CorruptFileError, match="missing"):
         read_json(tmp_path / "step-x" / "manifest.json")
+
+
+def test_scores_of_checkpoints() -> None:
+    """A score that is no number is none; files of the first format had an eval loss only."""
+    assert score_of({"evaluation": {"loss": 2.0, "metrics": {}, "score": -0.5}}) == -0.5
+    assert score_of({"evaluation": {"loss": 2.0, "metrics": {}, "score": math.nan}}) is None
+    assert score_of({"evaluation": None}) is None
+    assert score_of({"eval_loss": 2.0}) == 2.0

@@ -7,7 +7,6 @@ reports what it sees as a numbered list of events that the coordinator reads by 
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -27,7 +26,13 @@ import ray.util
 from drivetrain_pipelines.online.actor import start_transformers
 from drivetrain_pipelines.spec import DataSpec
 
-from drivetrain_workers.checkpoints.memory import MemoryCopies, memory_folder, own_memory_folder, remove_orphans
+from drivetrain_workers.checkpoints.memory import (
+    MemoryCopies,
+    memory_folder,
+    own_memory_folder,
+    remove_memory_folder,
+    remove_orphans,
+)
 from drivetrain_workers.checkpoints.remote import RemoteCheckpoints
 from drivetrain_workers.checkpoints.store import CheckpointId
 from drivetrain_workers.checkpoints.upload import Uploader
@@ -189,10 +194,12 @@ class NodeAgent:
         return self._peers.read(step, generation, rank, offset) if self._peers else b""
 
     def forget_copies(self) -> None:
-        """The run has ended: give its memory back."""
-        shutil.rmtree(self._memory_folder, ignore_errors=True)
-        with suppress(OSError):  # another run's are still there, or none ever were
-            self._memory_folder.parent.rmdir()
+        """The run has ended: give its memory back. Whoever still writes there ends first."""
+        with self._news:
+            self._end_ranks()
+        if self._peers:
+            self._peers.close()
+        remove_memory_folder(self._memory_folder)
 
     def finish_uploads(self, timeout_s: float) -> bool:
         """Wait until storage has every checkpoint that it should; False when it has not, after ``timeout_s``."""

@@ -10,6 +10,7 @@ from typing import Any
 import deepspeed
 import torch
 import torch.distributed as dist
+from drivetrain_pipelines.errors import InputError
 from drivetrain_pipelines.stream.columns import Columns, Ragged, Values
 
 from drivetrain_workers.batching import BatchPlan
@@ -21,6 +22,11 @@ from drivetrain_workers.spec import TrainingSpec
 
 # A column of a batch: a tensor [rows, ...], or one tensor per row where rows have different lengths.
 ModelInput = torch.Tensor | list[torch.Tensor]
+
+
+def _joined(pieces: list[Any]) -> Any:
+    """One column of several pieces of it."""
+    return torch.cat(pieces) if all(map(torch.is_tensor, pieces)) else [value for piece in pieces for value in piece]
 
 
 def _nothing() -> None:
@@ -36,6 +42,7 @@ class StepResult:
     learning_rate: float
     stop_asked: bool
     save_asked: bool
+    busy: bool
 
 
 @dataclass(frozen=True)
@@ -124,7 +131,14 @@ class Engine:
         if spec.compile:
             self.deepspeed.compile(backend=spec.compile)
 
-    def step(self, columns: Columns, position: int, stop_asked: bool = False, save_asked: bool = False) -> StepResult:
+    def step(
+        self,
+        columns: Columns,
+        position: int,
+        stop_asked: bool = False,
+        save_asked: bool = False,
+        busy: bool = False,
+    ) -> StepResult:
         """One optimizer step on this rank's rows of a global batch.
 
         DeepSpeed averages gradients over micro-batches and ranks as if all were equally large. Weighting each
@@ -154,13 +168,12 @@ class Engine:
             engine.step()
             total += loss.detach()
         # One small collective carries the loss and what any rank asks for, so all ranks do it after the same step.
-        asked = torch.tensor([float(stop_asked), float(save_asked)], device=self._device)
+        asked = torch.tensor([float(stop_asked), float(save_asked), float(busy)], device=self._device)
         report = torch.cat([total.view(1), asked])
         dist.all_reduce(report)
         norm = engine.get_global_grad_norm()
-        return StepResult(
-            float(report[0]), float(norm or 0.0), float(learning_rate), bool(report[1] > 0), bool(report[2] > 0)
-        )
+        told, *flags = report.tolist()
+        return StepResult(told, float(norm or 0.0), float(learning_rate), *(flag > 0 for flag in flags))
 
     @torch.no_grad()
     def evaluate(self, part: EvalPart, metrics: bool = True) -> Evaluation:
@@ -185,22 +198,39 @@ class Engine:
                 found |= self.objective.metrics(engine, batch, weight, context)
             for name, pair in found.items():
                 zero = torch.zeros(2, dtype=torch.float64, device=self._device)
-                sums[name] = sums.get(name, zero) + own * torch.tensor(pair, dtype=torch.float64, device=self._device)
+                sums.setdefault(name, zero)
+                if own:  # what a stranger gives may be no number, and 0 times that is none either
+                    sums[name] += torch.tensor(pair, dtype=torch.float64, device=self._device)
+        self._check_names(list(sums))
         table = torch.stack([sums[name] for name in sorted(sums)])
         dist.all_reduce(table)
         engine.train()
         means = {name: float(total / count) for name, (total, count) in zip(sorted(sums), table, strict=True)}
         return Evaluation(means.pop(""), means)
 
+    def _check_names(self, names: list[str]) -> None:
+        """Raises `InputError` when metrics have other names on another rank: they would be added up wrongly."""
+        everywhere: list[list[str]] = [[]] * self._plan.world_size
+        dist.all_gather_object(everywhere, sorted(names))
+        different = next((there for there in everywhere if there != everywhere[0]), None)
+        if different:
+            given = f"a function that returned {everywhere[0]} for one part of the samples and {different} for another"
+            raise InputError("model.metrics", given, "the same names for every batch")
+
     @torch.no_grad()
     def predict(self, part: EvalPart, most_rows: int) -> dict[str, Any]:
         """The job's predictions for the first rows of every rank's part; by name, a value for every row."""
-        rows = slice(0, min(most_rows, part.rows))
+        micro, most = self._plan.micro_batch, min(most_rows, part.rows)
+        pieces = []
         self.deepspeed.eval()
-        batch, context = self._batch(part.columns, rows), self._context(rows, part.start, training=False)
-        predictions = self.objective.predict(self.deepspeed, batch, context)
+        for start in range(0, min(most_rows, -(-part.total_rows // self._plan.world_size)), micro):
+            rows = slice(min(start, most), min(start + micro, most))
+            batch, context = self._batch(part.columns, rows), self._context(rows, part.start, training=False)
+            predicted = self.objective.predict(self.deepspeed, batch, context)
+            if rows.stop > rows.start:
+                pieces.append(predicted)
         self.deepspeed.train()
-        return predictions
+        return {name: _joined([piece[name] for piece in pieces]) for name in (pieces[0] if pieces else {})}
 
     def _weigh(self, columns: Columns, rows: slice, start: int, training: bool) -> float:
         if rows.stop == rows.start or self.objective.weighs_rows:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from drivetrain_pipelines.errors import FetchError, InputError, TransformersLostError
+from drivetrain_pipelines.errors import CorruptFileError, FetchError, InputError, TransformersLostError
 
 from drivetrain_workers.adjustments import Adjustments
 from drivetrain_workers.batching import solve
-from drivetrain_workers.errors import BadStepError, ResumeMismatchError, RewindError
+from drivetrain_workers.errors import BadStepError, CheckpointError, ResumeMismatchError, RewindError
 from drivetrain_workers.messages import RankTask
 from drivetrain_workers.run_folder import RunFolder
 from drivetrain_workers.spec import TrainingSpec
@@ -27,6 +27,8 @@ _BY_TYPE: tuple[tuple[type[BaseException], str], ...] = (
     (dist.DistError, "collective"),
     (FetchError, "storage"),
     (TransformersLostError, "storage"),
+    (CorruptFileError, "storage"),
+    (CheckpointError, "storage"),
     (OSError, "storage"),
 )
 _BY_WORDS = (("can't allocate memory", "out_of_memory"), ("gloo", "collective"), ("NCCL", "collective"))

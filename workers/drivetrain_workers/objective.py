@@ -58,10 +58,15 @@ class Objective:
             return {}
         values = self._metrics(model, batch, context=context)
         try:
-            return {name: _total_and_count(value, weight) for name, value in values.items()}
+            pairs = {str(name): _total_and_count(value, weight) for name, value in values.items()}
         except (AttributeError, TypeError, ValueError) as error:
             wanted = "a dictionary of numbers, or of pairs (total, count)"
             raise InputError("model.metrics", f"a function that returned {values!r:.200}", wanted) from error
+        if taken := {"", "loss"} & pairs.keys():
+            raise InputError(
+                "model.metrics", f"the name {min(taken)!r}", "any other name", "The loss is logged anyway."
+            )
+        return pairs
 
     @property
     def predicts(self) -> bool:
@@ -144,7 +149,7 @@ def _total_and_count(value: Any, weight: float) -> tuple[float, float]:
     if isinstance(value, tuple):
         total, count = value
         return float(total), float(count)
-    return float(value) * weight, weight
+    return (float(value) * weight, weight) if weight else (0.0, 0.0)
 
 
 def _has_rows(column: Any, rows: int) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import queue
 import threading
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,12 +10,14 @@ from typing import Any
 
 import ray
 from drivetrain_pipelines.checksums import read_json, write_json
+from drivetrain_pipelines.errors import DrivetrainError
 
 from drivetrain_workers.checkpoints.memory import MemoryCopies
 from drivetrain_workers.checkpoints.store import CheckpointId
 
 _log = logging.getLogger(__name__)
 _CHUNK_BYTES = 64 << 20  # of which each call carries one, so that Ray's object store holds no whole state
+_TROUBLE = (ValueError, OSError, DrivetrainError, ray.exceptions.RayError)  # no such actor, file, or connection
 _FETCH_S = 60.0  # for a chunk; what is slower is left to storage
 
 
@@ -30,15 +31,25 @@ class PeerCopies:
 
     def __init__(self, copies: MemoryCopies, successor: str) -> None:
         self._copies, self._successor = copies, successor
-        self._to_send: queue.SimpleQueue[tuple[CheckpointId, int]] = queue.SimpleQueue()
+        self._news = threading.Condition()
+        self._to_send: dict[int, CheckpointId] = {}  # by rank; a newer one takes an older one's place
+        self._closed = False
         threading.Thread(target=self._send_all, name="peers", daemon=True).start()
 
     def send(self, checkpoint: CheckpointId, rank: int) -> None:
         """A rank of this node has made a copy; the successor is to have it, too."""
-        self._to_send.put((checkpoint, rank))
+        with self._news:
+            self._to_send[rank] = checkpoint
+            self._news.notify()
+
+    def close(self) -> None:
+        """The run has ended: keep nothing more."""
+        self._closed = True
 
     def receive(self, step: int, generation: int, rank: int, offset: int, chunk: bytes, index: dict[str, Any]) -> None:
         """Keep a piece of another node's copy; with ``index`` it is the last."""
+        if self._closed:
+            return
         checkpoint = CheckpointId(step, generation)
         state, index_path = self._copies.paths(checkpoint, rank)
         if offset == 0:
@@ -64,13 +75,11 @@ class PeerCopies:
             return file.read(_CHUNK_BYTES)
 
     def recover(self, ranks: Iterable[int]) -> None:
-        """Bring back copies of ``ranks``, of which this node has none, from the successor. Does what it can."""
+        """Bring back copies of ``ranks`` that are newer than this node's from the successor. Does what it can."""
         for rank in ranks:
-            if self._copies.complete(rank):
-                continue
             try:
                 self._recover(rank)
-            except (ValueError, OSError, ray.exceptions.RayError) as error:  # storage has an older state
+            except _TROUBLE as error:  # storage has an older state
                 _log.warning("no copy of rank %d from %s: %s", rank, self._successor, error)
 
     def _recover(self, rank: int) -> None:
@@ -79,6 +88,8 @@ class PeerCopies:
         if found is None:
             return
         step, generation, index = found
+        if any(own >= CheckpointId(step, generation) for own in self._copies.complete(rank)):
+            return
         for offset in _offsets(index["bytes"]):
             chunk = ray.get(peer.read_copy.remote(step, generation, rank, offset), timeout=_FETCH_S)
             last = offset + len(chunk) >= index["bytes"]
@@ -86,14 +97,12 @@ class PeerCopies:
 
     def _send_all(self) -> None:
         while True:
-            checkpoint, rank = self._to_send.get()
+            with self._news:
+                self._news.wait_for(lambda: self._to_send)
+                rank, checkpoint = self._to_send.popitem()
             try:
                 self._send(checkpoint, rank)
-            except (
-                ValueError,
-                OSError,
-                ray.exceptions.RayError,
-            ) as error:  # the peer is being replaced, or we are slow
+            except _TROUBLE as error:  # the peer is being replaced, or the copy already is
                 _log.warning("copy of rank %d at step %d not kept by a peer: %s", rank, checkpoint.step, error)
 
     def _send(self, checkpoint: CheckpointId, rank: int) -> None:

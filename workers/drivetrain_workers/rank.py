@@ -113,6 +113,17 @@ def _open(task: RankTask, link: AgentLink) -> _Run:
     link.enter("group", 0)
     device = join_group(rank, task.local_rank, world_size, task.generation.rendezvous)
     report("phase", phase="grouped")
+    link.enter("find", 0)
+    memory = MemoryCopies(Path(task.memory_folder)) if checkpoint.memory_every else None
+    found = agree_on_checkpoint(
+        folder,
+        RemoteCheckpoints(folder, checkpoint) if checkpoint.location else None,
+        memory,
+        training.zero,
+        lambda problem: report("corrupt_checkpoint", message=problem),
+        lambda: link.enter("download", 0),
+    )
+    dist.barrier()  # the run's records may have been downloaded, too: what follows reads them
     link.enter("initialize", 0)
 
     data = TrainingData(task.dataset_folder, DataSpec(**job["data"]), job["seed"], folder)
@@ -129,19 +140,10 @@ def _open(task: RankTask, link: AgentLink) -> _Run:
 
     link.enter("load", 0)
 
-    memory = MemoryCopies(Path(task.memory_folder)) if checkpoint.memory_every else None
     number, keep = task.generation.number, checkpoint.keep
     writer = CheckpointWriter(folder, rank, world_size, number, keep, report, _began(folder), memory)
     engine.before_update = writer.before_update
     run = _Run(task, plan, engine, writer, checkpoint, training, data, steps, adjustments)
-    found = agree_on_checkpoint(
-        folder,
-        RemoteCheckpoints(folder, checkpoint) if checkpoint.location else None,
-        memory,
-        training.zero,
-        lambda problem: report("corrupt_checkpoint", message=problem),
-        lambda: link.enter("download", 0),
-    )
     if found:
         _resume(run, found, link)
     report("phase", phase="loaded", step=run.step, steps=steps, unsaved=run.unsaved if rank == 0 else [])
@@ -183,7 +185,8 @@ def _loop(run: _Run, batches: Iterator[Batch], link: AgentLink) -> None:
         waited_s = time.perf_counter() - began
         link.enter("step", run.step)
         save_due = run.checkpoint.every == "auto" and run.task.rank == 0 and run.writer.is_due()
-        result = run.engine.step(batch.columns, batch.position, link.stop_asked.is_set(), save_due)
+        asked = link.stop_asked.is_set(), save_due
+        result = run.engine.step(batch.columns, batch.position, *asked, busy=run.writer.is_busy)
         run.step += 1
         step_s = time.perf_counter() - began
         if alarm := guard.check(result.loss, result.gradient_norm):
@@ -213,7 +216,7 @@ def _loop(run: _Run, batches: Iterator[Batch], link: AgentLink) -> None:
             link.enter("save", run.step)
             _save(run, batch, records)
             records = []
-        elif run.checkpoint.memory_every and _is_turn(run.step, run.checkpoint.memory_every):
+        elif run.checkpoint.memory_every and not result.busy and _is_turn(run.step, run.checkpoint.memory_every):
             link.enter("copy", run.step)
             run.writer.copy(run.engine.deepspeed, run.step, batch.position + run.plan.global_batch, records)
         if result.stop_asked or run.stopped_early:

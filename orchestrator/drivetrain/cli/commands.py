@@ -11,6 +11,7 @@ import typer
 from drivetrain_pipelines.errors import InputError
 from drivetrain_workers.checkpoints.remote import RemoteCheckpoints
 from drivetrain_workers.checkpoints.store import describe_all
+from drivetrain_workers.errors import CheckpointError
 from drivetrain_workers.model_requests import ExportRequest, GenerateRequest, ask
 from drivetrain_workers.run_folder import RunFolder
 from drivetrain_workers.spec import CheckpointSpec
@@ -87,7 +88,11 @@ def _upload(folder: RunFolder) -> None:
     if not spec.location:
         raise InputError("--upload", "a run without checkpoint.location", "a run whose job has one")
     remote = RemoteCheckpoints(folder, spec)
-    for checkpoint in remote.sync():
+    try:
+        uploaded = remote.sync()
+    except OSError as error:
+        raise CheckpointError(f"{spec.location} does not take them: {error}") from error
+    for checkpoint in uploaded:
         print(f"uploaded {remote.url(checkpoint)}", file=sys.stderr)
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter, deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import tenacity
 import xxhash
 
 from drivetrain_pipelines.checksums import BLOCK_BYTES
-from drivetrain_pipelines.errors import FetchError
+from drivetrain_pipelines.errors import FetchError, WrongBytesError
 
 
 @dataclass(frozen=True)
@@ -63,30 +64,42 @@ class Fetcher:
     """
 
     def __init__(self, filesystem: Any, connections: int = 8, policy: RetryPolicy | None = None) -> None:
-        self._filesystem, self._policy = filesystem, policy or RetryPolicy()
+        self._filesystem, self._connections, self._policy = filesystem, connections, policy or RetryPolicy()
         self._pool = ThreadPoolExecutor(connections, thread_name_prefix="fetch")
         self._lock = threading.Lock()
         self._closing = threading.Event()
         self.counters: Counter[str] = Counter()
 
-    def fetch(self, url: str, digests: list[str], target: Path) -> None:
+    def fetch(self, url: str, digests: list[str], target: Path, progress: Callable[[], None] = lambda: None) -> None:
         """Fill ``target``, which has its full size already, from a remote file; then every block is what was uploaded.
+
+        Args:
+            progress: called after each block.
 
         Raises:
             FetchError: a block could not be had within the deadline; names file, block and the last problem.
+            WrongBytesError: storage has it wrong, or not at all.
         """
+        under_way: deque[tuple[int, Future[bytes]]] = deque()  # a few: a file may be larger than memory
         with target.open("r+b", buffering=0) as file:
             size = os.fstat(file.fileno()).st_size
-            blocks = [
-                self._pool.submit(self._block, url, number, min(BLOCK_BYTES, size - number * BLOCK_BYTES), digest)
-                for number, digest in enumerate(digests)
-            ]
+
+            def write_first() -> None:
+                number, block = under_way.popleft()
+                os.pwrite(file.fileno(), block.result(), number * BLOCK_BYTES)
+                progress()
+
             try:
-                for number, block in enumerate(blocks):
-                    os.pwrite(file.fileno(), block.result(), number * BLOCK_BYTES)
+                for number, digest in enumerate(digests):
+                    length = min(BLOCK_BYTES, size - number * BLOCK_BYTES)
+                    under_way.append((number, self._pool.submit(self._block, url, number, length, digest)))
+                    if len(under_way) == 2 * self._connections:
+                        write_first()
+                while under_way:
+                    write_first()
                 os.fsync(file.fileno())  # a name in the cache must not outlive its bytes
             finally:
-                for block in blocks:
+                for _, block in under_way:
                     block.cancel()
 
     def close(self) -> None:
@@ -111,11 +124,12 @@ class Fetcher:
         try:
             return retrying(self._attempt, url, number, length, digest)
         except FileNotFoundError as error:
-            raise FetchError(url, number, "there is no such file") from error
+            raise WrongBytesError(url, number, "there is no such file") from error
         except tenacity.RetryError as error:
             attempts, last = error.last_attempt.attempt_number, error.last_attempt.exception()
             problem = f"{attempts} attempts in {time.monotonic() - began:.0f} s, the last: {last!r}"
-            raise FetchError(url, number, problem) from last
+            kind = WrongBytesError if isinstance(last, ChecksumError) else FetchError
+            raise kind(url, number, problem) from last
 
     def _attempt(self, url: str, number: int, length: int, digest: str) -> bytes:
         self._count("requests")

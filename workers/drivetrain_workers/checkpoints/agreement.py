@@ -1,4 +1,4 @@
-"""All ranks of a gang load the same checkpoint: the newest that is sound, from the run's folder or from storage."""
+"""All ranks of a gang load the same state: the newest that is sound, from memory, the run's folder, or storage."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
-from drivetrain_pipelines.errors import CorruptFileError, FetchError
+from drivetrain_pipelines.errors import CorruptFileError, WrongBytesError
 
 from drivetrain_workers.checkpoints.load import Checkpoint
 from drivetrain_workers.checkpoints.memory import MemoryCopies
 from drivetrain_workers.checkpoints.remote import RemoteCheckpoints
 from drivetrain_workers.checkpoints.store import CheckpointId, newest_valid, set_aside_corrupt
+from drivetrain_workers.errors import CheckpointError
 from drivetrain_workers.run_folder import RunFolder
 
 
@@ -26,7 +27,7 @@ def agree_on_checkpoint(
     report: Callable[[str], None],
     progress: Callable[[], None],
 ) -> Checkpoint | None:
-    """Rank 0 verifies every byte and chooses; the others follow. None where there is no checkpoint yet.
+    """Rank 0 verifies every byte and chooses; the others follow. None where there is no state yet.
 
     Args:
         stage: ZeRO's, of this gang.
@@ -34,63 +35,90 @@ def agree_on_checkpoint(
         progress: called now and then while files are downloaded.
 
     Raises:
-        OSError: there is none in the folder, and storage does not answer whether it has one.
+        CheckpointError: storage has checkpoints, none of them is sound, and there is no other state.
+        FetchError, OSError: there is no other state, and storage does not answer.
     """
-    rank, world_size = dist.get_rank(), dist.get_world_size()
-    newer: list[CheckpointId] = []
+    rank = dist.get_rank()
+    copy = _newest_copy(memory, rank, stage) if memory else None
     if rank == 0:
         for problem in set_aside_corrupt(folder.checkpoints):
             report(problem)
-        newer = _newer_in_storage(folder, remote, report) if remote else []
-    candidates = _from_rank_0([(c.step, c.generation) for c in newer])
-    for checkpoint in itertools.starmap(CheckpointId, candidates):
-        assert remote
+    if remote:
+        _download_newer(folder, remote, copy, report, progress)
+    found, _ = newest_valid(folder.checkpoints) if rank == 0 else (None, [])
+    chosen = _from_rank_0(str(found or ""))
+    stored = CheckpointId.parse(Path(chosen).name) if chosen else None
+    if memory:
+        use_copy = copy is not None and (stored is None or copy > stored)
+        memory.forget_newer(rank, copy if use_copy else stored)
+        if copy and use_copy:
+            path, index = memory.open(copy, rank)
+            return Checkpoint(path, index["facts"], {rank: index})
+    return Checkpoint(Path(chosen)) if chosen else None
+
+
+def _newest_copy(memory: MemoryCopies, rank: int, stage: int) -> CheckpointId | None:
+    """The newest copy of which every rank finds its own file."""
+    world_size = dist.get_world_size()
+    everywhere: list[set[tuple[int, int]]] = [set()] * world_size
+    dist.all_gather_object(everywhere, {(c.step, c.generation) for c in memory.find(rank, world_size, stage)})
+    newest = max(set.intersection(*everywhere), default=None)
+    return CheckpointId(*newest) if newest else None
+
+
+def _download_newer(
+    folder: RunFolder,
+    remote: RemoteCheckpoints,
+    copy: CheckpointId | None,
+    report: Callable[[str], None],
+    progress: Callable[[], None],
+) -> None:
+    """Bring the newest sound checkpoint of storage into the run's folder, if all other state is older."""
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    found, _ = newest_valid(folder.checkpoints) if rank == 0 else (None, [])
+    stored = CheckpointId.parse(found.name) if found else None
+    own = max((c for c in (copy, stored) if c), default=None)
+    newer = _newer_in_storage(remote, own, report) if rank == 0 else []
+    if newer:
+        remote.download_records()
+    for checkpoint in itertools.starmap(CheckpointId, _from_rank_0([(c.step, c.generation) for c in newer])):
         problems = [""] * world_size
         dist.all_gather_object(problems, _attempt(partial(remote.download, checkpoint, rank, world_size, progress)))
         if rank == 0 and not any(problems):
             problems[0] = _attempt(partial(remote.finish_download, checkpoint))
-        problems = _from_rank_0(problems)
-        if not any(problems):
-            break
+        problem: str = next(filter(None, _from_rank_0(problems)), "")
+        if not problem:
+            return
         if rank == 0:
-            report(next(filter(None, problems)))
-            remote.give_up_download(checkpoint)
+            report(problem)
+            remote.set_aside(checkpoint)
         dist.barrier()
-    found, _ = newest_valid(folder.checkpoints) if rank == 0 else (None, [])
-    chosen = _from_rank_0(str(found or ""))
-    stored = Path(chosen) if chosen else None
-    if memory:
-        everywhere: list[set[tuple[int, int]]] = [set()] * world_size
-        dist.all_gather_object(everywhere, {(c.step, c.generation) for c in memory.find(rank, world_size, stage)})
-        stored_at = CheckpointId.parse(stored.name) if stored else None
-        newest = max(set.intersection(*everywhere), default=None)
-        if newest and (stored_at is None or newest > (stored_at.step, stored_at.generation)):
-            copy, indexes = memory.indexes(CheckpointId(*newest))
-            return Checkpoint(copy, indexes[rank]["facts"], indexes)
-    return Checkpoint(stored) if stored else None
+    if rank == 0 and own is None and (useless := remote.set_aside_before()):
+        raise CheckpointError(
+            f"no checkpoint in {remote.location} can be loaded: {len(useless)} are damaged, and there is no other "
+            "state. Restore them, or run the job anew"
+        )
 
 
 def _newer_in_storage(
-    folder: RunFolder, remote: RemoteCheckpoints, report: Callable[[str], None]
+    remote: RemoteCheckpoints, own: CheckpointId | None, report: Callable[[str], None]
 ) -> list[CheckpointId]:
-    """Checkpoints in storage that are newer than the newest of the run's folder, newest first."""
-    found, _ = newest_valid(folder.checkpoints)
-    own = CheckpointId.parse(found.name) if found else None
+    """Checkpoints in storage that are newer than all other state, newest first."""
     try:
         there = remote.committed()
-    except Exception as error:  # whatever a storage client raises
+    except OSError as error:
         if own is None:
-            raise OSError(f"storage does not say whether it has a checkpoint of this run: {error!r}") from error
-        report(f"storage was not asked for newer checkpoints: {error!r:.200}")
+            raise OSError(f"storage does not say whether it has a checkpoint of this run: {error}") from error
+        report(f"storage was not asked for newer checkpoints: {error}"[:300])
         return []
-    return [c for c in there if own is None or (c.step, c.generation) > (own.step, own.generation)]
+    return [checkpoint for checkpoint in there if own is None or checkpoint > own]
 
 
 def _attempt(work: Callable[[], None]) -> str:
-    """What was wrong; nothing if it is empty."""
+    """What is wrong with a checkpoint; nothing if it is empty. That storage does not answer is another matter."""
     try:
         work()
-    except (CorruptFileError, FetchError) as error:
+    except (CorruptFileError, WrongBytesError) as error:
         return str(error)
     return ""
 

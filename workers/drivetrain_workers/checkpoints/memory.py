@@ -10,7 +10,9 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-from contextlib import suppress
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,21 +32,45 @@ def memory_folder(run_id: str, first_rank: int) -> Path:
 
 
 def own_memory_folder(folder: Path) -> int:
-    """Make a node's folder; it is owned for as long as the returned file descriptor is open."""
-    folder.parent.mkdir(mode=0o700, exist_ok=True)
-    if folder.parent.stat().st_uid != os.getuid():
-        raise PermissionError(f"{folder.parent} belongs to somebody else")
-    folder.mkdir(exist_ok=True)
-    descriptor = os.open(folder / _OWNER, os.O_RDWR | os.O_CREAT, 0o600)
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    """Make a node's folder; it is owned for as long as the returned file descriptor is open. Raises OSError."""
+    with _locked(folder.parent, make=True):
+        folder.mkdir(exist_ok=True)
+        descriptor = os.open(folder / _OWNER, os.O_RDWR | os.O_CREAT, 0o600)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
     return descriptor
 
 
 def remove_orphans(folder: Path) -> None:
-    """Give back the memory of runs whose owners were killed; ``folder`` is one that stays."""
-    for other in folder.parent.glob("*"):
-        if other != folder and not _is_owned(other):
-            shutil.rmtree(other, ignore_errors=True)
+    """Give back the memory of runs whose owners were killed; ``folder`` is one that stays. Raises OSError."""
+    if folder.parent.is_symlink() or folder.parent.exists():
+        with _locked(folder.parent, make=False):
+            for other in folder.parent.iterdir():
+                if other != folder and not _is_owned(other):
+                    shutil.rmtree(other, ignore_errors=True)
+
+
+def remove_memory_folder(folder: Path) -> None:
+    """The run has ended: give its memory back."""
+    shutil.rmtree(folder, ignore_errors=True)
+    with suppress(OSError):  # another run's are still there, or none ever were
+        folder.parent.rmdir()
+
+
+@contextmanager
+def _locked(parent: Path, make: bool) -> Iterator[None]:
+    """Nobody else owns or removes folders in ``parent`` meanwhile. It must be ours: anybody could have put it there."""
+    if make:
+        with suppress(FileExistsError):
+            parent.mkdir(mode=0o700)
+    descriptor = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        facts = os.fstat(descriptor)
+        if facts.st_uid != os.getuid() or stat.S_IMODE(facts.st_mode) != 0o700:
+            raise PermissionError(f"{parent} is not a private folder of this user; remove it")
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 class MemoryCopies:
@@ -69,10 +95,9 @@ class MemoryCopies:
         """Copies from which a rank of this world size and ZeRO stage can go on; every byte is right."""
         return [c for c in self.complete(rank) if self._serves(c, rank, world_size, stage)]
 
-    def indexes(self, checkpoint: CheckpointId) -> tuple[Path, dict[int, dict[str, Any]]]:
-        """Folder of a copy, and the indexes of all ranks that are here."""
-        folder = checkpoint.folder(self._folder)
-        return folder, {int(path.stem.split("-")[1]): read_json(path) for path in sorted(folder.glob("rank-*.json"))}
+    def open(self, checkpoint: CheckpointId, rank: int) -> tuple[Path, dict[str, Any]]:
+        """Folder and index of a rank's copy."""
+        return checkpoint.folder(self._folder), read_json(self.paths(checkpoint, rank)[1])
 
     def paths(self, checkpoint: CheckpointId, rank: int) -> tuple[Path, Path]:
         """State and index of one rank."""
@@ -82,30 +107,32 @@ class MemoryCopies:
     def complete(self, rank: int) -> list[CheckpointId]:
         """Copies of a rank whose writing has ended, newest first."""
         found = [CheckpointId.parse(path.parent.name) for path in self._folder.glob(f"*/{rank_index(rank)}")]
-        return sorted((c for c in found if c), key=lambda c: (c.step, c.generation), reverse=True)
+        return sorted((c for c in found if c), reverse=True)
 
     def make_room(self, coming: CheckpointId, rank: int) -> None:
         """Before a copy of a rank is written: its folder, and none of the older ones but the newest."""
         coming.folder(self._folder).mkdir(parents=True, exist_ok=True)
-        for old in [c for c in self.complete(rank) if c != coming][_KEPT - 1 :]:
-            for path in reversed(self.paths(old, rank)):
+        complete = self.complete(rank)
+        self._forget(rank, set(complete[: _KEPT - 1]) | {coming})
+
+    def forget_newer(self, rank: int, chosen: CheckpointId | None) -> None:
+        """A rank goes on from ``chosen``: newer copies are of no use, nor is what was not written to its end."""
+        self._forget(rank, {c for c in self.complete(rank) if chosen and c <= chosen})
+
+    def _forget(self, rank: int, kept: set[CheckpointId]) -> None:
+        for path in self._folder.glob(f"step-*/{Path(rank_file(rank)).stem}.*"):  # parts and temporary files, too
+            if CheckpointId.parse(path.parent.name) not in kept:
                 path.unlink(missing_ok=True)
-            with suppress(OSError):  # not empty: other ranks still have theirs there
-                old.folder(self._folder).rmdir()
+                with suppress(OSError):  # not empty: other ranks still have theirs there
+                    path.parent.rmdir()
 
     def _serves(self, checkpoint: CheckpointId, rank: int, world_size: int, stage: int) -> bool:
-        folder = checkpoint.folder(self._folder)
-        wanted = range(world_size) if stage == 0 else [rank]  # ZeRO 0: each saves another part of what all have
         try:
-            for number in wanted:
-                index = read_json(folder / rank_index(number))
-                facts = index["facts"]
-                if (facts["world_size"], facts["zero_stage"]) != (world_size, stage):
-                    return False
-                verify_file(folder / rank_file(number), index["bytes"], index["xxh3"])
+            _, index = self.open(checkpoint, rank)
+            verify_file(self.paths(checkpoint, rank)[0], index["bytes"], index["xxh3"])
         except CorruptFileError:
             return False
-        return True
+        return bool((index["facts"]["world_size"], index["facts"]["zero_stage"]) == (world_size, stage))
 
 
 def _is_owned(folder: Path) -> bool:

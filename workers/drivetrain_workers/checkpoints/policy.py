@@ -35,7 +35,7 @@ def to_keep(found: Mapping[CheckpointId, float | None], keep: KeepSpec) -> set[C
     Args:
         found: every committed checkpoint, with its score (lower is better) where it was evaluated.
     """
-    newest_first = sorted(found, key=lambda c: (c.step, c.generation), reverse=True)
+    newest_first = sorted(found, reverse=True)
     kept = set(newest_first[: keep.last])
     if keep.every:
         kept |= {checkpoint for checkpoint in found if checkpoint.step % keep.every == 0}

@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from drivetrain_pipelines.checksums import atomic_write, parse_json
 from drivetrain_pipelines.errors import CorruptFileError
@@ -18,10 +19,11 @@ from drivetrain_pipelines.storage import StorageFolder, open_storage
 from drivetrain_pipelines.stream.fetch import Fetcher
 
 from drivetrain_workers.checkpoints.policy import to_keep
-from drivetrain_workers.checkpoints.store import MANIFEST, CheckpointId, rank_file, rank_index, scores
+from drivetrain_workers.checkpoints.store import MANIFEST, CheckpointId, rank_file, rank_index, score_of, scores
 from drivetrain_workers.run_folder import RunFolder
 from drivetrain_workers.spec import CheckpointSpec
 
+_CORRUPT = "manifest.corrupt.json"  # the manifest of a checkpoint that could not be loaded
 _PATIENCE_S = 20.0  # the uploader, which tells of failures, has all the patience in the world
 
 
@@ -38,6 +40,11 @@ class RemoteCheckpoints:
         self._folder = StorageFolder(f"{(spec.location or '').rstrip('/')}/{run.path.name}", spec.storage, _PATIENCE_S)
         self._scores: dict[CheckpointId, float | None] = {}  # of those whose manifest was read
 
+    @property
+    def location(self) -> str:
+        """Where they lie."""
+        return self._folder.location
+
     def url(self, checkpoint: CheckpointId) -> str:
         """Where a checkpoint lies."""
         return self._folder.url(self._name(checkpoint))
@@ -45,6 +52,12 @@ class RemoteCheckpoints:
     def committed(self) -> list[CheckpointId]:
         """Every checkpoint that has a manifest there, newest first. Raises OSError."""
         return self._committed(self._folder.files(self._run.checkpoints.name))
+
+    def set_aside_before(self) -> list[CheckpointId]:
+        """Checkpoints there that turned out to be of no use, newest first. Raises OSError."""
+        names = self._folder.files(self._run.checkpoints.name)
+        found = {self._parse(name) for name in names if name.endswith(f"/{_CORRUPT}")}
+        return sorted((c for c in found if c), reverse=True)
 
     def sync(self) -> list[CheckpointId]:
         """Upload what should be kept and is not there, newest first; remove what need not be kept. May be repeated.
@@ -60,15 +73,19 @@ class RemoteCheckpoints:
         local = scores(self._run.checkpoints)
         known = {**{checkpoint: self._score(checkpoint) for checkpoint in there}, **local}
         wanted = to_keep(known, self._keep)
-        missing = sorted(wanted - set(there), key=lambda c: (c.step, c.generation), reverse=True)
+        missing = sorted(wanted - set(there), reverse=True)
         done: list[CheckpointId] = []
         for checkpoint in missing:
-            with suppress(FileNotFoundError):  # removed meanwhile, because there are newer ones
+            try:
                 self._upload(checkpoint, names)
-                done.append(checkpoint)
+            except FileNotFoundError:
+                if (checkpoint.folder(self._run.checkpoints) / MANIFEST).exists():
+                    raise  # it is storage that misses something
+                continue  # removed meanwhile, because there are newer ones
+            done.append(checkpoint)
         for checkpoint in [c for c in there if c not in wanted]:
             self._folder.remove(f"{self._name(checkpoint)}/{MANIFEST}")  # first: the rest is no checkpoint any more
-        for checkpoint in self._unfinished(names, there, wanted):
+        for checkpoint in self._unneeded(names, wanted):
             self._folder.remove(self._name(checkpoint))
         return done
 
@@ -76,10 +93,11 @@ class RemoteCheckpoints:
         """Bring one of ``parts`` of a checkpoint's files into the run's folder, all but its manifest.
 
         Args:
-            progress: called after each file.
+            progress: called after each block.
 
         Raises:
-            CorruptFileError, FetchError: a file is not what was saved, or is not there.
+            CorruptFileError, WrongBytesError: a file is not what was saved, or is not there.
+            FetchError, OSError: storage does not answer.
         """
         folder = checkpoint.folder(self._run.checkpoints)
         folder.mkdir(parents=True, exist_ok=True)
@@ -88,38 +106,42 @@ class RemoteCheckpoints:
         try:
             manifest = self._folder.read_json(f"{self._name(checkpoint)}/{MANIFEST}")
             for rank in range(part, manifest["world_size"], parts):
+                if (folder / rank_index(rank)).exists():
+                    continue  # it came before this process was started again
                 name = f"{self._name(checkpoint)}/{rank_index(rank)}"
                 text = self._folder.read(name)
                 index = parse_json(text, self._folder.url(name))
                 with (folder / rank_file(rank)).open("wb") as file:
                     file.truncate(index["bytes"])
-                fetcher.fetch(
-                    f"{root}/{self._name(checkpoint)}/{rank_file(rank)}", index["xxh3"], folder / rank_file(rank)
-                )
+                url = f"{root}/{self._name(checkpoint)}/{rank_file(rank)}"
+                fetcher.fetch(url, index["xxh3"], folder / rank_file(rank), progress)
                 with atomic_write(folder / rank_index(rank)) as file:
                     file.write(text)
-                progress()
         finally:
             fetcher.close()
 
-    def finish_download(self, checkpoint: CheckpointId) -> None:
-        """After all parts: the run's records, and the manifest. Raises as `download`."""
+    def download_records(self) -> None:
+        """The run's ledger and adjustments, where its folder has lost them. Raises as `download`."""
         for name in self._records():
-            target = self._run.path / name
-            if not target.exists():
-                target.parent.mkdir(parents=True, exist_ok=True)
-                text = self._folder.read(name)
-                parse_json(text, self._folder.url(name))
-                with atomic_write(target) as file:
-                    file.write(text)
-        manifest = self._folder.read(f"{self._name(checkpoint)}/{MANIFEST}")
-        parse_json(manifest, self._folder.url(f"{self._name(checkpoint)}/{MANIFEST}"))
-        with atomic_write(checkpoint.folder(self._run.checkpoints) / MANIFEST) as file:
-            file.write(manifest)
+            if not (self._run.path / name).exists():
+                self._download_json(name)
 
-    def give_up_download(self, checkpoint: CheckpointId) -> None:
-        """Remove what came of a checkpoint that is of no use."""
+    def finish_download(self, checkpoint: CheckpointId) -> None:
+        """After all parts: the manifest. Raises as `download`."""
+        self._download_json(f"{self._name(checkpoint)}/{MANIFEST}")
+
+    def set_aside(self, checkpoint: CheckpointId) -> None:
+        """A checkpoint is of no use: there it is none any more, and what came of it is removed here."""
         shutil.rmtree(checkpoint.folder(self._run.checkpoints), ignore_errors=True)
+        self._folder.rename(f"{self._name(checkpoint)}/{MANIFEST}", f"{self._name(checkpoint)}/{_CORRUPT}")
+
+    def _download_json(self, name: str) -> None:
+        text = self._folder.read(name)
+        parse_json(text, self._folder.url(name))
+        target = self._run.path / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(target) as file:
+            file.write(text)
 
     def _upload(self, checkpoint: CheckpointId, names: dict[str, int]) -> None:
         """All files of it that are not there yet, after the records that go with it."""
@@ -142,21 +164,19 @@ class RemoteCheckpoints:
 
     def _committed(self, names: dict[str, int]) -> list[CheckpointId]:
         found = [self._parse(name) for name in names if name.endswith(f"/{MANIFEST}")]
-        return sorted((c for c in found if c), key=lambda c: (c.step, c.generation), reverse=True)
+        return sorted((c for c in found if c), reverse=True)
 
-    def _unfinished(
-        self, names: dict[str, int], there: list[CheckpointId], wanted: set[CheckpointId]
-    ) -> set[CheckpointId]:
+    def _unneeded(self, names: dict[str, int], wanted: set[CheckpointId]) -> set[CheckpointId]:
         """Those whose upload was cut off, and those that have just lost their manifest."""
-        without = {c for c in map(self._parse, names) if c} - set(there)
-        return (without | set(there)) - wanted
+        kept = {self._parse(name) for name in names if name.endswith(f"/{_CORRUPT}")}  # for people to look at
+        return {c for c in map(self._parse, names) if c} - kept - wanted
 
     def _score(self, checkpoint: CheckpointId) -> float | None:
         if checkpoint not in self._scores:
-            evaluation = None
+            manifest: dict[str, Any] = {}
             with suppress(CorruptFileError):
-                evaluation = self._folder.read_json(f"{self._name(checkpoint)}/{MANIFEST}").get("evaluation")
-            self._scores[checkpoint] = evaluation["score"] if evaluation else None
+                manifest = self._folder.read_json(f"{self._name(checkpoint)}/{MANIFEST}")
+            self._scores[checkpoint] = score_of(manifest)
         return self._scores[checkpoint]
 
     def _name(self, checkpoint: CheckpointId) -> str:

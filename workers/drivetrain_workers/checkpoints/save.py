@@ -100,17 +100,18 @@ class CheckpointWriter:
         self._stall_s, self._saved_at = time.perf_counter() - began, time.monotonic()
 
     def copy(self, engine: Any, step: int, samples: int, records: list[dict[str, Any]]) -> None:
-        """Begin to copy the state into this node's memory; not while a save is under way. As `save` otherwise."""
-        if self._memory is None or (self._thread and self._thread.is_alive()):
+        """Begin to copy the state into this node's memory. As `save` otherwise; do not call it while `is_busy`."""
+        if self._memory is None:
             return
         self.wait()
         self._to_storage = False
-        index = self._buffer.begin(engine) | {"facts": self._facts(engine, step, samples), "records": list(records)}
+        facts = self._facts(engine, step, samples) | {"whole": True}
+        index = self._buffer.begin(engine, whole=True) | {"facts": facts, "records": list(records)}
         self._begin(partial(self._write_copy, self._memory, CheckpointId(step, self._generation), index))
 
     def _facts(self, engine: Any, step: int, samples: int) -> dict[str, Any]:
         return {
-            "format": 1,
+            "format": 2,
             "step": step,
             "samples": samples,
             "world_size": self._world_size,
@@ -130,6 +131,11 @@ class CheckpointWriter:
             self._copied.wait()
             if self._to_storage:
                 self._stall_s = (self._stall_s or 0.0) + time.perf_counter() - began
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a save is still being written, which a step should not wait for."""
+        return self._thread is not None and self._thread.is_alive()
 
     def is_due(self) -> bool:
         """Whether it pays to save now; ranks may differ, so one decides."""

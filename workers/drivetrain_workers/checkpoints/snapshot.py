@@ -30,8 +30,12 @@ class HostBuffer:
         view: memoryview = self._bytes.numpy().data
         return view
 
-    def begin(self, engine: Any) -> dict[str, Any]:
-        """Copy what the next forward pass changes, note what the next update changes, and say what will lie where."""
+    def begin(self, engine: Any, whole: bool = False) -> dict[str, Any]:
+        """Copy what the next forward pass changes, note what the next update changes, and say what will lie where.
+
+        Args:
+            whole: include what another rank saves for all.
+        """
         fragments: list[list[Any]] = []
         groups: dict[str, Any] = {}
         size = 0
@@ -39,7 +43,7 @@ class HostBuffer:
         for state in flat_states(engine):
             hyper = {k: v for k, v in state.group.items() if isinstance(v, int | float | bool | tuple | None)}
             groups[str(state.group_index)] = {"hyper": hyper, "scalars": state.scalars()}
-            if not state.saved_here:
+            if not (state.saved_here or whole):
                 continue
             for kind, tensor in state.tensors():
                 width = tensor.element_size()

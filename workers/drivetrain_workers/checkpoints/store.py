@@ -7,6 +7,7 @@ from ever writing into the files of its successors.
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 import time
@@ -27,7 +28,7 @@ _COMMIT_TIMEOUT_S = 600.0
 _COMMIT_POLL_S = 0.01
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class CheckpointId:
     """A checkpoint's name; the order is that of training."""
 
@@ -58,7 +59,7 @@ def rank_index(rank: int) -> str:
 def committed(root: Path) -> list[CheckpointId]:
     """Every folder that has a manifest, newest first."""
     found = [CheckpointId.parse(path.parent.name) for path in root.glob(f"*/{MANIFEST}")]
-    return sorted((c for c in found if c), key=lambda c: (c.step, c.generation), reverse=True)
+    return sorted((c for c in found if c), reverse=True)
 
 
 def commit(folder: Path, facts: dict[str, Any]) -> None:
@@ -162,9 +163,15 @@ def scores(root: Path) -> dict[CheckpointId, float | None]:
     found = {}
     for checkpoint in committed(root):
         with suppress(CorruptFileError):  # it is told, and set aside, when a generation starts
-            evaluation = read_json(checkpoint.folder(root) / MANIFEST).get("evaluation")
-            found[checkpoint] = evaluation["score"] if evaluation else None
+            found[checkpoint] = score_of(read_json(checkpoint.folder(root) / MANIFEST))
     return found
+
+
+def score_of(manifest: dict[str, Any]) -> float | None:
+    """A checkpoint's score; None where it was not evaluated, or to no finite number."""
+    evaluation = manifest.get("evaluation") or {}
+    score = evaluation.get("score", manifest.get("eval_loss"))  # the second: of format 1
+    return float(score) if score is not None and math.isfinite(score) else None
 
 
 def remove_old(root: Path, to_keep: Callable[[dict[CheckpointId, float | None]], set[CheckpointId]]) -> None:
