@@ -78,7 +78,7 @@ def rank_main(rank: int, folder: Path) -> None:
             "bytes_a_rank": saved[-1]["bytes"],
             "stall_s": ours[1:],  # the first makes the buffer
             "first_stall_s": ours[0],
-            "write_s": [one.write_s for one in saved[1:]],
+            "write_s": [one["write_s"] for one in saved[1:]],
             "native_s": theirs[1:],
             "step_s": ordinary[1:],
             "step_beside_s": beside[1:],

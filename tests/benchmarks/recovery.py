@@ -91,11 +91,11 @@ def _peer(folder: Path, start: list[str]) -> float:
     """Kill worker 1 once; seconds until the next step is done."""
     folder.mkdir()
     job = validate("language-model").spec
-    plan = solve(job.training.global_batch_size, job.training.micro_batch_size, job.resources.workers)
+    plan = solve(job.training.global_batch_size, job.training.micro_batch_size, job.resources.max_workers)
     arguments = {
         "steps": 14,
         "checkpoint_every": _CHECKPOINT_EVERY,
-        "workers": job.resources.workers,
+        "workers": job.resources.max_workers,
         "vocab_size": job.data.tokenizer.vocab_size,
         "sequence_length": job.data.sequence_length,
         "model": job.model.args,

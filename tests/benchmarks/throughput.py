@@ -30,7 +30,7 @@ _BIN = Path(sys.executable).parent
 def main() -> None:
     """Alternate both and compare the step times after the tenth step."""
     job = validate("language-model").spec
-    plan = solve(job.training.global_batch_size, job.training.micro_batch_size, job.resources.workers)
+    plan = solve(job.training.global_batch_size, job.training.micro_batch_size, job.resources.max_workers)
     peer = {
         "steps": _STEPS,
         "vocab_size": job.data.tokenizer.vocab_size,
@@ -43,9 +43,9 @@ def main() -> None:
         home = Path(folder) / "home"
         for number in range(_ROUNDS):
             times = Path(folder) / f"bare-{number}.json"
-            bare.append(_bare(peer, times, job.resources.workers, {}))
+            bare.append(_bare(peer, times, job.resources.max_workers, {}))
             ours.append(_drivetrain(home))
-            tuned.append(_bare(peer, times, job.resources.workers, KEEP_FREED_MEMORY))
+            tuned.append(_bare(peer, times, job.resources.max_workers, KEEP_FREED_MEMORY))
             seconds = f"bare {bare[-1]:.4f}, drivetrain {ours[-1]:.4f}, bare with our allocator {tuned[-1]:.4f}"
             print(f"round {number + 1}, s a step: {seconds}", flush=True)
     rows = [

@@ -1,0 +1,1 @@
+"""Who runs when, and where: pure functions over what is asked for and what is there."""

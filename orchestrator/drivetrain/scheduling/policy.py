@@ -1,0 +1,268 @@
+"""One pass of the scheduler: who gets which place, who waits for what, who has to leave.
+
+Gangs are considered by precedence. The first that does not fit has a place reserved at the earliest time at which it
+will, and those after it are let in only where that delays it in nothing (EASY backfill, Lifka 1995). A gang of higher
+priority may have lower ones stopped, with a checkpoint.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+
+from drivetrain.scheduling.model import Admit, Decision, Holding, Node, Placement, Preempt, Request, workers_of
+from drivetrain.scheduling.precedence import Capacity, FairShares, by_precedence, level
+from drivetrain.scheduling.room import Room
+from drivetrain.scheduling.rules import Rules
+
+
+def schedule(
+    now: float,
+    nodes: Collection[Node],
+    holdings: Collection[Holding],
+    requests: Collection[Request],
+    usage: Mapping[str, float],
+    rules: Rules,
+) -> Decision:
+    """Decide on every waiting gang.
+
+    Args:
+        nodes: of the cluster.
+        holdings: what has its place; ranks on nodes that are not in ``nodes`` take nothing.
+        usage: recent share of the cluster by user, as `UsageMeter.usage`.
+    """
+    going = {node.id for node in nodes if node.draining}
+    one_pass = _Pass(now, [node for node in nodes if not node.draining], holdings, usage, rules)
+    one_pass.leave(going)
+    for request in by_precedence(now, requests, one_pass.shares, rules):
+        one_pass.consider(request)
+    one_pass.grow()
+    return one_pass.decision
+
+
+def cluster_can_hold(nodes: Collection[Node], request: Request) -> bool:
+    """Whether a gang would fit if nothing else ran."""
+    return Room(node for node in nodes if not node.draining).fits(request)
+
+
+class _Reservation:
+    """The place that is kept for the first gang that has to wait.
+
+    Attributes:
+        at: when it will be free; infinite where nobody knows.
+        beside: what is free then, the gang already placed.
+    """
+
+    def __init__(self, at: float, beside: Room) -> None:
+        self.at, self.beside = at, beside
+
+
+class _Pass:
+    def __init__(
+        self,
+        now: float,
+        nodes: Collection[Node],
+        holdings: Collection[Holding],
+        usage: Mapping[str, float],
+        rules: Rules,
+    ) -> None:
+        self.decision = Decision()
+        self.shares = FairShares(usage, rules)
+        self._now, self._rules, self._holdings = now, rules, list(holdings)
+        self._admitted: list[Holding] = []
+        self._capacity = Capacity(nodes)
+        self._whole = Room(nodes)
+        self._room = self._whole.copy()
+        self._user_workers: dict[str, int] = defaultdict(int)
+        self._queue_workers: dict[str, int] = defaultdict(int)
+        for holding in holdings:
+            self._room.take(holding.request, holding.placement)
+            self._count(holding.request, holding.workers)
+        self._reservation: _Reservation | None = None
+        self._tried = 0
+        self._hopeless: dict[tuple[float, float, bool], int] = {}  # least workers that were refused, by kind of gang
+
+    def leave(self, going: Collection[str]) -> None:
+        """Have gangs save and leave the nodes that are about to go."""
+        for index, holding in enumerate(self._holdings):
+            lost = [node for node, _ in holding.placement if node in going]
+            if lost and not holding.leaving:
+                self.decision.actions.append(Preempt(holding.request.run, f"node {lost[0][:12]} is about to leave"))
+                self._holdings[index] = replace(holding, leaving=True)
+
+    def consider(self, request: Request) -> None:
+        """Admit a gang, reserve a place for it, or say why it waits."""
+        waiting = self.decision.waiting
+        within, quota = self._within_quota(request)
+        if not within:
+            waiting[request.run] = quota
+            return
+        request = within
+        if self._reservation and self._tried >= self._rules.backfill_depth:
+            waiting[request.run] = "waits behind others"
+        elif placement := self._placement(request):
+            self._admit(request, placement)
+        elif self._reservation:
+            self._tried += 1
+            waiting[request.run] = "waits for room that delays nobody before it"
+        else:
+            waiting[request.run] = self._reserve(request)
+
+    def grow(self) -> None:
+        """Have gangs with fewer workers than they could use start anew with more, where nobody waits and it pays."""
+        if self.decision.waiting:
+            return
+        for holding in self._holdings:
+            request, have = holding.request, holding.workers
+            most = min(request.workers, have + self._quota_left(request))
+            if holding.leaving or not holding.steady or have >= most or math.isinf(holding.expected_end):
+                continue
+            room = self._room.copy()
+            room.give(request, holding.placement)
+            placement = room.place(replace(request, workers=most))
+            workers = workers_of(placement or ())
+            saved = (holding.expected_end - self._now) * (1 - have / max(workers, 1))
+            if placement and workers > have and saved > self._rules.elastic_gain * request.restart_s:
+                room.take(request, placement)
+                self._room = room
+                self._count(request, workers - have)
+                self.decision.actions.append(Preempt(request.run, f"grows from {have} to {workers} workers"))
+
+    def _placement(self, request: Request) -> Placement | None:
+        """A place that is free now and delays no reserved gang."""
+        if not self._reservation:
+            return self._room.place(request)
+        soon = self._ends_in_time(request, request.workers)
+        kind = (request.cpus, request.gpus, soon)
+        if request.min_workers >= self._hopeless.get(kind, 1 << 30):
+            return None
+        placement = self._room.place(request) if soon else None
+        if not (placement and self._ends_in_time(request, workers_of(placement))):
+            placement = self._room.common(self._reservation.beside).place(request)
+        if not placement:
+            self._hopeless[kind] = request.min_workers
+        return placement
+
+    def _ends_in_time(self, request: Request, workers: int) -> bool:
+        """Whether a gang with these workers would have ended when the reserved place is needed."""
+        assert self._reservation
+        at = self._reservation.at
+        return math.isfinite(at) and self._now + request.expected_s * request.workers / workers <= at
+
+    def _admit(self, request: Request, placement: Placement) -> None:
+        self._room.take(request, placement)
+        workers = workers_of(placement)
+        if self._reservation and not self._ends_in_time(request, workers):
+            self._reservation.beside.take(request, placement)
+        self._count(request, workers)
+        urgency = level(request, self._now, self._rules)
+        end = self._now + request.expected_s * request.workers / workers
+        self._admitted.append(Holding(request, placement, self._now, urgency, end))
+        self.decision.actions.append(Admit(request.run, placement, urgency))
+
+    def _count(self, request: Request, workers: int) -> None:
+        self.shares.add(request.user, self._capacity.share(request, workers))
+        self._user_workers[request.user] += workers
+        self._queue_workers[request.queue] += workers
+
+    def _quota_left(self, request: Request) -> int:
+        """How many workers more a gang's user and queue may have."""
+        queue = self._rules.queues.get(request.queue)
+        user_limit, queue_limit = self._rules.user(request.user).max_workers, queue.max_workers if queue else None
+        left = [request.workers]
+        if user_limit is not None:
+            left.append(user_limit - self._user_workers[request.user])
+        if queue_limit is not None:
+            left.append(queue_limit - self._queue_workers[request.queue])
+        return min(left)
+
+    def _within_quota(self, request: Request) -> tuple[Request | None, str]:
+        """The gang as large as the quotas allow; or None, and which quota is used up."""
+        queue = self._rules.queues.get(request.queue)
+        for whose, limit, used in (
+            (f"user {request.user}", self._rules.user(request.user).max_workers, self._user_workers[request.user]),
+            (f"queue {request.queue}", queue.max_workers if queue else None, self._queue_workers[request.queue]),
+        ):
+            if limit is None or used + request.workers <= limit:
+                continue
+            if used + request.min_workers > limit:
+                return None, f"waits for the quota of {whose}: {used} of {limit} workers are in use"
+            expected_s = request.expected_s * request.workers / (limit - used)
+            request = replace(request, workers=limit - used, expected_s=expected_s)
+        return request, ""
+
+    def _reserve(self, request: Request) -> str:
+        """Keep a place for a gang; returns why it waits."""
+        if not self._whole.fits(request):
+            return "waits for nodes: the cluster as it is cannot hold it"
+        ends = sorted([*self._holdings, *self._admitted], key=self._end)
+        count = self._ends_needed(request, ends)
+        at = self._end(ends[count - 1])[0]
+        victims = self._victims(request) if self._rules.preemption else []
+        patience = max((victim.request.restart_s for victim in victims), default=0.0)
+        if victims and at - self._now > patience:
+            runs = ", ".join(victim.request.run for victim in victims)
+            why = f"makes room for {request.run} of priority {request.priority}"
+            self.decision.actions.extend(Preempt(victim.request.run, why) for victim in victims)
+            leaving = [holding for holding in self._holdings if holding.leaving]
+            self._keep(request, self._now + patience, [*leaving, *victims])
+            return f"waits until {runs} have saved and left"
+        self._keep(request, at, ends[:count])
+        if math.isinf(at):
+            return "is next; waits for running jobs to end"
+        return f"is next; has a place in {max(0.0, at - self._now):.0f} s at the latest"
+
+    def _keep(self, request: Request, at: float, gone: Collection[Holding]) -> None:
+        beside = self._room.copy()
+        beside.give_all(gone)
+        if placement := beside.place(replace(request, workers=request.min_workers)):
+            beside.take(request, placement)
+        self._reservation = _Reservation(at, beside)
+
+    def _end(self, holding: Holding) -> tuple[float, float, str]:
+        """When a gang gives its place back; of those of which nobody knows, the oldest first."""
+        end = self._now if holding.leaving else max(holding.expected_end, self._now)
+        return end, holding.started, holding.request.run
+
+    def _ends_needed(self, request: Request, ends: list[Holding]) -> int:
+        """How many gangs, in this order, have to end before a gang fits; room only grows, so halving finds it."""
+        low, high = 0, len(ends)
+        while high - low > 1:
+            middle = (low + high) // 2
+            room = self._room.copy()
+            room.give_all(ends[:middle])
+            low, high = (low, middle) if room.fits(request) else (middle, high)
+        return high
+
+    def _victims(self, request: Request) -> list[Holding]:
+        """The gangs of lower priority that have to leave; none where it fits without, or not even with all of them.
+
+        The lowest first, and of those that which lost the least when it stops: elastic ones, then the youngest.
+        """
+        room = self._room.copy()
+        room.give_all(holding for holding in self._holdings if holding.leaving)
+        if room.fits(request):
+            return []
+        lower = [
+            holding
+            for holding in self._holdings
+            if not holding.leaving and holding.request.preemptible and holding.level < request.priority
+        ]
+        lower.sort(key=lambda h: (h.level, h.request.min_workers == h.request.workers, -h.started))
+        chosen: list[Holding] = []
+        for holding in lower:
+            if room.fits(request):
+                break
+            room.give(holding.request, holding.placement)
+            chosen.append(holding)
+        if not room.fits(request):
+            return []
+        for holding in reversed(chosen[:-1]):  # those that turned out not to matter stay
+            room.take(holding.request, holding.placement)
+            if room.fits(request):
+                chosen.remove(holding)
+            else:
+                room.give(holding.request, holding.placement)
+        return chosen

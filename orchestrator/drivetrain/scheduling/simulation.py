@@ -1,0 +1,230 @@
+"""A cluster on a virtual clock: the scheduler's own functions, run over a trace of jobs."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
+
+import numpy as np
+
+from drivetrain.scheduling.model import Admit, Decision, Holding, Node, Preempt, Request, workers_of
+from drivetrain.scheduling.policy import cluster_can_hold, schedule
+from drivetrain.scheduling.precedence import Capacity, UsageMeter
+from drivetrain.scheduling.room import Room
+from drivetrain.scheduling.rules import Rules
+from drivetrain.scheduling.trace import TraceJob
+
+Policy = Callable[
+    [float, Collection[Node], Collection[Holding], Collection[Request], Mapping[str, float]],
+    Decision,
+]
+STOP_S, START_S = 15.0, 15.0  # saving and leaving; starting and loading: what a preemption costs
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of a trace.
+
+    Attributes:
+        completion_s: of each job, from its submission to its end, in the order of the trace.
+        waited_s: of each job, until it first began.
+        refused: jobs that the cluster could never hold.
+        preemptions: of all jobs together.
+        busy: (time, part of the GPUs that are in use from then on).
+    """
+
+    completion_s: np.ndarray
+    waited_s: np.ndarray
+    refused: int
+    preemptions: int
+    busy: np.ndarray
+
+    @property
+    def utilisation(self) -> float:
+        """Average part of the GPUs in use, from the first submission to the last end."""
+        times, parts = self.busy[:, 0], self.busy[:, 1]
+        span = times[-1] - times[0]
+        return float((np.diff(times) * parts[:-1]).sum() / span) if span else 0.0
+
+
+def policy_in_use(rules: Rules) -> Policy:
+    """What the coordinator does."""
+    return partial(schedule, rules=rules)
+
+
+def first_in_first_out(_: float, nodes: Collection[Node], holdings: Collection[Holding], requests: Collection[Request],
+                       __: Mapping[str, float]) -> Decision:  # fmt: skip
+    """Baseline: strictly in the order of submission; who does not fit holds up everybody."""
+    return _greedy(nodes, holdings, sorted(requests, key=lambda r: (r.since, r.run)), stop_at_first=True)
+
+
+def shortest_first(jobs: Iterable[TraceJob]) -> Policy:
+    """Baseline: an oracle that knows how long jobs will take lets the shortest go first; the long may starve."""
+    duration_s = {job.job: job.duration_s for job in jobs}
+
+    def policy(_: float, nodes: Collection[Node], holdings: Collection[Holding], requests: Collection[Request],
+               __: Mapping[str, float]) -> Decision:  # fmt: skip
+        return _greedy(nodes, holdings, sorted(requests, key=lambda r: (duration_s[r.run], r.run)), stop_at_first=False)
+
+    return policy
+
+
+def _greedy(
+    nodes: Collection[Node], holdings: Collection[Holding], requests: list[Request], stop_at_first: bool
+) -> Decision:
+    room, decision = Room(nodes), Decision()
+    for holding in holdings:
+        room.take(holding.request, holding.placement)
+    for request in requests:
+        if placement := room.place(request):
+            room.take(request, placement)
+            decision.actions.append(Admit(request.run, placement, 0))
+        elif stop_at_first:
+            break
+        if not room.gpus.any():
+            break
+    return decision
+
+
+class _Job:
+    """A job on its way: how much of it is left, and how fast it goes."""
+
+    def __init__(self, job: TraceJob, priority: int) -> None:
+        self.job, self.priority = job, priority
+        self.left_s = job.duration_s  # with all its GPUs
+        self.started: float | None = None
+        self.holding: Holding | None = None
+        self.computes_from = 0.0
+
+    def request(self) -> Request:
+        job = self.job
+        expected_s = max(job.expected_s * self.left_s / job.duration_s, 1.0)
+        return Request(
+            run=job.job,
+            user=job.user,
+            queue=job.queue,
+            priority=self.priority,
+            since=job.submitted_s,
+            workers=job.gpus,
+            min_workers=job.min_gpus,
+            cpus=0,
+            gpus=1,
+            expected_s=expected_s,
+            restart_s=STOP_S + START_S,
+        )
+
+    def speed(self) -> float:
+        assert self.holding
+        return self.holding.workers / self.job.gpus
+
+    def worked_until(self, now: float) -> None:
+        self.left_s -= max(0.0, now - self.computes_from) * self.speed()
+        self.computes_from = max(now, self.computes_from)
+
+
+def simulate(jobs: list[TraceJob], nodes: list[Node], policy: Policy, rules: Rules) -> Result:
+    """Run a trace to its end."""
+    return _Simulation(jobs, nodes, policy, rules).run()
+
+
+class _Simulation:
+    def __init__(self, jobs: list[TraceJob], nodes: list[Node], policy: Policy, rules: Rules) -> None:
+        self._nodes, self._policy = nodes, policy
+        self._jobs = {job.job: _Job(job, job.priority + _queue_priority(rules, job)) for job in jobs}
+        self._held = {name for name, job in self._jobs.items() if cluster_can_hold(nodes, job.request())}
+        self._capacity = Capacity(nodes)
+        self._number = count()
+        self._events: list[tuple[float, int, str, str, Holding | None]] = []
+        self._waiting: dict[str, Request] = {}
+        self._running: dict[str, Holding] = {}
+        self._meter = UsageMeter(rules.half_life_s, 0.0)
+        self._shares: dict[str, float] = {}
+        self._in_use, self._preemptions = 0, 0
+        self._busy: list[tuple[float, float]] = []
+        self._ended: dict[str, float] = {}
+
+    def run(self) -> Result:
+        for name in self._jobs:
+            if name in self._held:
+                self._at(self._jobs[name].job.submitted_s, "submitted", name)
+        while self._events and len(self._ended) < len(self._held):
+            now, changed = self._events[0][0], False
+            while self._events and self._events[0][0] == now:
+                _, _, what, name, holding = heapq.heappop(self._events)
+                changed |= self._happens(now, what, name, holding)
+            if changed:
+                self._pass(now)
+                self._busy.append((now, self._in_use / self._capacity.gpus))
+        held = [self._jobs[name] for name in self._jobs if name in self._ended]  # quotas may refuse some besides
+        return Result(
+            np.array([self._ended[job.job.job] - job.job.submitted_s for job in held]),
+            np.array([(job.started or 0.0) - job.job.submitted_s for job in held]),
+            len(self._jobs) - len(held),
+            self._preemptions,
+            np.array(self._busy or [(0.0, 0.0)]),
+        )
+
+    def _pass(self, now: float) -> None:
+        self._meter.advance(now, self._shares)
+        decision = self._policy(now, self._nodes, self._running.values(), self._waiting.values(), self._meter.usage)
+        for action in decision.actions:
+            self._act(now, action)
+
+    def _happens(self, now: float, what: str, name: str, holding: Holding | None) -> bool:
+        """Take in an event; False for one of a place that was given back since."""
+        job = self._jobs[name]
+        if what == "submitted":
+            self._waiting[name] = job.request()
+            return True
+        if holding is not job.holding:
+            return False
+        job.worked_until(now)
+        self._give_back(name)
+        if what == "ended":
+            self._ended[name] = now
+        else:
+            self._preemptions += 1
+            self._waiting[name] = job.request()
+        return True
+
+    def _act(self, now: float, action: Admit | Preempt) -> None:
+        job = self._jobs[action.run]
+        if isinstance(action, Admit):
+            request = self._waiting.pop(action.run)
+            workers = workers_of(action.placement)
+            job.computes_from = now + (0.0 if job.started is None else START_S)
+            job.started = now if job.started is None else job.started
+            slowdown = job.job.gpus / workers
+            begins_in = job.computes_from - now
+            end = now + begins_in + request.expected_s * slowdown
+            job.holding = Holding(request, action.placement, now, action.level, end, steady=True)
+            self._running[action.run] = job.holding
+            self._use(request, workers)
+            self._at(job.computes_from + job.left_s * slowdown, "ended", action.run, job.holding)
+            return
+        assert job.holding
+        left = Holding(**{**vars(job.holding), "leaving": True})
+        end = job.computes_from + job.left_s / job.speed()
+        job.holding = self._running[action.run] = left
+        self._at(min(now + STOP_S, end), "ended" if end <= now + STOP_S else "left", action.run, left)
+
+    def _give_back(self, name: str) -> None:
+        holding = self._running.pop(name)
+        self._jobs[name].holding = None
+        self._use(holding.request, -holding.workers)
+
+    def _use(self, request: Request, workers: int) -> None:
+        self._in_use += workers
+        share = self._capacity.share(request, abs(workers))
+        self._shares[request.user] = self._shares.get(request.user, 0.0) + (share if workers > 0 else -share)
+
+    def _at(self, time: float, what: str, name: str, holding: Holding | None = None) -> None:
+        heapq.heappush(self._events, (time, next(self._number), what, name, holding))
+
+
+def _queue_priority(rules: Rules, job: TraceJob) -> int:
+    queue = rules.queues.get(job.queue)
+    return queue.priority if queue else 0

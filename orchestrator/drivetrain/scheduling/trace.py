@@ -1,0 +1,97 @@
+"""Traces of jobs, for simulation: a CSV file, one job a line."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+from drivetrain_pipelines.errors import InputError
+from pyarrow import csv
+
+from drivetrain.scheduling.model import Node
+from drivetrain.scheduling.rules import DEFAULT_QUEUE
+
+_REQUIRED = ("job", "submitted_s", "duration_s", "gpus")
+_OPTIONAL: dict[str, Any] = {
+    "user": "",
+    "queue": DEFAULT_QUEUE,
+    "priority": 0,
+    "min_gpus": None,  # gpus
+    "expected_s": None,  # duration_s
+}
+
+
+@dataclass(frozen=True)
+class TraceJob:
+    """A job of a trace.
+
+    Attributes:
+        submitted_s: since the begin of the trace.
+        duration_s: with all its GPUs.
+        min_gpus: as few as it runs with.
+        expected_s: what its user thought that it would take; infinite where they said nothing.
+    """
+
+    job: str
+    submitted_s: float
+    duration_s: float
+    gpus: int
+    user: str
+    queue: str
+    priority: int
+    min_gpus: int
+    expected_s: float
+
+
+def read_trace(path: str) -> list[TraceJob]:
+    """The jobs of a CSV file, in the order of submission.
+
+    Raises:
+        InputError: the file, a column or a line is not as it should be.
+    """
+    columns = f"the columns {', '.join(_REQUIRED)}, and if wanted {', '.join(_OPTIONAL)}"
+    try:
+        table = csv.read_csv(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise InputError("--trace", repr(path), f"a CSV file with {columns}", str(error).splitlines()[0]) from error
+    names = set(table.column_names)
+    if missing := [name for name in _REQUIRED if name not in names]:
+        raise InputError("--trace", f"no column {missing[0]} in {path}", columns)
+    if unknown := sorted(names - {*_REQUIRED, *_OPTIONAL}):
+        raise InputError("--trace", f"the column {unknown[0]} in {path}", columns)
+    jobs = [_job(path, line, row) for line, row in enumerate(table.to_pylist(), start=2)]
+    return sorted(jobs, key=lambda job: (job.submitted_s, job.job))
+
+
+def _job(path: str, line: int, row: dict[str, Any]) -> TraceJob:
+    values = {**_OPTIONAL, **{name: value for name, value in row.items() if value is not None}}
+    try:
+        gpus, duration_s, submitted_s = int(values["gpus"]), float(values["duration_s"]), float(values["submitted_s"])
+        min_gpus = gpus if values["min_gpus"] is None else int(values["min_gpus"])
+        expected_s = duration_s if values["expected_s"] is None else float(values["expected_s"])
+        priority = int(values["priority"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}:{line}", repr(row), "a number in each of its columns of numbers") from error
+    possible = 1 <= min_gpus <= gpus and duration_s > 0 and submitted_s >= 0 and expected_s > 0
+    if not (possible and math.isfinite(duration_s) and math.isfinite(submitted_s)):
+        allowed = "1 <= min_gpus <= gpus, 0 < duration_s, 0 < expected_s, 0 <= submitted_s"
+        raise InputError(f"{path}:{line}", repr(row), allowed)
+    user, queue = str(values["user"]), str(values["queue"])
+    return TraceJob(str(values["job"]), submitted_s, duration_s, gpus, user, queue, priority, min_gpus, expected_s)
+
+
+def parse_cluster(text: str) -> list[Node]:
+    """Nodes from ``812x8,1x4``: 812 nodes of 8 GPUs and one of 4.
+
+    Raises:
+        InputError: it is not that.
+    """
+    nodes: list[Node] = []
+    for part in text.split(","):
+        count, _, gpus = part.strip().partition("x")
+        if not (count.isdecimal() and gpus.isdecimal() and int(count) and int(gpus)):
+            raise InputError("--cluster", repr(text), "NODESxGPUS, and more of them after commas, as in 16x8,4x4")
+        nodes += [Node(f"node-{len(nodes) + i:05}", 0.0, int(gpus)) for i in range(int(count))]
+    return nodes

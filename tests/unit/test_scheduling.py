@@ -1,0 +1,356 @@
+"""The scheduler's decisions: who goes first, who waits for whom, who has to leave; and what may never happen."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from drivetrain.scheduling.model import Admit, Decision, Holding, Node, Placement, Preempt, Request, node_of, workers_of
+from drivetrain.scheduling.policy import cluster_can_hold, schedule
+from drivetrain.scheduling.precedence import UsageMeter
+from drivetrain.scheduling.room import Room
+from drivetrain.scheduling.rules import LastingRules, QueueRules, Rules, UserRules, load_rules
+from drivetrain.scheduling.strikes import Strikes
+from drivetrain_pipelines.errors import InputError
+from hypothesis import given
+from hypothesis import strategies as st
+
+RULES = Rules()
+NODES = [Node("a", 16, 4), Node("b", 16, 4)]
+
+
+def asks(run: str, workers: int = 4, **other: object) -> Request:
+    least = other.pop("min_workers", workers)
+    base = Request(run, "ann", "default", 0, 0.0, workers, least, 1, 1)  # type: ignore[arg-type]
+    return replace(base, **other)  # type: ignore[arg-type]
+
+
+def holds(run: str, placement: Placement, end: float = math.inf, level: int = 0, **other: object) -> Holding:
+    return Holding(asks(run, workers_of(placement), **other), placement, 0.0, level, end)
+
+
+def decide(
+    requests: list[Request], holdings: list[Holding] | None = None, rules: Rules = RULES, now: float = 0.0
+) -> Decision:
+    return schedule(now, NODES, holdings or [], requests, {}, rules)
+
+
+def admitted(decision: Decision) -> list[str]:
+    return [action.run for action in decision.actions if isinstance(action, Admit)]
+
+
+def preempted(decision: Decision) -> list[str]:
+    return [action.run for action in decision.actions if isinstance(action, Preempt)]
+
+
+# Places ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("nodes", "workers", "gpus", "ranks"),
+    [
+        ([(2, 0)], 2, 0, [2]),
+        ([(1, 0), (1, 0)], 2, 0, [1, 1]),
+        ([(2, 0), (8, 0)], 6, 0, [6]),
+        ([(8, 1), (8, 4)], 5, 1, [4, 1]),
+        ([(8, 4), (8, 4), (8, 2)], 6, 1, [4, 2]),
+        ([(1, 0)], 2, 0, None),
+        ([(8, 0)], 1, 1, None),
+    ],
+)
+def test_a_gang_takes_few_nodes(
+    nodes: list[tuple[float, float]], workers: int, gpus: int, ranks: list[int] | None
+) -> None:
+    room = Room(Node(str(index), *node) for index, node in enumerate(nodes))
+    placement = room.place(asks("x", workers, gpus=gpus))
+    assert (placement and [count for _, count in placement]) == ranks
+
+
+def test_the_tightest_node_that_will_do() -> None:
+    room = Room([Node("big", 8, 8), Node("small", 8, 2)])
+    assert room.place(asks("x", 2)) == (("small", 2),)
+
+
+def test_a_gang_is_as_large_as_possible() -> None:
+    assert Room(NODES).place(asks("x", 100, min_workers=3)) == (("a", 4), ("b", 4))
+    assert cluster_can_hold(NODES, asks("x", 100, min_workers=8))
+    assert not cluster_can_hold(NODES, asks("x", 9))
+
+
+# Order ----------------------------------------------------------------------------------------------------------
+
+
+def test_priority_then_age_then_name() -> None:
+    requests = [asks("late", since=2.0), asks("early", since=1.0), asks("urgent", since=3.0, priority=1)]
+    assert admitted(decide(requests)) == ["urgent", "early"]
+
+
+def test_fair_share_alternates_between_users() -> None:
+    greedy = [asks(f"ann-{n}", 2, since=float(n)) for n in range(5)]
+    modest = [asks(f"bob-{n}", 2, since=10.0 + n, user="bob") for n in range(5)]
+    assert admitted(decide(greedy + modest)) == ["ann-0", "bob-0", "ann-1", "bob-1"]
+
+
+def test_recent_use_counts_and_weights_do() -> None:
+    requests = [asks("ann", 8), asks("bob", 8, user="bob", since=5.0)]
+    assert admitted(schedule(9.0, NODES, [], requests, {"ann": 0.5}, RULES)) == ["bob"]
+    rich = Rules(users={"ann": UserRules(weight=10.0), "bob": UserRules()})
+    assert admitted(schedule(9.0, NODES, [], requests, {"ann": 0.5, "bob": 0.1}, rich)) == ["ann"]
+
+
+def test_use_is_forgotten() -> None:
+    meter = UsageMeter(100.0, 0.0)
+    meter.advance(100.0, {"ann": 1.0})
+    assert meter.usage["ann"] == pytest.approx(0.5)
+    meter.advance(300.0, {})
+    assert meter.usage["ann"] == pytest.approx(0.125)
+
+
+def test_age_raises_precedence_and_protects_but_does_not_preempt() -> None:
+    now = 3 * RULES.aging_s
+    old, young = asks("old", 8), asks("young", 8, since=now, priority=2)
+    first = decide([old, young], now=now)
+    assert admitted(first) == ["old"]
+    (admit,) = first.actions
+    assert isinstance(admit, Admit)
+    running = Holding(old, admit.placement, now, admit.level)
+    assert preempted(schedule(now, NODES, [running], [young], {}, RULES)) == []
+    fresh = holds("fresh", (("a", 4), ("b", 4)))
+    assert preempted(schedule(now, NODES, [fresh], [replace(old, run="old2")], {}, RULES)) == []
+
+
+# Quotas ---------------------------------------------------------------------------------------------------------
+
+
+def test_quotas_of_users_and_queues() -> None:
+    rules = Rules(queues={"default": QueueRules(), "small": QueueRules(max_workers=2)}, others=UserRules(max_workers=4))
+    requests = [
+        asks("one", 3),
+        asks("two", 3, since=1.0),
+        asks("three", 2, since=2.0, user="bob", queue="small"),
+        asks("four", 1, since=3.0, user="cy", queue="small"),
+    ]
+    decision = decide(requests, rules=rules)
+    assert admitted(decision) == ["one", "three"]
+    assert decision.waiting["two"] == "waits for the quota of user ann: 3 of 4 workers are in use"
+    assert decision.waiting["four"] == "waits for the quota of queue small: 2 of 2 workers are in use"
+
+
+def test_an_elastic_gang_stays_within_its_quota() -> None:
+    (admit,) = decide([asks("x", 8, min_workers=1)], rules=Rules(others=UserRules(max_workers=3))).actions
+    assert isinstance(admit, Admit)
+    assert workers_of(admit.placement) == 3
+
+
+# Backfill -------------------------------------------------------------------------------------------------------
+
+BUSY = [holds("long", (("a", 4),), end=1000.0), holds("short", (("b", 2),), end=500.0)]
+
+
+def test_the_first_that_does_not_fit_has_a_place_reserved() -> None:
+    decision = decide([asks("big", 8)], BUSY)
+    assert decision.actions == []
+    assert decision.waiting == {"big": "is next; has a place in 1000 s at the latest"}
+
+
+def test_backfill_takes_what_ends_in_time_and_nothing_else() -> None:
+    big = asks("big", 8)
+    brief, endless = asks("brief", 2, since=1.0, expected_s=900.0), asks("endless", 2, since=1.0, expected_s=1100.0)
+    assert admitted(decide([big, brief], BUSY)) == ["brief"]
+    assert admitted(decide([big, endless], BUSY)) == []
+    assert admitted(decide([big, asks("unknown", 2, since=1.0)], BUSY)) == []
+
+
+def test_backfill_beside_the_reserved_gang() -> None:
+    six = asks("six", 6)
+    assert admitted(decide([six, asks("endless", 2, since=1.0)], BUSY)) == ["endless"]
+    assert admitted(decide([six, asks("more", 3, since=1.0)], BUSY)) == []
+
+
+def test_room_is_kept_where_nobody_knows_when_jobs_end() -> None:
+    busy = [holds("x", (("a", 4),)), holds("y", (("b", 3),))]
+    decision = decide([asks("big", 8), asks("one", 1, since=1.0)], busy)
+    assert decision.actions == []
+    assert decision.waiting["big"] == "is next; waits for running jobs to end"
+
+
+def test_what_the_cluster_cannot_hold_holds_up_nobody() -> None:
+    decision = decide([asks("huge", 9), asks("ok", 2, since=1.0)])
+    assert admitted(decision) == ["ok"]
+    assert "cannot hold it" in decision.waiting["huge"]
+
+
+# Preemption -----------------------------------------------------------------------------------------------------
+
+
+def test_preemption_takes_the_lowest_and_no_more_than_needed() -> None:
+    running = [holds("low", (("a", 4),), level=0), holds("mid", (("b", 4),), level=1)]
+    decision = decide([asks("urgent", 4, priority=2)], running)
+    assert decision.actions == [Preempt("low", "makes room for urgent of priority 2")]
+    assert decision.waiting["urgent"] == "waits until low have saved and left"
+
+
+def test_nobody_is_stopped_twice_or_for_nothing() -> None:
+    leaving = replace(holds("low", (("a", 4),)), leaving=True)
+    other = holds("other", (("b", 4),))
+    assert decide([asks("urgent", 4, priority=2)], [leaving, other]).actions == []
+    assert decide([asks("huge", 8, priority=2)], [leaving, holds("high", (("b", 4),), level=2)]).actions == []
+    fixed = holds("fixed", (("a", 4), ("b", 4)), preemptible=False)
+    assert decide([asks("urgent", 4, priority=2)], [fixed]).actions == []
+    nearly_done = holds("nearly", (("a", 4), ("b", 4)), end=10.0)
+    assert decide([asks("urgent", 4, priority=2)], [nearly_done]).actions == []
+    assert decide([asks("urgent", 8, priority=2)], [other], Rules(preemption=False)).actions == []
+
+
+def test_room_of_those_who_leave_is_not_given_away() -> None:
+    leaving = replace(holds("low", (("a", 4), ("b", 4))), leaving=True)
+    urgent, small = asks("urgent", 8, priority=2), asks("small", 1, since=-9.0)
+    assert decide([urgent, small], [leaving]).actions == []
+
+
+def test_a_node_that_is_about_to_leave() -> None:
+    nodes = [Node("a", 16, 4, draining=True), Node("b", 16, 4)]
+    there = holds("there", (("a", 2), ("b", 1)), preemptible=False)
+    decision = schedule(0.0, nodes, [there], [asks("new", 3), asks("big", 4, since=1.0)], {}, RULES)
+    assert decision.actions == [Preempt("there", "node a is about to leave"), Admit("new", (("b", 3),), 0)]
+    assert not cluster_can_hold(nodes, asks("eight", 8))
+    leaving = replace(there, leaving=True)
+    assert schedule(0.0, nodes, [leaving], [], {}, RULES).actions == []
+
+
+def test_nodes_that_keep_failing_are_left_alone_for_a_while() -> None:
+    strikes, rules = Strikes(), Rules(strikes=2, quarantine_s=100.0)
+    nodes = [Node("a", 4, 0), Node("b", 4, 0)]
+    assert not strikes.strike("a", 0.0, rules)
+    assert not strikes.strike("a", 150.0, rules), "the first one is forgotten"
+    assert strikes.strike("a", 160.0, rules)
+    small, large = asks("small", 4, gpus=0), asks("large", 8, gpus=0)
+    assert strikes.usable(nodes, [small], 200.0) == nodes[1:]
+    assert strikes.usable(nodes, [small, large], 200.0) == nodes, "it would wait for an hour"
+    assert strikes.usable(nodes, [asks("huge", 9, gpus=0)], 200.0) == nodes[1:], "it would not help"
+    assert (strikes.until("a", 200.0), strikes.until("a", 260.0)) == (260.0, None)
+    assert strikes.usable(nodes, [small], 260.0) == nodes
+
+
+def test_ranks_are_found_on_their_nodes() -> None:
+    assert [node_of(rank, (("a", 2), ("b", 1))) for rank in range(3)] == ["a", "a", "b"]
+    with pytest.raises(IndexError):
+        node_of(3, (("a", 2), ("b", 1)))
+
+
+# Elasticity -----------------------------------------------------------------------------------------------------
+
+
+def test_elastic_gangs_shrink_to_what_is_there_and_grow_when_it_pays() -> None:
+    elastic = asks("x", 8, min_workers=2)
+    (admit,) = decide([elastic], [holds("y", (("a", 4),))]).actions
+    assert isinstance(admit, Admit)
+    assert workers_of(admit.placement) == 4
+    small = Holding(elastic, (("b", 4),), 0.0, 0, expected_end=1000.0, steady=True)
+    assert decide([], [small]).actions == [Preempt("x", "grows from 4 to 8 workers")]
+    assert decide([], [replace(small, expected_end=100.0)]).actions == []
+    assert decide([], [replace(small, expected_end=math.inf)]).actions == []
+    assert decide([], [replace(small, steady=False)]).actions == [], "it has hardly begun"
+    quota = Rules(others=UserRules(max_workers=4))
+    assert decide([], [small], quota).actions == [], "it would only get as many as it has"
+    assert decide([], [small], Rules(others=UserRules(max_workers=6))).actions == [
+        Preempt("x", "grows from 4 to 6 workers")
+    ]
+
+
+# Whatever is asked ----------------------------------------------------------------------------------------------
+
+REQUESTS = st.lists(
+    st.builds(
+        lambda user, priority, since, least, more, gpus, expected, elastic: Request(
+            "", user, "default", priority, since, least + more, least if elastic else least + more, 1, gpus, expected
+        ),
+        st.sampled_from(["ann", "bob", "cy"]),
+        st.integers(-1, 2),
+        st.floats(0, 1e5),
+        st.integers(1, 6),
+        st.integers(0, 4),
+        st.integers(0, 1),
+        st.sampled_from([10.0, 1000.0, math.inf]),
+        st.booleans(),
+    ),
+    max_size=14,
+)
+
+
+@given(REQUESTS, st.integers(1, 4), st.randoms(use_true_random=False))
+def test_invariants_over_many_passes(requests: list[Request], nodes: int, random: object) -> None:
+    """Nothing is given twice, no gang is half placed, and every gang that fits ends in the end."""
+    cluster = [Node(f"n{n}", 8, 4) for n in range(nodes)]
+    waiting = {f"r{n}": replace(request, run=f"r{n}") for n, request in enumerate(requests)}
+    running: dict[str, Holding] = {}
+    now = 1e5
+    for _ in range(200):
+        decision = schedule(now, cluster, list(running.values()), list(waiting.values()), {}, RULES)
+        for action in decision.actions:
+            if isinstance(action, Admit):
+                request = waiting.pop(action.run)
+                assert request.min_workers <= workers_of(action.placement) <= request.workers
+                assert len({node for node, _ in action.placement}) == len(action.placement)
+                running[action.run] = Holding(request, action.placement, now, action.level, now + request.expected_s)
+            else:
+                assert not running[action.run].leaving
+                running[action.run] = replace(running[action.run], leaving=True)
+        assert set(decision.waiting) == set(waiting)
+        _check_room(cluster, running)
+        now += 100.0
+        for run, holding in list(running.items()):
+            if holding.leaving:
+                waiting[run] = running.pop(run).request
+            elif random.random() < 0.3:  # type: ignore[attr-defined]
+                del running[run]
+    assert all(not cluster_can_hold(cluster, request) for request in waiting.values())
+
+
+def _check_room(cluster: list[Node], running: dict[str, Holding]) -> None:
+    room = Room(cluster)
+    for holding in running.values():
+        room.take(holding.request, holding.placement)
+    assert np.all(room.cpus >= 0)
+    assert np.all(room.gpus >= 0)
+
+
+@given(REQUESTS, st.lists(st.tuples(st.integers(1, 4), st.floats(1, 2000)), min_size=1, max_size=3))
+def test_backfill_never_delays_the_reserved_gang(requests: list[Request], held: list[tuple[int, float]]) -> None:
+    """If every expectation comes true, the first gang in line starts no later than without those behind it."""
+    cluster = [Node(f"n{n}", 8, 4) for n in range(len(held))]
+    running = [holds(f"h{n}", ((f"n{n}", size),), end=end) for n, (size, end) in enumerate(held)]
+    first = asks("first", 4 * len(held), priority=9)
+    others = [replace(request, run=f"r{n}", gpus=1) for n, request in enumerate(requests)]
+    rules = Rules(preemption=False)
+    decision = schedule(0.0, cluster, running, [first, *others], {}, rules)
+    if "first" in admitted(decision):
+        return
+    due = max(end for _, end in held)
+    by_run = {request.run: request for request in others}
+    for action in decision.actions:
+        assert isinstance(action, Admit)
+        request = by_run[action.run]
+        assert request.expected_s * request.workers / workers_of(action.placement) <= due
+
+
+# Rules ----------------------------------------------------------------------------------------------------------
+
+
+def test_rules_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "scheduling.yaml"
+    assert load_rules(path) == Rules()
+    path.write_text("queues: {default: {}, urgent: {priority: 10}}\nusers: {ann: {max_workers: 8}}\n")
+    assert load_rules(path).queues["urgent"].priority == 10
+    for wrong in ("queues: {urgent: {prio: 1}}", "users: {ann: {weight: 0}}", "a: [", "aging_s: soon"):
+        path.write_text(wrong)
+        with pytest.raises(InputError, match=r"scheduling\.yaml"):
+            load_rules(path)
+    lasting = LastingRules(path)
+    path.write_text("aging_s: 5")
+    assert lasting().aging_s == 5
+    path.write_text("aging_s: soon")
+    assert lasting().aging_s == 5, "a mistake changes nothing"
