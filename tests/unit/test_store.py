@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from drivetrain.runs.outcomes import Reason
-from drivetrain.runs.states import Ended, Placing, Preparing, Progress, Queued
+from drivetrain.runs.states import Ended, Place, Placing, Preparing, Progress, Queued
 from drivetrain.runs.store import RunStore
 from drivetrain_pipelines.checksums import block_digests, read_json, write_json
 from drivetrain_pipelines.errors import CorruptFileError, InputError
@@ -22,6 +22,8 @@ from drivetrain_workers.checkpoints.store import (
 )
 from drivetrain_workers.spec import KeepSpec
 
+PLACE = Place((("node", 2),), 1.0)
+
 
 def open_store(folder: Path) -> RunStore:
     return RunStore(f"sqlite:///{folder / 'runs.db'}")
@@ -31,12 +33,12 @@ def test_history_survives_the_process(tmp_path: Path) -> None:
     store = open_store(tmp_path)
     store.create("toy-1", "abc", Queued())
     store.save("toy-1", Preparing(), "Admitted()")
-    store.save("toy-1", Placing("/data", progress=Progress(generation=2)), "Prepared()")
+    store.save("toy-1", Placing("/data", PLACE, progress=Progress(generation=2)), "Prepared()")
     store.learn("toy-1", dataset="/data")
     store.learn("toy-1", parameters=5)
     store.claim("toy-1", "session")
     record = open_store(tmp_path).get("toy-1")
-    assert record.state == Placing("/data", progress=Progress(generation=2))
+    assert record.state == Placing("/data", PLACE, progress=Progress(generation=2))
     assert record.facts == {"dataset": "/data", "parameters": 5}
     assert record.session == "session"
     assert [state.phase for _, _, state in open_store(tmp_path).history("toy-1")] == ["preparing", "placing"]

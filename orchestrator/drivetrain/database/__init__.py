@@ -1,0 +1,1 @@
+"""The durable records: tables, migrations, and how a database is opened."""
