@@ -6,12 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from drivetrain.api import RunSummary, resume, run, validate
+    from drivetrain.client import Client
 
-__all__ = ["RunSummary", "resume", "run", "validate"]
+__all__ = ["Client", "RunSummary", "resume", "run", "validate"]
 
 
 def __getattr__(name: str) -> Any:
     """Load the API when it is used: ``drivetrain --help`` must not wait for Ray."""
+    if name == "Client":
+        from drivetrain.client import Client  # here: as below
+
+        return Client
     if name in __all__:
         from drivetrain import api  # here: see above
 

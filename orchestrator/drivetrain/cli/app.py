@@ -6,6 +6,12 @@ from typing import Annotated
 
 import typer
 
+from drivetrain.cli.cluster import Json as _Json
+from drivetrain.cli.cluster import Run as _Run
+from drivetrain.cli.cluster import Server as _Server
+from drivetrain.cli.cluster import Set as _Set
+from drivetrain.cli.cluster import add_cluster_verbs
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -14,13 +20,12 @@ app = typer.Typer(
     help="Distributed training whose result does not depend on what happens to the machines.",
 )
 
+add_cluster_verbs(app)
+
 data = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Prepare, check and look into datasets.")
 app.add_typer(data, name="data")
 
 _Job = Annotated[str, typer.Argument(metavar="JOB", help="job file, folder with a job.yaml, or recipe name")]
-_Run = Annotated[str, typer.Argument(metavar="RUN", help="run id, or the beginning of one")]
-_Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override, as section.key=value")]
-_Json = Annotated[bool, typer.Option("--json", help="one JSON object per line, for machines")]
 _Dataset = Annotated[str, typer.Argument(metavar="DATASET", help="name, NAME/VERSION, folder or URL")]
 _Endpoint = Annotated[str | None, typer.Option(help="of an S3 server other than AWS, for a URL")]
 _Address = Annotated[str | None, typer.Option(help="Ray cluster to join; by default this machine's, or a new one")]
@@ -35,8 +40,13 @@ def run(job: _Job, set_: _Set = None, json: _Json = False, address: _Address = N
 
 
 @app.command()
-def resume(run: _Run, json: _Json = False, address: _Address = None) -> None:
-    """Go on with a run that was interrupted, cancelled or has failed."""
+def resume(run: _Run, json: _Json = False, address: _Address = None, server: _Server = None) -> None:
+    """Go on with a run that was interrupted, cancelled or has failed; with --server, on the cluster."""
+    if server:
+        from drivetrain.cli.remote import resume as resume_there
+
+        resume_there(server, run, json)
+        return
     from drivetrain.cli.commands import resume_run
 
     resume_run(run, json, address)
@@ -146,9 +156,28 @@ def data_gc(yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = Fal
     collect_garbage(yes)
 
 
+@app.command()
+def simulate(
+    trace: Annotated[str, typer.Option(metavar="FILE", help="CSV of jobs: job,submitted_s,duration_s,gpus,...")],
+    cluster: Annotated[str, typer.Option(metavar="NODESxGPUS", help="for example 812x8,1x4")] = "16x8",
+    rules: Annotated[str | None, typer.Option(metavar="FILE", help="scheduling rules; the defaults otherwise")] = None,
+    picture: Annotated[str | None, typer.Option(metavar="FILE", help="draw utilisation and completion times")] = None,
+    json: _Json = False,
+) -> None:
+    """Run a trace of jobs through the scheduler on a virtual clock, beside two baselines."""
+    from drivetrain.cli.simulate import simulate_trace
+
+    simulate_trace(trace, cluster, rules, picture, json)
+
+
 @app.command("list")
-def list_runs(json: _Json = False) -> None:
-    """List the runs of this home, newest first."""
+def list_runs(json: _Json = False, server: _Server = None) -> None:
+    """List the runs of this home, or of a server, newest first."""
+    if server:
+        from drivetrain.cli.remote import list_runs as list_there
+
+        list_there(server, json)
+        return
     from drivetrain.cli.commands import list_runs as list_all
 
     list_all(json)

@@ -40,7 +40,9 @@ def validate_job(job: str, overrides: list[str]) -> None:
     with errors():
         spec = api.validate(job, overrides).spec
         length = f"{spec.training.steps} steps" if spec.training.steps else f"{spec.training.epochs:g} epochs"
-        print(f"{spec.name}: valid ({length}, {spec.resources.workers} workers, ZeRO {spec.training.zero})")
+        least, most = spec.resources.min_workers, spec.resources.max_workers
+        workers = str(most) if least == most else f"{least} to {most}"
+        print(f"{spec.name}: valid ({length}, {workers} workers, ZeRO {spec.training.zero})")
 
 
 def predict_text(run_id: str, prompt: str, max_tokens: int, temperature: float, seed: int) -> None:

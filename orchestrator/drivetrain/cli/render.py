@@ -142,6 +142,8 @@ def describe(view: View) -> str:
     if phase == "preparing":
         done, total, what = view["preparing"]
         return f"preparing   {what}" + (f" {done}/{total}" if total else "")
+    if phase in ("queued", "ready"):
+        return f"{phase:<11} {view['waiting']}".rstrip()
     if phase not in ("training", "stopping") or view["loss"] is None:
         return f"{phase:<11} {_WAITS_FOR.get(phase, '')}".rstrip()
     parts = [f"{phase:<11} step {view['step']}/{view['steps']}", f"loss {view['loss']:.4f}"]

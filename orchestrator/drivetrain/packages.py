@@ -1,0 +1,109 @@
+"""A job's folder as one file, named by its content: what `drivetrain submit` sends."""
+
+from __future__ import annotations
+
+import fnmatch
+import gzip
+import hashlib
+import io
+import os
+import shutil
+import tarfile
+import tempfile
+import zlib
+from pathlib import Path
+
+import pathspec
+from drivetrain_pipelines.errors import InputError
+
+MAX_BYTES = 64 << 20
+_ALWAYS_LEFT_OUT = [
+    ".git/",
+    ".venv/",
+    "venv/",
+    "__pycache__/",
+    "*.pyc",
+    ".mypy_cache/",
+    ".pytest_cache/",
+    ".ruff_cache/",
+]
+# What is called like this holds secrets: refused where a job would need it, left out everywhere.
+SECRETS = [".env", ".env.*", "*.pem", "*.key", "id_rsa*", "id_ed25519*", ".netrc", "credentials", "credentials.*",
+           ".aws", ".ssh", "*.p12", "*.pfx", "auth_token", "token"]  # fmt: skip
+
+
+def pack(folder: Path) -> tuple[str, bytes]:
+    """A folder's files, but for what ``.gitignore`` names and what is called like a secret; and their digest.
+
+    The same files make the same bytes, whoever packs them and when.
+
+    Raises:
+        InputError: it is too large.
+    """
+    sink = io.BytesIO()
+    total = 0
+    with (
+        gzip.GzipFile(fileobj=sink, mode="wb", mtime=0, filename="") as zipped,  # its header holds the time otherwise
+        tarfile.open(fileobj=zipped, mode="w", format=tarfile.PAX_FORMAT) as tar,
+    ):
+        for path in _files(folder):
+            name = path.relative_to(folder).as_posix()
+            total += path.stat().st_size
+            if total > MAX_BYTES:
+                fix = "Name large data by an absolute path or URL, or list it in .gitignore."
+                raise InputError(str(folder), f"more ({name} and others)", f"at most {MAX_BYTES >> 20} MiB", fix)
+            info = tarfile.TarInfo(name)
+            info.size = path.stat().st_size
+            info.mode = 0o755 if os.access(path, os.X_OK) else 0o644
+            with path.open("rb") as source:
+                tar.addfile(info, source)
+    content = sink.getvalue()
+    return digest(content), content
+
+
+def digest(content: bytes) -> str:
+    """The name of a package."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def unpack(content: bytes, target: Path) -> None:
+    """Make a folder from a package, all of it or nothing.
+
+    Raises:
+        InputError: it is not a package, too large, or would write outside the folder.
+    """
+    if target.exists():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as tar:
+            members = []
+            for member in tar:  # sizes stand before the contents: a bomb is seen before it goes off
+                members.append(member)
+                if not member.isfile() or sum(m.size for m in members) > MAX_BYTES:
+                    raise InputError("package", member.name, f"files, together at most {MAX_BYTES >> 20} MiB")
+            tar.extractall(temporary, members, filter="data")
+        temporary.rename(target)
+    except (tarfile.TarError, EOFError, OSError, ValueError, zlib.error) as error:
+        if not target.exists():  # somebody else was faster with the same bytes
+            raise InputError(
+                "package", str(error) or "bytes that end too early", "what `drivetrain submit` sends"
+            ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _files(folder: Path) -> list[Path]:
+    ignore = folder / ".gitignore"
+    lines = [*_ALWAYS_LEFT_OUT, *(ignore.read_text().splitlines() if ignore.is_file() else [])]
+    ignored = pathspec.GitIgnoreSpec.from_lines(lines)
+    found = []
+    for path in sorted(folder.rglob("*")):
+        relative = path.relative_to(folder)
+        if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
+            continue  # what lies elsewhere was not meant to be sent
+        secret = any(fnmatch.fnmatch(part, pattern) for part in relative.parts for pattern in SECRETS)
+        if path.is_file() and not secret and not ignored.match_file(relative.as_posix()):
+            found.append(path)
+    return found

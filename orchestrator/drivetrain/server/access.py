@@ -1,0 +1,117 @@
+"""Who may do what: roles, and bearer tokens of which only digests are stored."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+import time
+from dataclasses import dataclass
+from enum import StrEnum
+
+from drivetrain_pipelines.errors import InputError
+from sqlalchemy import delete, func, select
+from sqlalchemy.orm import Session
+
+from drivetrain.database.engine import READS, open_database
+from drivetrain.database.tables import Token
+
+_PREFIX = "dt_"
+_SECRET_BYTES = 32
+_USER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,62}")
+
+
+class Role(StrEnum):
+    """What a token allows; each includes the ones before it."""
+
+    VIEWER = "viewer"  # to look at everything
+    USER = "user"  # to submit runs, and to change one's own
+    ADMIN = "admin"  # to change everybody's runs, and to make tokens
+
+    def includes(self, other: Role) -> bool:
+        """Whether whoever has this role may do what needs ``other``."""
+        order = list(Role)
+        return order.index(self) >= order.index(other)
+
+
+@dataclass(frozen=True)
+class Principal:
+    """Who asks."""
+
+    user: str
+    role: Role
+
+
+@dataclass(frozen=True)
+class TokenInfo:
+    """What is known of a token; not the token itself. ``expires`` is in seconds since the epoch, or None."""
+
+    id: str
+    user: str
+    role: Role
+    created: float
+    expires: float | None
+
+
+class Tokens:
+    """All tokens of a server.
+
+    Args:
+        url: of the database.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._engine = open_database(url)
+        self._reading = self._engine.execution_options(**{READS: True})
+
+    def create(self, user: str, role: str, days: float | None = None) -> tuple[str, TokenInfo]:
+        """A new token, which can be shown this once, and what is known of it.
+
+        Raises:
+            InputError: no such role, or no name for a user.
+        """
+        if not _USER.fullmatch(user):
+            raise InputError("--user", repr(user), "up to 63 letters, digits and . _ @ -")
+        if role not in list(Role):
+            raise InputError("--role", repr(role), ", ".join(Role))
+        if days is not None and days <= 0:
+            raise InputError("--days", str(days), "more than 0")
+        secret = _PREFIX + secrets.token_urlsafe(_SECRET_BYTES)
+        now = time.time()
+        expires = None if days is None else now + days * 86400
+        info = TokenInfo(secrets.token_hex(4), user, Role(role), now, expires)
+        row = Token(id=info.id, digest=_digest(secret), user=user, role=role, created=now, expires=expires)
+        with Session(self._engine) as session, session.begin():
+            session.add(row)
+        return secret, info
+
+    def principal(self, secret: str) -> Principal | None:
+        """Who has this token; None when nobody does, or not any more."""
+        # Found by its digest: comparing takes the same time whatever is given.
+        with Session(self._reading) as session:
+            row = session.scalars(select(Token).where(Token.digest == _digest(secret))).one_or_none()
+            if row is None or (row.expires is not None and row.expires <= time.time()):
+                return None
+            return Principal(row.user, Role(row.role))
+
+    def all(self) -> list[TokenInfo]:
+        """What is known of every token, the oldest first."""
+        with Session(self._reading) as session:
+            rows = session.scalars(select(Token).order_by(Token.created)).all()
+            return [TokenInfo(row.id, row.user, Role(row.role), row.created, row.expires) for row in rows]
+
+    def revoke(self, token_id: str) -> None:
+        """Make a token worthless. Raises `InputError` when there is none."""
+        with Session(self._engine) as session, session.begin():
+            if not session.execute(delete(Token).where(Token.id == token_id)).rowcount:  # type: ignore[attr-defined]
+                raise InputError("TOKEN", repr(token_id), "the id of a token, as `drivetrain token list` shows them")
+
+    def any(self) -> bool:
+        """Whether there is a token."""
+        with Session(self._reading) as session:
+            return bool(session.scalar(select(func.count()).select_from(Token)))
+
+
+def _digest(secret: str) -> str:
+    """A plain digest will do: the secret is 256 random bits, there is nothing to guess."""
+    return hashlib.sha256(secret.encode()).hexdigest()

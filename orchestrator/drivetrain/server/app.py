@@ -1,0 +1,51 @@
+"""The server's application: every route below ``/v1`` asks for a token."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+
+from drivetrain_pipelines.errors import DrivetrainError, InputError
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+
+from drivetrain import packages
+from drivetrain.server import cluster, runs
+from drivetrain.server.dependencies import Parts
+from drivetrain.server.limits import Limits, TokenBucket
+
+_RATE, _BURST = 100.0, 400  # requests a second and address: people never, a loop that forgot to sleep soon
+_BODY_BYTES = packages.MAX_BYTES + (1 << 20)
+_FOLLOWERS = 128  # threads: each long poll waits in one
+
+
+def create_app(parts: Parts) -> FastAPI:
+    """The application, around the server's parts."""
+    app = FastAPI(
+        title="Drivetrain", version="1", openapi_url=None, docs_url=None, redoc_url=None, lifespan=_many_threads
+    )
+    app.state.parts = parts
+    app.include_router(runs.router, prefix="/v1")
+    app.include_router(cluster.router, prefix="/v1")
+    app.add_exception_handler(InputError, _wrong_input)
+    app.add_exception_handler(DrivetrainError, _failed)
+    app.add_middleware(Limits, large="/v1/packages/", max_bytes=_BODY_BYTES, bucket=TokenBucket(_RATE, _BURST))
+    return app
+
+
+@asynccontextmanager
+async def _many_threads(_: FastAPI) -> AsyncIterator[None]:
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_FOLLOWERS, "follower"))
+    yield
+
+
+async def _wrong_input(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, InputError)
+    where = {"where": error.where, "given": error.given, "allowed": error.allowed, "fix": error.fix}
+    return JSONResponse({"detail": str(error), "input": where}, 404 if error.where in ("RUN", "TOKEN") else 422)
+
+
+async def _failed(_: Request, error: Exception) -> JSONResponse:
+    return JSONResponse({"detail": str(error)}, 409)
