@@ -58,7 +58,7 @@ def run(job: str, overrides: Iterable[str] = (), address: str | None = None, on_
     from drivetrain.session import open_session  # here: a wrong job is told at once, without waiting for Ray
 
     with open_session(address) as session:
-        return _follow(session, session.submit(checked).id, on_view)
+        return _follow(session, session.run(checked).id, on_view)
 
 
 def resume(run_id: str, address: str | None = None, on_view: OnView = _ignore) -> RunSummary:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +25,18 @@ class Home:
 
     @property
     def database_url(self) -> str:
-        """The run store."""
-        return f"sqlite:///{self.path / 'drivetrain.db'}"
+        """``DRIVETRAIN_DATABASE_URL``, or SQLite in this folder."""
+        return os.environ.get("DRIVETRAIN_DATABASE_URL") or f"sqlite:///{self.path / 'drivetrain.db'}"
+
+    @property
+    def coordinator_log(self) -> Path:
+        """What the coordinator has decided, and why."""
+        return self.path / "coordinator.log"
+
+    @property
+    def scheduling_rules(self) -> Path:
+        """How runs share the cluster; the defaults where there is no such file."""
+        return self.path / "scheduling.yaml"
 
     @property
     def datasets(self) -> Path:
@@ -36,6 +47,16 @@ class Home:
     def downloads(self) -> Path:
         """Raw data that came from packages."""
         return self.path / "downloads"
+
+    @property
+    def packages(self) -> Path:
+        """Job folders that were submitted, by digest."""
+        return self.path / "packages"
+
+    @property
+    def token_file(self) -> Path:
+        """A token for the server, for clients on this machine."""
+        return self.path / "token"
 
     @property
     def mlflow_uri(self) -> str:
@@ -50,3 +71,11 @@ class Home:
     def run(self, run_id: str) -> RunFolder:
         """Folder of a run."""
         return RunFolder(self.path / "runs" / run_id)
+
+
+def user_name() -> str:
+    """Who runs this process."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a user id without a name, as in containers
+        return str(os.getuid())

@@ -8,7 +8,7 @@ import hashlib
 import importlib.util
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -23,6 +23,7 @@ from pydantic_core import ErrorDetails
 
 from drivetrain.spec import JobSpec
 
+_UNION_MEMBERS = ("int", "range", "constrained-int", "literal['auto']")  # pydantic names them in an error's location
 RECIPES = "drivetrain_workers.recipes"
 
 
@@ -79,7 +80,7 @@ def load_job(path: str, overrides: Iterable[str] = ()) -> Job:
     try:
         written = file.read_text()
         document = yaml.load(written, _Loader)  # noqa: S506  # a SafeLoader
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(str(file), "text that is not YAML", "a YAML job file", " ".join(str(error).split())) from error
     if not isinstance(document, dict):
         raise InputError(str(file), type(document).__name__, "a mapping with the sections of a job")
@@ -117,7 +118,10 @@ def _override(document: dict[str, Any], override: str) -> None:
         target = target.setdefault(section, {})
         if not isinstance(target, dict):
             raise InputError(f"--set {key}", repr(value), f"a key inside a section; {section} is {target!r}")
-    target[last] = yaml.load(value, _Loader)  # noqa: S506  # a SafeLoader
+    try:
+        target[last] = yaml.load(value, _Loader)  # noqa: S506  # a SafeLoader
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise InputError(f"--set {key}", repr(value)[:200], "a value in YAML", " ".join(str(error).split())) from error
 
 
 def _validate(document: dict[str, Any]) -> JobSpec:
@@ -130,8 +134,8 @@ def _validate(document: dict[str, Any]) -> JobSpec:
 def _first_error(errors: list[ErrorDetails]) -> InputError:
     """Unknown keys first: a misspelt key also makes the right one look missing."""
     error = min(errors, key=lambda e: e["type"] != "extra_forbidden")
-    names = [str(part) for part in error["loc"] if isinstance(part, str)]
-    key = ".".join(part for part in names if part not in ("int", "constrained-int", "literal['auto']"))
+    names = [part for part in error["loc"] if isinstance(part, str) and part not in _UNION_MEMBERS]
+    key = ".".join(names)
     if error["type"] == "extra_forbidden":
         allowed = sorted(_section(names[:-1]).model_fields)
         close = difflib.get_close_matches(names[-1], allowed, n=1)
@@ -146,15 +150,22 @@ def _first_error(errors: list[ErrorDetails]) -> InputError:
 def _section(path: list[str]) -> type[BaseModel]:
     section: type[BaseModel] = JobSpec
     for name in path:
-        annotation = section.model_fields[name].annotation
-        inner = [part for part in (annotation, *get_args(annotation)) if isinstance(part, type)]
-        section = next(part for part in inner if issubclass(part, BaseModel))
+        section = next(_models(section.model_fields[name].annotation))
     return section
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The models that an annotation is made of."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _models(part)
 
 
 def _check(spec: JobSpec, folder: Path) -> JobSpec:
     """Checks that need more than one section or the file system; returns the spec with absolute paths."""
-    solve(spec.training.global_batch_size, spec.training.micro_batch_size, spec.resources.workers)
+    for workers in range(spec.resources.min_workers, spec.resources.max_workers + 1):
+        solve(spec.training.global_batch_size, spec.training.micro_batch_size, workers)
     check_passthrough(spec.training)
     for key, function in (
         ("model.factory", spec.model.factory),

@@ -15,20 +15,22 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import ray
 from drivetrain_pipelines.errors import DrivetrainError
-from drivetrain_workers.checkpoints import ledger
 
-from drivetrain.cluster.gang import Agent, Gang
+from drivetrain.cluster.gang import Agent, Gang, NodesGoneError
+from drivetrain.gang_request import waiting_since
+from drivetrain.observer import Observer
 from drivetrain.run_view import RunView
 from drivetrain.runs import events as ev
 from drivetrain.runs import states as st
-from drivetrain.runs.controller import actions_to_resume, step
+from drivetrain.runs.controller import actions_to_resume, is_transition, step
 from drivetrain.runs.outcomes import OUTCOMES, Reason
 from drivetrain.runs.store import RunStore
+from drivetrain.scheduler import Applicant
+from drivetrain.scheduling.model import node_of
 from drivetrain.stages import Stages
 from drivetrain.tracking.tracker import Tracker
 
@@ -38,6 +40,9 @@ _POLL_S = 10.0
 _FLUSH_S = 60.0
 _UPLOAD_S = 60.0  # of a run that ends early; a complete one waits longer
 _PLACE_TRIES = 5
+_CLOSING_S = 180.0  # uploads and the tracker's flush are bounded by less
+_UNREACHABLE_S = 120.0  # until Ray has made up its mind about a node that does not answer
+_AGAIN_S = 0.2
 
 
 class RunLoop:
@@ -49,9 +54,12 @@ class RunLoop:
         gang: the run's agents.
         stages: preparation and conclusion.
         tracker: where metrics go.
+        applicant: the run's line to the scheduler.
     """
 
-    def __init__(self, run_id: str, store: RunStore, gang: Gang, stages: Stages, tracker: Tracker) -> None:
+    def __init__(
+        self, run_id: str, store: RunStore, gang: Gang, stages: Stages, tracker: Tracker, applicant: Applicant
+    ) -> None:
         record = store.get(run_id)
         self._run_id, self._store, self._gang, self._stages, self._tracker = run_id, store, gang, stages, tracker
         self._state = record.state
@@ -60,6 +68,13 @@ class RunLoop:
         self._listening: dict[str, threading.Thread] = {}
         self._changed = threading.Condition()
         self._view = RunView(run_id, facts=record.facts, pids={"coordinator": os.getpid()})
+        self._observer = Observer(self._view, tracker, stages.folder.ledger, self._learn, self._handle, self._blame)
+        self._applicant = applicant
+        applicant.connect(self._events.put, self._waits_because)
+        if isinstance(self._state, st.Held):  # now, not in the thread: no pass may come before
+            applicant.holds(self._state.place, leaving=isinstance(self._state, st.Stopping))
+        elif isinstance(self._state, st.Preparing):
+            applicant.prepares()
         self._thread = threading.Thread(target=self._run, name=f"run-{run_id}", daemon=True)
 
     def start(self, on_end: Callable[[], None]) -> None:
@@ -82,6 +97,11 @@ class RunLoop:
         """Whether there is nothing left to look after."""
         return not self._thread.is_alive()
 
+    def wait_if_closing(self) -> None:
+        """Wait for the end of a run that has ended but is still giving back what it had."""
+        if isinstance(self._state, st.Ended) and self._thread.is_alive():
+            self._thread.join(_CLOSING_S)
+
     # The loop -------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
@@ -101,11 +121,17 @@ class RunLoop:
         self._show()
 
     def _begin(self) -> None:
+        match self._state:
+            case st.Held(place=st.Place(placement=())) if not isinstance(self._state, st.Finishing):
+                self._handle(ev.PlaceLost("a version before this one began it"))
+                return
+            case st.Queued():
+                self._tracker.begin()
+                self._applicant.wants_to_prepare()
+            case _:
+                pass
         for action in actions_to_resume(self._state):
             self._act(action)
-        if isinstance(self._state, st.Queued):
-            self._tracker.begin()
-            self._handle(ev.Admitted())
 
     def _guarded(self, work: Callable[[], None]) -> None:
         """A mistake of ours ends the run with a clear reason instead of leaving it hanging."""
@@ -118,10 +144,11 @@ class RunLoop:
     def _handle(self, event: ev.Event) -> None:
         """Decide, store, act: in this order, so that a crash between any two is made good by doing the rest again."""
         before = self._state
-        self._state, actions = step(before, event)
-        if type(self._state) is not type(before) or self._state.progress.generation != before.progress.generation:
-            self._store.save(self._run_id, self._state, repr(event))
-            _log.info("%s: %s -> %s on %s", self._run_id, before.phase, self._state.phase, event)
+        state, actions = step(before, event)
+        if is_transition(before, state):
+            self._store.save(self._run_id, state, repr(event))
+            _log.info("%s: %s -> %s on %s", self._run_id, before.phase, state.phase, event)
+        self._state = state
         for action in actions:
             self._act(action)
 
@@ -139,8 +166,10 @@ class RunLoop:
         match action:
             case ev.Prepare():
                 self._in_thread(self._prepare)
-            case ev.Place(dataset):
-                self._in_thread(lambda: self._place(dataset))
+            case ev.GiveBack(keep_copies):
+                self._give_back(keep_copies)
+            case ev.PlaceGang(dataset, place):
+                self._in_thread(lambda: self._place(dataset, place))
             case ev.Attach(generation):
                 self._attach(generation)
             case ev.StartGeneration(generation):
@@ -176,28 +205,57 @@ class RunLoop:
             self._view.version += 1
             self._changed.notify_all()
 
-    def _place(self, dataset: str) -> None:
-        problem: Exception | None = None
-        for _ in range(_PLACE_TRIES):
+    def _place(self, dataset: str, place: st.Place) -> None:
+        """Get agents at a place; whatever comes of it counts only while the run still wants that place."""
+
+        def wanted() -> bool:
+            return isinstance(self._state, st.Placing) and self._state.place == place
+
+        outcome: ev.Event | Callable[[], None]
+        tries, deadline = _PLACE_TRIES, time.monotonic() + _UNREACHABLE_S
+        while True:
             try:
-                agents = self._gang.place(dataset)
+                agents = self._gang.place(dataset, place.placement, wanted)
                 snapshots = ray.get([agent.handle.snapshot.remote() for agent in agents])
-            except ray.exceptions.RayActorError as error:  # an agent died at once
-                problem = error
-                continue
-            except DrivetrainError as error:
-                problem = error
-                break
-            if isinstance(self._state, st.Ended):  # cancelled meanwhile
-                self._gang.release()
-            self._events.put(partial(self._placed, agents, snapshots))
-            return
-        self._events.put(ev.Failed(Reason.PLACEMENT_FAILED, str(problem)))
+                outcome = partial(self._placed, agents, snapshots)
+            except NodesGoneError as error:
+                outcome = ev.PlaceLost(str(error))
+            except Exception as error:  # Ray has several kinds for a group that was given back meanwhile
+                unreachable = isinstance(error, ray.exceptions.ActorUnavailableError)  # its node may be dying
+                tries -= isinstance(error, ray.exceptions.RayActorError) and not unreachable  # it died at once
+                again = unreachable or isinstance(error, ray.exceptions.RayActorError)
+                if again and tries and time.monotonic() < deadline and wanted():
+                    time.sleep(_AGAIN_S)
+                    continue
+                if wanted():
+                    _log.exception("placing %s", self._run_id)
+                outcome = ev.Failed(Reason.PLACEMENT_FAILED, str(error))
+            break
+        self._events.put(partial(self._take_in, outcome, wanted))
+
+    def _take_in(self, outcome: ev.Event | Callable[[], None], wanted: Callable[[], bool]) -> None:
+        if wanted():
+            self._handle(outcome) if isinstance(outcome, ev.Event) else outcome()
+        elif isinstance(self._state, st.Ended):  # cancelled meanwhile
+            self._gang.release()
 
     def _placed(self, agents: list[Agent], snapshots: list[dict[str, Any]]) -> None:
         self._listen_to(agents)
         self._note_pids(snapshots)
         self._handle(ev.GangPlaced())
+
+    def _give_back(self, keep_copies: bool) -> None:
+        self._agents = []
+        self._gang.release(keep_copies)
+        since = waiting_since(self._store.get(self._run_id).created, self._store.history(self._run_id))
+        self._applicant.wants_place(self._view.eta_s, since)
+
+    def _waits_because(self, why: str) -> None:
+        with self._changed:
+            if why != self._view.waiting:
+                self._view.waiting = why
+                self._view.version += 1
+                self._changed.notify_all()
 
     def _note_pids(self, snapshots: list[dict[str, Any]]) -> None:
         pids = dict(self._view.pids)  # replaced, not changed: others may be reading
@@ -208,9 +266,9 @@ class RunLoop:
 
     def _attach(self, generation: int) -> None:
         try:
-            agents = self._gang.attach()
+            agents = self._gang.attach(self._place_of(self._state).placement)
             snapshots = ray.get([agent.handle.snapshot.remote() for agent in agents])
-        except (ValueError, ray.exceptions.RayActorError) as error:
+        except (ValueError, ray.exceptions.RayError) as error:
             self._events.put(ev.AgentLost(generation, f"not found after a restart: {error}"))
             return
         self._note_pids(snapshots)
@@ -222,12 +280,17 @@ class RunLoop:
             detail = "the coordinator was restarted while it was starting the generation"
             self._events.put(ev.RankLost(generation, Reason.COLLECTIVE, detail, time.time()))
 
+    @staticmethod
+    def _place_of(state: st.State) -> st.Place:
+        assert isinstance(state, st.Held)
+        return state.place
+
     def _start_generation(self, generation: int) -> None:
         self._view.timeline = {}
         self._view.mark("told")
         try:
             self._gang.start(self._agents, generation)
-        except (ray.exceptions.RayActorError, ray.exceptions.RayTaskError) as error:  # it, or its fork server, is dead
+        except ray.exceptions.RayError as error:  # it, or its fork server, is dead
             self._events.put(ev.AgentLost(generation, str(error).splitlines()[0]))
             return
         self._tracker.tags(generation=generation, restarts=self._state.progress.restarts)
@@ -248,10 +311,13 @@ class RunLoop:
     def _release(self, reason: Reason, detail: str) -> None:
         tracked = False
         try:
-            self._learn(reason=str(reason), detail=detail or OUTCOMES[reason].meaning)
-            if reason is not Reason.COMPLETED and (missing := self._stages.finish_uploads(self._agents, _UPLOAD_S)):
-                self._learn(problem=missing)
-            self._gang.release()
+            try:
+                self._learn(reason=str(reason), detail=detail or OUTCOMES[reason].meaning)
+                if reason is not Reason.COMPLETED and (missing := self._stages.finish_uploads(self._agents, _UPLOAD_S)):
+                    self._learn(problem=missing)
+            finally:  # whatever else goes wrong, the place is given back, and only then said to be free
+                self._gang.release()
+                self._applicant.leaves()
             self._tracker.tags(reason=reason, detail=detail)
             self._tracker.end(OUTCOMES[reason].status)
             tracked = self._tracker.flush(_FLUSH_S)
@@ -270,18 +336,23 @@ class RunLoop:
         self._agents = agents
         for agent in agents:
             actor = agent.handle._actor_id.hex()
-            if actor not in self._listening:
+            if actor not in self._listening or not self._listening[actor].is_alive():
                 thread = threading.Thread(target=self._listen, args=(agent,), name="agent-events", daemon=True)
                 self._listening[actor] = thread
                 thread.start()
 
     def _listen(self, agent: Agent) -> None:
         """Read one agent's events by long polls until it is dead or the run has ended."""
-        since = 0
+        since, heard = 0, time.monotonic()
         while not isinstance(self._state, st.Ended):
             try:
                 news = ray.get(agent.handle.events.remote(since, _POLL_S))
-            except ray.exceptions.RayActorError as error:
+                heard = time.monotonic()
+            except ray.exceptions.RayError as error:
+                unreachable = isinstance(error, ray.exceptions.ActorUnavailableError)
+                if unreachable and time.monotonic() - heard < _UNREACHABLE_S:  # Ray will say whether it is dead
+                    time.sleep(_AGAIN_S)
+                    continue
                 lost = ev.AgentLost(self._state.progress.generation, str(error).splitlines()[0])
                 self._events.put(lambda lost=lost: self._agent_lost(agent, lost))  # type: ignore[misc]
                 return
@@ -289,102 +360,22 @@ class RunLoop:
                 since = news[-1]["number"] + 1
                 self._events.put(partial(self._observe, news))
 
+    def _blame(self, rank: int) -> None:
+        if isinstance(self._state, st.Held):
+            self._applicant.blames(node_of(rank, self._state.place.placement))
+
     def _agent_lost(self, agent: Agent, lost: ev.AgentLost) -> None:
         if agent in self._agents:  # not one that was replaced meanwhile
             self._view.problem = lost.detail
+            if isinstance(self._state, st.Held):
+                self._applicant.blames(self._state.place.placement[agent.index][0])
             self._handle(ev.AgentLost(self._state.progress.generation, lost.detail))
 
     def _observe(self, news: list[dict[str, Any]]) -> None:
         """Take in what an agent has told."""
         for event in news:
-            self._guarded(partial(self._observe_one, event))
-
-    def _observe_one(self, event: dict[str, Any]) -> None:
-        """What an agent's event means for the view, the tracker and the core."""
-        current = event.get("generation") == self._state.progress.generation
-        match event["type"]:
-            case "forked" | "phase" if current:
-                self._started(event)
-            case "step" if current:
-                self._stepped(event)
-            case "eval":
-                self._evaluated(event["step"], event["time"], event)
-            case "predictions":
-                self._tracker.artifact(Path(event["path"]), "predictions")
-            case "checkpoint":
-                self._view.facts = {**self._view.facts, "checkpoint": event["folder"]}
-                self._handle(ev.Committed(event["generation"], event["step"]))
-            case "uploaded":
-                self._learn(stored=max(event["url"], self._view.facts.get("stored", "")))
-            case "corrupt_checkpoint" | "warning":
-                self._view.problem = event["message"]
-                _log.warning("%s: %s", self._run_id, event["message"])
-            case "finished":
-                self._handle(ev.RanksFinished(event["generation"], event["complete"]))
-            case "exited" if event["code"] != 0:
-                self._lost(event)
-            case "hung" if current:
-                self._hung(event)
-            case _:
-                pass  # an older generation's, or of no consequence
-
-    def _started(self, event: dict[str, Any]) -> None:
-        if event["type"] == "forked":
-            self._view.pids = {**self._view.pids, f"rank-{event['rank']}": event["pid"]}
-        elif event["rank"] == 0:
-            self._view.mark(event["phase"], event["time"])
-        if event.get("phase") == "initialized" and event["rank"] == 0:
-            self._learn(parameters=event["parameters"])
-        if event.get("phase") == "loaded" and event["rank"] == 0:
-            self._view.steps, self._view.step = event["steps"], event["step"]
-            self._fill_gap(event["step"], event["unsaved"])
-            self._handle(ev.RanksReady(event["generation"], event["step"]))
-
-    def _stepped(self, event: dict[str, Any]) -> None:
-        if "stepped" not in self._view.timeline:
-            self._view.mark("stepped", event["time"])
-        self._view.stepped(event)
-        values = {
-            "loss": event["loss"],
-            "learning_rate": event["learning_rate"],
-            "gradient_norm": event["gradient_norm"],
-            "tokens_per_s": event["tokens"] / event["step_s"],
-            "data_wait_share": event["data_wait_s"] / event["step_s"],
-            "step_s": event["step_s"],
-        }
-        self._tracker.metrics("train", event["step"], event["time"], values)
-        self._handle(ev.Stepped(event["generation"], event["step"]))
-
-    def _fill_gap(self, loaded_step: int, unsaved: list[dict[str, Any]]) -> None:
-        """Reports that died with an agent are in the ledger, or came with the state that this generation has loaded."""
-        if not loaded_step:
-            return
-        for record in [*ledger.read(self._stages.folder.ledger), *unsaved]:
-            if record["step"] <= loaded_step:  # the tracker takes only what it does not have yet
-                values = {key: record[key] for key in ("loss", "learning_rate", "gradient_norm")}
-                self._tracker.metrics("train", record["step"], record["time"], values)
-                if "evaluation" in record:
-                    self._evaluated(record["step"], record["time"], record["evaluation"])
-
-    def _evaluated(self, step: int, at: float, found: dict[str, Any]) -> None:
-        metrics = {f"eval_{name}": value for name, value in found["metrics"].items()}
-        self._tracker.metrics("eval", step, at, {"eval_loss": found["loss"], **metrics})
-        self._view.eval_loss, self._view.metrics = found["loss"], found["metrics"]
-
-    def _hung(self, event: dict[str, Any]) -> None:
-        self._view.problem = event["message"]
-        self._view.facts = {**self._view.facts, "lost_at": event["time"]}
-        self._handle(ev.RankLost(event["generation"], Reason.HUNG, event["message"], event["time"]))
-
-    def _lost(self, event: dict[str, Any]) -> None:
-        reason = Reason(event.get("kind", Reason.RANK_KILLED))
-        code = event["code"]
-        how = f"was killed by signal {-code}" if code < 0 else f"exited with code {code}"
-        detail = f"rank {event['rank']} {how}" + (f": {event['message']}" if "message" in event else "")
-        if event.get("generation") == self._state.progress.generation:
-            self._view.problem = detail
-            self._view.facts = {**self._view.facts, "lost_at": event["time"]}
-        self._handle(ev.RankLost(event["generation"], reason, detail, event["time"]))
+            self._guarded(partial(self._observer.observe, event, self._state.progress.generation))
+        self._applicant.expects_end(self._view.eta_s, self._view.start_s)
 
     def _in_thread(self, work: Callable[[], None]) -> None:
         threading.Thread(target=self._guarded, args=(work,), name="run-work", daemon=True).start()

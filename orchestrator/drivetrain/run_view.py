@@ -17,6 +17,7 @@ class RunView:
     Attributes:
         version: counts changes, so that followers can wait for one.
         preparing: (done, total, what) of the data preparation.
+        waiting: why the scheduler has no place for it yet.
         data_wait_share: share of step time spent waiting for data.
         timeline: of the newest generation: seconds since the epoch at which each part of its start was done.
     """
@@ -25,6 +26,7 @@ class RunView:
     phase: str = "queued"
     version: int = 0
     preparing: tuple[int, int, str] = (0, 0, "")
+    waiting: str = ""
     step: int = 0
     steps: int = 0
     loss: float | None = None
@@ -52,6 +54,12 @@ class RunView:
         self.tokens_per_s = sum(tokens for _, _, tokens in self._recent) / seconds
         self.data_wait_share = sum(wait for _, wait, _ in self._recent) / seconds
         self.eta_s = (self.steps - self.step) * seconds / len(self._recent)
+
+    @property
+    def start_s(self) -> float | None:
+        """How long the newest generation took from being told to its first step."""
+        told, stepped = self.timeline.get("told"), self.timeline.get("stepped")
+        return None if told is None or stepped is None else stepped - told
 
     def mark(self, part: str, at: float | None = None) -> None:
         """Note when a part of the newest generation's start was done."""

@@ -18,16 +18,18 @@ import ray
 from drivetrain_pipelines.checksums import atomic_write
 from drivetrain_pipelines.errors import DrivetrainError, InputError
 
-from drivetrain.home import Home
+from drivetrain.home import Home, user_name
 from drivetrain.job import Job
 from drivetrain.runs.outcomes import Reason
-from drivetrain.runs.states import Queued
+from drivetrain.runs.states import Ended, Queued
 from drivetrain.runs.store import RunRecord, RunStore
+from drivetrain.spec import JobSpec
 from drivetrain.wiring import RayCoordinator
 
 NAMESPACE = "drivetrain"
 _CURRENT_CLUSTER = Path("/tmp/ray/ray_current_cluster")  # noqa: S108  # where `ray start` leaves its address
 _VIEW_WAIT_S = 1.0
+_CLOSING_S = 180.0
 
 
 class Session:
@@ -38,20 +40,66 @@ class Session:
         self._store = RunStore(home.database_url)
         self._coordinator = _coordinator(home)
 
-    def submit(self, job: Job) -> RunRecord:
+    def run(self, job: Job) -> RunRecord:
         """Begin a run of the job; or go on with one of the very same job that was interrupted."""
         for record in self._store.runs():
             if record.fingerprint == job.fingerprint and not record.ended:
                 return self.resume(record.id)
+        return self.submit(job, user_name())
+
+    def submit(self, job: Job, user: str, key: str | None = None) -> RunRecord:
+        """Begin a run of the job for a user; the one that they have submitted with the same key, if there is one.
+
+        Raises:
+            InputError: the cluster could never hold it, or its rules do not allow it; no run was made.
+        """
         run_id = f"{job.spec.name}-{secrets.token_hex(3)}"
+        if key and (known := self._store.by_key(user, key)):
+            if not known.ended:  # the one who submitted it may have died before it was begun
+                self._call("adopt", known.id)
+            return known
         self._lay_out(run_id, job)
-        self._store.create(run_id, job.fingerprint, Queued(), mlflow_uri=self._home.mlflow_uri)
-        self._call("adopt", run_id)
+        if not self._store.create(run_id, job.fingerprint, Queued(), user, key, mlflow_uri=self._home.mlflow_uri):
+            shutil.rmtree(self._home.run(run_id).path)
+            return self.submit(job, user, key)
+        try:
+            self._call("adopt", run_id, True)
+        except InputError:
+            self._store.forget(run_id)
+            shutil.rmtree(self._home.run(run_id).path)
+            raise
         return self._store.get(run_id)
+
+    def retry(self, run_id: str, user: str) -> RunRecord:
+        """Begin a new run of the same job, from the code and the settings that the run has kept."""
+        folder = self._home.run(self._store.get(run_id).id)
+        spec = JobSpec.model_validate_json(folder.job_resolved.read_text())
+        return self.submit(Job(folder.job_written.read_text(), spec, folder.code), user)
+
+    def recover(self) -> list[str]:
+        """Look after every run that has not ended and that nobody looks after; returns what could not be taken up."""
+        problems = []
+        for record in self._store.runs():
+            if not record.ended:
+                try:
+                    self._call("adopt", record.id)
+                except (DrivetrainError, ray.exceptions.RayError) as error:
+                    problems.append(f"{record.id}: {error}")
+        return problems
+
+    def view(self, run_id: str, known_version: int = -1, timeout_s: float = 0.0) -> dict[str, Any]:
+        """Figures of a run; waits until they are newer than ``known_version``, at most ``timeout_s``."""
+        view: dict[str, Any] = self._call("view", run_id, known_version, timeout_s)
+        return view
+
+    def cluster(self) -> dict[str, Any]:
+        """Nodes, who holds what of them, and who waits."""
+        found: dict[str, Any] = self._call("cluster")
+        return found
 
     def resume(self, run_id: str) -> RunRecord:
         """Go on with a run that was interrupted, cancelled or has failed; one that is complete stays as it is."""
-        record = self._store.get(run_id)
+        record = self._settled(run_id)
         if record.ended and record.facts["reason"] == Reason.COMPLETED:
             if record.facts["tracked"]:
                 return record
@@ -61,6 +109,17 @@ class Session:
             self._store.save(record.id, Queued(progress=record.state.progress), "resumed by the user")
         self._call("adopt", record.id)
         return self._store.get(record.id)
+
+    def _settled(self, run_id: str) -> RunRecord:
+        """A run's record; one that has ended, but has not given back everything, does so first."""
+        record = self._store.get(run_id)
+        if isinstance(record.state, Ended) and not record.ended:
+            self._call("adopt", record.id)
+            deadline = time.monotonic() + _CLOSING_S
+            while not record.ended and time.monotonic() < deadline:
+                time.sleep(0.2)
+                record = self._store.get(run_id)
+        return record
 
     def follow(self, run_id: str, cancelled: Callable[[], bool]) -> Iterator[dict[str, Any]]:
         """Views of a run, each newer than the one before, until it has ended.
@@ -167,7 +226,9 @@ def _coordinator(home: Home) -> Any:
         lifetime="detached",
         get_if_exists=True,
         num_cpus=0,
+        # On the head, with which the cluster ends anyway: cut off on another node it could not be told from a dead one.
+        resources={"node:__internal_head__": 0.001},
         max_restarts=-1,
-        max_concurrency=32,
+        max_concurrency=256,  # every follower of a run waits in one of them
     )
     return actor.remote(home, uuid.uuid4().hex)

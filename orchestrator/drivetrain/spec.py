@@ -2,20 +2,64 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from drivetrain_pipelines.spec import DataSpec, Name, Spec
 from drivetrain_workers.spec import CheckpointSpec, ModelSpec, TrainingSpec
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from drivetrain.scheduling.rules import DEFAULT_QUEUE
+
+
+class WorkersRange(Spec):
+    """An elastic gang: it starts with what there is, and grows where that pays. The result's samples stay the same."""
+
+    min: int = Field(ge=1)
+    max: int = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> WorkersRange:
+        if self.min > self.max:
+            raise ValueError(f"min <= max; {self.min} > {self.max}")
+        return self
+
+
+def _one_or_range(workers: object) -> str:
+    return "range" if isinstance(workers, dict | WorkersRange) else "int"
+
+
+Workers = Annotated[
+    Annotated[int, Field(ge=1), Tag("int")] | Annotated[WorkersRange, Tag("range")],
+    Discriminator(_one_or_range),  # so that a mistake is told about the form that was meant
+]
 
 
 class ResourcesSpec(Spec):
     """What the run takes from the cluster."""
 
-    workers: int = Field(2, ge=1, description="ranks; the world size")
+    workers: Workers = Field(2, description="ranks; the world size")
     cpus_per_worker: int = Field(1, ge=1)
     gpus_per_worker: Literal["auto", 0, 1] = Field("auto", description="auto: 1 where the cluster has GPUs, else 0")
     preprocessors: int = Field(2, ge=1, description="preprocessing actors")
+
+    @property
+    def max_workers(self) -> int:
+        """As many as the run can use."""
+        return self.workers if isinstance(self.workers, int) else self.workers.max
+
+    @property
+    def min_workers(self) -> int:
+        """As few as it runs with."""
+        return self.workers if isinstance(self.workers, int) else self.workers.min
+
+
+class SchedulingSpec(Spec):
+    """How the run shares the cluster with others."""
+
+    queue: Name = DEFAULT_QUEUE
+    priority: int = Field(0, ge=-100, le=100, description="higher goes first, and may preempt")
+    expected_hours: float | None = Field(None, gt=0, description="until it has measured that itself")
+    preemptible: bool = Field(True, description="whether it may be stopped, with a checkpoint, for a higher priority")
 
 
 class TrackingSpec(Spec):
@@ -40,6 +84,7 @@ class JobSpec(Spec):
     model: ModelSpec
     training: TrainingSpec
     resources: ResourcesSpec = ResourcesSpec()
+    scheduling: SchedulingSpec = SchedulingSpec()
     checkpoint: CheckpointSpec = CheckpointSpec()
     tracking: TrackingSpec = TrackingSpec()
     sample: SampleSpec | None = None

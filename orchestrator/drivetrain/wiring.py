@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-import getpass
 import logging
 import os
+from logging.handlers import RotatingFileHandler
 
+from drivetrain_pipelines.errors import InputError
 from drivetrain_workers.process import yield_to_training
+from tenacity import retry, retry_if_exception_type, wait_fixed
 
 from drivetrain.cluster.gang import Gang
+from drivetrain.cluster.nodes import usable_nodes
 from drivetrain.coordinator import Coordinator
+from drivetrain.gang_request import check_request, gang_request, waiting_since
 from drivetrain.home import Home
 from drivetrain.run_loop import RunLoop
 from drivetrain.runs.store import RunStore
+from drivetrain.scheduler import Scheduler
+from drivetrain.scheduling.model import Request
+from drivetrain.scheduling.rules import LastingRules
 from drivetrain.spec import JobSpec
 from drivetrain.stages import Stages
 from drivetrain.tracking.spool import Spool
 from drivetrain.tracking.tracker import Destination, Tracker
+
+_LOG_BYTES = 10 << 20
 
 
 class RayCoordinator(Coordinator):
@@ -29,28 +38,47 @@ class RayCoordinator(Coordinator):
 
     def __init__(self, home: Home, session: str) -> None:
         yield_to_training()
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", force=True)
-        store = RunStore(home.database_url)
+        log = RotatingFileHandler(home.coordinator_log, maxBytes=_LOG_BYTES, backupCount=1)
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", handlers=[log], force=True)
+        # Ray does not restart an actor whose constructor raises; whoever asked for it has opened the database before.
+        open_store = retry(retry=retry_if_exception_type(InputError), wait=wait_fixed(2.0))(RunStore)
+        store = open_store(home.database_url)
 
         def spec_of(run_id: str) -> JobSpec:
             return JobSpec.model_validate_json(home.run(run_id).job_resolved.read_text())
 
-        def gang_of(run_id: str) -> Gang:
-            return Gang(run_id, spec_of(run_id).resources, home.run(run_id))
+        rules = LastingRules(home.scheduling_rules)
+
+        scheduler = Scheduler(rules, usable_nodes, store)
+
+        def request_of(run_id: str) -> Request:
+            record = store.get(run_id)
+            since = waiting_since(record.created, store.history(run_id))
+            return gang_request(record, since, spec_of(run_id), rules())
 
         def build(run_id: str) -> RunLoop:
             spec, folder = spec_of(run_id), home.run(run_id)
-            uri = store.get(run_id).facts["mlflow_uri"]
+            uri, request = store.get(run_id).facts["mlflow_uri"], request_of(run_id)
+            gang = Gang(run_id, spec.resources.cpus_per_worker, int(request.gpus), folder)
             tracker = Tracker(Spool(folder.spool), lambda: _connect(home, spec, run_id, uri))
             if not any(record["op"] == "begin" for record in tracker.records()):
-                _describe(tracker, spec, home, run_id)
-            return RunLoop(run_id, store, gang_of(run_id), Stages(spec, home, folder, tracker), tracker)
+                _describe(tracker, spec, home, run_id, store.get(run_id).user)
+            stages = Stages(spec, home, folder, tracker)
+            return RunLoop(run_id, store, gang, stages, tracker, scheduler.applicant(request))
 
-        super().__init__(store, session, build, lambda run_id: _check(gang_of(run_id)), lambda r: home.run(r).path)
+        def check(run_id: str) -> None:
+            if "gpus_per_worker" not in store.get(run_id).facts:
+                store.learn(run_id, gpus_per_worker=_gpus_per_worker(spec_of(run_id)))
+            check_request(request_of(run_id), usable_nodes(), rules())
+
+        super().__init__(store, session, build, check, lambda run_id: home.run(run_id).path, scheduler.overview)
+        scheduler.start()  # now that the book has everybody who holds a place
 
 
-def _check(gang: Gang) -> None:
-    gang.shape()
+def _gpus_per_worker(spec: JobSpec) -> int:
+    """Fixed when the run begins: it must not go on with CPUs when the last GPU node has left."""
+    wanted = spec.resources.gpus_per_worker
+    return wanted if wanted != "auto" else int(any(node.gpus for node in usable_nodes()))
 
 
 def _connect(home: Home, spec: JobSpec, run_id: str, uri: str) -> Destination:
@@ -60,23 +88,16 @@ def _connect(home: Home, spec: JobSpec, run_id: str, uri: str) -> Destination:
     return MlflowRun(uri, spec.tracking.experiment or spec.name, embedded, run_id)
 
 
-def _describe(tracker: Tracker, spec: JobSpec, home: Home, run_id: str) -> None:
+def _describe(tracker: Tracker, spec: JobSpec, home: Home, run_id: str, user: str) -> None:
     """What a run logs of itself before it begins."""
     folder = home.run(run_id)
     tracker.params(flatten(spec.model_dump(mode="json")))
     code = (folder.path / "code_version").read_text()
-    tracker.tags(user=_user(), code_version=code, seed=spec.seed, home=os.fspath(home.path))
+    tracker.tags(user=user, code_version=code, seed=spec.seed, home=os.fspath(home.path))
     tracker.artifact(folder.job_written)
     tracker.artifact(folder.job_resolved)
     for path in sorted(folder.code.rglob("*.py")):
         tracker.artifact(path, f"code/{path.parent.relative_to(folder.code)}".removesuffix("/."))
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a user id without a name, as in containers
-        return str(os.getuid())
 
 
 def flatten(section: dict[str, object], prefix: str = "") -> dict[str, object]:

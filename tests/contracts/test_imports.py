@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from drivetrain.client import ServerError
+from drivetrain.cluster.gang import NodesGoneError
 from drivetrain.coordinator import RunOwnedError
 from drivetrain_pipelines import errors as data_errors
 from drivetrain_workers import errors as training_errors
@@ -74,6 +76,8 @@ ERRORS = [
     training_errors.BadStepError(3, "spike", "loss 9 lies 20 deviations above"),
     training_errors.RewindError(3, "loss nan"),
     RunOwnedError("toy-1"),
+    NodesGoneError(["node"]),
+    ServerError(403, "no"),
 ]
 
 

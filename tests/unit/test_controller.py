@@ -5,11 +5,12 @@ from drivetrain.runs import events as ev
 from drivetrain.runs import states as st
 from drivetrain.runs.controller import actions_to_resume, step
 from drivetrain.runs.outcomes import OUTCOMES, Reason
-from drivetrain.runs.policies import NodeResources, gang_shape, retry_delay
+from drivetrain.runs.policies import keep_ranks, retry_delay
 from hypothesis import given
 from hypothesis import strategies as st_
 
 DATASET = "/data/v1"
+PLACE = st.Place((("node", 2),), 1.0)
 
 
 def after(*events: ev.Event) -> tuple[st.State, list[ev.Action]]:
@@ -24,6 +25,7 @@ def after(*events: ev.Event) -> tuple[st.State, list[ev.Action]]:
 TO_TRAINING = (
     ev.Admitted(),
     ev.Prepared(DATASET),
+    ev.PlaceGiven(PLACE),
     ev.GangPlaced(),
     ev.RanksReady(1, 0),
 )
@@ -35,8 +37,9 @@ def lost(generation: int, reason: Reason = Reason.RANK_KILLED, at: float = 100.0
 
 def test_undisturbed_life() -> None:
     assert after(ev.Admitted()) == (st.Preparing(), [ev.Prepare()])
-    assert after(*TO_TRAINING[:2]) == (st.Placing(DATASET), [ev.Place(DATASET)])
-    state, actions = after(*TO_TRAINING[:3])
+    assert after(*TO_TRAINING[:2]) == (st.Ready(DATASET), [ev.GiveBack()])
+    assert after(*TO_TRAINING[:3]) == (st.Placing(DATASET, PLACE), [ev.PlaceGang(DATASET, PLACE)])
+    state, actions = after(*TO_TRAINING[:4])
     assert isinstance(state, st.Starting)
     assert actions == [ev.StartGeneration(1)]
     state, actions = after(*TO_TRAINING, ev.Stepped(1, 1), ev.RanksFinished(1, complete=True))
@@ -97,12 +100,12 @@ def test_wrong_input_is_not_tried_again() -> None:
 def test_lost_agent_is_placed_anew() -> None:
     state, actions = after(*TO_TRAINING, ev.AgentLost(1, "gone"))
     assert isinstance(state, st.Placing)
-    assert actions == [ev.StopRanks(), ev.Place(DATASET)]
+    assert actions == [ev.StopRanks(), ev.PlaceGang(DATASET, PLACE)]
     state, actions = step(state, ev.GangPlaced())
     assert actions == [ev.StartGeneration(2)]
 
 
-@pytest.mark.parametrize("reached", range(4))
+@pytest.mark.parametrize("reached", range(5))
 def test_cancel_anywhere(reached: int) -> None:
     state, actions = after(*TO_TRAINING[:reached], ev.CancelAsked())
     assert isinstance(state, st.Ended)
@@ -118,8 +121,49 @@ def test_cancel_while_training_saves_first() -> None:
     assert state.reason is Reason.CANCELLED
 
 
+def test_a_run_that_yields_saves_first_and_waits_for_another_place() -> None:
+    state, actions = after(*TO_TRAINING, ev.YieldAsked("makes room"))
+    assert state == st.Stopping(DATASET, PLACE, "makes room", progress=state.progress)
+    assert actions == [ev.AskStop()]
+    ready, actions = step(state, ev.RanksFinished(1, complete=False))
+    assert ready == st.Ready(DATASET, "makes room", progress=state.progress)
+    assert actions == [ev.GiveBack()]
+    assert isinstance(step(state, lost(1))[0], st.Ready)
+    assert isinstance(step(state, ev.AgentLost(1, "gone"))[0], st.Ready)
+    cancelled, _ = step(state, ev.CancelAsked())
+    ended, _ = step(cancelled, ev.RanksFinished(1, complete=False))
+    assert isinstance(ended, st.Ended)
+
+
+@pytest.mark.parametrize("reached", [3, 4])
+def test_a_run_that_does_not_train_yet_yields_at_once(reached: int) -> None:
+    state, actions = after(*TO_TRAINING[:reached], ev.YieldAsked("makes room"))
+    assert isinstance(state, st.Ready)
+    assert actions == [ev.GiveBack()]
+
+
+def test_a_lost_node_means_another_place() -> None:
+    state, _ = after(*TO_TRAINING, ev.AgentLost(1, "gone"))
+    ready, actions = step(state, ev.PlaceLost("the node has left"))
+    assert ready == st.Ready(DATASET, "the node has left", PLACE.placement, progress=state.progress)
+    assert actions == [ev.GiveBack(keep_copies=True)]
+    again, _ = step(ready, ev.PlaceGiven(st.Place((("other", 1),))))
+    assert step(again, ev.GangPlaced())[1] == [ev.StartGeneration(2)]
+
+
 EVENTS = st_.one_of(
-    st_.sampled_from([ev.Admitted(), ev.Prepared(DATASET), ev.GangPlaced(), ev.CancelAsked(), ev.Concluded()]),
+    st_.sampled_from(
+        [
+            ev.Admitted(),
+            ev.Prepared(DATASET),
+            ev.PlaceGiven(PLACE),
+            ev.PlaceLost("a node is gone"),
+            ev.YieldAsked("for another"),
+            ev.GangPlaced(),
+            ev.CancelAsked(),
+            ev.Concluded(),
+        ]
+    ),
     st_.builds(ev.Failed, st_.sampled_from([Reason.PREPARE_FAILED, Reason.PLACEMENT_FAILED]), st_.just("")),
     st_.builds(ev.RanksReady, st_.integers(0, 4), st_.integers(0, 9)),
     st_.builds(ev.Stepped, st_.integers(0, 4), st_.integers(0, 9)),
@@ -149,21 +193,24 @@ def test_any_events_in_any_order(events: list[ev.Event]) -> None:
 
 
 def test_old_records_and_unknown_keys_still_load() -> None:
-    record = {**st.to_record(st.Training(DATASET)), "from_the_future": 1}
+    record = {**st.to_record(st.Training(DATASET, PLACE)), "from_the_future": 1}
     record["progress"] = {"step": 3, "also_new": 2}
-    assert st.from_record(record) == st.Training(DATASET, progress=st.Progress(step=3))
+    assert st.from_record(record) == st.Training(DATASET, PLACE, progress=st.Progress(step=3))
+    del record["place"]
+    assert st.from_record(record) == st.Training(DATASET, st.Place(), progress=st.Progress(step=3))
 
 
 def test_every_state_knows_how_to_go_on() -> None:
     states = [
         st.Queued(),
         st.Preparing(),
-        st.Placing(DATASET),
-        st.Starting(DATASET),
-        st.Training(DATASET),
-        st.Waiting(DATASET, 1.0),
-        st.Stopping(DATASET),
-        st.Finishing(DATASET),
+        st.Ready(DATASET),
+        st.Placing(DATASET, PLACE),
+        st.Starting(DATASET, PLACE),
+        st.Training(DATASET, PLACE),
+        st.Waiting(DATASET, PLACE, 1.0),
+        st.Stopping(DATASET, PLACE),
+        st.Finishing(DATASET, PLACE),
         st.Ended(Reason.COMPLETED),
     ]
     assert {type(state) for state in states} == set(st.TRANSITIONS)
@@ -179,15 +226,17 @@ def test_every_reason_has_an_outcome_and_a_bound(reason: Reason) -> None:
 
 
 @pytest.mark.parametrize(
-    ("nodes", "workers", "gpus", "shape"),
+    ("nodes", "before", "kept"),
     [
-        ([(2, 0)], 2, 0, [2]),
-        ([(1, 0), (1, 0)], 2, 0, [1, 1]),
-        ([(2, 0), (8, 0)], 6, 0, [6]),
-        ([(8, 1), (8, 4)], 5, 1, [4, 1]),
-        ([(1, 0)], 2, 0, None),
-        ([(8, 0)], 1, 1, None),
+        ("ab", "", "ab"),
+        ("ab", "ab", "ab"),
+        ("ba", "ab", "ab"),
+        ("bc", "ab", "cb"),
+        ("xc", "abc", "xc"),
+        ("cde", "abc", "dec"),
+        ("abc", "c", "cab"),
     ],
 )
-def test_gang_shape(nodes: list[tuple[float, float]], workers: int, gpus: int, shape: list[int] | None) -> None:
-    assert gang_shape([NodeResources(*node) for node in nodes], workers, 1, gpus) == shape
+def test_nodes_keep_their_ranks(nodes: str, before: str, kept: str) -> None:
+    placement, earlier = tuple((node, 1) for node in nodes), tuple((node, 1) for node in before)
+    assert "".join(node for node, _ in keep_ranks(placement, earlier)) == kept

@@ -8,7 +8,14 @@ from typing import Any
 import pytest
 import yaml
 from drivetrain.api import validate
+from drivetrain.gang_request import check_request, gang_request, waiting_since
 from drivetrain.job import load_job
+from drivetrain.runs.outcomes import Reason
+from drivetrain.runs.states import Ended, Place, Placing, Preparing, Queued, Ready, Starting
+from drivetrain.runs.store import RunRecord
+from drivetrain.scheduling.model import Node
+from drivetrain.scheduling.rules import QueueRules, Rules, UserRules
+from drivetrain.spec import JobSpec
 from drivetrain_pipelines.errors import InputError
 
 VALID: dict[str, Any] = {
@@ -78,7 +85,17 @@ def test_fingerprint_follows_settings_and_code(folder: Path) -> None:
         ("name=a/b", ["name: got 'a/b'"]),
         ("checkpoint.every=0", ["checkpoint.every: got 0"]),
         ("resources.gpus_per_worker=some", ["resources.gpus_per_worker", "'some'"]),
+        ("resources.workers=0", ["resources.workers: got 0"]),
+        ("resources.workers=two", ["resources.workers: got 'two'"]),
+        ("resources.workers={min: 3, max: 2}", ["resources.workers", "min <= max; 3 > 2"]),
+        ("resources.workers={min: 1, most: 2}", ["resources.workers.most: got an unknown key", "max, min"]),
+        ("resources.workers={min: 1, max: 9}", ["training.global_batch_size: got 8", "(9)"]),
+        ("scheduling.priority=1000", ["scheduling.priority: got 1000"]),
+        ("scheduling.expected_hours=0", ["scheduling.expected_hours: got 0"]),
+        ("scheduling.preempt=no", ["Did you mean scheduling.preemptible?"]),
         ("sample.promt=x", ["sample.promt: got an unknown key", "Did you mean sample.prompt?"]),
+        ("training.steps=[1", ["--set training.steps", "a value in YAML"]),
+        ("name=2020-13-45", ["--set name", "a value in YAML"]),
         ("seed", ["--set: got 'seed'", "section.key=value"]),
         ("name.x=1", ["--set name.x", "a key inside a section"]),
     ],
@@ -126,3 +143,43 @@ def test_command_exits_2_with_one_line(folder: Path) -> None:
     assert run_command("run", str(folder), "--set", "training.zero=9").returncode == 2
     assert run_command("predict", "no-such-run", "--prompt", "x").returncode == 2
     assert run_command("resume", "no-such-run").returncode == 2
+
+
+GANG = JobSpec.model_validate(VALID | {"resources": {"workers": 4, "cpus_per_worker": 2, "gpus_per_worker": 0}})
+RUN = RunRecord("x-1", "f", 5.0, "", Queued(), {"gpus_per_worker": 0}, "ann")
+
+
+def test_a_gang_is_asked_for_as_the_job_says() -> None:
+    rules = Rules(queues={"default": QueueRules(priority=7)})
+    request = gang_request(RUN, 5.0, GANG, rules)
+    assert (request.run, request.user, request.priority, request.since) == ("x-1", "ann", 7, 5.0)
+    assert (request.workers, request.min_workers, request.cpus, request.gpus) == (4, 4, 2, 0)
+    check_request(request, [Node("a", 8, 0)], rules)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "rules", "told"),
+    [
+        ([Node("a", 7, 0)], Rules(), "what fits on 1 nodes with 7 CPUs"),
+        ([Node("a", 8, 0)], Rules(queues={"fast": QueueRules()}), "scheduling.queue: got 'default'; allowed: fast"),
+        ([Node("a", 8, 0)], Rules(queues={"default": QueueRules(max_workers=3)}), "the 3 of queue default"),
+        ([Node("a", 8, 0)], Rules(others=UserRules(max_workers=3)), "the 3 of user ann"),
+    ],
+)
+def test_what_could_never_run_is_refused(nodes: list[Node], rules: Rules, told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        check_request(gang_request(RUN, 5.0, GANG, rules), nodes, rules)
+
+
+def test_time_with_a_place_is_no_waiting() -> None:
+    place = Place((("a", 1),))
+    first = [
+        (10.0, "", Preparing()),
+        (20.0, "", Ready("d")),
+        (30.0, "", Placing("d", place)),
+        (31.0, "", Starting("d", place)),
+    ]
+    assert waiting_since(5.0, first) == 5.0
+    stopped = [*first, (130.0, "", Ready("d", "makes room"))]
+    assert waiting_since(5.0, stopped) == 105.0, "it has waited for 25 s, until 130"
+    assert waiting_since(5.0, [*stopped, (140.0, "", Ended(Reason.CANCELLED)), (500.0, "", Queued())]) == 500.0

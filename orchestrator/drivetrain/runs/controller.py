@@ -9,7 +9,8 @@ from typing import cast
 from drivetrain.runs import events as ev
 from drivetrain.runs import states as st
 from drivetrain.runs.outcomes import Reason
-from drivetrain.runs.policies import retry_delay
+from drivetrain.runs.policies import keep_ranks, retry_delay
+from drivetrain.scheduling.model import Placement
 
 Decision = tuple[st.State, list[ev.Action]]
 
@@ -27,6 +28,12 @@ def step(state: st.State, event: ev.Event) -> Decision:
     return new, actions
 
 
+def is_transition(before: st.State, after: st.State) -> bool:
+    """Whether a change has to be stored before it is acted upon: anything but mere progress within a generation."""
+    same_generation = after.progress.generation == before.progress.generation
+    return not same_generation or replace(after, progress=before.progress) != before
+
+
 def actions_to_resume(state: st.State) -> list[ev.Action]:
     """What a coordinator that has just read ``state`` from its records has to do to go on from there."""
     attach = ev.Attach(state.progress.generation)
@@ -34,8 +41,10 @@ def actions_to_resume(state: st.State) -> list[ev.Action]:
     match state:
         case st.Preparing():
             actions = [ev.Prepare()]
+        case st.Ready():
+            actions = [ev.GiveBack(keep_copies=bool(state.lost))]
         case st.Placing():
-            actions = [ev.Place(state.dataset)]
+            actions = [ev.PlaceGang(state.dataset, state.place)]
         case st.Starting() | st.Training() | st.Waiting():
             actions = [attach]
         case st.Stopping():
@@ -57,13 +66,41 @@ def _prepared(state: st.State, event: ev.Event) -> Decision:
     event = cast("ev.Prepared", event)
     if not isinstance(state, st.Preparing):
         return state, []
-    return st.Placing(event.dataset, progress=state.progress), [ev.Place(event.dataset)]
+    return _ready(state, event.dataset, "")
+
+
+def _place_given(state: st.State, event: ev.Event) -> Decision:
+    event = cast("ev.PlaceGiven", event)
+    if not isinstance(state, st.Ready):
+        return state, []
+    placement = keep_ranks(event.place.placement, state.lost)
+    return _placing(state, replace(event.place, placement=placement))
+
+
+def _place_lost(state: st.State, event: ev.Event) -> Decision:
+    event = cast("ev.PlaceLost", event)
+    if not isinstance(state, st.Held) or isinstance(state, st.Finishing):
+        return state, []
+    if isinstance(state, st.Stopping):
+        return _stopped(state, f"{event.detail}; the checkpoint before stays")
+    return _ready(state, state.dataset, event.detail, lost=state.place.placement)
+
+
+def _yield_asked(state: st.State, event: ev.Event) -> Decision:
+    event = cast("ev.YieldAsked", event)
+    match state:
+        case st.Training():
+            return st.Stopping(state.dataset, state.place, event.why, progress=state.progress), [ev.AskStop()]
+        case st.Placing() | st.Starting() | st.Waiting():
+            return _ready(state, state.dataset, event.why)
+        case _:
+            return state, []
 
 
 def _placed(state: st.State, _: ev.Event) -> Decision:
     if not isinstance(state, st.Placing):
         return state, []
-    return _next_generation(state.dataset, state.progress)
+    return _next_generation(state, state.progress)
 
 
 def _failed(state: st.State, event: ev.Event) -> Decision:
@@ -78,7 +115,7 @@ def _ranks_ready(state: st.State, event: ev.Event) -> Decision:
     if not isinstance(state, st.Starting) or event.generation != state.progress.generation:
         return state, []
     # What an uncommitted step had reached is void: the generation begins where its checkpoint ends.
-    return st.Training(state.dataset, progress=replace(state.progress, step=event.step)), []
+    return st.Training(state.dataset, state.place, progress=replace(state.progress, step=event.step)), []
 
 
 def _stepped(state: st.State, event: ev.Event) -> Decision:
@@ -105,44 +142,50 @@ def _rank_lost(state: st.State, event: ev.Event) -> Decision:
     if not _concerns(state, event.generation):
         return state, []
     if isinstance(state, st.Stopping):
-        return _end(state, Reason.CANCELLED, "a rank was lost while stopping; the checkpoint before stays")
+        return _stopped(state, "a rank was lost while stopping; the checkpoint before stays")
     progress = _count_failure(state.progress)
     delay = retry_delay(progress, event.reason)
     if delay is None:
         return _end(replace(state, progress=progress), event.reason, event.detail)
+    held = cast("st.Held", state)
     if delay == 0:
-        return _next_generation(_dataset(state), progress)
-    return st.Waiting(_dataset(state), event.time + delay, progress=progress), [ev.StopRanks()]
+        return _next_generation(held, progress)
+    return st.Waiting(held.dataset, held.place, event.time + delay, progress=progress), [ev.StopRanks()]
 
 
 def _agent_lost(state: st.State, event: ev.Event) -> Decision:
     event = cast("ev.AgentLost", event)
     if isinstance(state, st.Waiting):
-        return st.Placing(state.dataset, progress=state.progress), [ev.Place(state.dataset)]
+        return _placing(state, state.place)
     if not _concerns(state, event.generation):
         return state, []
     if isinstance(state, st.Stopping):
-        return _end(state, Reason.CANCELLED, "an agent was lost while stopping; the checkpoint before stays")
+        return _stopped(state, "an agent was lost while stopping; the checkpoint before stays")
     progress = _count_failure(state.progress)
     if retry_delay(progress, Reason.AGENT_LOST) is None:
         return _end(replace(state, progress=progress), Reason.AGENT_LOST, event.detail)
-    return st.Placing(_dataset(state), progress=progress), [ev.StopRanks(), ev.Place(_dataset(state))]
+    held = cast("st.Held", state)
+    placing, actions = _placing(replace(held, progress=progress), held.place)
+    return placing, [ev.StopRanks(), *actions]
 
 
 def _ranks_finished(state: st.State, event: ev.Event) -> Decision:
     event = cast("ev.RanksFinished", event)
     if not _concerns(state, event.generation):
         return state, []
+    held = cast("st.Held", state)
     if event.complete:
-        return st.Finishing(_dataset(state), progress=state.progress), [ev.Conclude(_dataset(state))]
-    return _end(state, Reason.CANCELLED, f"stopped after step {state.progress.step}, with a checkpoint")
+        return st.Finishing(held.dataset, held.place, progress=state.progress), [ev.Conclude(held.dataset)]
+    return _stopped(held, f"stopped after step {state.progress.step}, with a checkpoint")
 
 
 def _cancel_asked(state: st.State, _: ev.Event) -> Decision:
     match state:
         case st.Training():
-            return st.Stopping(state.dataset, progress=state.progress), [ev.AskStop()]
-        case st.Queued() | st.Preparing() | st.Placing() | st.Starting() | st.Waiting():
+            return st.Stopping(state.dataset, state.place, progress=state.progress), [ev.AskStop()]
+        case st.Stopping():
+            return replace(state, yields_for=""), []
+        case st.Queued() | st.Preparing() | st.Ready() | st.Placing() | st.Starting() | st.Waiting():
             return _end(state, Reason.CANCELLED, f"stopped while {state.phase}")
         case _:
             return state, []
@@ -155,13 +198,28 @@ def _concluded(state: st.State, _: ev.Event) -> Decision:
 def _tick(state: st.State, event: ev.Event) -> Decision:
     event = cast("ev.Tick", event)
     if isinstance(state, st.Waiting) and event.now >= state.not_before:
-        return _next_generation(state.dataset, state.progress)
+        return _next_generation(state, state.progress)
     return state, []
 
 
-def _next_generation(dataset: str, progress: st.Progress) -> Decision:
+def _next_generation(state: st.Held, progress: st.Progress) -> Decision:
     progress = replace(progress, generation=progress.generation + 1)
-    return st.Starting(dataset, progress=progress), [ev.StartGeneration(progress.generation)]
+    return st.Starting(state.dataset, state.place, progress=progress), [ev.StartGeneration(progress.generation)]
+
+
+def _ready(state: st.State, dataset: str, why: str, lost: Placement = ()) -> Decision:
+    return st.Ready(dataset, why, lost, progress=state.progress), [ev.GiveBack(keep_copies=bool(lost))]
+
+
+def _placing(state: st.Ready | st.Held, place: st.Place) -> Decision:
+    return st.Placing(state.dataset, place, progress=state.progress), [ev.PlaceGang(state.dataset, place)]
+
+
+def _stopped(state: st.Held, detail: str) -> Decision:
+    """The ranks have ended before the last step: for good, or until there is another place."""
+    if isinstance(state, st.Stopping) and state.yields_for:
+        return _ready(state, state.dataset, state.yields_for)
+    return _end(state, Reason.CANCELLED, detail)
 
 
 def _count_failure(progress: st.Progress) -> st.Progress:
@@ -178,11 +236,6 @@ def _concerns(state: st.State, generation: int) -> bool:
     return live and generation == state.progress.generation
 
 
-def _dataset(state: st.State) -> str:
-    assert isinstance(state, st.Starting | st.Training | st.Stopping | st.Waiting | st.Placing)
-    return state.dataset
-
-
 def _end(state: st.State, reason: Reason, detail: str) -> Decision:
     return st.Ended(reason, detail, progress=state.progress), [ev.Release(reason, detail)]
 
@@ -190,6 +243,9 @@ def _end(state: st.State, reason: Reason, detail: str) -> Decision:
 _HANDLERS: dict[type[ev.Event], Callable[[st.State, ev.Event], Decision]] = {
     ev.Admitted: _admitted,
     ev.Prepared: _prepared,
+    ev.PlaceGiven: _place_given,
+    ev.PlaceLost: _place_lost,
+    ev.YieldAsked: _yield_asked,
     ev.GangPlaced: _placed,
     ev.Failed: _failed,
     ev.RanksReady: _ranks_ready,

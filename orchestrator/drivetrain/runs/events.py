@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from drivetrain.runs.outcomes import Reason
+from drivetrain.runs.states import Place
 
 
 @dataclass(frozen=True)
@@ -14,7 +15,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Admitted(Event):
-    """The run may begin."""
+    """The run may begin to prepare its data."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,27 @@ class Prepared(Event):
     """The dataset version at ``dataset`` exists."""
 
     dataset: str
+
+
+@dataclass(frozen=True)
+class PlaceGiven(Event):
+    """The scheduler has a place for the gang."""
+
+    place: Place
+
+
+@dataclass(frozen=True)
+class PlaceLost(Event):
+    """A node of the place is gone."""
+
+    detail: str
+
+
+@dataclass(frozen=True)
+class YieldAsked(Event):
+    """The scheduler wants the place back; the run goes on later."""
+
+    why: str
 
 
 @dataclass(frozen=True)
@@ -115,10 +137,22 @@ class Prepare(Action):
 
 
 @dataclass(frozen=True)
-class Place(Action):
+class PlaceGang(Action):
     """Get a placement group and agents, new ones for those that died."""
 
     dataset: str
+    place: Place
+
+
+@dataclass(frozen=True)
+class GiveBack(Action):
+    """End all agents and give the place back, if there is one; then wait for another.
+
+    Attributes:
+        keep_copies: leave the gang's copies in the memory of its nodes, for when it comes back.
+    """
+
+    keep_copies: bool = False
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from drivetrain.runs.outcomes import OUTCOMES, Reason
 from drivetrain.runs.states import Progress
+from drivetrain.scheduling.model import Placement
 
 _MAX_DELAY_S = 60.0
 
@@ -24,29 +23,13 @@ def retry_delay(progress: Progress, reason: Reason) -> float | None:
     return 0.0 if progress.failures <= 1 else min(_MAX_DELAY_S, 2.0 ** (progress.failures - 2))
 
 
-@dataclass(frozen=True)
-class NodeResources:
-    """What a live node of the cluster has in all."""
+def keep_ranks(placement: Placement, before: Placement) -> Placement:
+    """A placement in the order in which its nodes keep the ranks that they had ``before``, as far as that goes.
 
-    cpus: float
-    gpus: float
-
-
-def gang_shape(nodes: list[NodeResources], workers: int, cpus: int, gpus: int) -> list[int] | None:
-    """Ranks per node, on as few nodes as possible, largest first; None when the cluster cannot hold them.
-
-    Args:
-        cpus, gpus: per worker.
+    What a node holds in memory is of use only to the ranks that wrote it.
     """
-    room = sorted((_room(node, cpus, gpus) for node in nodes), reverse=True)
-    shape = []
-    for places in room:
-        if workers and places:
-            shape.append(min(places, workers))
-            workers -= shape[-1]
-    return None if workers else shape
-
-
-def _room(node: NodeResources, cpus: int, gpus: int) -> int:
-    by_cpu = int(node.cpus // cpus)
-    return min(by_cpu, int(node.gpus // gpus)) if gpus else by_cpu
+    order = {node: index for index, node in enumerate(node for node, _ in before)}
+    newcomers = iter([entry for entry in placement if entry[0] not in order])
+    stayed = {node: (node, ranks) for node, ranks in placement if node in order}
+    kept = [stayed.pop(node) if node in stayed else next(newcomers, None) for node, _ in before]
+    return (*(entry for entry in kept if entry), *newcomers)

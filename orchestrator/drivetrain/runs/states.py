@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from drivetrain.runs.outcomes import Reason
+from drivetrain.scheduling.model import Placement
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,21 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where a gang is.
+
+    Attributes:
+        placement: ranks by node.
+        since: when it was given, in seconds since the epoch.
+        level: see `drivetrain.scheduling.model.Holding`.
+    """
+
+    placement: Placement = ()
+    since: float = 0.0
+    level: int = 0
+
+
+@dataclass(frozen=True)
 class State:
     """Base of all states."""
 
@@ -40,6 +56,14 @@ class State:
     def phase(self) -> str:
         """The state's name for people and records."""
         return type(self).__name__.lower()
+
+
+@dataclass(frozen=True)
+class Held(State):
+    """Base of the states in which the run has a place on the cluster."""
+
+    dataset: str
+    place: Place
 
 
 @dataclass(frozen=True)
@@ -53,46 +77,51 @@ class Preparing(State):
 
 
 @dataclass(frozen=True)
-class Placing(State):
+class Ready(State):
+    """Waiting for a place: at first, or after it had to give one back.
+
+    Attributes:
+        why: it had to.
+        lost: the place of which a node is gone; on its other nodes the gang has left copies in memory.
+    """
+
+    dataset: str
+    why: str = ""
+    lost: Placement = ()
+
+
+@dataclass(frozen=True)
+class Placing(Held):
     """Waiting for the gang's agents to be there."""
 
-    dataset: str
-
 
 @dataclass(frozen=True)
-class Starting(State):
+class Starting(Held):
     """Agents warm up; a generation of ranks is forked, joins and loads."""
 
-    dataset: str
-
 
 @dataclass(frozen=True)
-class Training(State):
+class Training(Held):
     """Optimizer steps are being made."""
 
-    dataset: str
-
 
 @dataclass(frozen=True)
-class Waiting(State):
+class Waiting(Held):
     """After repeated failures: until ``not_before`` (seconds since the epoch)."""
 
-    dataset: str
     not_before: float
 
 
 @dataclass(frozen=True)
-class Stopping(State):
-    """The ranks were asked to save and end."""
+class Stopping(Held):
+    """The ranks were asked to save and end; ``yields_for`` says why, where the run is to go on elsewhere or later."""
 
-    dataset: str
+    yields_for: str = ""
 
 
 @dataclass(frozen=True)
-class Finishing(State):
+class Finishing(Held):
     """Training is done; sample, pictures and tracking are being completed."""
-
-    dataset: str
 
 
 @dataclass(frozen=True)
@@ -105,12 +134,13 @@ class Ended(State):
 
 TRANSITIONS: dict[type[State], tuple[type[State], ...]] = {
     Queued: (Preparing, Ended),
-    Preparing: (Placing, Ended),
-    Placing: (Starting, Ended),
-    Starting: (Placing, Training, Waiting, Stopping, Finishing, Ended),
-    Training: (Placing, Starting, Waiting, Stopping, Finishing, Ended),
-    Waiting: (Placing, Starting, Ended),
-    Stopping: (Finishing, Ended),
+    Preparing: (Ready, Ended),
+    Ready: (Placing, Ended),
+    Placing: (Ready, Starting, Ended),
+    Starting: (Ready, Placing, Training, Waiting, Stopping, Finishing, Ended),
+    Training: (Ready, Placing, Starting, Waiting, Stopping, Finishing, Ended),
+    Waiting: (Ready, Placing, Starting, Ended),
+    Stopping: (Ready, Finishing, Ended),
     Finishing: (Ended,),
     Ended: (),  # a user's resume begins the run anew, as Queued
 }
@@ -130,6 +160,16 @@ def from_record(record: dict[str, Any]) -> State:
     fields = {k: v for k, v in record.items() if k in known}
     progress_keys = {f.name for f in dataclasses.fields(Progress)}
     fields["progress"] = Progress(**{k: v for k, v in record.get("progress", {}).items() if k in progress_keys})
+    if place := fields.get("place"):
+        fields["place"] = Place(_placement(place["placement"]), place["since"], place["level"])
+    elif issubclass(kind, Held):
+        fields["place"] = Place()  # of a version that knew no places: it has to be given one
+    if "lost" in fields:
+        fields["lost"] = _placement(fields["lost"])
     if "reason" in fields:
         fields["reason"] = Reason(fields["reason"])
     return kind(**fields)
+
+
+def _placement(record: list[list[Any]]) -> Placement:
+    return tuple((node, ranks) for node, ranks in record)

@@ -1,0 +1,262 @@
+"""Gives runs their places: keeps the book of who wants and who holds what, and runs passes of the policy over it.
+
+The book is rebuilt from the runs' records when the coordinator starts; nothing in it is durable.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from typing import Any, Protocol
+
+from drivetrain.runs import events as ev
+from drivetrain.runs.states import Place
+from drivetrain.scheduling.model import Admit, Holding, Node, Request, workers_of
+from drivetrain.scheduling.policy import schedule
+from drivetrain.scheduling.precedence import Capacity, FairShares, UsageMeter, by_precedence
+from drivetrain.scheduling.rules import Rules
+from drivetrain.scheduling.strikes import Strikes
+
+_log = logging.getLogger(__name__)
+_LOOK_S = 2.0  # nodes come and go without a word
+_REMEMBER_S = 60.0
+
+Tell = Callable[[ev.Event], None]
+
+
+class UsageStore(Protocol):
+    """What the scheduler needs of `drivetrain.runs.store.RunStore`."""
+
+    def usage(self) -> tuple[dict[str, float], float]:
+        """Shares by user, and when they were measured."""
+
+    def remember_usage(self, shares: Mapping[str, float], now: float) -> None:
+        """Keep them."""
+
+
+class Scheduler:
+    """Passes over the book when it has changed, and every few seconds, once it is started.
+
+    Args:
+        rules: read anew before each pass.
+        nodes: that can be used now.
+        store: remembers who has used how much.
+        clock: seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        rules: Callable[[], Rules],
+        nodes: Callable[[], list[Node]],
+        store: UsageStore,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._rules, self._nodes, self._store, self.clock = rules, nodes, store, clock
+        self._changed = threading.Condition()
+        self._dirty = True
+        self._to_prepare: dict[str, Applicant] = {}
+        self._preparing: set[str] = set()
+        self._waiting: dict[str, Applicant] = {}
+        self._holding: dict[str, tuple[Applicant, Holding]] = {}
+        usage, at = store.usage()
+        self._strikes = Strikes()
+        self._meter = UsageMeter(rules().half_life_s, at, usage)
+        self._remembered = at
+
+    def start(self) -> None:
+        """Pass over the book in a thread from now on."""
+        threading.Thread(target=self._run, name="scheduler", daemon=True).start()
+
+    def applicant(self, request: Request) -> Applicant:
+        """A run's line to the scheduler."""
+        return Applicant(self, request)
+
+    def overview(self) -> dict[str, Any]:
+        """Nodes with those who hold them, and everybody who waits, the next first; as JSON."""
+        now = self.clock()
+        nodes: dict[str, dict[str, Any]] = {
+            node.id: {**asdict(node), "ranks": {}, "quarantined_until": self._strikes.until(node.id, now)}
+            for node in self._nodes()
+        }
+        with self._changed:
+            for run, (_, holding) in self._holding.items():
+                for node, ranks in holding.placement:
+                    if node in nodes:
+                        nodes[node]["ranks"][run] = ranks
+                        nodes[node]["cpus_used"] = nodes[node].get("cpus_used", 0) + ranks * holding.request.cpus
+                        nodes[node]["gpus_used"] = nodes[node].get("gpus_used", 0) + ranks * holding.request.gpus
+            queue = [
+                {**asdict(request), "expected_s": _finite(request.expected_s), "waits_for": what}
+                for what, book in (("a place", self._waiting), ("its turn to prepare data", self._to_prepare))
+                for request in self._by_precedence(book)
+            ]
+            return {"nodes": list(nodes.values()), "queue": queue, "usage": dict(self._meter.usage)}
+
+    def update(self, applicant: Applicant, **change: Any) -> None:
+        """Enter a change into the book: a run is in one of its lists, or in none.
+
+        Args:
+            change: ``prepares``, ``preparing``, ``waits`` (True), ``holds`` (a Holding), or nothing.
+        """
+        run = applicant.request.run
+        with self._changed:
+            self._to_prepare.pop(run, None)
+            self._waiting.pop(run, None)
+            self._holding.pop(run, None)
+            self._preparing.discard(run)
+            if change.get("prepares"):
+                self._to_prepare[run] = applicant
+            elif change.get("preparing"):
+                self._preparing.add(run)
+            elif change.get("waits"):
+                self._waiting[run] = applicant
+            elif holding := change.get("holds"):
+                self._holding[run] = (applicant, holding)
+            self._dirty = True
+            self._changed.notify_all()
+
+    def strike(self, node: str) -> None:
+        """Blame a failure on a node."""
+        with self._changed:
+            if self._strikes.strike(node, self.clock(), self._rules()):
+                _log.warning("node %s is in quarantine", node)
+
+    def expects_end(self, applicant: Applicant, at: float) -> None:
+        """Note when a run will give its place back."""
+        with self._changed:
+            if found := self._holding.get(applicant.request.run):
+                known = replace(found[1], request=applicant.request, expected_end=at, steady=True)
+                self._holding[applicant.request.run] = (applicant, known)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._dirty, _LOOK_S)
+                self._dirty = False
+            try:
+                self.run_pass()
+            except Exception:  # the next pass may do better; runs that train are not concerned
+                _log.exception("a scheduling pass failed")
+
+    def run_pass(self) -> None:
+        """Decide on everybody in the book, and tell them."""
+        rules, nodes, now = self._rules(), self._nodes(), self.clock()
+        with self._changed:
+            self._measure(now, Capacity(nodes))
+            self._begin_preparations(rules)
+            holdings = [holding for _, holding in self._holding.values()]
+            requests = [applicant.request for applicant in self._waiting.values()]
+            nodes = self._strikes.usable(nodes, requests, now)
+            decision = schedule(now, nodes, holdings, requests, self._meter.usage, rules)
+            for run, why in decision.waiting.items():
+                self._waiting[run].waits(why)
+            for action in decision.actions:
+                _log.info("%s", action)
+                if isinstance(action, Admit):
+                    applicant = self._waiting.pop(action.run)
+                    place = Place(action.placement, now, action.level)
+                    self._holding[action.run] = (applicant, applicant.holding(place))
+                    applicant.tell(ev.PlaceGiven(place))
+                else:
+                    applicant, holding = self._holding[action.run]
+                    self._holding[action.run] = (applicant, replace(holding, leaving=True))
+                    applicant.tell(ev.YieldAsked(action.why))
+
+    def _measure(self, now: float, capacity: Capacity) -> None:
+        shares: dict[str, float] = defaultdict(float)
+        for _, holding in self._holding.values():
+            shares[holding.request.user] += capacity.share(holding.request, holding.workers)
+        self._meter.advance(now, shares)
+        if shares and now - self._remembered > _REMEMBER_S:
+            self._remembered = now
+            self._store.remember_usage(self._meter.usage, now)
+
+    def _begin_preparations(self, rules: Rules) -> None:
+        for request in self._by_precedence(self._to_prepare):
+            if len(self._preparing) >= rules.max_preparing:
+                self._to_prepare[request.run].waits("waits for others to prepare their data")
+                continue
+            applicant = self._to_prepare.pop(request.run)
+            self._preparing.add(request.run)
+            applicant.tell(ev.Admitted())
+
+    def _by_precedence(self, book: dict[str, Applicant]) -> list[Request]:
+        rules, requests = self._rules(), [applicant.request for applicant in book.values()]
+        return list(by_precedence(self.clock(), requests, FairShares(self._meter.usage, rules), rules))
+
+
+class Applicant:
+    """What one run tells the scheduler, and what the scheduler tells it.
+
+    Args:
+        scheduler: that keeps the book.
+        request: what the run asks for.
+    """
+
+    def __init__(self, scheduler: Scheduler, request: Request) -> None:
+        self._scheduler, self.request = scheduler, request
+        self._workers = request.workers
+        self.tell: Tell = _unheard
+        self.waits: Callable[[str], None] = _unheard
+
+    def connect(self, tell: Tell, waits: Callable[[str], None]) -> None:
+        """Whom to tell of decisions, and of reasons to wait."""
+        self.tell, self.waits = tell, waits
+
+    def wants_to_prepare(self) -> None:
+        """The run waits for its turn to prepare data."""
+        self._scheduler.update(self, prepares=True)
+
+    def prepares(self) -> None:
+        """The run has been preparing data since before this scheduler started."""
+        self._scheduler.update(self, preparing=True)
+
+    def wants_place(self, left_s: float | None, since: float) -> None:
+        """The run waits for a place.
+
+        Args:
+            left_s: how long it will need one, if that is known by now.
+            since: see `Request.since`.
+        """
+        self.request = replace(self.request, since=since)
+        if left_s is not None:
+            self.request = replace(self.request, expected_s=left_s * self._workers / self.request.workers)
+        self._scheduler.update(self, waits=True)
+
+    def holds(self, place: Place, leaving: bool) -> None:
+        """The run has had a place since before this scheduler started."""
+        self._scheduler.update(self, holds=replace(self.holding(place), leaving=leaving))
+
+    def expects_end(self, in_s: float | None, restart_s: float | None) -> None:
+        """How long the run will take with the workers that it has, and how long its last start took, where known."""
+        if restart_s is not None:
+            self.request = replace(self.request, restart_s=max(0.0, restart_s))
+        if in_s is not None:
+            self._scheduler.expects_end(self, self._scheduler.clock() + in_s)
+
+    def blames(self, node: str) -> None:
+        """A rank or an agent of the run has failed on a node, and not for a fault of the job's own."""
+        self._scheduler.strike(node)
+
+    def leaves(self) -> None:
+        """The run wants nothing and holds nothing."""
+        self._scheduler.update(self)
+
+    def holding(self, place: Place) -> Holding:
+        """The entry of the book for a place."""
+        self._workers = workers_of(place.placement) or self.request.workers
+        end = place.since + self.request.expected_s * self.request.workers / self._workers
+        return Holding(self.request, place.placement, place.since, place.level, end)
+
+
+def _unheard(_: object) -> None:
+    """Before the run listens there is nothing to tell."""
+
+
+def _finite(seconds: float) -> float | None:
+    return seconds if math.isfinite(seconds) else None  # JSON has no infinity
