@@ -20,7 +20,7 @@ from typing import Any
 import psutil
 
 View = dict[str, Any]
-_COMMAND = Path(sys.executable).with_name("drivetrain")
+COMMAND = Path(sys.executable).with_name("drivetrain")
 _PATIENCE_S = 180
 
 
@@ -61,7 +61,7 @@ class RunningJob:
         environment = {**os.environ, "DRIVETRAIN_HOME": str(home)}
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  # closed by close()
         self.process = subprocess.Popen(
-            [str(_COMMAND), *arguments, "--json"],
+            [str(COMMAND), *arguments, "--json"],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -149,4 +149,4 @@ def wait_until_gone(processes: list[psutil.Process], seconds: float = 60) -> lis
 def command_line(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run `drivetrain` to its end, as in a pipe."""
     environment = {**os.environ, "DRIVETRAIN_HOME": str(home)}
-    return subprocess.run([str(_COMMAND), *arguments], env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run([str(COMMAND), *arguments], env=environment, capture_output=True, text=True, check=False)

@@ -8,8 +8,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
+from tests.benchmarks.scheduling import write_trace
 from tests.cluster.harness import Result, command_line
+from tests.cluster.service import running_service
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -31,7 +34,16 @@ def test_make_targets_exist(command: str) -> None:
     assert done.stdout
 
 
-@pytest.mark.parametrize("command", [c for c in shown_commands() if c.startswith("drivetrain ")])
+SHARED = {"server", "token", "submit", "status", "logs", "wait", "queue", "nodes", "cancel", "retry"}
+
+
+def needs_server(command: str) -> bool:
+    return command.split()[1] in SHARED or "--server" in command
+
+
+@pytest.mark.parametrize(
+    "command", [c for c in shown_commands() if c.startswith("drivetrain ") and not needs_server(c)]
+)
 def test_drivetrain_commands_work(command: str, toy_job: Path, undisturbed: Result, tmp_path: Path) -> None:
     """As shown, with this test's job and run in place of the reader's (the recipe's data would have to be fetched)."""
     ours = {
@@ -41,11 +53,33 @@ def test_drivetrain_commands_work(command: str, toy_job: Path, undisturbed: Resu
         "RUN": undisturbed.run_id,
         "DATASET": "toy",
     }
-    ours["exported"] = str(tmp_path / "exported")
+    ours |= {"exported": str(tmp_path / "exported"), "trace.csv": str(tmp_path / "trace.csv")}
+    write_trace(tmp_path / "trace.csv", 30, 128, 0.5)
     words = [ours.get(word, word) for word in shlex.split(command)[1:]]
     words = ["training.steps=2" if word == "training.steps=50" else word for word in words]
     done = command_line(undisturbed.home, *words)
     assert done.returncode == 0, done.stderr
+
+
+def test_commands_of_a_shared_cluster_work(toy_job: Path, tmp_path: Path) -> None:
+    """As shown, and in the order in which they are."""
+    block = re.search(r"^```\n(.*?)^```", (ROOT / "docs" / "cluster.md").read_text(), re.DOTALL | re.MULTILINE)
+    assert block
+    lines = [line.partition("#")[0].rstrip() for line in block[1].splitlines()]
+    shown = [line for line in lines if needs_server(line) and line != "drivetrain server"]
+    assert len(shown) == 12
+    with running_service(tmp_path) as service:
+        run = ""
+        for line in shown:
+            ours = {"path/to/job.yaml": str(toy_job), "RUN": run, "training.steps=50": "training.steps=4"}
+            words = [ours.get(word, word) for word in shlex.split(line)[1:]]
+            words = [service.url if word.startswith("http://") else word for word in words]
+            done = service.command(*words)
+            assert done.returncode == 0, (line, done.stderr)
+            if words[0] == "submit":
+                run = run or done.stdout.strip()
+        with service.client() as admin:
+            assert {admin.wait(one["run_id"], 240)["reason"] for one in admin.runs()} == {"completed"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -63,3 +97,17 @@ def test_job_file_page_shows_every_key() -> None:
         inner = getattr(field.annotation, "model_fields", {})
         for key in inner:
             assert re.search(rf"\b{key}\b", page), f"{name}.{key}"
+
+
+def test_cluster_page_shows_valid_settings() -> None:
+    from drivetrain.scheduling.rules import Rules
+    from drivetrain.spec import ResourcesSpec, SchedulingSpec
+
+    job, rules = re.findall(
+        r"^```yaml\n(.*?)^```", (ROOT / "docs" / "cluster.md").read_text(), re.DOTALL | re.MULTILINE
+    )
+    shown = yaml.safe_load(job)
+    ResourcesSpec.model_validate(shown["resources"])
+    assert SchedulingSpec.model_validate(shown["scheduling"]).expected_hours == 3
+    assert set(yaml.safe_load(rules)) == set(Rules.model_fields) - {"backfill_depth"}
+    assert Rules.model_validate(yaml.safe_load(rules)).users["ann"].weight == 2

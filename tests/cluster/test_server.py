@@ -1,0 +1,227 @@
+"""A server that a team shares: who may do what, and that runs outlive it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+import yaml
+from drivetrain.client import Client, ServerError
+from drivetrain_pipelines.errors import InputError
+
+from tests.cluster.harness import Result
+from tests.cluster.service import Service, running_service
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with running_service(tmp_path_factory.mktemp("server-home")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def short_job(toy_job: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The toy job over a few steps, with code that prints."""
+    folder = tmp_path_factory.mktemp("jobs") / "short"
+    shutil.copytree(toy_job, folder)
+    job = yaml.safe_load((folder / "job.yaml").read_text())
+    job["name"] = "short"
+    job["training"] |= {"steps": 4, "eval_every": 4}
+    job["checkpoint"]["every"] = 4
+    del job["sample"]
+    (folder / "job.yaml").write_text(yaml.safe_dump(job))
+    code = folder / "toy_loss.py"
+    code.write_text(code.read_text().replace("    time.sleep(0.12)\n", '    print("a loss is computed")\n'))
+    return folder
+
+
+def order_of_places(clients: Client, runs: list[str]) -> list[str]:
+    """Runs in the order in which they were given their first place."""
+    first = {}
+    for run in runs:
+        history = clients.status(run)["history"]
+        first[run] = next(entry["time"] for entry in history if entry["phase"] == "placing")
+    return sorted(runs, key=lambda run: first[run])
+
+
+def test_two_users_and_ten_jobs(service: Service, toy_job: Path, short_job: Path) -> None:
+    """They run in the order that the policy explains: priority, then whoever has had less, then age."""
+    with service.client("ann") as ann, service.client("bob") as bob:
+        blocker = ann.submit(str(toy_job), ["scheduling.preemptible=false", "scheduling.priority=9"])["run_id"]
+        wait_for_step(ann, blocker, 1)
+        wanted = [(ann, 0), (ann, 0), (ann, 5), (ann, 1), (bob, 0), (bob, 0), (bob, 1), (bob, 5), (bob, 0)]
+        runs = [
+            client.submit(str(short_job), [f"scheduling.priority={priority}", "resources.preprocessors=1"])["run_id"]
+            for client, priority in wanted
+        ]
+        assert len({*runs, blocker}) == 10
+        log = list(bob.logs(runs[7], rank=0, follow=True))
+        ended = [ann.wait(run, 240) for run in (blocker, *runs)]
+        assert {(run["reason"], run["facts"]["detail"]) for run in ended} == {("completed", "all steps are done")}
+        order = [wanted[runs.index(run)] for run in order_of_places(ann, runs)]
+    assert [priority for _, priority in order] == [5, 5, 1, 1, 0, 0, 0, 0, 0]
+    assert order[0][0] is bob, "ann has had the whole cluster for the blocker's time"
+    assert log.count("a loss is computed") >= 4
+    with service.client("cy", "viewer") as viewer:
+        assert len(viewer.runs()) == 10
+        assert {run["user"] for run in viewer.runs(user="bob")} == {"bob"}
+        assert viewer.queue() == []
+
+
+def test_preempted_and_none_the_worse(service: Service, toy_job: Path, short_job: Path, undisturbed: Result) -> None:
+    with service.client("ann") as ann, service.client("bob") as bob:
+        low = ann.submit(str(toy_job))["run_id"]
+        wait_for_step(ann, low, 10)
+        high = bob.submit(str(short_job), ["scheduling.priority=3"])["run_id"]
+        assert bob.wait(high, 240)["reason"] == "completed"
+        found = ann.wait(low, 240)
+    phases = [entry["phase"] for entry in found["history"]]
+    assert phases.count("ready") == 2
+    assert "makes room for" in next(e["why"] for e in found["history"] if e["phase"] == "stopping")
+    assert found["reason"] == "completed"
+    assert found["progress"]["failures"] == found["progress"]["restarts"] == 0
+    same = Result(0, low, found["facts"], found["view"], service.home, "")
+    assert same.series("loss") == undisturbed.series("loss")
+    assert same.weights_digest() == undisturbed.weights_digest()
+
+
+def test_cancel_leaves_no_process(service: Service, toy_job: Path) -> None:
+    with service.client("ann") as ann:
+        run = ann.submit(str(toy_job))["run_id"]
+        view = wait_for_step(ann, run, 3)
+        began = time.monotonic()
+        ann.cancel(run)
+        found = ann.wait(run, 60)
+        print(f"ended {time.monotonic() - began:.1f} s after it was asked to")
+        assert found["reason"] == "cancelled"
+        mine = [pid for part, pid in view["pids"].items() if part != "coordinator"]
+        assert len(mine) == 4
+        assert not psutil.wait_procs([p for p in psutil.process_iter() if p.pid in mine], timeout=5)[1]
+        assert ann.resume(run)["phase"] != "ended"
+        assert ann.wait(run, 240)["reason"] == "completed"
+
+
+def test_killed_server_is_not_missed(service: Service, toy_job: Path, undisturbed: Result) -> None:
+    """Runs go on without it, and clients wait for it."""
+    with service.client("ann") as ann:
+        run = ann.submit(str(toy_job))["run_id"]
+        wait_for_step(ann, run, 5)
+        service.kill()
+        service.start()
+        found = ann.wait(run, 240)
+    assert found["reason"] == "completed"
+    assert found["progress"]["generation"] == 1
+    assert Result(0, run, found["facts"], found["view"], service.home, "").series("loss") == undisturbed.series("loss")
+
+
+def test_the_same_key_twice_makes_one_run(service: Service, short_job: Path) -> None:
+    with service.client("ann") as ann, service.client("bob") as bob:
+        first = ann.submit(str(short_job), idempotency_key="nightly")
+        assert ann.submit(str(short_job), idempotency_key="nightly")["run_id"] == first["run_id"]
+        other = bob.submit(str(short_job), idempotency_key="nightly")
+        assert other["run_id"] != first["run_id"]
+        with pytest.raises(ServerError, match="that needs the role admin"):
+            bob.cancel(first["run_id"])
+        with service.client() as admin:
+            admin.cancel(first["run_id"])
+        bob.cancel(other["run_id"])
+        again = ann.retry(first["run_id"])
+        assert again["run_id"] != first["run_id"]
+        assert [c.wait(r["run_id"], 240)["ended"] for c, r in ((ann, first), (bob, other), (ann, again))] == [True] * 3
+
+
+def test_wrong_jobs_make_no_run(service: Service, toy_job: Path, tmp_path: Path) -> None:
+    with service.client("ann") as ann:
+        before = len(ann.runs())
+        for override, where in (
+            ("training.stepz=3", "training.stepz"),
+            ("resources.workers=500", "training.global_batch_size"),
+            ("scheduling.queue=gold", "scheduling.queue"),
+            ("data.source=nowhere.txt", "data.source"),
+        ):
+            with pytest.raises(InputError) as caught:
+                ann.submit(str(toy_job), [override])
+            assert caught.value.where == where
+        with pytest.raises(InputError, match=r"resources\.workers"):
+            ann.submit(str(toy_job), ["resources.workers=8"])
+        with pytest.raises(InputError, match="RUN"):
+            ann.status("nothing")
+        assert len(ann.runs()) == before
+
+
+def wait_for_step(client: Client, run: str, step: int) -> dict:  # type: ignore[type-arg]
+    for view in client.watch(run):
+        if view["phase"] == "training" and view["step"] >= step:
+            return view
+    raise AssertionError("it ended first")
+
+
+# Access ----------------------------------------------------------------------------------------------------------
+
+
+def routes(service: Service) -> list[tuple[str, str]]:
+    """Method and path of everything in the OpenAPI document."""
+    token = (service.home / "token").read_text()
+    document = httpx.get(f"{service.url}/v1/openapi.json", headers={"Authorization": f"Bearer {token}"}).json()
+    return [(method, path) for path, methods in document["paths"].items() for method in methods]
+
+
+NEEDS = {"viewer": "get", "user": "runs|packages", "admin": "tokens"}
+
+
+def test_every_route_asks_for_a_token(service: Service) -> None:
+    with service.client("vera", "viewer") as viewer, service.client("ute", "user") as user:
+        viewers, users = ({"Authorization": client._http.headers["authorization"]} for client in (viewer, user))
+    found = routes(service)
+    assert len(found) == 17
+    for method, path in found:
+        url = service.url + re.sub(r"{\w+}", "x", path)
+        assert httpx.request(method, url).status_code == 401, path
+        for wrong in ("Bearer dt_wrong", "Bearer", "Basic eDp4", viewers["Authorization"][:-1]):
+            assert httpx.request(method, url, headers={"Authorization": wrong}).status_code == 401, (path, wrong)
+        for_admins = "/tokens" in path
+        changes = for_admins or method != "get" or "/packages" in path
+        assert (httpx.request(method, url, headers=viewers).status_code == 403) is changes, (method, path)
+        assert (httpx.request(method, url, headers=users).status_code == 403) is for_admins, (method, path)
+    for hidden in ("/docs", "/redoc", "/openapi.json", "/"):
+        assert httpx.get(service.url + hidden).status_code == 404
+
+
+def test_tokens_are_made_listed_and_revoked(service: Service) -> None:
+    made = json.loads(service.command("token", "create", "--user", "tom", "--role", "viewer", "--json").stdout)
+    with Client(service.url, made["token"]) as tom:
+        assert tom.runs(user="tom") == []
+        assert made["id"] in service.command("token", "list").stdout
+        assert service.command("token", "revoke", made["id"]).returncode == 0
+        with pytest.raises(ServerError, match="not known here") as caught:
+            tom.runs()
+        assert caught.value.status == 401
+
+
+def test_too_much_is_refused(service: Service) -> None:
+    token = (service.home / "token").read_text()
+    huge = {"Authorization": f"Bearer {token}", "Content-Length": str(1 << 40)}
+    address = service.url.removeprefix("http://").split(":")
+    with socket.create_connection((address[0], int(address[1]))) as connection:
+        lines = "".join(f"{key}: {value}\r\n" for key, value in huge.items())
+        connection.sendall(f"PUT /v1/packages/x HTTP/1.1\r\nHost: x\r\n{lines}\r\n".encode())
+        assert b" 413 " in connection.recv(1000)
+    with httpx.Client() as client:
+        answers = [client.get(f"{service.url}/v1/me").status_code for _ in range(1500)]
+    assert set(answers) == {401, 429}
+
+
+def test_the_api_listens_on_loopback_alone(service: Service) -> None:
+    """A Ray driver listens besides, wherever its cluster may be, behind Ray's token."""
+    port = int(service.url.rpartition(":")[2])
+    listening = [c for c in psutil.Process(service.pid).net_connections("inet") if c.status == psutil.CONN_LISTEN]
+    assert {connection.laddr.ip for connection in listening if connection.laddr.port == port} == {"127.0.0.1"}
+    assert (service.home / "token").stat().st_mode & 0o777 == 0o600

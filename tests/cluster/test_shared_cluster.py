@@ -1,0 +1,153 @@
+"""Several nodes: they are drained, die and come; the coordinator is killed at every turn. Results stay, to the bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from drivetrain.client import Client
+from drivetrain_workers.checkpoints import ledger
+from drivetrain_workers.run_folder import RunFolder
+
+from tests.cluster.harness import Result
+from tests.cluster.service import Service, running_service
+from tests.cluster.test_server import wait_for_step
+
+
+def assert_same(service: Service, found: dict, undisturbed: Result) -> None:  # type: ignore[type-arg]
+    assert found["reason"] == "completed", found["facts"]
+    same = Result(0, found["run_id"], found["facts"], found["view"], service.home, "")
+    assert same.series("loss") == undisturbed.series("loss")
+    assert same.series("eval_loss") == undisturbed.series("eval_loss")
+    assert same.weights_digest() == undisturbed.weights_digest()
+
+
+def nodes_of(client: Client, run: str) -> set[str]:
+    return {node["id"] for node in client.nodes() if run in node["ranks"]}
+
+
+def test_a_drained_node_is_left_in_time(toy_job: Path, undisturbed: Result, tmp_path: Path) -> None:
+    """As a cloud announces that it takes a spot machine back."""
+    with running_service(tmp_path, cpus=(1, 1, 1)) as service, service.client() as client:
+        run = client.submit(str(toy_job))["run_id"]
+        wait_for_step(client, run, 10)
+        before = nodes_of(client, run)
+        assert len(before) == 2
+        leaving = sorted(before - {head_node(service)})[0]
+        ray = Path(sys.executable).with_name("ray")
+        notice = [
+            "--reason",
+            "DRAIN_NODE_REASON_PREEMPTION",
+            "--reason-message",
+            "spot",
+            "--deadline-remaining-seconds",
+        ]
+        command = [str(ray), "drain-node", "--address", service.address, "--node-id", leaving, *notice, "120"]
+        subprocess.run(command, check=True, capture_output=True)
+        for view in client.watch(run):
+            if view["generation"] == 2 and view["phase"] == "training":
+                break
+        assert leaving not in nodes_of(client, run)
+        found = client.wait(run, 240)
+    stopping = next(entry for entry in found["history"] if entry["phase"] == "stopping")
+    assert "is about to leave" in stopping["why"]
+    assert found["progress"]["restarts"] == 0
+    assert_same(service, found, undisturbed)
+
+
+def head_node(service: Service) -> str:
+    assert service.cluster
+    return service.cluster.head_node.node_id  # type: ignore[no-any-return]
+
+
+@pytest.mark.slow  # test_hosts kills whole machines
+def test_a_killed_node_is_replaced(toy_job: Path, undisturbed: Result, tmp_path: Path) -> None:
+    with running_service(tmp_path, cpus=(1, 1, 1)) as service, service.client() as client:
+        run = client.submit(str(toy_job))["run_id"]
+        wait_for_step(client, run, 10)
+        lost = sorted(nodes_of(client, run) - {head_node(service)})[0]
+        service.kill_node(lost)
+        found = client.wait(run, 240)
+        assert lost not in {node["id"] for node in client.nodes()}
+    assert [entry["phase"] for entry in found["history"]].count("ready") == 2
+    assert found["progress"]["restarts"] >= 1
+    assert_same(service, found, undisturbed)
+
+
+def test_an_elastic_run_shrinks_and_grows(toy_job: Path, tmp_path: Path) -> None:
+    """It starts with what there is, grows when that pays, goes on smaller when a node dies; no sample is lost."""
+    with running_service(tmp_path, cpus=(1,)) as service, service.client() as client:
+        overrides = ["resources.workers={min: 1, max: 2}", "training.steps=240", "checkpoint.every=20"]
+        run = client.submit(str(toy_job), overrides)["run_id"]
+        wait_for_step(client, run, 5)
+        assert len(nodes_of(client, run)) == 1
+        service.add_node(1)
+        grown = next(v for v in client.watch(run) if v["generation"] == 2 and v["step"] > 60)
+        assert {"rank-0", "rank-1"} <= grown["pids"].keys()
+        lost = (nodes_of(client, run) - {head_node(service)}).pop()
+        service.kill_node(lost)
+        found = client.wait(run, 280)
+        audit = json.loads(service.command("audit", run, "--json").stdout)
+    assert found["reason"] == "completed", found["facts"]
+    assert "grows from 1 to 2 workers" in next(e["why"] for e in found["history"] if e["phase"] == "stopping")
+    assert [size for _, size in audit["worlds"]] == [1, 2, 1]
+    assert audit["problems"] == []
+    assert audit["steps"] == 240
+
+
+def test_coordinator_killed_at_every_transition(toy_job: Path, undisturbed: Result, tmp_path: Path) -> None:
+    """Nobody who trains notices."""
+    with running_service(tmp_path) as service, service.client() as client:
+        run = client.submit(str(toy_job))["run_id"]
+        away = []
+        for phase in ("preparing", "placing", "starting", "training", "training", "finishing"):
+            view = wait_for_phase(client, run, phase)
+            killed = view["pids"]["coordinator"]
+            os.kill(killed, signal.SIGKILL)
+            began = time.monotonic()
+            while client.status(run)["view"]["pids"].get("coordinator", killed) == killed:
+                time.sleep(0.05)
+            away.append(round(time.monotonic() - began, 2))
+        found = client.wait(run, 240)
+    steps = [record["time"] for record in ledger.read(RunFolder(tmp_path / "runs" / run).ledger)]
+    gaps = np.diff(steps)
+    print(f"seconds until the next coordinator answered: {away}")
+    print(f"seconds from step to step, by the ranks' own clock: median {np.median(gaps):.2f}, longest {gaps.max():.2f}")
+    assert len(steps) == 40
+    assert found["progress"]["generation"] == 1, found["history"]
+    assert_same(service, found, undisturbed)
+
+
+@pytest.mark.parametrize("pauses", [100, pytest.param(1000, marks=[pytest.mark.slow, pytest.mark.timeout(900)])])
+def test_a_paused_coordinator_is_no_failure(toy_job: Path, tmp_path: Path, pauses: int) -> None:
+    """It answers late, hundreds of times, and once not for as long as agents' long polls last; nothing is restarted."""
+    draw = random.Random(0)
+    with running_service(tmp_path) as service, service.client() as client:
+        run = client.submit(str(toy_job), [f"training.steps={pauses}", "checkpoint.every=50"])["run_id"]
+        coordinator = wait_for_step(client, run, 1)["pids"]["coordinator"]
+        for number in range(pauses):
+            os.kill(coordinator, signal.SIGSTOP)
+            time.sleep(12.0 if number == pauses // 2 else draw.uniform(0.005, 0.1))
+            os.kill(coordinator, signal.SIGCONT)
+            time.sleep(draw.uniform(0.005, 0.05))
+        found = client.wait(run, 600)
+    assert found["reason"] == "completed", found["facts"]
+    assert (found["progress"]["generation"], found["progress"]["restarts"]) == (1, 0), found["history"]
+    assert len(Result(0, run, found["facts"], found["view"], service.home, "").series("loss")) == pauses
+
+
+def wait_for_phase(client: Client, run: str, phase: str) -> dict:  # type: ignore[type-arg]
+    """The first view at or after a phase: short ones may be over before anybody looks."""
+    order = ["queued", "preparing", "ready", "placing", "starting", "training", "finishing", "ended"]
+    for view in client.watch(run):
+        if order.index(view["phase"]) >= order.index(phase):
+            return view
+    raise AssertionError(f"it ended before {phase}")

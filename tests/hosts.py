@@ -1,0 +1,132 @@
+"""Several machines on one: each "host" is a set of namespaces (network, mounts, process ids, host name), on a bridge.
+
+Needs root on Linux with util-linux and iproute2. Hosts share the file system, as machines with a network file system
+do, but have their own /tmp/ray and /dev/shm.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+
+
+def available() -> bool:
+    """Whether this machine allows it."""
+    probe = ["unshare", "--net", "--mount", "--pid", "--uts", "--fork", "true"]
+    return (
+        all(shutil.which(tool) for tool in ("unshare", "nsenter", "ip"))
+        and not subprocess.run(probe, check=False, stderr=subprocess.DEVNULL).returncode
+    )
+
+
+class Host:
+    """One of them.
+
+    Attributes:
+        name: of the host.
+        address: its IP address.
+    """
+
+    def __init__(self, bridge: str, name: str, address: str, folder: Path) -> None:
+        self.name, self.address = name, address
+        self._bridge, self._namespace, self._link = bridge, f"{bridge}-{name}", f"{bridge}{name}"
+        for part in ("ray", "home"):
+            (folder / part).mkdir(parents=True)
+        Path("/tmp/ray").mkdir(exist_ok=True)
+        _ip("netns", "add", self._namespace)
+        _ip("link", "add", self._link, "type", "veth", "peer", "name", "eth0", "netns", self._namespace)
+        _ip("link", "set", self._link, "master", bridge, "up")
+        for line in (f"addr add {address}/24 dev eth0", "link set eth0 up", "link set lo up"):
+            _ip("-n", self._namespace, *line.split())
+        mounts = f"mount --bind {folder}/ray /tmp/ray && mount -t tmpfs tmpfs /dev/shm"
+        init = f"hostname {name} && {mounts} && exec sleep infinity"
+        inside = ["unshare", "--mount", "--uts", "--pid", "--fork", "--mount-proc", "--propagation", "private"]
+        keeper = ["ip", "netns", "exec", self._namespace, *inside, "bash", "-c", init]
+        self._keeper = subprocess.Popen(keeper, stderr=subprocess.DEVNULL)  # unshare warns of the kernel
+        self._init = self._wait_for_init()
+        self._environment = {**os.environ, "HOME": str(folder / "home")}
+
+    def command(self, *words: str) -> list[str]:
+        """A command line that runs inside the host."""
+        return ["nsenter", "--target", str(self._init), "--net", "--mount", "--uts", "--pid", *words]
+
+    def start(self, *words: str, **environment: str) -> subprocess.Popen[str]:
+        """Run a program inside."""
+        return subprocess.Popen(
+            self.command(*words),
+            env={**self._environment, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def run(self, *words: str, **environment: str) -> str:
+        """Run a program inside to its end; returns what it printed."""
+        process = self.start(*words, **environment)
+        output, _ = process.communicate(timeout=120)
+        assert process.returncode == 0, output
+        return output
+
+    def processes(self) -> list[psutil.Process]:
+        """Everything that runs inside."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            return psutil.Process(self._init).children(recursive=True)
+        return []
+
+    def cut(self) -> None:
+        """Pull the network cable."""
+        _ip("link", "set", self._link, "down")
+
+    def power_off(self) -> None:
+        """Everything inside ends at once."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._init, signal.SIGKILL)
+        self._keeper.wait()
+
+    def remove(self) -> None:
+        """Power off, and leave nothing."""
+        self.power_off()
+        _ip("netns", "del", self._namespace)
+
+    def _wait_for_init(self) -> int:
+        """The process id, seen from outside, of the host's first process, once its mounts are done."""
+        for _ in range(100):
+            time.sleep(0.05)
+            for process in psutil.Process(self._keeper.pid).children(recursive=True):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    if process.name() == "sleep":
+                        return process.pid
+        raise AssertionError("the host did not start")
+
+
+@contextlib.contextmanager
+def hosts(count: int, folder: Path) -> Iterator[list[Host]]:
+    """Some hosts for the time of a test."""
+    bridge = f"dt{secrets.token_hex(2)}"
+    network = f"10.{88 + secrets.randbelow(100)}.{secrets.randbelow(256)}"
+    _ip("link", "add", bridge, "type", "bridge")
+    made: list[Host] = []
+    try:
+        _ip("addr", "add", f"{network}.254/24", "dev", bridge)
+        _ip("link", "set", bridge, "up")
+        for number in range(1, count + 1):
+            host = Host(bridge, f"h{number}", f"{network}.{number}", folder / f"h{number}")
+            made.append(host)
+        yield made
+    finally:
+        for host in made:
+            host.remove()
+        _ip("link", "del", bridge)
+
+
+def _ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True)
