@@ -85,11 +85,12 @@ def unpack(content: bytes, target: Path) -> None:
                     raise InputError("package", member.name, f"files, together at most {MAX_BYTES >> 20} MiB")
             tar.extractall(temporary, members, filter="data")
         temporary.rename(target)
-    except (tarfile.TarError, EOFError, OSError, ValueError, zlib.error) as error:
-        if not target.exists():  # somebody else was faster with the same bytes
-            raise InputError(
-                "package", str(error) or "bytes that end too early", "what `drivetrain submit` sends"
-            ) from error
+    except (tarfile.TarError, EOFError, ValueError, zlib.error, gzip.BadGzipFile) as error:
+        given = str(error) or "bytes that end too early"
+        raise InputError("package", given, "what `drivetrain submit` sends") from error
+    except OSError:
+        if not target.exists():  # else somebody was faster with the same bytes
+            raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -174,9 +174,6 @@ def routes(service: Service) -> list[tuple[str, str]]:
     return [(method, path) for path, methods in document["paths"].items() for method in methods]
 
 
-NEEDS = {"viewer": "get", "user": "runs|packages", "admin": "tokens"}
-
-
 def test_every_route_asks_for_a_token(service: Service) -> None:
     with service.client("vera", "viewer") as viewer, service.client("ute", "user") as user:
         viewers, users = ({"Authorization": client._http.headers["authorization"]} for client in (viewer, user))

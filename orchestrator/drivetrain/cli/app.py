@@ -20,8 +20,6 @@ app = typer.Typer(
     help="Distributed training whose result does not depend on what happens to the machines.",
 )
 
-add_cluster_verbs(app)
-
 data = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Prepare, check and look into datasets.")
 app.add_typer(data, name="data")
 
@@ -181,3 +179,6 @@ def list_runs(json: _Json = False, server: _Server = None) -> None:
     from drivetrain.cli.commands import list_runs as list_all
 
     list_all(json)
+
+
+add_cluster_verbs(app)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 
 from drivetrain.scheduling.model import Admit, Decision, Holding, Node, Placement, Preempt, Request, workers_of
@@ -167,31 +167,27 @@ class _Pass:
         self._user_workers[request.user] += workers
         self._queue_workers[request.queue] += workers
 
+    def _quotas(self, request: Request) -> Iterator[tuple[str, int, int]]:
+        """Whose quotas a gang counts for: their limit, and how many workers are in use."""
+        user, queue = self._rules.user(request.user), self._rules.queues.get(request.queue)
+        if user.max_workers is not None:
+            yield f"user {request.user}", user.max_workers, self._user_workers[request.user]
+        if queue and queue.max_workers is not None:
+            yield f"queue {request.queue}", queue.max_workers, self._queue_workers[request.queue]
+
     def _quota_left(self, request: Request) -> int:
-        """How many workers more a gang's user and queue may have."""
-        queue = self._rules.queues.get(request.queue)
-        user_limit, queue_limit = self._rules.user(request.user).max_workers, queue.max_workers if queue else None
-        left = [request.workers]
-        if user_limit is not None:
-            left.append(user_limit - self._user_workers[request.user])
-        if queue_limit is not None:
-            left.append(queue_limit - self._queue_workers[request.queue])
-        return min(left)
+        """How many workers more a gang may have."""
+        return min((limit - used for _, limit, used in self._quotas(request)), default=request.workers)
 
     def _within_quota(self, request: Request) -> tuple[Request | None, str]:
         """The gang as large as the quotas allow; or None, and which quota is used up."""
-        queue = self._rules.queues.get(request.queue)
-        for whose, limit, used in (
-            (f"user {request.user}", self._rules.user(request.user).max_workers, self._user_workers[request.user]),
-            (f"queue {request.queue}", queue.max_workers if queue else None, self._queue_workers[request.queue]),
-        ):
-            if limit is None or used + request.workers <= limit:
-                continue
+        for whose, limit, used in self._quotas(request):
             if used + request.min_workers > limit:
                 return None, f"waits for the quota of {whose}: {used} of {limit} workers are in use"
-            expected_s = request.expected_s * request.workers / (limit - used)
-            request = replace(request, workers=limit - used, expected_s=expected_s)
-        return request, ""
+        left = self._quota_left(request)
+        if left >= request.workers:
+            return request, ""
+        return replace(request, workers=left, expected_s=request.expected_s * request.workers / left), ""
 
     def _reserve(self, request: Request) -> str:
         """Keep a place for a gang; returns why it waits."""

@@ -31,6 +31,7 @@ def create_app(parts: Parts) -> FastAPI:
     app.include_router(cluster.router, prefix="/v1")
     app.add_exception_handler(InputError, _wrong_input)
     app.add_exception_handler(DrivetrainError, _failed)
+    app.add_exception_handler(OSError, _out_of_order)
     app.add_middleware(Limits, large="/v1/packages/", max_bytes=_BODY_BYTES, bucket=TokenBucket(_RATE, _BURST))
     return app
 
@@ -49,3 +50,8 @@ async def _wrong_input(_: Request, error: Exception) -> JSONResponse:
 
 async def _failed(_: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"detail": str(error)}, 409)
+
+
+async def _out_of_order(_: Request, error: Exception) -> JSONResponse:
+    """The server's own trouble, such as a full disk."""
+    return JSONResponse({"detail": f"the server cannot do this now: {error}"}, 500)

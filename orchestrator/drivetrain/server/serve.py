@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import logging
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,6 @@ from drivetrain.server.app import create_app
 from drivetrain.server.dependencies import Parts
 from drivetrain.session import open_session
 
-_log = logging.getLogger(__name__)
 _GOODBYE_S = 5
 
 
