@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import os
 from logging.handlers import RotatingFileHandler
+from pathlib import Path
 
 from drivetrain_pipelines.errors import InputError
 from drivetrain_workers.process import yield_to_training
+from sqlalchemy import make_url
 from tenacity import retry, retry_if_exception_type, wait_fixed
 
 from drivetrain.cluster.gang import Gang
@@ -82,10 +84,15 @@ def _gpus_per_worker(spec: JobSpec) -> int:
 
 
 def _connect(home: Home, spec: JobSpec, run_id: str, uri: str) -> Destination:
-    from drivetrain.tracking.mlflow_client import MlflowRun  # here: importing mlflow takes seconds, in a thread
+    # Here: importing mlflow takes seconds, in a thread.
+    from drivetrain.tracking.embedded import make_database
+    from drivetrain.tracking.mlflow_client import MlflowRun
 
-    embedded = home.mlflow_artifacts if uri.startswith("sqlite:") else None
-    return MlflowRun(uri, spec.tracking.experiment or spec.name, embedded, run_id)
+    artifacts = None
+    if database := uri.startswith("sqlite:") and make_url(uri).database:
+        artifacts = home.mlflow_artifacts
+        make_database(Path(database), artifacts)
+    return MlflowRun(uri, spec.tracking.experiment or spec.name, artifacts, run_id)
 
 
 def _describe(tracker: Tracker, spec: JobSpec, home: Home, run_id: str, user: str) -> None:

@@ -14,10 +14,13 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import psutil
+from drivetrain_workers.checkpoints import ledger
+from drivetrain_workers.run_folder import RunFolder
 
 View = dict[str, Any]
 COMMAND = Path(sys.executable).with_name("drivetrain")
@@ -35,6 +38,11 @@ class Result:
     home: Path
     errors: str
 
+    @classmethod
+    def of(cls, found: View, home: Path) -> Result:
+        """Of a run that a server has told of."""
+        return cls(0, found["run_id"], found["facts"], found["view"], home, "")
+
     def series(self, key: str) -> dict[int, float]:
         """A metric by step, as MLflow's own client reads it. Fails when a step was logged twice."""
         from mlflow import MlflowClient
@@ -48,6 +56,20 @@ class Result:
         """Digest over the raw files of the final checkpoint: weights and optimizer state, to the bit."""
         folder = Path(self.facts["checkpoint"])
         return hashlib.sha256(b"".join(p.read_bytes() for p in sorted(folder.glob("*.bin")))).hexdigest()
+
+
+def assert_same(result: Result, undisturbed: Result) -> None:
+    """Two runs of one job cannot be told apart by what came of them."""
+    assert result.facts["reason"] == undisturbed.facts["reason"] == "completed", result.facts
+    assert result.series("loss") == undisturbed.series("loss")
+    assert result.series("eval_loss") == undisturbed.series("eval_loss")
+    assert result.weights_digest() == undisturbed.weights_digest()
+
+
+def step_gaps(home: Path, run_id: str) -> list[float]:
+    """Seconds from step to step, by the ranks' own clock."""
+    times = [record["time"] for record in ledger.read(RunFolder(home / "runs" / run_id).ledger)]
+    return [later - earlier for earlier, later in pairwise(times)]
 
 
 started: list[RunningJob] = []  # so that a failed test leaves nothing running

@@ -17,7 +17,7 @@ import yaml
 from drivetrain.client import Client, ServerError
 from drivetrain_pipelines.errors import InputError
 
-from tests.cluster.harness import Result
+from tests.cluster.harness import Result, assert_same
 from tests.cluster.service import Service, running_service
 
 
@@ -88,9 +88,7 @@ def test_preempted_and_none_the_worse(service: Service, toy_job: Path, short_job
     assert "makes room for" in next(e["why"] for e in found["history"] if e["phase"] == "stopping")
     assert found["reason"] == "completed"
     assert found["progress"]["failures"] == found["progress"]["restarts"] == 0
-    same = Result(0, low, found["facts"], found["view"], service.home, "")
-    assert same.series("loss") == undisturbed.series("loss")
-    assert same.weights_digest() == undisturbed.weights_digest()
+    assert_same(Result.of(found, service.home), undisturbed)
 
 
 def test_cancel_leaves_no_process(service: Service, toy_job: Path) -> None:
@@ -119,7 +117,7 @@ def test_killed_server_is_not_missed(service: Service, toy_job: Path, undisturbe
         found = ann.wait(run, 240)
     assert found["reason"] == "completed"
     assert found["progress"]["generation"] == 1
-    assert Result(0, run, found["facts"], found["view"], service.home, "").series("loss") == undisturbed.series("loss")
+    assert_same(Result.of(found, service.home), undisturbed)
 
 
 def test_the_same_key_twice_makes_one_run(service: Service, short_job: Path) -> None:

@@ -10,24 +10,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from statistics import median
 
-import numpy as np
 import pytest
 from drivetrain.client import Client
-from drivetrain_workers.checkpoints import ledger
-from drivetrain_workers.run_folder import RunFolder
 
-from tests.cluster.harness import Result
+from tests.cluster.harness import Result, assert_same, step_gaps
 from tests.cluster.service import Service, running_service
 from tests.cluster.test_server import wait_for_step
-
-
-def assert_same(service: Service, found: dict, undisturbed: Result) -> None:  # type: ignore[type-arg]
-    assert found["reason"] == "completed", found["facts"]
-    same = Result(0, found["run_id"], found["facts"], found["view"], service.home, "")
-    assert same.series("loss") == undisturbed.series("loss")
-    assert same.series("eval_loss") == undisturbed.series("eval_loss")
-    assert same.weights_digest() == undisturbed.weights_digest()
 
 
 def nodes_of(client: Client, run: str) -> set[str]:
@@ -60,7 +50,7 @@ def test_a_drained_node_is_left_in_time(toy_job: Path, undisturbed: Result, tmp_
     stopping = next(entry for entry in found["history"] if entry["phase"] == "stopping")
     assert "is about to leave" in stopping["why"]
     assert found["progress"]["restarts"] == 0
-    assert_same(service, found, undisturbed)
+    assert_same(Result.of(found, service.home), undisturbed)
 
 
 def head_node(service: Service) -> str:
@@ -79,7 +69,7 @@ def test_a_killed_node_is_replaced(toy_job: Path, undisturbed: Result, tmp_path:
         assert lost not in {node["id"] for node in client.nodes()}
     assert [entry["phase"] for entry in found["history"]].count("ready") == 2
     assert found["progress"]["restarts"] >= 1
-    assert_same(service, found, undisturbed)
+    assert_same(Result.of(found, service.home), undisturbed)
 
 
 def test_an_elastic_run_shrinks_and_grows(toy_job: Path, tmp_path: Path) -> None:
@@ -117,13 +107,12 @@ def test_coordinator_killed_at_every_transition(toy_job: Path, undisturbed: Resu
                 time.sleep(0.05)
             away.append(round(time.monotonic() - began, 2))
         found = client.wait(run, 240)
-    steps = [record["time"] for record in ledger.read(RunFolder(tmp_path / "runs" / run).ledger)]
-    gaps = np.diff(steps)
+    gaps = step_gaps(tmp_path, run)
     print(f"seconds until the next coordinator answered: {away}")
-    print(f"seconds from step to step, by the ranks' own clock: median {np.median(gaps):.2f}, longest {gaps.max():.2f}")
-    assert len(steps) == 40
+    print(f"seconds from step to step: median {median(gaps):.2f}, longest {max(gaps):.2f}")
+    assert len(gaps) == 39
     assert found["progress"]["generation"] == 1, found["history"]
-    assert_same(service, found, undisturbed)
+    assert_same(Result.of(found, service.home), undisturbed)
 
 
 @pytest.mark.parametrize("pauses", [100, pytest.param(1000, marks=[pytest.mark.slow, pytest.mark.timeout(900)])])
@@ -141,7 +130,7 @@ def test_a_paused_coordinator_is_no_failure(toy_job: Path, tmp_path: Path, pause
         found = client.wait(run, 600)
     assert found["reason"] == "completed", found["facts"]
     assert (found["progress"]["generation"], found["progress"]["restarts"]) == (1, 0), found["history"]
-    assert len(Result(0, run, found["facts"], found["view"], service.home, "").series("loss")) == pauses
+    assert len(Result.of(found, service.home).series("loss")) == pauses
 
 
 def wait_for_phase(client: Client, run: str, phase: str) -> dict:  # type: ignore[type-arg]

@@ -1,15 +1,20 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
+from drivetrain.tracking.embedded import make_database
 from drivetrain.tracking.spool import Record, Spool
 from drivetrain.tracking.tracker import Tracker
 from drivetrain_pipelines.errors import CorruptFileError
 from drivetrain_workers.checkpoints import ledger
 from drivetrain_workers.checkpoints.store import CheckpointId
+from mlflow import MlflowClient
 
 
 class Recorder:
@@ -110,3 +115,24 @@ def test_ledger_keeps_the_newest_generation_of_each_step(tmp_path: Path) -> None
     os.truncate(piece, 20)
     with pytest.raises(CorruptFileError, match=piece.name):
         ledger.read(tmp_path)
+
+
+def test_a_database_is_made_whole_or_not_at_all(tmp_path: Path) -> None:
+    """Killed while MLflow makes its tables, which takes it seconds, and made by the next who needs it."""
+    path, artifacts = tmp_path / "mlflow.db", tmp_path / "artifacts"
+    script = f"""
+from pathlib import Path
+from drivetrain.tracking.embedded import make_database
+make_database(Path({str(path)!r}), Path({str(artifacts)!r}))
+"""
+    maker = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL)
+    while not (tmp_path / "mlflow.new").exists():
+        time.sleep(0.01)
+    time.sleep(0.3)
+    maker.kill()
+    maker.wait()
+    assert not path.exists(), "it was killed too late to show anything"
+    make_database(path, artifacts)
+    client = MlflowClient(f"sqlite:///{path}")
+    assert client.create_experiment("one")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["mlflow.db", "mlflow.making"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from drivetrain_pipelines.errors import InputError
+from drivetrain_pipelines.locks import exclusive
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url, text
 from sqlalchemy.exc import ArgumentError, OperationalError
 from sqlalchemy.pool import NullPool
@@ -80,10 +80,8 @@ def _alone(engine: Engine) -> Iterator[Connection]:
             yield connection
         return
     # The transaction alone would do, but for SQLite's batch migrations, which may need several.
-    with Path(f"{engine.url.database}.migrating").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        with engine.begin() as connection:
-            yield connection
+    with exclusive(Path(f"{engine.url.database}.migrating")), engine.begin() as connection:
+        yield connection
 
 
 def _configure_sqlite(engine: Engine) -> None:

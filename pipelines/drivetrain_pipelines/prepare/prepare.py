@@ -6,11 +6,9 @@ leaves a note beside its shards, and only chunks without one are done again. The
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ import ray
 import ray.exceptions
 
 from drivetrain_pipelines.errors import CorruptFileError, PrepareError
+from drivetrain_pipelines.locks import exclusive
 from drivetrain_pipelines.prepare.preprocessor import PARTS, ChunkResult, Preprocessor
 from drivetrain_pipelines.prepare.splitting import AUTO
 from drivetrain_pipelines.raw.labels import read_labels
@@ -92,7 +91,8 @@ def prepare(
     made_from = _inputs(spec, raw, code_folder)
     version = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:16]
     folder = StorageFolder(f"{root}/{spec.name}/{version}", spec.storage)
-    with _alone(lock_of(downloads, spec.name, version)):
+    downloads.mkdir(parents=True, exist_ok=True)
+    with exclusive(lock_of(downloads, spec.name, version)):  # the others wait, and find it made
         try:
             return Prepared(folder, Manifest.read(folder).check_sizes(folder), made=False)
         except CorruptFileError:  # not there, or damaged: made (again)
@@ -247,12 +247,3 @@ def _manifest(
 def lock_of(downloads: Path, name: str, version: str) -> Path:
     """The file that whoever makes, or removes, a dataset version locks."""
     return downloads / f".{name}-{version}.lock"
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Of several preparations of the same version on this machine one works, the others wait and find it done."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

@@ -11,12 +11,13 @@ import fcntl
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 from drivetrain_pipelines.errors import InputError
+from drivetrain_pipelines.locks import exclusive
 from drivetrain_pipelines.shards import Shard
 from drivetrain_pipelines.stream.fetch import Fetcher
 
@@ -119,12 +120,12 @@ class CachedFiles:
         """Fetch a shard unless another rank of this node has done so meanwhile, or is doing it now."""
         path, shard = self._path(number), self._shards[number]
         part = path.with_name(f".{path.name}{_PART}")
-        with _exclusive(part.with_suffix(_GUARD)):
+        with exclusive(part.with_suffix(_GUARD)):
             if path.exists() or not self._reserve(part, shard.bytes, wait_for_room):
                 return
             try:
                 self._fetcher.fetch(f"{self._base_url}/{shard.file}", shard.xxh3, part)
-                with _exclusive(self._folder / _EVICTION):  # or whoever counts the bytes could miss it
+                with exclusive(self._folder / _EVICTION):  # or whoever counts the bytes could miss it
                     part.rename(path)
             except BaseException:
                 part.unlink()
@@ -144,7 +145,7 @@ class CachedFiles:
 
     def _evict_for(self, part: Path, size: int) -> bool:
         """Remove what is needed latest until ``size`` bytes more fit, and let ``part`` have them."""
-        with _exclusive(self._folder / _EVICTION):
+        with exclusive(self._folder / _EVICTION):
             files = []
             for path in self._folder.iterdir():
                 with suppress(FileNotFoundError):
@@ -159,13 +160,6 @@ class CachedFiles:
             with part.open("wb") as file:
                 os.posix_fallocate(file.fileno(), 0, size)
             return True
-
-
-@contextmanager
-def _exclusive(path: Path) -> Iterator[None]:
-    with path.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _remove_unless_used(path: Path) -> bool:
