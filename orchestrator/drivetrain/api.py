@@ -82,7 +82,7 @@ def _follow(session: Any, run_id: str, on_view: OnView) -> RunSummary:
 
 @contextmanager
 def _interrupt_noted() -> Iterator[threading.Event]:
-    """Ctrl-C sets the event; a second one raises KeyboardInterrupt.
+    """Ctrl-C or SIGTERM (as of `ray job stop`) sets the event; a second one does what it did before.
 
     As an exception the first could hit a destructor or a callback of Ray's, where Python prints it and goes on.
     """
@@ -90,14 +90,19 @@ def _interrupt_noted() -> Iterator[threading.Event]:
     if threading.current_thread() is not threading.main_thread():  # signals are none of its business
         yield noted
         return
-    before = signal.getsignal(signal.SIGINT) or signal.default_int_handler
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
 
     def note(*_: object) -> None:
         noted.set()
-        signal.signal(signal.SIGINT, before)
+        restore()
 
-    signal.signal(signal.SIGINT, note)
+    for number in before:
+        signal.signal(number, note)
     try:
         yield noted
     finally:
-        signal.signal(signal.SIGINT, before)
+        restore()

@@ -17,6 +17,7 @@ from typing import Any
 import ray
 from drivetrain_pipelines.checksums import atomic_write
 from drivetrain_pipelines.errors import DrivetrainError, InputError
+from ray._private import ray_constants
 
 from drivetrain.home import Home, user_name
 from drivetrain.job import Job
@@ -190,7 +191,8 @@ def connect(address: str | None = None) -> Iterator[None]:
 
     Args:
         address: of a cluster; None joins the one that ``RAY_ADDRESS`` names or that `ray start` has started on this
-            machine, else starts one. Ray asks everybody who connects for the token in ``~/.ray/auth_token``.
+            machine, else starts one that listens on loopback. Ray asks everybody who connects for the token in
+            ``~/.ray/auth_token``.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's default of 15 lets every other process go first
@@ -204,12 +206,24 @@ def connect(address: str | None = None) -> Iterator[None]:
             given = str(_CURRENT_CLUSTER) if join == "auto" else join
             raise InputError("Ray address", given, "a Ray cluster that runs", fix) from error
     else:
-        ray.init(address="local", include_dashboard=False, **quiet)
+        with _on_loopback():
+            ray.init(address="local", include_dashboard=False, **quiet)
         _protect_token()
     try:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """What Ray starts meanwhile listens on 127.0.0.1 alone, as it does by itself on systems without clusters."""
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False  # Ray has no public way to ask for it: it resolves loopback addresses
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def _protect_token() -> None:

@@ -19,11 +19,10 @@ from tests.cluster.harness import COMMAND, wait_until_gone
 
 
 class Service:
-    """A server over a cluster; `start` and `kill` it as often as you like."""
+    """A server, over a cluster or over the one that it starts itself; `start` and `kill` it as often as you like."""
 
-    def __init__(self, home: Path, cluster: Cluster) -> None:
+    def __init__(self, home: Path, cluster: Cluster | None = None) -> None:
         self.home, self.cluster = home, cluster
-        self.address: str = cluster.address
         self.url = ""
         self._process: subprocess.Popen[str] | None = None
         self._output = tempfile.TemporaryFile("w+")  # noqa: SIM115  # closed by stop()
@@ -42,7 +41,7 @@ class Service:
         """Begin to serve, at the same port as before."""
         port = self.url.rpartition(":")[2] or "0"
         self._process = subprocess.Popen(
-            [str(COMMAND), "server", "--port", port, "--address", self.address],
+            [str(COMMAND), "server", "--port", port, *(["--address", self.cluster.address] if self.cluster else [])],
             env={**os.environ, "DRIVETRAIN_HOME": str(self.home)},
             stdout=subprocess.PIPE,
             stderr=self._output,
@@ -57,10 +56,12 @@ class Service:
 
     def add_node(self, cpus: int) -> None:
         """A machine joins the cluster."""
+        assert self.cluster
         self.cluster.add_node(num_cpus=cpus)
 
     def kill_node(self, node_id: str) -> None:
         """A machine dies."""
+        assert self.cluster
         (node,) = (node for node in self.cluster.worker_nodes if node.node_id == node_id)
         self.cluster.remove_node(node, allow_graceful=False)
 

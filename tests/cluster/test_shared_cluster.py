@@ -40,7 +40,8 @@ def test_a_drained_node_is_left_in_time(toy_job: Path, undisturbed: Result, tmp_
             "spot",
             "--deadline-remaining-seconds",
         ]
-        command = [str(ray), "drain-node", "--address", service.address, "--node-id", leaving, *notice, "120"]
+        assert service.cluster
+        command = [str(ray), "drain-node", "--address", service.cluster.address, "--node-id", leaving, *notice, "120"]
         subprocess.run(command, check=True, capture_output=True)
         for view in client.watch(run):
             if view["generation"] == 2 and view["phase"] == "training":
