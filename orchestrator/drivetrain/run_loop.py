@@ -39,9 +39,8 @@ _TICK_S = 0.5
 _POLL_S = 10.0
 _FLUSH_S = 60.0
 _UPLOAD_S = 60.0  # of a run that ends early; a complete one waits longer
-_PLACE_TRIES = 5
+_PLACE_TRIES = 3
 _CLOSING_S = 180.0  # uploads and the tracker's flush are bounded by less
-_UNREACHABLE_S = 120.0  # until Ray has made up its mind about a node that does not answer
 _AGAIN_S = 0.2
 
 
@@ -212,21 +211,20 @@ class RunLoop:
             return isinstance(self._state, st.Placing) and self._state.place == place
 
         outcome: ev.Event | Callable[[], None]
-        tries, deadline = _PLACE_TRIES, time.monotonic() + _UNREACHABLE_S
+        tries = _PLACE_TRIES
         while True:
             try:
                 agents = self._gang.place(dataset, place.placement, wanted)
-                snapshots = ray.get([agent.handle.snapshot.remote() for agent in agents])
-                outcome = partial(self._placed, agents, snapshots)
+                outcome = partial(self._placed, agents, self._snapshots(agents))
             except NodesGoneError as error:
                 outcome = ev.PlaceLost(str(error))
-            except Exception as error:  # Ray has several kinds for a group that was given back meanwhile
-                unreachable = isinstance(error, ray.exceptions.ActorUnavailableError)  # its node may be dying
-                tries -= isinstance(error, ray.exceptions.RayActorError) and not unreachable  # it died at once
-                again = unreachable or isinstance(error, ray.exceptions.RayActorError)
-                if again and tries and time.monotonic() < deadline and wanted():
+            except ray.exceptions.RayActorError as error:  # one died at once
+                tries -= 1
+                if tries and wanted():
                     time.sleep(_AGAIN_S)
                     continue
+                outcome = ev.PlaceUnfit(str(error).splitlines()[0])
+            except Exception as error:  # Ray has several kinds for a group that was given back meanwhile
                 if wanted():
                     _log.exception("placing %s", self._run_id)
                 outcome = ev.Failed(Reason.PLACEMENT_FAILED, str(error))
@@ -257,6 +255,18 @@ class RunLoop:
                 self._view.version += 1
                 self._changed.notify_all()
 
+    def _snapshots(self, agents: list[Agent]) -> list[dict[str, Any]]:
+        """Of all agents. Raises `RayActorError` for one that is dead, for which its node is blamed."""
+        calls = [agent.handle.snapshot.remote() for agent in agents]
+        snapshots = []
+        for agent, call in zip(agents, calls, strict=True):
+            try:
+                snapshots.append(ray.get(call))
+            except ray.exceptions.RayActorError:
+                self._blame_for(agent)
+                raise
+        return snapshots
+
     def _note_pids(self, snapshots: list[dict[str, Any]]) -> None:
         pids = dict(self._view.pids)  # replaced, not changed: others may be reading
         for index, snapshot in enumerate(snapshots):
@@ -267,7 +277,7 @@ class RunLoop:
     def _attach(self, generation: int) -> None:
         try:
             agents = self._gang.attach(self._place_of(self._state).placement)
-            snapshots = ray.get([agent.handle.snapshot.remote() for agent in agents])
+            snapshots = self._snapshots(agents)
         except (ValueError, ray.exceptions.RayError) as error:
             self._events.put(ev.AgentLost(generation, f"not found after a restart: {error}"))
             return
@@ -343,16 +353,11 @@ class RunLoop:
 
     def _listen(self, agent: Agent) -> None:
         """Read one agent's events by long polls until it is dead or the run has ended."""
-        since, heard = 0, time.monotonic()
+        since = 0
         while not isinstance(self._state, st.Ended):
             try:
                 news = ray.get(agent.handle.events.remote(since, _POLL_S))
-                heard = time.monotonic()
             except ray.exceptions.RayError as error:
-                unreachable = isinstance(error, ray.exceptions.ActorUnavailableError)
-                if unreachable and time.monotonic() - heard < _UNREACHABLE_S:  # Ray will say whether it is dead
-                    time.sleep(_AGAIN_S)
-                    continue
                 lost = ev.AgentLost(self._state.progress.generation, str(error).splitlines()[0])
                 self._events.put(lambda lost=lost: self._agent_lost(agent, lost))  # type: ignore[misc]
                 return
@@ -364,11 +369,14 @@ class RunLoop:
         if isinstance(self._state, st.Held):
             self._applicant.blames(node_of(rank, self._state.place.placement))
 
+    def _blame_for(self, agent: Agent) -> None:
+        if isinstance(self._state, st.Held):
+            self._applicant.blames(self._state.place.placement[agent.index][0])
+
     def _agent_lost(self, agent: Agent, lost: ev.AgentLost) -> None:
         if agent in self._agents:  # not one that was replaced meanwhile
             self._view.problem = lost.detail
-            if isinstance(self._state, st.Held):
-                self._applicant.blames(self._state.place.placement[agent.index][0])
+            self._blame_for(agent)
             self._handle(ev.AgentLost(self._state.progress.generation, lost.detail))
 
     def _observe(self, news: list[dict[str, Any]]) -> None:

@@ -243,6 +243,7 @@ def _coordinator(home: Home) -> Any:
         # On the head, with which the cluster ends anyway: cut off on another node it could not be told from a dead one.
         resources={"node:__internal_head__": 0.001},
         max_restarts=-1,
+        max_task_retries=-1,  # every call may be made again
         max_concurrency=256,  # every follower of a run waits in one of them
     )
     return actor.remote(home, uuid.uuid4().hex)

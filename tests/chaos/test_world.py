@@ -48,6 +48,7 @@ def test_lives_are_eventful() -> None:
         "training -> stopping on YieldAsked",
         "stopping -> ready on RanksFinished",
         "placing -> ready on PlaceLost",
+        "placing -> ready on PlaceUnfit",
         "training -> stopping on CancelAsked",
         "training -> waiting on RankLost",
         "finishing -> ended on Concluded",

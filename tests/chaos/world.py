@@ -247,12 +247,15 @@ class World:
             group = self.groups[run] = Group(place.placement, cpus, {node for node, _ in place.placement})
         elif group.placement == place.placement:
             group.alive = {node for node, _ in place.placement}  # new agents for those that died
-        self.later(0, 2, lambda: self._hear_placed(run, place))
+        unfit = not self.calm and self.random.random() < 0.05
+        self.jobs[run].faults += unfit
+        outcome = ev.PlaceUnfit("agents die at once") if unfit else ev.GangPlaced()
+        self.later(0, 2, lambda: self._hear_of_place(run, place, outcome))
 
-    def _hear_placed(self, run: str, place: st.Place) -> None:
+    def _hear_of_place(self, run: str, place: st.Place, outcome: ev.Event) -> None:
         state = self.state(run)
         if isinstance(state, st.Placing) and state.place == place:  # as `RunLoop` takes it in
-            self._hear(run, ev.GangPlaced())
+            self._hear(run, outcome)
 
     def free(self, node: str) -> float:
         used = sum(

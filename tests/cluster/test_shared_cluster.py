@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
 
@@ -132,6 +133,48 @@ def test_a_paused_coordinator_is_no_failure(toy_job: Path, tmp_path: Path, pause
     assert found["reason"] == "completed", found["facts"]
     assert (found["progress"]["generation"], found["progress"]["restarts"]) == (1, 0), found["history"]
     assert len(Result.of(found, service.home).series("loss")) == pauses
+
+
+LOST_CALLS = (
+    "CoreWorkerService.grpc_client.PushTask",  # every call of an actor
+    "NodeManagerService.grpc_client.RequestWorkerLease",
+    "ray::rpc::NodeInfoGcsService.grpc_client.GetAllNodeInfo",
+    "ray::rpc::ActorInfoGcsService.grpc_client.GetNamedActorInfo",
+    "ray::rpc::ActorInfoGcsService.grpc_client.RegisterActor",
+    "ray::rpc::ActorInfoGcsService.grpc_client.CreateActor",
+    "ray::rpc::PlacementGroupInfoGcsService.grpc_client.CreatePlacementGroup",
+    "ray::rpc::PlacementGroupInfoGcsService.grpc_client.GetNamedPlacementGroup",
+)
+
+
+@pytest.mark.parametrize(
+    ("steps", "enough"), [(40, 200), pytest.param(300, 1000, marks=[pytest.mark.slow, pytest.mark.timeout(1200)])]
+)
+def test_lost_calls_are_no_failure(
+    toy_job: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int, enough: int
+) -> None:
+    """Of the calls that Ray makes for us, four of ten or their answers are lost on the way; nothing is restarted."""
+    faults = {"num_failures": -1, "req_failure_prob": 15, "resp_failure_prob": 15, "in_flight_failure_prob": 10}
+    monkeypatch.setenv("RAY_testing_rpc_failure", json.dumps(dict.fromkeys(LOST_CALLS, faults)))
+
+    def watch(client: Client, run: str) -> None:
+        while not client.status(run)["ended"]:
+            pass
+
+    with running_service(tmp_path) as service, service.client() as client:
+        run = client.submit(str(toy_job), [f"training.steps={steps}", "checkpoint.every=50"])["run_id"]
+        with ThreadPoolExecutor() as pool:
+            for watcher in [pool.submit(watch, client, run) for _ in range(12)]:
+                watcher.result()
+        found = client.wait(run)
+        assert service.cluster
+        logs = Path(service.cluster.head_node.get_session_dir_path()) / "logs"
+        lost = sum(log.read_text(errors="replace").count("Inject RPC") for log in logs.rglob("*.log"))
+    print(f"{lost} calls or answers were lost")
+    assert lost >= enough
+    assert found["reason"] == "completed", found["facts"]
+    assert (found["progress"]["generation"], found["progress"]["restarts"]) == (1, 0), found["history"]
+    assert len(Result.of(found, service.home).series("loss")) == steps
 
 
 def wait_for_phase(client: Client, run: str, phase: str) -> dict:  # type: ignore[type-arg]

@@ -151,6 +151,19 @@ def test_a_lost_node_means_another_place() -> None:
     assert step(again, ev.GangPlaced())[1] == [ev.StartGeneration(2)]
 
 
+def test_an_unfit_place_is_given_back_as_often_as_an_agent_may_die() -> None:
+    state, _ = after(*TO_TRAINING[:3])
+    for failures in range(1, OUTCOMES[Reason.AGENT_LOST].retries + 1):
+        ready, actions = step(state, ev.PlaceUnfit("its agent dies at once"))
+        assert isinstance(ready, st.Ready)
+        assert ready.progress.failures == failures
+        assert actions == [ev.GiveBack(keep_copies=True)]
+        state, _ = step(ready, ev.PlaceGiven(PLACE))
+    ended, _ = step(state, ev.PlaceUnfit("its agent dies at once"))
+    assert isinstance(ended, st.Ended)
+    assert ended.reason is Reason.AGENT_LOST
+
+
 EVENTS = st_.one_of(
     st_.sampled_from(
         [
@@ -158,6 +171,7 @@ EVENTS = st_.one_of(
             ev.Prepared(DATASET),
             ev.PlaceGiven(PLACE),
             ev.PlaceLost("a node is gone"),
+            ev.PlaceUnfit("agents die at once"),
             ev.YieldAsked("for another"),
             ev.GangPlaced(),
             ev.CancelAsked(),

@@ -160,6 +160,7 @@ class Gang:
             num_cpus=bundle["CPU"],
             num_gpus=bundle.get("GPU", 0),
             max_concurrency=16,
+            max_task_retries=-1,  # a call that the network has lost, not the agent, is made again: all may be
             scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=index),
         )
         own = (first_rank, ranks, self._cpus, self._gpus)

@@ -86,6 +86,16 @@ def _place_lost(state: st.State, event: ev.Event) -> Decision:
     return _ready(state, state.dataset, event.detail, lost=state.place.placement)
 
 
+def _place_unfit(state: st.State, event: ev.Event) -> Decision:
+    event = cast("ev.PlaceUnfit", event)
+    if not isinstance(state, st.Placing):
+        return state, []
+    state = replace(state, progress=_count_failure(state.progress))
+    if retry_delay(state.progress, Reason.AGENT_LOST) is None:
+        return _end(state, Reason.AGENT_LOST, event.detail)
+    return _ready(state, state.dataset, event.detail, lost=state.place.placement)
+
+
 def _yield_asked(state: st.State, event: ev.Event) -> Decision:
     event = cast("ev.YieldAsked", event)
     match state:
@@ -164,8 +174,8 @@ def _agent_lost(state: st.State, event: ev.Event) -> Decision:
     progress = _count_failure(state.progress)
     if retry_delay(progress, Reason.AGENT_LOST) is None:
         return _end(replace(state, progress=progress), Reason.AGENT_LOST, event.detail)
-    held = cast("st.Held", state)
-    placing, actions = _placing(replace(held, progress=progress), held.place)
+    held = replace(cast("st.Held", state), progress=progress)
+    placing, actions = _placing(held, held.place)
     return placing, [ev.StopRanks(), *actions]
 
 
@@ -245,6 +255,7 @@ _HANDLERS: dict[type[ev.Event], Callable[[st.State, ev.Event], Decision]] = {
     ev.Prepared: _prepared,
     ev.PlaceGiven: _place_given,
     ev.PlaceLost: _place_lost,
+    ev.PlaceUnfit: _place_unfit,
     ev.YieldAsked: _yield_asked,
     ev.GangPlaced: _placed,
     ev.Failed: _failed,

@@ -40,6 +40,13 @@ class PlaceLost(Event):
 
 
 @dataclass(frozen=True)
+class PlaceUnfit(Event):
+    """Agents keep dying at the place as soon as they are made."""
+
+    detail: str
+
+
+@dataclass(frozen=True)
 class YieldAsked(Event):
     """The scheduler wants the place back; the run goes on later."""
 
