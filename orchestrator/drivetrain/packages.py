@@ -38,8 +38,16 @@ def pack(folder: Path) -> tuple[str, bytes]:
     The same files make the same bytes, whoever packs them and when.
 
     Raises:
-        InputError: it is too large.
+        InputError: it is too large, or a file cannot be read.
     """
+    try:
+        return _pack(folder)
+    except OSError as error:
+        fix = "Make it readable, or list it in .gitignore."
+        raise InputError(str(error.filename or folder), str(error.strerror), "a file that can be read", fix) from error
+
+
+def _pack(folder: Path) -> tuple[str, bytes]:
     sink = io.BytesIO()
     total = 0
     with (
@@ -97,7 +105,9 @@ def unpack(content: bytes, target: Path) -> None:
 
 def _files(folder: Path) -> list[Path]:
     ignore = folder / ".gitignore"
-    lines = [*_ALWAYS_LEFT_OUT, *(ignore.read_text().splitlines() if ignore.is_file() else [])]
+    # Names of files, which need not be UTF-8, come to Python in the same way.
+    written = ignore.read_text("utf-8", "surrogateescape").splitlines() if ignore.is_file() else []
+    lines = [*_ALWAYS_LEFT_OUT, *written]
     ignored = pathspec.GitIgnoreSpec.from_lines(lines)
     found = []
     for path in sorted(folder.rglob("*")):

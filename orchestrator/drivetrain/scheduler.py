@@ -65,7 +65,7 @@ class Scheduler:
         self._holding: dict[str, tuple[Applicant, Holding]] = {}
         usage, at = store.usage()
         self._strikes = Strikes()
-        self._meter = UsageMeter(rules().half_life_s, at, usage)
+        self._meter = UsageMeter(at, usage)
         self._remembered = at
 
     def start(self) -> None:
@@ -147,7 +147,7 @@ class Scheduler:
         """Decide on everybody in the book, and tell them."""
         rules, nodes, now = self._rules(), self._nodes(), self.clock()
         with self._changed:
-            self._measure(now, Capacity(nodes))
+            self._measure(now, Capacity(nodes), rules.half_life_s)
             self._begin_preparations(rules)
             holdings = [holding for _, holding in self._holding.values()]
             requests = [applicant.request for applicant in self._waiting.values()]
@@ -167,11 +167,11 @@ class Scheduler:
                     self._holding[action.run] = (applicant, replace(holding, leaving=True))
                     applicant.tell(ev.YieldAsked(action.why))
 
-    def _measure(self, now: float, capacity: Capacity) -> None:
+    def _measure(self, now: float, capacity: Capacity, half_life_s: float) -> None:
         shares: dict[str, float] = defaultdict(float)
         for _, holding in self._holding.values():
             shares[holding.request.user] += capacity.share(holding.request, holding.workers)
-        self._meter.advance(now, shares)
+        self._meter.advance(now, shares, half_life_s)
         if shares and now - self._remembered > _REMEMBER_S:
             self._remembered = now
             self._store.remember_usage(self._meter.usage, now)

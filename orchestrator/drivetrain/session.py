@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,8 @@ class Session:
             self._store.learn(record.id, released=False)  # closing it again ships what the tracking server has missed
         elif record.ended:
             self._store.learn(record.id, released=False)
-            self._store.save(record.id, Queued(progress=record.state.progress), "resumed by the user")
+            progress = replace(record.state.progress, failures={})  # whatever was wrong, the user tries it again
+            self._store.save(record.id, Queued(progress=progress), "resumed by the user")
         self._call("adopt", record.id)
         return self._store.get(record.id)
 

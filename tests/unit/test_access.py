@@ -88,6 +88,7 @@ def test_a_bucket_refills() -> None:
         (ServerSettings(host="0.0.0.0"), "drivetrain token create"),
         (ServerSettings(certificate="no.pem"), "both, or none"),
         (ServerSettings(certificate="no.pem", key="no.key"), "a PEM file"),
+        (ServerSettings(certificate=__file__, key=__file__), "both PEM"),
         (ServerSettings(host="192.0.2.1", behind_proxy=True), "drivetrain token create"),
     ],
 )

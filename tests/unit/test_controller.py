@@ -55,7 +55,7 @@ def test_lost_rank_starts_the_next_generation_at_once() -> None:
     state, actions = after(*TO_TRAINING, ev.Stepped(1, 5), lost(1))
     assert isinstance(state, st.Starting)
     assert actions == [ev.StartGeneration(2)]
-    assert (state.progress.restarts, state.progress.failures) == (1, 1)
+    assert (state.progress.restarts, state.progress.failures) == (1, {Reason.RANK_KILLED: 1})
     same, nothing = step(state, lost(1))  # the peers of the dead rank die too; that is old news
     assert same is state
     assert nothing == []
@@ -69,9 +69,11 @@ def test_generation_begins_where_its_checkpoint_ends() -> None:
 
 def test_progress_forgives_failures_and_repetition_does_not() -> None:
     state, _ = after(*TO_TRAINING, ev.Stepped(1, 5), lost(1), ev.RanksReady(2, 4), ev.Stepped(2, 5))
-    assert state.progress.failures == 1  # step 5 was seen before the failure: done again, it is no progress
+    assert state.progress.failures == {
+        Reason.RANK_KILLED: 1
+    }  # step 5 was seen before the failure: done again, it is no progress
     state, _ = step(state, ev.Stepped(2, 6))
-    assert state.progress.failures == 0
+    assert state.progress.failures == {}
 
 
 def test_repeated_failures_wait_and_then_end_the_run() -> None:
@@ -88,7 +90,19 @@ def test_repeated_failures_wait_and_then_end_the_run() -> None:
             state, _ = step(state, ev.Tick(state.not_before))
     assert delays == [1.0, 2.0, 4.0, 8.0]
     assert state.reason is Reason.RANK_KILLED
-    assert state.progress.failures == OUTCOMES[Reason.RANK_KILLED].retries + 1
+    assert state.progress.failures == {Reason.RANK_KILLED: 6}
+    assert state.detail == "rank 1 was killed; it has failed like this 6 times without getting beyond step 0"
+
+
+def test_each_reason_has_its_own_budget() -> None:
+    """Machines that died are no reason to try the job's own code less often than it is worth."""
+    state, _ = after(*TO_TRAINING, lost(1), lost(2, Reason.USER_CODE))
+    assert isinstance(state, st.Waiting)
+    state, _ = step(state, ev.Tick(state.not_before))
+    state, _ = step(state, lost(3, Reason.USER_CODE))
+    assert isinstance(state, st.Ended)
+    assert state.reason is Reason.USER_CODE
+    assert "2 times" in state.detail
 
 
 def test_wrong_input_is_not_tried_again() -> None:
@@ -156,7 +170,7 @@ def test_an_unfit_place_is_given_back_as_often_as_an_agent_may_die() -> None:
     for failures in range(1, OUTCOMES[Reason.AGENT_LOST].retries + 1):
         ready, actions = step(state, ev.PlaceUnfit("its agent dies at once"))
         assert isinstance(ready, st.Ready)
-        assert ready.progress.failures == failures
+        assert ready.progress.failures == {Reason.AGENT_LOST: failures}
         assert actions == [ev.GiveBack(keep_copies=True)]
         state, _ = step(ready, ev.PlaceGiven(PLACE))
     ended, _ = step(state, ev.PlaceUnfit("its agent dies at once"))
@@ -236,7 +250,7 @@ def test_every_state_knows_how_to_go_on() -> None:
 def test_every_reason_has_an_outcome_and_a_bound(reason: Reason) -> None:
     outcome = OUTCOMES[reason]
     assert outcome.meaning
-    assert retry_delay(st.Progress(failures=outcome.retries + 1), reason) is None
+    assert retry_delay(st.Progress(failures={reason: outcome.retries + 1}), reason) is None
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,13 @@ def test_what_is_left_out(tmp_path: Path) -> None:
     assert names(packages.pack(folder)[1]) == {".gitignore", "kept.txt", "build.py", "tokens.py"}
 
 
+def test_names_need_not_be_utf_8(tmp_path: Path) -> None:
+    folder = make(tmp_path / "job", {"kept.txt": "x"})
+    (folder / os.fsdecode(b"caf\xe9.bin")).write_text("x")
+    (folder / ".gitignore").write_bytes(b"caf\xe9.*\n")
+    assert names(packages.pack(folder)[1]) == {".gitignore", "kept.txt"}
+
+
 def test_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packages, "MAX_BYTES", 1 << 20)
     folder = make(tmp_path / "job", {"job.yaml": "", "data.txt": "x" * (1 << 20), "more.txt": "x"})

@@ -102,10 +102,10 @@ def test_recent_use_counts_and_weights_do() -> None:
 
 
 def test_use_is_forgotten() -> None:
-    meter = UsageMeter(100.0, 0.0)
-    meter.advance(100.0, {"ann": 1.0})
+    meter = UsageMeter(0.0)
+    meter.advance(100.0, {"ann": 1.0}, 100.0)
     assert meter.usage["ann"] == pytest.approx(0.5)
-    meter.advance(300.0, {})
+    meter.advance(300.0, {}, 100.0)
     assert meter.usage["ann"] == pytest.approx(0.125)
 
 

@@ -90,9 +90,9 @@ def _place_unfit(state: st.State, event: ev.Event) -> Decision:
     event = cast("ev.PlaceUnfit", event)
     if not isinstance(state, st.Placing):
         return state, []
-    state = replace(state, progress=_count_failure(state.progress))
+    state = replace(state, progress=_count_failure(state.progress, Reason.AGENT_LOST))
     if retry_delay(state.progress, Reason.AGENT_LOST) is None:
-        return _end(state, Reason.AGENT_LOST, event.detail)
+        return _give_up(state, Reason.AGENT_LOST, event.detail)
     return _ready(state, state.dataset, event.detail, lost=state.place.placement)
 
 
@@ -136,7 +136,7 @@ def _stepped(state: st.State, event: ev.Event) -> Decision:
 
 
 def _advanced(progress: st.Progress, step_done: int) -> st.Progress:
-    failures = 0 if step_done > progress.failed_at_step else progress.failures
+    failures = {} if step_done > progress.failed_at_step else progress.failures
     return replace(progress, step=step_done, failures=failures)
 
 
@@ -153,10 +153,10 @@ def _rank_lost(state: st.State, event: ev.Event) -> Decision:
         return state, []
     if isinstance(state, st.Stopping):
         return _stopped(state, "a rank was lost while stopping; the checkpoint before stays")
-    progress = _count_failure(state.progress)
+    progress = _count_failure(state.progress, event.reason)
     delay = retry_delay(progress, event.reason)
     if delay is None:
-        return _end(replace(state, progress=progress), event.reason, event.detail)
+        return _give_up(replace(state, progress=progress), event.reason, event.detail)
     held = cast("st.Held", state)
     if delay == 0:
         return _next_generation(held, progress)
@@ -171,9 +171,9 @@ def _agent_lost(state: st.State, event: ev.Event) -> Decision:
         return state, []
     if isinstance(state, st.Stopping):
         return _stopped(state, "an agent was lost while stopping; the checkpoint before stays")
-    progress = _count_failure(state.progress)
+    progress = _count_failure(state.progress, Reason.AGENT_LOST)
     if retry_delay(progress, Reason.AGENT_LOST) is None:
-        return _end(replace(state, progress=progress), Reason.AGENT_LOST, event.detail)
+        return _give_up(replace(state, progress=progress), Reason.AGENT_LOST, event.detail)
     held = replace(cast("st.Held", state), progress=progress)
     placing, actions = _placing(held, held.place)
     return placing, [ev.StopRanks(), *actions]
@@ -232,10 +232,10 @@ def _stopped(state: st.Held, detail: str) -> Decision:
     return _end(state, Reason.CANCELLED, detail)
 
 
-def _count_failure(progress: st.Progress) -> st.Progress:
+def _count_failure(progress: st.Progress, reason: Reason) -> st.Progress:
     return replace(
         progress,
-        failures=progress.failures + 1,
+        failures={**progress.failures, reason: progress.failures.get(reason, 0) + 1},
         failed_at_step=max(progress.step, progress.failed_at_step),
         restarts=progress.restarts + 1,
     )
@@ -244,6 +244,15 @@ def _count_failure(progress: st.Progress) -> st.Progress:
 def _concerns(state: st.State, generation: int) -> bool:
     live = isinstance(state, st.Starting | st.Training | st.Stopping)
     return live and generation == state.progress.generation
+
+
+def _give_up(state: st.State, reason: Reason, detail: str) -> Decision:
+    """The failure, already counted, is one too many."""
+    if (failures := state.progress.failures[reason]) > 1:
+        detail += (
+            f"; it has failed like this {failures} times without getting beyond step {state.progress.failed_at_step}"
+        )
+    return _end(state, reason, detail)
 
 
 def _end(state: st.State, reason: Reason, detail: str) -> Decision:

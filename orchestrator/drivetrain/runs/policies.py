@@ -12,15 +12,16 @@ _MAX_DELAY_S = 60.0
 def retry_delay(progress: Progress, reason: Reason) -> float | None:
     """Seconds to wait before the next generation; None to give up.
 
-    The first failure at a place restarts at once. Failures that repeat without any progress wait 1, 2, 4, ... seconds,
-    as often as the reason is worth.
+    The first failure at a step restarts at once. Failures that repeat without any progress wait 1, 2, 4, ... seconds;
+    each reason has its own budget of them.
 
     Args:
         progress: with this failure already counted in ``failures``.
     """
-    if progress.failures > OUTCOMES[reason].retries:
+    if progress.failures[reason] > OUTCOMES[reason].retries:
         return None
-    return 0.0 if progress.failures <= 1 else min(_MAX_DELAY_S, 2.0 ** (progress.failures - 2))
+    failures = sum(progress.failures.values())
+    return 0.0 if failures <= 1 else min(_MAX_DELAY_S, 2.0 ** (failures - 2))
 
 
 def keep_ranks(placement: Placement, before: Placement) -> Placement:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +19,7 @@ class Progress:
         generation: number of the newest generation of ranks, 0 before the first.
         step: newest optimizer step seen.
         committed_step: step of the newest checkpoint seen.
-        failures: failures in a row without a step beyond ``failed_at_step``.
+        failures: how many in a row, by reason, without a step beyond ``failed_at_step``.
         failed_at_step: step at the newest failure.
         restarts: generations that replaced a failed one.
     """
@@ -26,7 +27,7 @@ class Progress:
     generation: int = 0
     step: int = 0
     committed_step: int = 0
-    failures: int = 0
+    failures: Mapping[str, int] = field(default_factory=dict)
     failed_at_step: int = -1
     restarts: int = 0
 

@@ -53,18 +53,17 @@ class UsageMeter:
     """Each user's share of the cluster over time, the past counting half after every half-life.
 
     Args:
-        half_life_s: see `Rules`.
         now: when the measuring begins.
         usage: what was measured before.
     """
 
-    def __init__(self, half_life_s: float, now: float, usage: Mapping[str, float] | None = None) -> None:
-        self._half_life_s, self._now = half_life_s, now
+    def __init__(self, now: float, usage: Mapping[str, float] | None = None) -> None:
+        self._now = now
         self.usage: dict[str, float] = dict(usage or {})
 
-    def advance(self, now: float, shares: Mapping[str, float]) -> None:
+    def advance(self, now: float, shares: Mapping[str, float], half_life_s: float) -> None:
         """Time passed, in which users held ``shares``."""
-        kept = 0.5 ** (max(0.0, now - self._now) / self._half_life_s)
+        kept = 0.5 ** (max(0.0, now - self._now) / half_life_s)
         self._now = now
         for user in {*self.usage, *shares}:
             self.usage[user] = self.usage.get(user, 0.0) * kept + shares.get(user, 0.0) * (1 - kept)

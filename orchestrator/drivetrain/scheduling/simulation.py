@@ -140,7 +140,8 @@ class _Simulation:
         self._events: list[tuple[float, int, str, str, Holding | None]] = []
         self._waiting: dict[str, Request] = {}
         self._running: dict[str, Holding] = {}
-        self._meter = UsageMeter(rules.half_life_s, 0.0)
+        self._half_life_s = rules.half_life_s
+        self._meter = UsageMeter(0.0)
         self._shares: dict[str, float] = {}
         self._in_use, self._preemptions = 0, 0
         self._busy: list[tuple[float, float]] = []
@@ -168,7 +169,7 @@ class _Simulation:
         )
 
     def _pass(self, now: float) -> None:
-        self._meter.advance(now, self._shares)
+        self._meter.advance(now, self._shares, self._half_life_s)
         decision = self._policy(now, self._nodes, self._running.values(), self._waiting.values(), self._meter.usage)
         for action in decision.actions:
             self._act(now, action)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+import ssl
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,6 +82,15 @@ def _check(settings: ServerSettings, tokens: Tokens) -> None:
     for option, file in (("--certificate", settings.certificate), ("--key", settings.key)):
         if file and not Path(file).is_file():
             raise InputError(option, repr(file), "a PEM file")
+    if settings.certificate and settings.key:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        try:
+            context.load_cert_chain(settings.certificate, settings.key, password="")  # or it would ask
+        except (ssl.SSLError, OSError) as error:
+            given = f"{settings.certificate}, {settings.key}: {error}"
+            raise InputError(
+                "--certificate, --key", given, "a certificate and its key, both PEM, no password"
+            ) from error
     if _is_loopback(settings.host):
         return
     if not tokens.any():
