@@ -107,6 +107,10 @@ class Client:
         """A run: record, live figures (``view``), history."""
         return self._json("GET", f"/runs/{run_id}")  # type: ignore[no-any-return]
 
+    def account(self, run_id: str) -> _Json:
+        """Where the time of a run has gone (``seconds`` by class), and what it has cost."""
+        return self._json("GET", f"/runs/{run_id}/account")  # type: ignore[no-any-return]
+
     def watch(self, run_id: str) -> Iterator[_Json]:
         """Views of a run, each newer than the one before, until it has ended."""
         version = -1

@@ -28,6 +28,7 @@ class Observer:
         learn: stores facts of the run.
         decide: has the core decide on an event.
         blame: notes that a rank has failed, and not for a fault of the job's own.
+        created: when the run was submitted, in seconds since the epoch.
     """
 
     def __init__(
@@ -38,9 +39,11 @@ class Observer:
         learn: Callable[..., None],
         decide: Callable[[ev.Event], None],
         blame: Callable[[int], None],
+        created: float,
     ) -> None:
         self._view, self._tracker, self._ledger = view, tracker, ledger_folder
         self._learn, self._decide, self._blame = learn, decide, blame
+        self._created = created
         self._failures: dict[int, list[Failure]] = {}  # by generation
 
     def observe(self, event: dict[str, Any], generation: int) -> None:
@@ -51,6 +54,8 @@ class Observer:
                 self._started(event)
             case "step" if current:
                 self._stepped(event)
+            case "system":
+                self._measured(event)
             case "eval":
                 self._evaluated(event["step"], event["time"], event)
             case "predictions":
@@ -98,6 +103,12 @@ class Observer:
         }
         self._tracker.metrics("train", event["step"], event["time"], values)
         self._decide(ev.Stepped(event["generation"], event["step"]))
+
+    def _measured(self, event: dict[str, Any]) -> None:
+        second = int(event["time"] - self._created)
+        self._tracker.metrics(f"system/{event['node']}", second, event["time"], event["values"])
+        if self._view.facts.get("energy_from") != event["from"]:
+            self._learn(energy_from=event["from"])
 
     def _fill_gap(self, loaded_step: int, unsaved: list[dict[str, Any]]) -> None:
         """Reports that died with an agent are in the ledger, or came with the state that this generation has loaded."""

@@ -67,7 +67,8 @@ class RunLoop:
         self._listening: dict[str, threading.Thread] = {}
         self._changed = threading.Condition()
         self._view = RunView(run_id, facts=record.facts, pids={"coordinator": os.getpid()})
-        self._observer = Observer(self._view, tracker, stages.folder.ledger, self._learn, self._handle, self._blame)
+        tells = (self._learn, self._handle, self._blame)
+        self._observer = Observer(self._view, tracker, stages.folder.ledger, *tells, record.created)
         self._applicant = applicant
         applicant.connect(self._events.put, self._waits_because)
         if isinstance(self._state, st.Held):  # now, not in the thread: no pass may come before
@@ -328,12 +329,20 @@ class RunLoop:
             finally:  # whatever else goes wrong, the place is given back, and only then said to be free
                 self._gang.release()
                 self._applicant.leaves()
+            self._account()
             self._tracker.tags(reason=reason, detail=detail)
             self._tracker.end(OUTCOMES[reason].status)
             tracked = self._tracker.flush(_FLUSH_S)
             self._tracker.close()
         finally:  # whoever follows the run must see it end
             self._learn(released=True, tracked=tracked, **self._tracker.identity)
+
+    def _account(self) -> None:
+        try:
+            self._learn(**self._stages.account(self._store))
+        except Exception as error:  # of a run that has ended well or badly: what is missing here is said, not fatal
+            _log.exception("the account of %s", self._run_id)
+            self._learn(problem=f"the account of its time could not be drawn up: {error}")
 
     def _learn(self, **facts: Any) -> None:
         self._store.learn(self._run_id, **facts)

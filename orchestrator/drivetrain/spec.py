@@ -41,6 +41,8 @@ class ResourcesSpec(Spec):
     cpus_per_worker: int = Field(1, ge=1)
     gpus_per_worker: Literal["auto", 0, 1] = Field("auto", description="auto: 1 where the cluster has GPUs, else 0")
     preprocessors: int = Field(2, ge=1, description="preprocessing actors")
+    price_per_hour: float | None = Field(None, ge=0, description="of one worker, in dollars")
+    co2_g_per_kwh: float = Field(445.0, ge=0, description="of the grid; by default the world's mean of 2024")
 
     @property
     def max_workers(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -13,8 +14,11 @@ from drivetrain_workers.checkpoints.store import committed
 from drivetrain_workers.model_requests import GenerateRequest, ask
 from drivetrain_workers.run_folder import RunFolder
 
+from drivetrain.accounting.picture import draw_goodput
+from drivetrain.accounting.statement import account_of
 from drivetrain.cluster.gang import Agent
 from drivetrain.home import Home
+from drivetrain.runs.store import RunStore
 from drivetrain.spec import JobSpec
 from drivetrain.tracking.curves import draw_loss
 from drivetrain.tracking.spool import Record
@@ -97,6 +101,15 @@ class Stages:
             text.write_text(str(facts["sample"]))
             self._tracker.artifact(text)
         return facts
+
+    def account(self, store: RunStore) -> dict[str, Any]:
+        """Draw up the account of the run at its end, and log it; returns the facts of the summary."""
+        found, now = account_of(self._home, store, self.folder.path.name), time.time()
+        self._tracker.metrics("account", int(found.goodput.wall_s), now, found.metrics())
+        picture = self.folder.path / "goodput.png"
+        draw_goodput(found.goodput, self._spec.name, picture)
+        self._tracker.artifact(picture)
+        return {"account": found.to_json()}
 
     def finish_uploads(self, agents: list[Agent], timeout_s: float) -> str:
         """Wait for the upload of the last checkpoints; says what is missing, and what to do about it."""

@@ -91,7 +91,7 @@ def site(nodes: int, folder: Path) -> Iterator[Site]:
         "RAY_gcs_storage_path": str(folder / "gcs"),
         **QUICK_DEATH,
     }
-    (folder / "gcs").mkdir()
+    (folder / "gcs").mkdir(parents=True)
     with hosts(nodes + 1, folder / "hosts") as (head, *others):
         made = Site(head, others, folder / "home", environment)
         made.start_head()

@@ -176,7 +176,7 @@ def test_every_route_asks_for_a_token(service: Service) -> None:
     with service.client("vera", "viewer") as viewer, service.client("ute", "user") as user:
         viewers, users = ({"Authorization": client._http.headers["authorization"]} for client in (viewer, user))
     found = routes(service)
-    assert len(found) == 17
+    assert len(found) == 18
     for method, path in found:
         url = service.url + re.sub(r"{\w+}", "x", path)
         assert httpx.request(method, url).status_code == 401, path

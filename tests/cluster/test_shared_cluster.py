@@ -163,8 +163,8 @@ def test_lost_calls_are_no_failure(
 
     with running_service(tmp_path) as service, service.client() as client:
         run = client.submit(str(toy_job), [f"training.steps={steps}", "checkpoint.every=50"])["run_id"]
-        with ThreadPoolExecutor() as pool:
-            for watcher in [pool.submit(watch, client, run) for _ in range(12)]:
+        with ThreadPoolExecutor(40) as pool:
+            for watcher in [pool.submit(watch, client, run) for _ in range(40)]:
                 watcher.result()
         found = client.wait(run)
         assert service.cluster

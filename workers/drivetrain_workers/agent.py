@@ -7,6 +7,7 @@ reports what it sees as a numbered list of events that the coordinator reads by 
 from __future__ import annotations
 
 import os
+import platform
 import socket
 import subprocess
 import sys
@@ -39,13 +40,16 @@ from drivetrain_workers.checkpoints.upload import Uploader
 from drivetrain_workers.liveness import BEAT_S, Beat, Watch, is_stopped, stack_of, waits_for_peers
 from drivetrain_workers.messages import Endpoint, Event, Generation, RankTask, receive, send
 from drivetrain_workers.model_requests import GenerateRequest, ask
+from drivetrain_workers.node_meter import NodeMeter
 from drivetrain_workers.peers import PeerCopies
 from drivetrain_workers.process import yield_to_training
 from drivetrain_workers.run_folder import RunFolder
 from drivetrain_workers.spec import CheckpointSpec
 
 _GRACE_S = 0.3  # so that a cause comes before its consequences
-_GATHER_S = 1.0  # steps alone are told together: a call for each would cost ranks of short steps their cores
+_ROUTINE = ("step", "system")  # told together: a call for each would cost ranks of short steps their cores
+_GATHER_S = 1.0
+_MEASURE_S = 5.0
 _OTHERS_FIRST_S = 2.0
 _BEAT = [field.name for field in fields(Beat)]
 _KEPT_EVENTS = 10_000  # for a coordinator that was restarted; what it had read of older ones is in its records
@@ -88,6 +92,7 @@ class NodeAgent:
         self._hang_after_s = None if isinstance(hang_after, str) else float(hang_after)
         self._ranks = range(first_rank, first_rank + ranks)
         self._lease_s, self._last_call = lease_s, time.monotonic()
+        self._node = f"{platform.node()}-{first_rank}"
         self._generation: Generation | None = None
         self._events: deque[Event] = deque(maxlen=_KEPT_EVENTS)
         self._recorded = 0  # events so far: the number of the next one
@@ -107,7 +112,8 @@ class NodeAgent:
         self._peers = self._own_memory(successor)
         self._uploader = self._start_uploader() if first_rank == 0 else None
         yield_to_training()  # after the fork server, whose children are to be served first
-        for loop in (self._accept, self._guard, self._look_for_hangs):
+        self._meter = NodeMeter([int(index) for index in ray.get_gpu_ids()] if gpus else [], Path(run_folder))
+        for loop in (self._accept, self._guard, self._look_for_hangs, self._measure):
             threading.Thread(target=loop, name=loop.__name__, daemon=True).start()
 
     def address(self) -> dict[str, Any]:
@@ -158,7 +164,7 @@ class NodeAgent:
         self._called()
         with self._news:
             if self._news.wait_for(lambda: self._recorded > since, timeout_s):
-                self._news.wait_for(lambda: any(event["type"] != "step" for event in self._since(since)), _GATHER_S)
+                self._news.wait_for(lambda: any(e["type"] not in _ROUTINE for e in self._since(since)), _GATHER_S)
             return self._since(since)
 
     def snapshot(self) -> dict[str, Any]:
@@ -323,6 +329,16 @@ class NodeAgent:
         with self._news:
             error = self._errors.get((event["generation"], event["rank"]), {})
             self._append(event | {key: error[key] for key in ("kind", "message", "traceback") if key in error})
+
+    def _measure(self) -> None:
+        """Report what the node is busy with, and what energy it takes."""
+        while True:
+            time.sleep(_MEASURE_S)
+            reading = self._meter.read()
+            measured = {**reading.values, "energy_joules": reading.energy_j}
+            values = {f"system/{self._node}/{name}": value for name, value in measured.items()}
+            with self._news:
+                self._append({"type": "system", "node": self._node, "values": values, "from": reading.energy_from})
 
     def _look_for_hangs(self) -> None:
         """Report a generation that makes no progress, once."""

@@ -10,10 +10,12 @@ from typing import Any
 import deepspeed
 import torch
 import torch.distributed as dist
+from deepspeed import comm
 from drivetrain_pipelines.errors import InputError
 from drivetrain_pipelines.stream.columns import Columns, Ragged, Values
 
 from drivetrain_workers.batching import BatchPlan
+from drivetrain_workers.collectives import CollectiveClock
 from drivetrain_workers.context import TrainContext
 from drivetrain_workers.deepspeed_config import deepspeed_config, learning_rate_ratio
 from drivetrain_workers.model import checkpoint_activations
@@ -35,7 +37,11 @@ def _nothing() -> None:
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one optimizer step reports; the same on every rank."""
+    """What one optimizer step reports; the same on every rank.
+
+    Attributes:
+        communicated_s: see `CollectiveClock`; of this rank.
+    """
 
     loss: float
     gradient_norm: float
@@ -43,6 +49,7 @@ class StepResult:
     stop_asked: bool
     save_asked: bool
     busy: bool
+    communicated_s: float
 
 
 @dataclass(frozen=True)
@@ -128,6 +135,7 @@ class Engine:
             config=deepspeed_config(spec, plan, device.type == "cpu"),
             lr_scheduler=lambda optimizer: torch.optim.lr_scheduler.LambdaLR(optimizer, ratio),
         )
+        self._collectives = CollectiveClock(comm.comm.cdb)
         if spec.compile:
             self.deepspeed.compile(backend=spec.compile)
 
@@ -150,12 +158,13 @@ class Engine:
             position: of the global batch in the stream of samples.
         """
         engine, plan = self.deepspeed, self._plan
+        self._collectives.take()  # of what came before
         parts = plan.accumulation * plan.world_size
         start = position + plan.rows(self._rank).start
         micro_batches = plan.micro_batches(self._rank)
         weights = [self._weigh(columns, rows, start, training=True) for rows in micro_batches]
         whole = torch.tensor(sum(weights), dtype=torch.float64, device=self._device)
-        dist.all_reduce(whole)
+        comm.all_reduce(whole)
         total = torch.zeros((), device=self._device)
         for rows, weight in zip(micro_batches, weights, strict=True):
             share = weight / max(float(whole), 1.0)
@@ -170,10 +179,12 @@ class Engine:
         # One small collective carries the loss and what any rank asks for, so all ranks do it after the same step.
         asked = torch.tensor([float(stop_asked), float(save_asked), float(busy)], device=self._device)
         report = torch.cat([total.view(1), asked])
-        dist.all_reduce(report)
+        comm.all_reduce(report)
         norm = engine.get_global_grad_norm()
         told, *flags = report.tolist()
-        return StepResult(told, float(norm or 0.0), float(learning_rate), *(flag > 0 for flag in flags))
+        stop, save, any_busy = (flag > 0 for flag in flags)
+        communicated_s = self._collectives.take()
+        return StepResult(told, float(norm or 0.0), float(learning_rate), stop, save, any_busy, communicated_s)
 
     @torch.no_grad()
     def evaluate(self, part: EvalPart, metrics: bool = True) -> Evaluation:

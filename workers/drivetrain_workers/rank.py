@@ -41,6 +41,7 @@ from drivetrain_workers.predictions import write_predictions
 from drivetrain_workers.process import end_with_parent
 from drivetrain_workers.run_folder import RunFolder
 from drivetrain_workers.spec import CheckpointSpec, TrainingSpec
+from drivetrain_workers.step_times import StepTimes
 from drivetrain_workers.training_data import TrainingData
 
 
@@ -66,8 +67,11 @@ def train(task: RankTask, link: AgentLink) -> None:
     with run.data.batches(run.plan, task.rank, task.local_ranks, run.positions.start(run.step)) as batches:
         _loop(run, batches, link)
         link.enter("last save", run.step)
+        run.times.enter("save")
         run.writer.wait()
         dist.barrier()  # nobody leaves before the last checkpoint is committed
+        run.times.end_turn(run.step, 0.0)
+        run.times.close()
     if task.rank == 0:
         link.report("finished", step=run.step, complete=run.step == run.steps or run.stopped_early)
 
@@ -77,6 +81,7 @@ class _Run:
     """All parts of a training run on this rank, and how far it is.
 
     Attributes:
+        times: what its turns are spent on.
         unsaved: the ledger's records of steps since the newest checkpoint in storage.
     """
 
@@ -89,6 +94,7 @@ class _Run:
     data: TrainingData
     steps: int
     adjustments: Adjustments
+    times: StepTimes
     step: int = 0
     stopped_early: bool = False
     unsaved: list[dict[str, Any]] = field(default_factory=list)
@@ -143,7 +149,8 @@ def _open(task: RankTask, link: AgentLink) -> _Run:
     number, keep = task.generation.number, checkpoint.keep
     writer = CheckpointWriter(folder, rank, world_size, number, keep, report, _began(folder), memory)
     engine.before_update = writer.before_update
-    run = _Run(task, plan, engine, writer, checkpoint, training, data, steps, adjustments)
+    times = StepTimes(None if rank else folder.step_times, number)
+    run = _Run(task, plan, engine, writer, checkpoint, training, data, steps, adjustments, times)
     if found:
         _resume(run, found, link)
     report("phase", phase="loaded", step=run.step, steps=steps, unsaved=run.unsaved if rank == 0 else [])
@@ -181,9 +188,11 @@ def _loop(run: _Run, batches: Iterator[Batch], link: AgentLink) -> None:
     while run.step < run.steps:
         began = time.perf_counter()
         link.enter("data", run.step)
+        run.times.enter("data")
         batch = next(b for b in batches if not run.positions.skipped(b.position))
         waited_s = time.perf_counter() - began
         link.enter("step", run.step)
+        run.times.enter("compute")
         save_due = run.checkpoint.every == "auto" and run.task.rank == 0 and run.writer.is_due()
         asked = link.stop_asked.is_set(), save_due
         result = run.engine.step(batch.columns, batch.position, *asked, busy=run.writer.is_busy)
@@ -208,17 +217,21 @@ def _loop(run: _Run, batches: Iterator[Batch], link: AgentLink) -> None:
         last = run.step == run.steps
         if last or run.step % run.training.eval_every == 0:
             link.enter("evaluate", run.step)
+            run.times.enter("evaluate")
             record["evaluation"] = _evaluate(run, link)
             scores.append(record["evaluation"]["score"])
             run.stopped_early = not last and should_stop_early(run.training.early_stop, scores)
         last = last or run.stopped_early
         if last or result.stop_asked or result.save_asked or _is_turn(run.step, run.checkpoint.every):
             link.enter("save", run.step)
+            run.times.enter("save")
             _save(run, batch, records)
             records = []
         elif run.checkpoint.memory_every and not result.busy and _is_turn(run.step, run.checkpoint.memory_every):
             link.enter("copy", run.step)
+            run.times.enter("save")
             run.writer.copy(run.engine.deepspeed, run.step, batch.position + run.plan.global_batch, records)
+        run.times.end_turn(run.step, result.communicated_s)
         if result.stop_asked or run.stopped_early:
             return
 

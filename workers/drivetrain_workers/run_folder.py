@@ -30,6 +30,11 @@ class RunFolder:
         return self.path / "ledger"
 
     @property
+    def step_times(self) -> Path:
+        """What each turn of the training loop was spent on."""
+        return self.path / "times"
+
+    @property
     def predictions(self) -> Path:
         """What the job's predictions were at evaluations."""
         return self.path / "predictions"

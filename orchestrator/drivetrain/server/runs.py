@@ -13,6 +13,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from drivetrain import packages
+from drivetrain.accounting.statement import account_of
 from drivetrain.job import load_job
 from drivetrain.runs.states import Ended
 from drivetrain.runs.store import RunRecord
@@ -84,6 +85,12 @@ def get_run(run_id: str, server: Server, _: Viewer) -> dict[str, Any]:
     record = server.store.get(run_id)
     history = [{"time": at, "phase": state.phase, "why": why} for at, why, state in server.store.history(record.id)]
     return {**_summary(record), "view": _public(server.session.view(record.id)), "history": history}
+
+
+@router.get("/runs/{run_id}/account")
+def get_account(run_id: str, server: Server, _: Viewer) -> dict[str, Any]:
+    """Where the time of a run has gone, and what it has cost, up to now."""
+    return account_of(server.home, server.store, run_id).to_json()
 
 
 @router.get("/runs/{run_id}/view")

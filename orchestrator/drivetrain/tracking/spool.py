@@ -15,6 +15,7 @@ from drivetrain_pipelines.checksums import read_json, write_json
 from drivetrain_pipelines.errors import CorruptFileError
 
 Record = dict[str, Any]
+_SPOOL = "spool.jsonl"
 
 
 class Spool:
@@ -26,7 +27,7 @@ class Spool:
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._path, self._mark = folder / "spool.jsonl", folder / "shipped.json"
+        self._path, self._mark = folder / _SPOOL, folder / "shipped.json"
         self._cut_torn_line()
         self._file = self._path.open("ab")
         self.shipped = self._read_mark()
@@ -42,7 +43,7 @@ class Spool:
 
     def records(self) -> list[Record]:
         """All records, shipped ones included."""
-        return [json.loads(line) for line in self._path.read_bytes().splitlines()]
+        return read_records(self._path.parent)
 
     def pending(self, limit_bytes: int = 1 << 20) -> tuple[list[Record], int]:
         """Records that were not shipped yet (about ``limit_bytes`` of them), and the offset behind them."""
@@ -72,3 +73,10 @@ class Spool:
         if self._path.exists():
             whole = self._path.read_bytes().rfind(b"\n") + 1
             os.truncate(self._path, whole)
+
+
+def read_records(folder: Path) -> list[Record]:
+    """All records of a spool that somebody else may be writing; none where there is none."""
+    path = folder / _SPOOL
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith(b"\n")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
@@ -37,7 +38,7 @@ class Tracker:
 
     def __init__(self, spool: Spool, connect: Callable[[], Destination]) -> None:
         self._spool, self._connect = spool, connect
-        self._newest_step = {"train": 0, "eval": 0}
+        self._newest_step: dict[str, int] = defaultdict(int)
         for record in spool.records():
             if record["op"] == "metrics":
                 self._newest_step[record["series"]] = record["step"]
@@ -53,7 +54,7 @@ class Tracker:
         return self._spool.records()
 
     def newest_step(self, series: str) -> int:
-        """Newest step that was logged in a series (``train`` or ``eval``); 0 before the first."""
+        """Newest step that was logged in a series (``train``, ``eval``, ...); 0 before the first."""
         return self._newest_step[series]
 
     def metrics(self, series: str, step: int, at: float, values: dict[str, float]) -> None:

@@ -1,0 +1,142 @@
+"""What a node is busy with, and the energy that a run takes there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pynvml
+
+# What a busy core takes, with its share of memory, fans and power supply, where nothing measures it: a server of 64
+# cores takes about 600 W.
+_WATTS_PER_CORE = 10.0
+_RAPL = Path("/sys/class/powercap")
+_MB = 1e6
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What was measured since the reading before.
+
+    Attributes:
+        values: by MLflow's names of system metrics; rates and energies are of the time in between.
+        energy_j: of the run's processes and GPUs.
+        energy_from: ``nvml``, ``rapl`` or ``estimate``; two of them where CPUs and GPUs were measured differently.
+    """
+
+    values: dict[str, float]
+    energy_j: float
+    energy_from: str
+
+
+class NodeMeter:
+    """Measures a node, and a run's part of it.
+
+    Args:
+        gpus: indices of the run's own, as NVML counts.
+        disk: a folder on the disk to look at.
+    """
+
+    def __init__(self, gpus: list[int], disk: Path) -> None:
+        self._disk = disk
+        self._gpus = [_Gpu(index) for index in gpus]
+        self._network, self._cpu = psutil.net_io_counters(), _CpuEnergy()
+        psutil.cpu_percent()  # the first call only begins to count
+
+    def read(self) -> Reading:
+        """Measure. The first time counts from when this was made."""
+        memory, disk = psutil.virtual_memory(), psutil.disk_usage(str(self._disk))
+        network = psutil.net_io_counters()
+        values = {
+            "cpu_utilization_percentage": psutil.cpu_percent(),
+            "system_memory_usage_megabytes": memory.used / _MB,
+            "system_memory_usage_percentage": memory.percent,
+            "disk_usage_megabytes": disk.used / _MB,
+            "disk_usage_percentage": disk.percent,
+            "network_receive_megabytes": (network.bytes_recv - self._network.bytes_recv) / _MB,
+            "network_transmit_megabytes": (network.bytes_sent - self._network.bytes_sent) / _MB,
+        }
+        self._network = network
+        joules, source = self._cpu.take()
+        sources = {source}
+        for gpu in self._gpus:
+            found, gpu_joules = gpu.read()
+            values |= found
+            joules += gpu_joules
+            sources.add("nvml")
+        return Reading(values, joules, " and ".join(sorted(sources)))
+
+
+class _Gpu:
+    """One GPU, by NVML."""
+
+    def __init__(self, index: int) -> None:
+        pynvml.nvmlInit()
+        self._name, self._handle = f"gpu_{index}", pynvml.nvmlDeviceGetHandleByIndex(index)
+        self._millijoules = pynvml.nvmlDeviceGetTotalEnergyConsumption(self._handle)
+
+    def read(self) -> tuple[dict[str, float], float]:
+        """Values by name, and joules since the last time."""
+        memory = pynvml.nvmlDeviceGetMemoryInfo(self._handle)
+        before, self._millijoules = self._millijoules, pynvml.nvmlDeviceGetTotalEnergyConsumption(self._handle)
+        values = {
+            f"{self._name}_utilization_percentage": float(pynvml.nvmlDeviceGetUtilizationRates(self._handle).gpu),
+            f"{self._name}_memory_usage_megabytes": memory.used / _MB,
+            f"{self._name}_memory_usage_percentage": 100 * memory.used / memory.total,
+            f"{self._name}_power_usage_watts": pynvml.nvmlDeviceGetPowerUsage(self._handle) / 1000,
+        }
+        return values, (self._millijoules - before) / 1000
+
+
+class _CpuEnergy:
+    """Of this process and all that it has started: its part of what RAPL has counted, or an estimate."""
+
+    def __init__(self) -> None:
+        self._packages = _rapl_packages()
+        self._counted = [read() for read, _ in self._packages]
+        self._own, self._whole = _own_seconds(), _busy_seconds()
+
+    def take(self) -> tuple[float, str]:
+        """Joules since the last time, and how they were found."""
+        own_before, whole_before, counted_before = self._own, self._whole, self._counted
+        self._own, self._whole = _own_seconds(), _busy_seconds()
+        own = max(0.0, self._own - own_before)  # processes that have ended are not counted any more
+        if not self._packages:
+            return own * _WATTS_PER_CORE, "estimate"
+        self._counted = [read() for read, _ in self._packages]
+        microjoules = sum(
+            (now - before) % largest  # the counter begins anew at its largest value
+            for now, before, (_, largest) in zip(self._counted, counted_before, self._packages, strict=True)
+        )
+        whole = max(self._whole - whole_before, own, 1e-9)
+        return microjoules / 1e6 * own / whole, "rapl"
+
+
+def _rapl_packages() -> list[tuple[Callable[[], int], int]]:
+    """For each CPU package that may be read: its counter in microjoules, and where that begins anew."""
+    found: list[tuple[Callable[[], int], int]] = []
+    for folder in sorted(_RAPL.glob("intel-rapl:?")):
+        with suppress(OSError, ValueError):
+            counter, largest = folder / "energy_uj", int((folder / "max_energy_range_uj").read_text())
+            int(counter.read_text())
+            found.append((lambda counter=counter: int(counter.read_text()), largest))  # type: ignore[misc]
+    return found
+
+
+def _own_seconds() -> float:
+    """CPU time of this process and all below it."""
+    total = 0.0
+    me = psutil.Process()
+    for process in (me, *me.children(recursive=True)):
+        with suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            total += times.user + times.system + times.children_user + times.children_system
+    return total
+
+
+def _busy_seconds() -> float:
+    times = psutil.cpu_times()
+    return float(times.user + times.system + times.nice)
