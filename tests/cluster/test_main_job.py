@@ -50,11 +50,32 @@ def test_mlflow_has_everything(toy_job: Path, undisturbed: Result) -> None:
     assert entry.dataset.name == "toy"
     assert entry.dataset.digest == undisturbed.facts["dataset_version"]
     names = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
-    assert names == {"job.yaml", "resolved.json", "code", "loss.png", "sample.txt"}
+    assert names == {"job.yaml", "resolved.json", "code", "loss.png", "goodput.png", "sample.txt"}
     written = Path(client.download_artifacts(run.info.run_id, "job.yaml")).read_text()
     assert written == (toy_job / "job.yaml").read_text()
     resolved = json.loads(Path(client.download_artifacts(run.info.run_id, "resolved.json")).read_text())
     assert resolved["training"]["gradient_clipping"] == 1.0
+
+
+def test_every_second_is_accounted_for(undisturbed: Result) -> None:
+    from mlflow import MlflowClient
+
+    account = undisturbed.facts["account"]
+    seconds = account["seconds"]
+    assert sum(seconds.values()) == pytest.approx(account["wall_s"])
+    timeline = undisturbed.last_view["timeline"]
+    assert seconds["computing"] + seconds["communicating"] >= 40 * 0.12, "the loss sleeps as long in each step"
+    assert seconds["starting"] == pytest.approx(timeline["loaded"] - timeline["told"], abs=0.5)
+    assert seconds["recomputing"] == seconds["recovering"] == 0
+    assert seconds["idle"] < 0.05 * account["wall_s"]
+    assert account["worker_hours"] * 3600 < 2 * account["wall_s"]
+    assert account["energy_kwh"] > 0
+    assert "estimate" in account["energy_from"] or "rapl" in account["energy_from"]
+    client = MlflowClient(undisturbed.facts["mlflow_uri"])
+    run = client.get_run(undisturbed.facts["mlflow_run_id"])
+    assert run.data.metrics["goodput"] == account["goodput"]
+    assert run.data.metrics["time/computing_s"] == seconds["computing"]
+    assert any(name.startswith("system/") and "cpu_utilization" in name for name in run.data.metrics)
 
 
 def test_ledger_accounts_for_every_position(undisturbed: Result) -> None:
