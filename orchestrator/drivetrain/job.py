@@ -144,7 +144,9 @@ def _first_error(errors: list[ErrorDetails]) -> InputError:
     if error["type"] == "missing":
         return InputError(key, "nothing", "a value; the key is required")
     message = error["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    return InputError(key or "job", repr(error["input"])[:200], message)
+    section = error["type"] == "value_error" and isinstance(error["input"], dict)
+    given = "settings that do not go together" if section else repr(error["input"])[:200]
+    return InputError(key or "job", given, message)
 
 
 def _section(path: list[str]) -> type[BaseModel]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from drivetrain_workers.checkpoints import ledger
 
+from drivetrain.accounting.cost import joules_of
 from drivetrain.run_view import RunView
 from drivetrain.runs import events as ev
 from drivetrain.runs.culprits import Failure, describe
@@ -106,7 +107,8 @@ class Observer:
 
     def _measured(self, event: dict[str, Any]) -> None:
         second = int(event["time"] - self._created)
-        self._tracker.metrics(f"system/{event['node']}", second, event["time"], event["values"])
+        if self._tracker.metrics(f"system/{event['node']}", second, event["time"], event["values"]):
+            self._view.energy_j += joules_of(event["values"])
         if self._view.facts.get("energy_from") != event["from"]:
             self._learn(energy_from=event["from"])
 

@@ -40,6 +40,7 @@ _POLL_S = 10.0
 _FLUSH_S = 60.0
 _UPLOAD_S = 60.0  # of a run that ends early; a complete one waits longer
 _PLACE_TRIES = 3
+_BUDGET_S = 2.0
 _CLOSING_S = 180.0  # uploads and the tracker's flush are bounded by less
 _AGAIN_S = 0.2
 
@@ -66,7 +67,8 @@ class RunLoop:
         self._agents: list[Agent] = []
         self._listening: dict[str, threading.Thread] = {}
         self._changed = threading.Condition()
-        self._view = RunView(run_id, facts=record.facts, pids={"coordinator": os.getpid()})
+        energy_j = stages.energy_since_resumed(store.history(run_id))
+        self._view = RunView(run_id, facts=record.facts, pids={"coordinator": os.getpid()}, energy_j=energy_j)
         tells = (self._learn, self._handle, self._blame)
         self._observer = Observer(self._view, tracker, stages.folder.ledger, *tells, record.created)
         self._applicant = applicant
@@ -108,12 +110,16 @@ class RunLoop:
         self._show()
         self._guarded(self._begin)
         self._show()
+        budget_seen = time.monotonic()
         while not isinstance(self._state, st.Ended):
             try:
                 item = self._events.get(timeout=_TICK_S)
             except queue.Empty:
                 item = ev.Tick(time.time())
             known = self._state
+            if time.monotonic() - budget_seen > _BUDGET_S:
+                budget_seen = time.monotonic()
+                self._guarded(self._watch_budget)
             self._guarded(partial(self._handle, item) if isinstance(item, ev.Event) else item)
             if not isinstance(item, ev.Tick) or self._state is not known:
                 self._show()
@@ -159,6 +165,12 @@ class RunLoop:
             self._view.restarts = self._state.progress.restarts
             self._view.version += 1
             self._changed.notify_all()
+
+    def _watch_budget(self) -> None:
+        if isinstance(self._state, st.Held) and not isinstance(self._state, st.Stopping | st.Finishing):
+            history = partial(self._store.history, self._run_id)
+            if gone := self._stages.overspent(history, self._view.energy_j):
+                self._handle(ev.CancelAsked(Reason.BUDGET_SPENT, gone))
 
     # Actions --------------------------------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ class RunView:
         preparing: (done, total, what) of the data preparation.
         waiting: why the scheduler has no place for it yet.
         data_wait_share: share of step time spent waiting for data.
+        energy_j: joules since the run was submitted, or resumed by a user.
         timeline: of the newest generation: seconds since the epoch at which each part of its start was done.
     """
 
@@ -36,6 +37,7 @@ class RunView:
     tokens_per_s: float | None = None
     data_wait_share: float | None = None
     eta_s: float | None = None
+    energy_j: float = 0.0
     generation: int = 0
     restarts: int = 0
     problem: str = ""

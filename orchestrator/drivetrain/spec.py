@@ -70,6 +70,14 @@ class TrackingSpec(Spec):
     experiment: str | None = Field(None, description="MLflow experiment; the job's name by default")
 
 
+class BudgetSpec(Spec):
+    """What the run may cost; on reaching it, it saves and ends. A user's resume gives it as much again."""
+
+    hours: float | None = Field(None, gt=0, description="with a place on the cluster")
+    dollars: float | None = Field(None, gt=0, description="at resources.price_per_hour")
+    energy_kwh: float | None = Field(None, gt=0)
+
+
 class SampleSpec(Spec):
     """Text that a language model generates at the end of the run."""
 
@@ -89,4 +97,11 @@ class JobSpec(Spec):
     scheduling: SchedulingSpec = SchedulingSpec()
     checkpoint: CheckpointSpec = CheckpointSpec()
     tracking: TrackingSpec = TrackingSpec()
+    budget: BudgetSpec = BudgetSpec()
     sample: SampleSpec | None = None
+
+    @model_validator(mode="after")
+    def _budget_needs_a_price(self) -> JobSpec:
+        if self.budget.dollars is not None and self.resources.price_per_hour is None:
+            raise ValueError("budget.dollars needs resources.price_per_hour")
+        return self

@@ -14,12 +14,13 @@ from drivetrain_workers.checkpoints.store import committed
 from drivetrain_workers.model_requests import GenerateRequest, ask
 from drivetrain_workers.run_folder import RunFolder
 
+from drivetrain.accounting.budget import History, overspent, since_resumed
 from drivetrain.accounting.picture import draw_goodput
-from drivetrain.accounting.statement import account_of
+from drivetrain.accounting.statement import account_of, joules_since
 from drivetrain.cluster.gang import Agent
 from drivetrain.home import Home
 from drivetrain.runs.store import RunStore
-from drivetrain.spec import JobSpec
+from drivetrain.spec import BudgetSpec, JobSpec
 from drivetrain.tracking.curves import draw_loss
 from drivetrain.tracking.spool import Record
 from drivetrain.tracking.tracker import Tracker
@@ -101,6 +102,17 @@ class Stages:
             text.write_text(str(facts["sample"]))
             self._tracker.artifact(text)
         return facts
+
+    def overspent(self, history: Callable[[], History], energy_j: float) -> str:
+        """See `drivetrain.accounting.budget.overspent`; ``energy_j`` since the run was submitted or resumed."""
+        if self._spec.budget == BudgetSpec():
+            return ""
+        return overspent(self._spec, since_resumed(history()), energy_j, time.time())
+
+    def energy_since_resumed(self, history: History) -> float:
+        """Joules that were logged since the run was submitted or resumed."""
+        began = since_resumed(history)[:1]
+        return joules_since(self._tracker.records(), began[0][0] if began else 0.0)
 
     def account(self, store: RunStore) -> dict[str, Any]:
         """Draw up the account of the run at its end, and log it; returns the facts of the summary."""

@@ -10,11 +10,13 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
 from pathlib import Path
 from statistics import median
 
 import pytest
 from drivetrain.client import Client
+from drivetrain.runs.store import RunStore
 
 from tests.cluster.harness import Result, assert_same, step_gaps
 from tests.cluster.service import Service, running_service
@@ -75,24 +77,62 @@ def test_a_killed_node_is_replaced(toy_job: Path, undisturbed: Result, tmp_path:
 
 
 def test_an_elastic_run_shrinks_and_grows(toy_job: Path, tmp_path: Path) -> None:
-    """It starts with what there is, grows when that pays, goes on smaller when a node dies; no sample is lost."""
+    """It starts with what there is, grows when that pays, goes on smaller when a node dies; no sample is lost.
+
+    A rank is killed besides. All of it is one run for MLflow, and every second of it is accounted for.
+    """
     with running_service(tmp_path, cpus=(1,)) as service, service.client() as client:
         overrides = ["resources.workers={min: 1, max: 2}", "training.steps=240", "checkpoint.every=20"]
+        began = time.time()
         run = client.submit(str(toy_job), overrides)["run_id"]
-        wait_for_step(client, run, 5)
+        view = wait_for_step(client, run, 15)
         assert len(nodes_of(client, run)) == 1
+        os.kill(view["pids"]["rank-0"], signal.SIGKILL)
+        next(v for v in client.watch(run) if v["generation"] == 2 and v["step"] > 15)
         service.add_node(1)
-        grown = next(v for v in client.watch(run) if v["generation"] == 2 and v["step"] > 60)
+        grown = next(v for v in client.watch(run) if v["generation"] == 3 and v["step"] > 90)
         assert {"rank-0", "rank-1"} <= grown["pids"].keys()
         lost = (nodes_of(client, run) - {head_node(service)}).pop()
         service.kill_node(lost)
         found = client.wait(run, 280)
+        wall_s = time.time() - began
+        account = client.account(run)
         audit = json.loads(service.command("audit", run, "--json").stdout)
     assert found["reason"] == "completed", found["facts"]
     assert "grows from 1 to 2 workers" in next(e["why"] for e in found["history"] if e["phase"] == "stopping")
-    assert [size for _, size in audit["worlds"]] == [1, 2, 1]
+    worlds = [size for _, size in audit["worlds"]]
+    assert [size for size, _ in groupby(worlds)] == [1, 2, 1]
     assert audit["problems"] == []
     assert audit["steps"] == 240
+    one_run_in_mlflow(found)
+    assert list(Result.of(found, service.home).series("loss")) == list(range(1, 241))
+    print(f"{wall_s:.1f} s, of which {account['seconds']}")
+    assert sum(account["seconds"].values()) == pytest.approx(account["wall_s"])
+    closing_s = 5.0  # after the last transition
+    assert account["wall_s"] == pytest.approx(wall_s, abs=0.01 * wall_s + closing_s)
+    again = steps_done_again(service.home, run)
+    print(f"{again} steps were done again")
+    kills = 2  # the step that was being told of when one came may be counted as done for the first time
+    assert 0.12 * (again - kills) <= account["seconds"]["recomputing"] <= 0.5 * again + 2.0
+
+
+def one_run_in_mlflow(found: dict) -> None:  # type: ignore[type-arg]
+    from mlflow import MlflowClient
+
+    client, facts = MlflowClient(found["facts"]["mlflow_uri"]), found["facts"]
+    (run,) = client.search_runs([client.get_run(facts["mlflow_run_id"]).info.experiment_id])
+    assert run.info.run_id == facts["mlflow_run_id"]
+    assert run.info.status == "FINISHED"
+
+
+def steps_done_again(home: Path, run: str) -> int:
+    """By the coordinator's own records: where generations had got to, and where the next began."""
+    reached = again = 0
+    for _, _, state in RunStore(f"sqlite:///{home / 'drivetrain.db'}").history(run):
+        if state.phase == "training":
+            again += max(0, reached - state.progress.step)
+        reached = max(reached, state.progress.step)
+    return again
 
 
 def test_coordinator_killed_at_every_transition(toy_job: Path, undisturbed: Result, tmp_path: Path) -> None:

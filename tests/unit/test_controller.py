@@ -149,6 +149,19 @@ def test_a_run_that_yields_saves_first_and_waits_for_another_place() -> None:
     assert isinstance(ended, st.Ended)
 
 
+def test_a_spent_budget_saves_and_says_so() -> None:
+    spent = ev.CancelAsked(Reason.BUDGET_SPENT, "budget.hours is 3, and spent")
+    state, actions = after(*TO_TRAINING, ev.YieldAsked("makes room"), spent)
+    assert actions == []  # it is stopping already
+    ended, _ = step(state, ev.RanksFinished(1, complete=False))
+    assert isinstance(ended, st.Ended)
+    assert ended.reason is Reason.BUDGET_SPENT
+    assert ended.detail == "budget.hours is 3, and spent; stopped after step 0, with a checkpoint"
+    waiting, _ = after(*TO_TRAINING[:2], spent)
+    assert isinstance(waiting, st.Ended)
+    assert waiting.reason is Reason.BUDGET_SPENT
+
+
 @pytest.mark.parametrize("reached", [3, 4])
 def test_a_run_that_does_not_train_yet_yields_at_once(reached: int) -> None:
     state, actions = after(*TO_TRAINING[:reached], ev.YieldAsked("makes room"))

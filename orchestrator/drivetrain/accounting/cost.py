@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -11,6 +11,7 @@ from drivetrain.scheduling.model import workers_of
 from drivetrain.spec import ResourcesSpec
 
 _JOULES_PER_KWH = 3.6e6
+_History = Iterable[tuple[float, str, State]]
 
 
 @dataclass(frozen=True)
@@ -50,12 +51,27 @@ def cost(seconds: float, joules: float | None, energy_from: str, resources: Reso
     )
 
 
-def worker_seconds(history: Iterable[tuple[float, str, State]], now: float) -> float:
+def joules_of(values: Mapping[str, float]) -> float:
+    """The energy among the metrics that an agent has measured."""
+    return sum(value for name, value in values.items() if name.endswith("/energy_joules"))
+
+
+def worker_seconds(history: _History, now: float) -> float:
     """Seconds in which a run had a place, times its workers there.
 
     Args:
         history: its transitions, as of `drivetrain.runs.store.RunStore.history`.
         now: until when, unless it has given the place back.
     """
+    return sum(workers * seconds for workers, seconds in _held(history, now))
+
+
+def held_seconds(history: _History, now: float) -> float:
+    """Seconds in which a run had a place. Args: see `worker_seconds`."""
+    return sum(seconds for workers, seconds in _held(history, now) if workers)
+
+
+def _held(history: _History, now: float) -> Iterator[tuple[int, float]]:
     marks = [(at, workers_of(state.place.placement) if isinstance(state, Held) else 0) for at, _, state in history]
-    return sum(workers * max(0.0, then - at) for (at, workers), (then, _) in pairwise([*marks, (now, 0)]))
+    for (at, workers), (then, _) in pairwise([*marks, (now, 0)]):
+        yield workers, max(0.0, then - at)

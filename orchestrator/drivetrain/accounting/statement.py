@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from drivetrain_workers.step_times import read_turns
 
-from drivetrain.accounting.cost import Cost, cost, worker_seconds
+from drivetrain.accounting.cost import Cost, cost, joules_of, worker_seconds
 from drivetrain.accounting.goodput import Goodput, account, stays
 from drivetrain.home import Home
 from drivetrain.runs.store import RunStore
 from drivetrain.spec import JobSpec
-from drivetrain.tracking.spool import read_records
+from drivetrain.tracking.spool import Record, read_records
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,12 @@ def account_of(home: Home, store: RunStore, run_id: str) -> Statement:
     folder, history = home.run(record.id), store.history(record.id)
     resources = JobSpec.model_validate_json(folder.job_resolved.read_text()).resources
     phases = [(at, state.phase, state.progress.generation) for at, _, state in history]
-    logged = (r["values"] for r in read_records(folder.spool) if r["op"] == "metrics")
-    joules = [value for values in logged for name, value in values.items() if name.endswith("/energy_joules")]
     energy_from = record.facts.get("energy_from", "")
-    spent = cost(worker_seconds(history, now), sum(joules) if joules else None, energy_from, resources)
+    joules = joules_since(read_records(folder.spool), 0.0) if energy_from else None
+    spent = cost(worker_seconds(history, now), joules, energy_from, resources)
     return Statement(account(stays(record.created, phases, now), read_turns(folder.step_times)), spent)
+
+
+def joules_since(records: Iterable[Record], at: float) -> float:
+    """The energy that a run has logged since then."""
+    return sum(joules_of(r["values"]) for r in records if r["op"] == "metrics" and r["time_ms"] >= at * 1000)

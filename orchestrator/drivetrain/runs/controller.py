@@ -189,14 +189,16 @@ def _ranks_finished(state: st.State, event: ev.Event) -> Decision:
     return _stopped(held, f"stopped after step {state.progress.step}, with a checkpoint")
 
 
-def _cancel_asked(state: st.State, _: ev.Event) -> Decision:
+def _cancel_asked(state: st.State, event: ev.Event) -> Decision:
+    event = cast("ev.CancelAsked", event)
     match state:
-        case st.Training():
-            return st.Stopping(state.dataset, state.place, progress=state.progress), [ev.AskStop()]
+        case st.Training(dataset, place):
+            stopping = st.Stopping(dataset, place, "", event.reason, event.detail, progress=state.progress)
+            return stopping, [ev.AskStop()]
         case st.Stopping():
-            return replace(state, yields_for=""), []
+            return replace(state, yields_for="", reason=event.reason, detail=event.detail), []
         case st.Queued() | st.Preparing() | st.Ready() | st.Placing() | st.Starting() | st.Waiting():
-            return _end(state, Reason.CANCELLED, f"stopped while {state.phase}")
+            return _end(state, event.reason, event.detail or f"stopped while {state.phase}")
         case _:
             return state, []
 
@@ -227,9 +229,11 @@ def _placing(state: st.Ready | st.Held, place: st.Place) -> Decision:
 
 def _stopped(state: st.Held, detail: str) -> Decision:
     """The ranks have ended before the last step: for good, or until there is another place."""
-    if isinstance(state, st.Stopping) and state.yields_for:
+    if not isinstance(state, st.Stopping):
+        return _end(state, Reason.CANCELLED, detail)
+    if state.yields_for:
         return _ready(state, state.dataset, state.yields_for)
-    return _end(state, Reason.CANCELLED, detail)
+    return _end(state, state.reason, "; ".join(filter(None, (state.detail, detail))))
 
 
 def _count_failure(progress: st.Progress, reason: Reason) -> st.Progress:

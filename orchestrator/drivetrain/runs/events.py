@@ -118,7 +118,10 @@ class RanksFinished(Event):
 
 @dataclass(frozen=True)
 class CancelAsked(Event):
-    """A user wants the run to end."""
+    """A user wants the run to save and end; or its budget does, with another ``reason`` and a ``detail``."""
+
+    reason: Reason = Reason.CANCELLED
+    detail: str = ""
 
 
 @dataclass(frozen=True)

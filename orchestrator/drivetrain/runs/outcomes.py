@@ -11,6 +11,7 @@ class Reason(StrEnum):
 
     COMPLETED = "completed"
     CANCELLED = "cancelled"
+    BUDGET_SPENT = "budget_spent"
     RANK_KILLED = "rank_killed"
     COLLECTIVE = "collective"
     HUNG = "hung"
@@ -54,6 +55,7 @@ class Outcome:
 OUTCOMES: dict[Reason, Outcome] = {
     Reason.COMPLETED: Outcome(Status.FINISHED, 0, "all steps are done"),
     Reason.CANCELLED: Outcome(Status.KILLED, 0, "cancelled by the user"),
+    Reason.BUDGET_SPENT: Outcome(Status.KILLED, 0, "the job's budget is spent"),
     Reason.RANK_KILLED: Outcome(Status.FAILED, 5, "a rank process was killed"),
     Reason.COLLECTIVE: Outcome(Status.FAILED, 5, "a rank lost its peers"),
     Reason.HUNG: Outcome(Status.FAILED, 3, "a rank made no progress"),

@@ -115,9 +115,16 @@ class Waiting(Held):
 
 @dataclass(frozen=True)
 class Stopping(Held):
-    """The ranks were asked to save and end; ``yields_for`` says why, where the run is to go on elsewhere or later."""
+    """The ranks were asked to save and end.
+
+    Attributes:
+        yields_for: why, where the run is to go on elsewhere or later.
+        reason, detail: why, where it is to end.
+    """
 
     yields_for: str = ""
+    reason: Reason = Reason.CANCELLED
+    detail: str = ""
 
 
 @dataclass(frozen=True)

@@ -57,11 +57,17 @@ class Tracker:
         """Newest step that was logged in a series (``train``, ``eval``, ...); 0 before the first."""
         return self._newest_step[series]
 
-    def metrics(self, series: str, step: int, at: float, values: dict[str, float]) -> None:
-        """Metrics of one step. A step done again after a failure is the same step and is not logged again."""
-        if step > self._newest_step[series]:
-            self._newest_step[series] = step
-            self._append({"op": "metrics", "series": series, "step": step, "time_ms": int(at * 1000), "values": values})
+    def metrics(self, series: str, step: int, at: float, values: dict[str, float]) -> bool:
+        """Metrics of one step. A step done again after a failure is the same step and is not logged again.
+
+        Returns:
+            Whether they were logged.
+        """
+        if step <= self._newest_step[series]:
+            return False
+        self._newest_step[series] = step
+        self._append({"op": "metrics", "series": series, "step": step, "time_ms": int(at * 1000), "values": values})
+        return True
 
     def params(self, values: dict[str, object]) -> None:
         """Parameters of the run; they never change."""

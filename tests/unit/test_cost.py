@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from drivetrain.accounting.budget import overspent, since_resumed
+from drivetrain.accounting.cost import cost, held_seconds, worker_seconds
+from drivetrain.runs import states as st
+from drivetrain.runs.outcomes import Reason
+from drivetrain.spec import JobSpec, ResourcesSpec
+from pydantic import ValidationError
+
+PLACE = st.Place((("a", 2), ("b", 1)))
+HISTORY = [
+    (100.0, "", st.Preparing()),
+    (110.0, "", st.Placing("d", PLACE)),
+    (120.0, "", st.Training("d", PLACE)),
+    (3710.0, "", st.Ready("d")),
+    (3720.0, "", st.Training("d", st.Place((("a", 1),)))),
+    (7320.0, "", st.Ended(Reason.CANCELLED)),
+]
+
+
+def job(budget: dict[str, Any], **resources: Any) -> JobSpec:
+    return JobSpec.model_validate(
+        {
+            "name": "job",
+            "data": {"name": "d", "source": "x.txt", "tokenizer": {"vocab_size": 300}, "sequence_length": 8},
+            "model": {"factory": "a:b"},
+            "training": {"steps": 1},
+            "resources": resources,
+            "budget": budget,
+        }
+    )
+
+
+def test_workers_count_while_there_is_a_place() -> None:
+    assert held_seconds(HISTORY, 9999.0) == 7200
+    assert worker_seconds(HISTORY, 9999.0) == 3 * 3600 + 3600
+    assert worker_seconds(HISTORY[:3], 150.0) == 3 * 40
+
+
+def test_cost() -> None:
+    found = cost(4 * 3600, 7.2e6, "nvml", ResourcesSpec(price_per_hour=2.5, co2_g_per_kwh=400))
+    assert (found.worker_hours, found.dollars, found.energy_kwh, found.co2_kg) == (4, 10, 2, 0.8)
+    nothing = cost(4 * 3600, None, "", ResourcesSpec())
+    assert (nothing.dollars, nothing.energy_kwh, nothing.co2_kg) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("budget", "told"),
+    [
+        ({}, ""),
+        ({"hours": 2.1}, ""),
+        ({"hours": 2.0}, "budget.hours is 2, and spent"),
+        ({"dollars": 8.1}, ""),
+        ({"dollars": 8, "hours": 1}, "budget.hours is 1, and spent, budget.dollars is 8, and spent"),
+        ({"energy_kwh": 1.0}, "budget.energy_kwh is 1, and spent"),
+    ],
+)
+def test_budget(budget: dict[str, float], told: str) -> None:
+    assert overspent(job(budget, price_per_hour=2.0), HISTORY, 3.6e6, 9999.0) == told
+
+
+def test_a_user_who_resumes_gives_as_much_again() -> None:
+    resumed = [*HISTORY, (8000.0, "", st.Queued()), (8010.0, "", st.Training("d", PLACE))]
+    assert held_seconds(since_resumed(resumed), 8030.0) == 20
+    assert since_resumed(HISTORY) == HISTORY
+
+
+def test_dollars_need_a_price() -> None:
+    with pytest.raises(ValidationError, match=r"budget\.dollars needs resources\.price_per_hour"):
+        job({"dollars": 5})
