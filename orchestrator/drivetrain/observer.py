@@ -70,6 +70,7 @@ class Observer:
                 self._view.problem = event["message"]
                 _log.warning("%s: %s", self._view.run_id, event["message"])
             case "finished":
+                self._learn(peak_bytes=event["peak_bytes"], base_bytes=event["base_bytes"])
                 self._decide(ev.RanksFinished(event["generation"], event["complete"]))
             case "exited" if event["code"] != 0:
                 self._lost(event, current)

@@ -37,6 +37,7 @@ from drivetrain_workers.guards import Alarm, LossGuard, should_stop_early
 from drivetrain_workers.messages import RankTask
 from drivetrain_workers.model import build_model
 from drivetrain_workers.objective import load_objective
+from drivetrain_workers.peak_memory import peak_bytes, resident_bytes
 from drivetrain_workers.predictions import write_predictions
 from drivetrain_workers.process import end_with_parent
 from drivetrain_workers.run_folder import RunFolder
@@ -73,7 +74,8 @@ def train(task: RankTask, link: AgentLink) -> None:
         run.times.end_turn(run.step, 0.0)
         run.times.close()
     if task.rank == 0:
-        link.report("finished", step=run.step, complete=run.step == run.steps or run.stopped_early)
+        complete = run.step == run.steps or run.stopped_early
+        link.report("finished", step=run.step, complete=complete, peak_bytes=peak_bytes(), base_bytes=run.base_bytes)
 
 
 @dataclass
@@ -82,6 +84,7 @@ class _Run:
 
     Attributes:
         times: what its turns are spent on.
+        base_bytes: memory of the process before there was a model.
         unsaved: the ledger's records of steps since the newest checkpoint in storage.
     """
 
@@ -95,6 +98,7 @@ class _Run:
     steps: int
     adjustments: Adjustments
     times: StepTimes
+    base_bytes: int
     step: int = 0
     stopped_early: bool = False
     unsaved: list[dict[str, Any]] = field(default_factory=list)
@@ -116,6 +120,7 @@ def _open(task: RankTask, link: AgentLink) -> _Run:
     training, checkpoint = TrainingSpec(**job["training"]), CheckpointSpec(**job["checkpoint"])
     rank, world_size = task.rank, task.generation.world_size
     report("phase", phase="forked")
+    base_bytes = resident_bytes()
     link.enter("group", 0)
     device = join_group(rank, task.local_rank, world_size, task.generation.rendezvous)
     report("phase", phase="grouped")
@@ -150,7 +155,7 @@ def _open(task: RankTask, link: AgentLink) -> _Run:
     writer = CheckpointWriter(folder, rank, world_size, number, keep, report, _began(folder), memory)
     engine.before_update = writer.before_update
     times = StepTimes(None if rank else folder.step_times, number)
-    run = _Run(task, plan, engine, writer, checkpoint, training, data, steps, adjustments, times)
+    run = _Run(task, plan, engine, writer, checkpoint, training, data, steps, adjustments, times, base_bytes)
     if found:
         _resume(run, found, link)
     report("phase", phase="loaded", step=run.step, steps=steps, unsaved=run.unsaved if rank == 0 else [])

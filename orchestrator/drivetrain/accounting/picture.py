@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from drivetrain.accounting.goodput import CLASSES, Goodput
 
 _SLICES = 300
+_UNITS = (("seconds", 1.0), ("minutes", 60.0), ("hours", 3600.0))
 _COLORS = {
     "queued": "#d9d9d9",
     "provisioning": "#bdbdbd",
@@ -32,7 +33,7 @@ def draw_goodput(goodput: Goodput, title: str, path: Path) -> None:
     time, sums = figure.subplots(1, 2, width_ratios=(2, 1))
     seconds = goodput.seconds
     shown = [name for name in CLASSES if seconds[name] > 0.0005 * goodput.wall_s]
-    unit, divisor = ("minutes", 60.0) if goodput.wall_s < 2 * 3600 else ("hours", 3600.0)
+    unit, divisor = next(entry for entry in _UNITS if goodput.wall_s < 180 * entry[1] or entry is _UNITS[-1])
     if goodput.wall_s > 0:
         shares = goodput.over_time(_SLICES)
         rows = [shares[list(CLASSES).index(name)] for name in shown]

@@ -11,6 +11,7 @@ from typing import Any
 import typer
 
 from drivetrain.api import RunSummary
+from drivetrain.cli.account import describe_cost, describe_time
 from drivetrain.cli.errors import errors
 from drivetrain.cli.render import renderer
 from drivetrain.client import Client
@@ -37,9 +38,9 @@ def submit(server: str | None, job: str, overrides: list[str], key: str | None, 
 def status(server: str | None, run: str, as_json: bool) -> None:
     """`drivetrain status`."""
     with _client(server) as client:
-        found = client.status(run)
+        found, account = client.status(run), client.account(run)
         if as_json:
-            print(json.dumps(found))
+            print(json.dumps({**found, "account": account}))
             return
         view, progress = found["view"], found["progress"]
         rows = [
@@ -51,6 +52,8 @@ def status(server: str | None, run: str, as_json: bool) -> None:
             ("eval loss", "" if view["eval_loss"] is None else f"{view['eval_loss']:.4f}"),
             ("restarts", str(progress["restarts"]) if progress["restarts"] else ""),
             ("last trouble", view["problem"]),
+            ("time", describe_time(account)),
+            ("cost", describe_cost(account)),
             ("ended", " ".join(filter(None, (found["reason"], found["facts"].get("detail", ""))))),
         ]
         print(found["run_id"])

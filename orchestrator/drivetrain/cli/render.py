@@ -16,6 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from drivetrain.api import RunSummary
+from drivetrain.cli.account import describe_cost, describe_time
 from drivetrain.home import Home
 
 View = dict[str, Any]
@@ -158,9 +159,7 @@ def describe(view: View) -> str:
 
 def print_summary(console: Console, summary: RunSummary) -> None:
     """How the run ended, what it reached, where everything is, and what to do next."""
-    facts, rows = summary.facts, _losses(summary.facts)
-    if facts.get("tokens_per_s"):
-        rows.append(("throughput", f"{facts['tokens_per_s']:,.0f} tokens/s"))
+    facts, rows = summary.facts, [*_losses(summary.facts), *_resources(summary.facts)]
     if facts.get("dataset"):
         made = "prepared in this run" if facts["dataset_made"] else "found, nothing to prepare"
         rows.append(("dataset", f"{facts['dataset']} ({made})"))
@@ -202,6 +201,17 @@ def _losses(facts: dict[str, Any]) -> list[tuple[str, str]]:
         rows.append(("eval loss", f"{facts['eval_loss']:.4f}{unit}{beaten}"))
     rows += [(name, f"{value:.4g}") for name, value in facts.get("metrics", {}).items()]
     return rows
+
+
+def _resources(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """What the run has taken, and how fast it was."""
+    if facts.get("tokens_per_s"):
+        yield "throughput", f"{facts['tokens_per_s']:,.0f} tokens/s"
+    if facts.get("peak_bytes"):
+        yield "memory", f"at most {facts['peak_bytes'] / 1e9:.2f} GB for a rank"
+    if facts.get("account"):
+        yield "time", describe_time(facts["account"])
+        yield "cost", describe_cost(facts["account"])
 
 
 def _ui_command(uri: str) -> str:

@@ -1,0 +1,31 @@
+"""The account of a run in two lines."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+_SHOWN = 4
+
+
+def describe_time(account: dict[str, Any]) -> str:
+    """How long a run took, what of that counted, and the classes that took most."""
+    wall_s = account["wall_s"]
+    largest = sorted(account["seconds"].items(), key=lambda entry: -entry[1])[:_SHOWN]
+    shares = ", ".join(f"{name} {seconds / wall_s:.0%}" for name, seconds in largest if seconds > 0.005 * wall_s)
+    return f"{timedelta(seconds=round(wall_s))}, goodput {account['goodput']:.0%}: {shares}"
+
+
+def describe_cost(account: dict[str, Any]) -> str:
+    """Worker hours, dollars, energy and CO2, as far as they are known."""
+    parts = [f"{account['worker_hours']:.3g} worker hours"]
+    if account["dollars"] is not None:
+        parts.append(f"${account['dollars']:.2f}")
+    if account["energy_kwh"] is not None:
+        parts.append(f"{_scaled(account['energy_kwh'], 'kWh', 'Wh')} (by {account['energy_from']})")
+        parts.append(f"{_scaled(account['co2_kg'], 'kg', 'g')} CO2")
+    return ", ".join(parts)
+
+
+def _scaled(value: float, unit: str, thousandth: str) -> str:
+    return f"{value:.3g} {unit}" if value >= 0.1 else f"{1000 * value:.3g} {thousandth}"
