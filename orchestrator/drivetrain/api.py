@@ -9,6 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from drivetrain_pipelines.errors import InputError
+
+from drivetrain.home import Home
 from drivetrain.job import Job, load_job
 
 OnView = Callable[[dict[str, Any]], None]
@@ -70,6 +73,28 @@ def resume(run_id: str, address: str | None = None, on_view: OnView = _ignore) -
         if record.ended:
             return RunSummary(record.id, record.facts["reason"], record.facts)
         return _follow(session, record.id, on_view)
+
+
+def sync(run_id: str, timeout_s: float = 600.0) -> bool:
+    """Ship what MLflow has not got yet of a run that has ended; whether it has everything now.
+
+    Raises:
+        InputError: there is no such run, or it goes on, and ships by itself.
+    """
+    from drivetrain.runs.store import RunStore  # here: as in `run`
+    from drivetrain.wiring import tracker_of
+
+    home = Home.from_environment()
+    store = RunStore(home.database_url)
+    record = store.get(run_id)
+    if not record.ended:
+        fix = "One that goes on ships what it logs by itself; one that was interrupted does when it is resumed."
+        raise InputError("RUN", f"{record.id}, which is {record.state.phase}", "a run that has ended", fix)
+    tracker = tracker_of(home, record)
+    tracked = tracker.flush(timeout_s)
+    tracker.close()
+    store.learn(record.id, tracked=tracked, **tracker.identity)
+    return tracked
 
 
 def _follow(session: Any, run_id: str, on_view: OnView) -> RunSummary:

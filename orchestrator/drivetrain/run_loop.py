@@ -351,10 +351,11 @@ class RunLoop:
 
     def _account(self) -> None:
         try:
+            self._stages.log_checkpoints()
             self._learn(**self._stages.account(self._store))
-        except Exception as error:  # of a run that has ended well or badly: what is missing here is said, not fatal
+        except Exception as error:  # the run has ended, well or badly: what is missing here is said, not fatal
             _log.exception("the account of %s", self._run_id)
-            self._learn(problem=f"the account of its time could not be drawn up: {error}")
+            self._learn(problem=f"the account of the run is not complete: {error}")
 
     def _learn(self, **facts: Any) -> None:
         self._store.learn(self._run_id, **facts)

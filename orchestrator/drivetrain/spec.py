@@ -68,6 +68,7 @@ class TrackingSpec(Spec):
     """Where the run is logged. The tracking server itself is ``MLFLOW_TRACKING_URI``."""
 
     experiment: str | None = Field(None, description="MLflow experiment; the job's name by default")
+    register_as: Name | None = Field(None, description="registered model that the trained one becomes a version of")
 
 
 class BudgetSpec(Spec):

@@ -10,8 +10,8 @@ from typing import Any
 import ray
 from drivetrain_pipelines.prepare.prepare import prepare
 from drivetrain_workers.checkpoints.remote import RemoteCheckpoints
-from drivetrain_workers.checkpoints.store import committed
-from drivetrain_workers.model_requests import GenerateRequest, ask
+from drivetrain_workers.checkpoints.store import committed, describe_all
+from drivetrain_workers.model_requests import ExportRequest, GenerateRequest, ask
 from drivetrain_workers.run_folder import RunFolder
 
 from drivetrain.accounting.budget import History, overspent, since_resumed
@@ -101,6 +101,10 @@ class Stages:
             text = self.folder.path / "sample.txt"
             text.write_text(str(facts["sample"]))
             self._tracker.artifact(text)
+        if name := self._spec.tracking.register_as:
+            target = self.folder.path / "export"
+            ask(ExportRequest(str(self.folder.path), dataset, str(target)))
+            self._tracker.register(name, target)
         return facts
 
     def overspent(self, history: Callable[[], History], energy_j: float) -> str:
@@ -113,6 +117,14 @@ class Stages:
         """Joules that were logged since the run was submitted or resumed."""
         began = since_resumed(history)[:1]
         return joules_since(self._tracker.records(), began[0][0] if began else 0.0)
+
+    def log_checkpoints(self) -> None:
+        """Log the checkpoints that the run has kept."""
+        for found in reversed([*describe_all(self.folder.checkpoints, verify_bytes=False)]):
+            if not found.problem:
+                loss = {} if found.eval_loss is None else {"eval_loss": found.eval_loss}
+                metrics = {f"eval_{name}": value for name, value in found.metrics.items()}
+                self._tracker.checkpoint(found.step, found.folder, {**loss, **metrics})
 
     def account(self, store: RunStore) -> dict[str, Any]:
         """Draw up the account of the run at its end, and log it; returns the facts of the summary."""

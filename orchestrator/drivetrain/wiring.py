@@ -18,7 +18,7 @@ from drivetrain.coordinator import Coordinator
 from drivetrain.gang_request import check_request, gang_request, waiting_since
 from drivetrain.home import Home
 from drivetrain.run_loop import RunLoop
-from drivetrain.runs.store import RunStore
+from drivetrain.runs.store import RunRecord, RunStore
 from drivetrain.scheduler import Scheduler
 from drivetrain.scheduling.model import Request
 from drivetrain.scheduling.rules import LastingRules
@@ -47,7 +47,7 @@ class RayCoordinator(Coordinator):
         store = open_store(home.database_url)
 
         def spec_of(run_id: str) -> JobSpec:
-            return JobSpec.model_validate_json(home.run(run_id).job_resolved.read_text())
+            return _spec_of(home, run_id)
 
         rules = LastingRules(home.scheduling_rules)
 
@@ -60,9 +60,9 @@ class RayCoordinator(Coordinator):
 
         def build(run_id: str) -> RunLoop:
             spec, folder = spec_of(run_id), home.run(run_id)
-            uri, request = store.get(run_id).facts["mlflow_uri"], request_of(run_id)
+            request = request_of(run_id)
             gang = Gang(run_id, spec.resources.cpus_per_worker, int(request.gpus), folder)
-            tracker = Tracker(Spool(folder.spool), lambda: _connect(home, spec, run_id, uri))
+            tracker = tracker_of(home, store.get(run_id))
             if not any(record["op"] == "begin" for record in tracker.records()):
                 _describe(tracker, spec, home, run_id, store.get(run_id).user)
             stages = Stages(spec, home, folder, tracker)
@@ -75,6 +75,16 @@ class RayCoordinator(Coordinator):
 
         super().__init__(store, session, build, check, lambda run_id: home.run(run_id).path, scheduler.overview)
         scheduler.start()  # now that the book has everybody who holds a place
+
+
+def tracker_of(home: Home, record: RunRecord) -> Tracker:
+    """The tracker of a run, which ships what it has logged; there must be one at a time."""
+    spec, uri = _spec_of(home, record.id), record.facts["mlflow_uri"]
+    return Tracker(Spool(home.run(record.id).spool), lambda: _connect(home, spec, record.id, uri))
+
+
+def _spec_of(home: Home, run_id: str) -> JobSpec:
+    return JobSpec.model_validate_json(home.run(run_id).job_resolved.read_text())
 
 
 def _gpus_per_worker(spec: JobSpec) -> int:

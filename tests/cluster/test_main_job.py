@@ -10,6 +10,7 @@ import pytest
 import yaml
 from drivetrain_workers.checkpoints import ledger
 from drivetrain_workers.run_folder import RunFolder
+from safetensors.numpy import load_file
 
 from tests.cluster.harness import Result, command_line, run_job
 
@@ -26,11 +27,31 @@ def test_summary(undisturbed: Result) -> None:
 
 def test_second_run_prepares_nothing(toy_job: Path, shared_home: Path, undisturbed: Result) -> None:
     shards = {p: p.stat().st_mtime_ns for p in Path(undisturbed.facts["dataset"]).iterdir()}
-    again = run_job(toy_job, shared_home).finish()
+    again = run_job(toy_job, shared_home, "tracking.register_as=toy").finish()
     assert again.run_id != undisturbed.run_id
+    registered(again)
     assert not again.facts["dataset_made"]
     assert {p: p.stat().st_mtime_ns for p in Path(again.facts["dataset"]).iterdir()} == shards
     assert again.weights_digest() == undisturbed.weights_digest()
+
+
+def registered(result: Result) -> None:
+    """Its checkpoints are logged models, its weights a version of a registered one."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(result.facts["mlflow_uri"])
+    run = client.get_run(result.facts["mlflow_run_id"])
+    models = [m for m in client.search_logged_models([run.info.experiment_id]) if m.source_run_id == run.info.run_id]
+    assert sorted(model.name for model in models) == ["step-00000024", "step-00000032", "step-00000040"]
+    (last,) = (model for model in models if model.tags["step"] == "40")
+    assert last.tags["location"] == result.facts["checkpoint"]
+    assert {metric.key: metric.value for metric in last.metrics} == {
+        "checkpoint_eval_loss": pytest.approx(result.facts["eval_loss"])
+    }
+    (version,) = client.search_model_versions("name = 'toy'")
+    assert version.run_id == run.info.run_id
+    weights = load_file(client.download_artifacts(run.info.run_id, "model/model.safetensors"))
+    assert sum(tensor.size for tensor in weights.values()) == result.facts["parameters"]
 
 
 def test_mlflow_has_everything(toy_job: Path, undisturbed: Result) -> None:

@@ -102,6 +102,17 @@ def export(
 
 
 @app.command()
+def sync(
+    run: _Run,
+    timeout: Annotated[float, typer.Option(min=0, metavar="SECONDS", help="give up after so long")] = 600.0,
+) -> None:
+    """Ship what MLflow has not got yet of a run that has ended."""
+    from drivetrain.cli.commands import sync_run
+
+    sync_run(run, timeout)
+
+
+@app.command()
 def audit(run: _Run, json: _Json = False) -> None:
     """Prove from a run's ledger that every sample was used exactly once per epoch."""
     from drivetrain.cli.data import audit_run

@@ -120,6 +120,17 @@ def list_runs(as_json: bool) -> None:
             print(json.dumps(line) if as_json else "{run_id:40} {phase:10} {step:>7} {reason}".format(**line))
 
 
+def sync_run(run_id: str, timeout_s: float) -> None:
+    """`drivetrain sync`."""
+    with errors():
+        if not api.sync(run_id, timeout_s):
+            print(
+                f"the tracking server did not take everything within {timeout_s:g} s; nothing is lost", file=sys.stderr
+            )
+            raise typer.Exit(1)
+        print("MLflow has everything")
+
+
 def _finish(summary: api.RunSummary, out: Renderer) -> None:
     out.summary(summary)
     if not summary.succeeded:

@@ -173,8 +173,8 @@ def print_summary(console: Console, summary: RunSummary) -> None:
         rows.append(("MLflow run", f"{facts['mlflow_run_id']} in experiment {facts['mlflow_experiment']}"))
         rows.append(("MLflow UI", _ui_command(facts["mlflow_uri"])))
     if facts.get("tracked") is False:
-        resume = f"drivetrain resume {summary.run_id}"
-        rows.append(("tracking", f"the server was not reached; all records are kept, `{resume}` ships them"))
+        sync = f"drivetrain sync {summary.run_id}"
+        rows.append(("tracking", f"the server was not reached; all records are kept, `{sync}` ships them"))
     for key, title in (("sample", "sample"), ("problem", "note")):
         if facts.get(key):
             rows.append((title, facts[key]))

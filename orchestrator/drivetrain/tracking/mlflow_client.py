@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ from mlflow import MlflowClient
 from mlflow.data.dataset_source_registry import resolve_dataset_source
 from mlflow.data.meta_dataset import MetaDataset
 from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
 
 from drivetrain.tracking.spool import Record
 
 _RUN_TAG = "drivetrain.run"
+_MODEL = "model"  # folder of artifacts
 _BATCH_METRICS, _BATCH_PARAMS = 1000, 100  # MLflow's limits per request
 
 
@@ -31,6 +34,7 @@ class MlflowRun:
     def __init__(self, uri: str, experiment: str, artifacts: Path | None, name: str) -> None:
         # A request that fails is repeated by the shipper, with the record safe in the spool.
         os.environ |= {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
+        os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
         self._client = MlflowClient(uri)
         found = self._client.get_experiment_by_name(experiment)
         location = artifacts.as_uri() if artifacts else None
@@ -75,6 +79,31 @@ class MlflowRun:
 
     def _artifact(self, record: Record) -> None:
         self._client.log_artifact(self.run_id, record["path"], record.get("folder"))
+
+    def _checkpoint(self, record: Record) -> None:
+        """As a logged model, made once."""
+        name, step = f"step-{record['step']:08}", record["step"]
+        named = self._client.search_logged_models([self.experiment_id], filter_string=f"name = '{name}'")
+        if any(model.source_run_id == self.run_id for model in named):
+            return
+        tags = {"step": str(step), "location": record["location"]}
+        model = self._client.create_logged_model(
+            self.experiment_id, name, source_run_id=self.run_id, tags=tags, model_type="checkpoint"
+        )
+        for key, value in record["values"].items():
+            at = {"timestamp": record["time_ms"], "step": step, "model_id": model.model_id}
+            self._client.log_metric(self.run_id, f"checkpoint_{key}", value, **at)
+        self._client.finalize_logged_model(model.model_id, "READY")
+
+    def _register(self, record: Record) -> None:
+        name = record["name"]
+        if self._client.search_model_versions(f"name = '{name}' and run_id = '{self.run_id}'"):
+            return
+        self._client.log_artifacts(self.run_id, record["folder"], _MODEL)
+        with suppress(MlflowException):  # it is there; if that was not it, the next call says so
+            self._client.create_registered_model(name)
+        source = f"{self._client.get_run(self.run_id).info.artifact_uri}/{_MODEL}"
+        self._client.create_model_version(name, source, self.run_id)
 
     def _end(self, record: Record) -> None:
         self._client.set_terminated(self.run_id, record["status"], record["time_ms"])

@@ -87,6 +87,15 @@ class Tracker:
         """A file, which must stay where it is until it is shipped."""
         self._append({"op": "artifact", "path": str(path), "folder": folder})
 
+    def checkpoint(self, step: int, location: str, values: dict[str, float]) -> None:
+        """A checkpoint that the run has kept, with what the model was worth then."""
+        now = int(time.time() * 1000)
+        self._append({"op": "checkpoint", "step": step, "location": location, "values": values, "time_ms": now})
+
+    def register(self, name: str, folder: Path) -> None:
+        """The trained model, in a folder, as a version of a registered model."""
+        self._append({"op": "register", "name": name, "folder": str(folder)})
+
     def begin(self) -> None:
         """The run is running (again)."""
         self._append({"op": "begin"})

@@ -1,0 +1,124 @@
+"""A real MLflow server, behind a proxy that can be slow, broken or away."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import aiohttp
+import httpx
+from aiohttp import web
+
+_SLOW_S = 5.0
+
+
+class MlflowServer:
+    """Listens on loopback.
+
+    Attributes:
+        uri: of the proxy, for clients.
+        mode: ``good``, ``slow`` (five seconds a call), ``broken`` (every call answers 500) or ``away``.
+        calls: that have come.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._port = folder, _free_port()
+        self.direct = f"http://127.0.0.1:{self._port}"
+        self.uri, self.mode, self.calls = f"http://127.0.0.1:{_free_port()}", "good", 0
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self._port)]
+        places = ["--backend-store-uri", f"sqlite:///{self._folder}/mlflow.db", "--artifacts-destination"]
+        self._process = subprocess.Popen(
+            [*command, *places, f"{self._folder}/artifacts", "--workers", "1"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        deadline = time.monotonic() + 90
+        while time.monotonic() < deadline:
+            try:
+                if httpx.get(f"{self.direct}/health").status_code == 200:
+                    return
+            except httpx.TransportError:
+                time.sleep(0.2)
+        raise AssertionError("the MLflow server did not start")
+
+    def kill(self) -> None:
+        """At once, with its workers."""
+        if self._process:
+            subprocess.run(["kill", "-9", "--", f"-{self._process.pid}"], check=True)
+            self._process.wait()
+            self._process = None
+
+    async def serve(self) -> None:
+        """The proxy, until it is cancelled."""
+        app = web.Application(client_max_size=1 << 30)
+        app.router.add_route("*", "/{path:.*}", self._forward)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", int(self.uri.rpartition(":")[2])).start()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await runner.cleanup()
+
+    async def _forward(self, request: web.Request) -> web.Response:
+        self.calls += 1
+        if self.mode == "slow":
+            await asyncio.sleep(_SLOW_S)
+        elif self.mode == "broken":
+            return web.Response(status=500, text="broken")
+        elif self.mode == "away" and request.transport:
+            request.transport.abort()
+        dropped = ("host", "content-length")
+        headers = {key: value for key, value in request.headers.items() if key.lower() not in dropped}
+        try:
+            async with aiohttp.ClientSession(auto_decompress=False) as session:
+                body = await request.read()
+                url = f"{self.direct}{request.rel_url}"
+                async with session.request(request.method, url, headers=headers, data=body) as answer:
+                    return web.Response(
+                        status=answer.status,
+                        body=await answer.read(),
+                        headers={"Content-Type": answer.headers.get("Content-Type", "application/json")},
+                    )
+        except aiohttp.ClientError:
+            return web.Response(status=503, text="nobody behind the proxy")
+
+
+@contextmanager
+def mlflow_server(folder: Path) -> Iterator[MlflowServer]:
+    """A server for the time of a test."""
+    server = MlflowServer(folder)
+    loop = asyncio.new_event_loop()
+    task: asyncio.Task[None] = loop.create_task(server.serve())
+    thread = threading.Thread(target=_run, args=(loop, task), name="mlflow-proxy")
+    thread.start()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
+        loop.call_soon_threadsafe(task.cancel)
+        thread.join()
+        loop.close()
+
+
+def _run(loop: asyncio.AbstractEventLoop, task: asyncio.Task[None]) -> None:
+    with suppress(asyncio.CancelledError):
+        loop.run_until_complete(task)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
