@@ -112,7 +112,7 @@ class NodeAgent:
         self._peers = self._own_memory(successor)
         self._uploader = self._start_uploader() if first_rank == 0 else None
         yield_to_training()  # after the fork server, whose children are to be served first
-        self._meter = NodeMeter([int(index) for index in ray.get_gpu_ids()] if gpus else [], Path(run_folder))
+        self._meter = NodeMeter([str(gpu) for gpu in ray.get_gpu_ids()] if gpus else [], Path(run_folder))
         for loop in (self._accept, self._guard, self._look_for_hangs, self._measure):
             threading.Thread(target=loop, name=loop.__name__, daemon=True).start()
 

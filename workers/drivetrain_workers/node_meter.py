@@ -24,7 +24,8 @@ class Reading:
     Attributes:
         values: by MLflow's names of system metrics; rates and energies are of the time in between.
         energy_j: of the run's processes and GPUs.
-        energy_from: ``nvml``, ``rapl`` or ``estimate``; two of them where CPUs and GPUs were measured differently.
+        energy_from: ``nvml``, ``rapl`` or ``estimate``; several of them where CPUs and GPUs were measured differently,
+            and ``no gpu`` where a GPU cannot be measured.
     """
 
     values: dict[str, float]
@@ -36,13 +37,17 @@ class NodeMeter:
     """Measures a node, and a run's part of it.
 
     Args:
-        gpus: indices of the run's own, as NVML counts.
+        gpus: of the run, by index as NVML counts, or by UUID.
         disk: a folder on the disk to look at.
     """
 
-    def __init__(self, gpus: list[int], disk: Path) -> None:
+    def __init__(self, gpus: list[str], disk: Path) -> None:
         self._disk = disk
-        self._gpus = [_Gpu(index) for index in gpus]
+        self._gpus: list[_Gpu] = []
+        for gpu in gpus:
+            with suppress(pynvml.NVMLError):  # a part of one, or a driver that does not tell
+                self._gpus.append(_Gpu(gpu))
+        self._unknown = len(self._gpus) < len(gpus)
         self._network, self._cpu = psutil.net_io_counters(), _CpuEnergy()
         psutil.cpu_percent()  # the first call only begins to count
 
@@ -61,21 +66,25 @@ class NodeMeter:
         }
         self._network = network
         joules, source = self._cpu.take()
-        sources = {source}
+        sources = {source, "no gpu"} if self._unknown else {source}
         for gpu in self._gpus:
             found, gpu_joules = gpu.read()
             values |= found
             joules += gpu_joules
             sources.add("nvml")
-        return Reading(values, joules, " and ".join(sorted(sources)))
+        return Reading(values, joules, ", ".join(sorted(sources)))
 
 
 class _Gpu:
     """One GPU, by NVML."""
 
-    def __init__(self, index: int) -> None:
+    def __init__(self, name: str) -> None:
         pynvml.nvmlInit()
-        self._name, self._handle = f"gpu_{index}", pynvml.nvmlDeviceGetHandleByIndex(index)
+        self._name = f"gpu_{name}"
+        by_index = name.isdigit()
+        self._handle = (
+            pynvml.nvmlDeviceGetHandleByIndex(int(name)) if by_index else pynvml.nvmlDeviceGetHandleByUUID(name)
+        )
         self._millijoules = pynvml.nvmlDeviceGetTotalEnergyConsumption(self._handle)
 
     def read(self) -> tuple[dict[str, float], float]:
