@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
 import secrets
@@ -20,6 +21,7 @@ from drivetrain_pipelines.checksums import atomic_write
 from drivetrain_pipelines.errors import DrivetrainError, InputError
 from ray._private import ray_constants
 
+from drivetrain.environment import environment
 from drivetrain.home import Home, user_name
 from drivetrain.job import Job
 from drivetrain.runs.outcomes import Reason
@@ -174,6 +176,7 @@ class Session:
             folder.job_written: job.written,
             folder.job_resolved: job.spec.model_dump_json(indent=2),
             folder.path / "code_version": job.code_version,
+            folder.environment: json.dumps(environment(), indent=2),
         }
         for path, text in contents.items():
             with atomic_write(path) as sink:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from drivetrain_pipelines.spec import DataSpec, Name, Spec
 from drivetrain_workers.spec import CheckpointSpec, ModelSpec, TrainingSpec
@@ -106,3 +106,14 @@ class JobSpec(Spec):
         if self.budget.dollars is not None and self.resources.price_per_hour is None:
             raise ValueError("budget.dollars needs resources.price_per_hour")
         return self
+
+
+def flatten(section: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested sections to dotted keys, as MLflow shows them."""
+    flat: dict[str, Any] = {}
+    for key, value in section.items():
+        if isinstance(value, dict) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

@@ -22,7 +22,7 @@ from drivetrain.runs.store import RunRecord, RunStore
 from drivetrain.scheduler import Scheduler
 from drivetrain.scheduling.model import Request
 from drivetrain.scheduling.rules import LastingRules
-from drivetrain.spec import JobSpec
+from drivetrain.spec import JobSpec, flatten
 from drivetrain.stages import Stages
 from drivetrain.tracking.spool import Spool
 from drivetrain.tracking.tracker import Destination, Tracker
@@ -113,16 +113,6 @@ def _describe(tracker: Tracker, spec: JobSpec, home: Home, run_id: str, user: st
     tracker.tags(user=user, code_version=code, seed=spec.seed, home=os.fspath(home.path))
     tracker.artifact(folder.job_written)
     tracker.artifact(folder.job_resolved)
+    tracker.artifact(folder.environment)
     for path in sorted(folder.code.rglob("*.py")):
         tracker.artifact(path, f"code/{path.parent.relative_to(folder.code)}".removesuffix("/."))
-
-
-def flatten(section: dict[str, object], prefix: str = "") -> dict[str, object]:
-    """Nested sections to dotted keys, as MLflow shows them."""
-    flat: dict[str, object] = {}
-    for key, value in section.items():
-        if isinstance(value, dict) and value:
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat

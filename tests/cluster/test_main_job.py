@@ -30,9 +30,26 @@ def test_second_run_prepares_nothing(toy_job: Path, shared_home: Path, undisturb
     again = run_job(toy_job, shared_home, "tracking.register_as=toy").finish()
     assert again.run_id != undisturbed.run_id
     registered(again)
+    told_apart(again, undisturbed)
     assert not again.facts["dataset_made"]
     assert {p: p.stat().st_mtime_ns for p in Path(again.facts["dataset"]).iterdir()} == shards
     assert again.weights_digest() == undisturbed.weights_digest()
+
+
+def told_apart(again: Result, undisturbed: Result) -> None:
+    """By `drivetrain diff`: in nothing but one setting."""
+    picture = again.home / "losses.png"
+    runs = (undisturbed.run_id, again.run_id)
+    found = json.loads(command_line(again.home, "diff", *runs, "--json", f"--picture={picture}").stdout)
+    assert found["settings"] == {"tracking.register_as": [None, "toy"]}
+    assert found["environment"] == {}
+    assert found["code"] == []
+    assert found["worlds"] == [[[1, 2]], [[1, 2]]]
+    assert (found["same_steps"], found["losses"]) == (40, None)
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    text = command_line(again.home, "diff", *runs).stdout
+    assert "tracking.register_as" in text
+    assert "the losses of the first 40 steps are the same to the bit" in text
 
 
 def registered(result: Result) -> None:
@@ -71,7 +88,8 @@ def test_mlflow_has_everything(toy_job: Path, undisturbed: Result) -> None:
     assert entry.dataset.name == "toy"
     assert entry.dataset.digest == undisturbed.facts["dataset_version"]
     names = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
-    assert names == {"job.yaml", "resolved.json", "code", "loss.png", "goodput.png", "sample.txt"}
+    pictures, texts = {"loss.png", "goodput.png"}, {"job.yaml", "resolved.json", "environment.json", "sample.txt"}
+    assert names == {"code", *pictures, *texts}
     written = Path(client.download_artifacts(run.info.run_id, "job.yaml")).read_text()
     assert written == (toy_job / "job.yaml").read_text()
     resolved = json.loads(Path(client.download_artifacts(run.info.run_id, "resolved.json")).read_text())

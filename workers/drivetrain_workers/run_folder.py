@@ -64,6 +64,11 @@ class RunFolder:
         """Where the actors of the online transform can be reached."""
         return self.path / "online"
 
+    @property
+    def environment(self) -> Path:
+        """Versions of what the run was begun with, as JSON."""
+        return self.path / "environment.json"
+
     def log(self, rank: int) -> Path:
         """Output of a rank's processes, over all generations."""
         return self.path / "logs" / f"rank-{rank}.log"

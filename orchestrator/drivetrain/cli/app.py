@@ -102,6 +102,19 @@ def export(
 
 
 @app.command()
+def diff(
+    first: _Run,
+    second: _Run,
+    picture: Annotated[str | None, typer.Option(metavar="FILE", help="draw both losses over each other")] = None,
+    json: _Json = False,
+) -> None:
+    """Tell what differs between two runs: settings, code, data, versions, world sizes, and what came of it."""
+    from drivetrain.cli.compare import diff_runs
+
+    diff_runs(first, second, picture, json)
+
+
+@app.command()
 def sync(
     run: _Run,
     timeout: Annotated[float, typer.Option(min=0, metavar="SECONDS", help="give up after so long")] = 600.0,

@@ -1,25 +1,47 @@
-"""The picture of a run: its loss over the steps."""
+"""Pictures of runs: their losses over the steps."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 
 from drivetrain.tracking.spool import Record
+
+_SERIES = (("train", "loss", {"linewidth": 1.0}), ("eval", "eval_loss", {"marker": "o", "markersize": 4}))
 
 
 def draw_loss(records: list[Record], unigram_entropy: float | None, title: str, path: Path) -> None:
     """Train and eval loss over steps, with the entropy of single tokens as the line to beat, as a PNG."""
     figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
     axes = figure.add_subplot()
-    for series, key, style in (("train", "loss", {"linewidth": 1.0}), ("eval", "eval_loss", {"marker": "o"})):
-        points = [(r["step"], r["values"][key]) for r in records if r["series"] == series and key in r["values"]]
-        if points:
-            axes.plot(*zip(*points, strict=True), label=f"{series} loss", **style)
+    _plot(axes, records, "{series} loss")
     if unigram_entropy is not None:
         axes.axhline(unigram_entropy, linestyle="--", color="gray", label="unigram entropy")
     axes.set(xlabel="step", ylabel="nats per token" if unigram_entropy is not None else "loss", title=title)
+    _finish(figure, axes, path)
+
+
+def draw_losses(runs: Mapping[str, list[Record]], path: Path) -> None:
+    """The losses of several runs over each other, as a PNG."""
+    figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
+    axes = figure.add_subplot()
+    for name, records in runs.items():
+        _plot(axes, records, f"{name}: {{series}} loss")
+    axes.set(xlabel="step", ylabel="loss")
+    _finish(figure, axes, path)
+
+
+def _plot(axes: Any, records: Iterable[Record], label: str) -> None:
+    for series, key, style in _SERIES:
+        points = [(r["step"], r["values"][key]) for r in records if r["series"] == series and key in r["values"]]
+        if points:
+            axes.plot(*zip(*points, strict=True), label=label.format(series=series), **style)
+
+
+def _finish(figure: Figure, axes: Any, path: Path) -> None:
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path)
