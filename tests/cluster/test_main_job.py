@@ -117,6 +117,16 @@ def test_every_second_is_accounted_for(undisturbed: Result) -> None:
     assert any(name.startswith("system/") and "cpu_utilization" in name for name in run.data.metrics)
 
 
+def test_report_is_one_page_with_everything(undisturbed: Result) -> None:
+    path = Path(command_line(undisturbed.home, "report", undisturbed.run_id).stdout.strip())
+    page = path.read_text()
+    assert path == undisturbed.home / "runs" / undisturbed.run_id / "report.html"
+    assert page.count('src="data:image/png;base64,') == 2
+    assert "http" not in page.replace("http://www.w3.org", "")
+    for shown in (undisturbed.run_id, "all steps are done", "training.optimizer.lr", "computing", "goodput", "the cat"):
+        assert shown in page, shown
+
+
 def test_ledger_accounts_for_every_position(undisturbed: Result) -> None:
     records = ledger.read(RunFolder(undisturbed.home / "runs" / undisturbed.run_id).ledger)
     assert [record["positions"] for record in records] == [[8 * i, 8 * (i + 1)] for i in range(40)]

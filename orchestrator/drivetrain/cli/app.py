@@ -115,6 +115,19 @@ def diff(
 
 
 @app.command()
+def report(
+    run: _Run,
+    to: Annotated[
+        str | None, typer.Option("--to", metavar="FILE", help="report.html in the run's folder by default")
+    ] = None,
+) -> None:
+    """Write one self-contained HTML page about a run."""
+    from drivetrain.cli.commands import report_run
+
+    report_run(run, to)
+
+
+@app.command()
 def sync(
     run: _Run,
     timeout: Annotated[float, typer.Option(min=0, metavar="SECONDS", help="give up after so long")] = 600.0,

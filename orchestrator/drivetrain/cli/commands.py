@@ -20,6 +20,7 @@ from drivetrain import api
 from drivetrain.cli.errors import errors
 from drivetrain.cli.render import Renderer, renderer
 from drivetrain.home import Home
+from drivetrain.reporting.report import write_report
 from drivetrain.runs.store import RunStore
 
 
@@ -129,6 +130,14 @@ def sync_run(run_id: str, timeout_s: float) -> None:
             )
             raise typer.Exit(1)
         print("MLflow has everything")
+
+
+def report_run(run_id: str, target: str | None) -> None:
+    """`drivetrain report`."""
+    with errors():
+        if target and not Path(target).absolute().parent.is_dir():
+            raise InputError("--to", repr(target), "a file in a folder that is there")
+        print(write_report(run_id, Path(target) if target else None))
 
 
 def _finish(summary: api.RunSummary, out: Renderer) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 
 import typer
 
+from drivetrain.accounting.words import describe_cost, describe_time
 from drivetrain.api import RunSummary
-from drivetrain.cli.account import describe_cost, describe_time
 from drivetrain.cli.errors import errors
 from drivetrain.cli.render import renderer
 from drivetrain.client import Client

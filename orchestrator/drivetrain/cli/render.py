@@ -15,8 +15,8 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
+from drivetrain.accounting.words import describe_cost, describe_time
 from drivetrain.api import RunSummary
-from drivetrain.cli.account import describe_cost, describe_time
 from drivetrain.home import Home
 
 View = dict[str, Any]

@@ -9,7 +9,11 @@ _SHOWN = 4
 
 
 def describe_time(account: dict[str, Any]) -> str:
-    """How long a run took, what of that counted, and the classes that took most."""
+    """How long a run took, what of that counted, and the classes that took most.
+
+    Args:
+        account: as of `drivetrain.accounting.statement.Statement.to_json`.
+    """
     wall_s = account["wall_s"]
     largest = sorted(account["seconds"].items(), key=lambda entry: -entry[1])[:_SHOWN]
     shares = ", ".join(f"{name} {seconds / wall_s:.0%}" for name, seconds in largest if seconds > 0.005 * wall_s)
@@ -17,7 +21,7 @@ def describe_time(account: dict[str, Any]) -> str:
 
 
 def describe_cost(account: dict[str, Any]) -> str:
-    """Worker hours, dollars, energy and CO2, as far as they are known."""
+    """Worker hours, dollars, energy and CO2, as far as they are known. Args: see `describe_time`."""
     parts = [f"{account['worker_hours']:.3g} worker hours"]
     if account["dollars"] is not None:
         parts.append(f"${account['dollars']:.2f}")

@@ -1,0 +1,97 @@
+"""One self-contained HTML page about a run: what it was, what came of it, where its time has gone."""
+
+from __future__ import annotations
+
+import base64
+import time
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, select_autoescape
+
+from drivetrain.accounting.goodput import CLASSES
+from drivetrain.accounting.picture import draw_goodput
+from drivetrain.accounting.statement import account_of
+from drivetrain.accounting.words import describe_cost, describe_time
+from drivetrain.home import Home
+from drivetrain.runs.store import RunRecord, RunStore
+from drivetrain.spec import flatten
+from drivetrain.tracking.curves import draw_loss
+from drivetrain.tracking.spool import read_records
+
+_PICTURES = (".png", ".jpg")
+_MOST_PREDICTIONS = 3
+
+
+def write_report(run_id: str, target: Path | None = None) -> Path:
+    """Write the page about a run of this home; ``report.html`` in its folder, if nothing else is said. Returns where.
+
+    Raises:
+        InputError: there is no such run, or several.
+    """
+    home = Home.from_environment()
+    store = RunStore(home.database_url)
+    record = store.get(run_id)
+    folder, account = home.run(record.id), account_of(home, store, record.id)
+    metrics = [entry for entry in read_records(folder.spool) if entry["op"] == "metrics"]
+    loss, goodput = folder.path / "loss.png", folder.path / "goodput.png"
+    draw_loss(metrics, record.facts.get("unigram_entropy"), record.id, loss)
+    draw_goodput(account.goodput, record.id, goodput)
+    predictions = sorted(path for path in folder.predictions.rglob("*") if path.suffix in _PICTURES)
+    page = _template().render(
+        run=record,
+        drawn=_when(time.time()),
+        summary=_summary(record, account.to_json()),
+        account=[(name, seconds, CLASSES[name]) for name, seconds in account.goodput.seconds.items()],
+        wall_s=account.goodput.wall_s,
+        pictures=[("Loss", _embedded(loss)), ("Where the time has gone", _embedded(goodput))],
+        predictions=[(path.stem, _embedded(path)) for path in predictions[-_MOST_PREDICTIONS:]],
+        sample=record.facts.get("sample", ""),
+        settings=flatten(folder.resolved()),
+        history=[(_when(at), state.phase, why) for at, why, state in store.history(record.id)],
+    )
+    target = target or folder.path / "report.html"
+    target.write_text(page, "utf-8")
+    return target
+
+
+def _template() -> Any:
+    environment = Environment(loader=PackageLoader("drivetrain.reporting", "."), autoescape=select_autoescape(["j2"]))
+    return environment.get_template("report.html.j2")
+
+
+def _summary(record: RunRecord, account: dict[str, Any]) -> list[tuple[str, str]]:
+    facts, progress = record.facts, record.state.progress
+    rows = [
+        ("user", record.user),
+        ("state", facts.get("reason") or record.state.phase),
+        ("because", facts.get("detail", "")),
+        ("steps", str(progress.step)),
+        ("restarts", str(progress.restarts)),
+        ("train loss", _number(facts.get("train_loss"))),
+        ("eval loss", _number(facts.get("eval_loss"))),
+        *((name, _number(value)) for name, value in facts.get("metrics", {}).items()),
+        ("parameters", f"{facts['parameters']:,}" if "parameters" in facts else ""),
+        ("throughput", f"{facts['tokens_per_s']:,.0f} tokens/s" if facts.get("tokens_per_s") else ""),
+        ("memory", f"at most {facts['peak_bytes'] / 1e9:.2f} GB for a rank" if "peak_bytes" in facts else ""),
+        ("time", describe_time(account)),
+        ("cost", describe_cost(account)),
+        ("dataset", f"{facts.get('dataset', '')}"),
+        ("checkpoint", facts.get("checkpoint", "")),
+        ("MLflow run", facts.get("mlflow_run_id", "")),
+        ("note", facts.get("problem", "")),
+    ]
+    return [(title, value) for title, value in rows if value]
+
+
+def _embedded(path: Path) -> str:
+    kind = "png" if path.suffix == ".png" else "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.6g}"
+
+
+def _when(at: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
