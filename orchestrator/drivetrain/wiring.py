@@ -79,8 +79,9 @@ class RayCoordinator(Coordinator):
 
 def tracker_of(home: Home, record: RunRecord) -> Tracker:
     """The tracker of a run, which ships what it has logged; there must be one at a time."""
-    spec, uri = _spec_of(home, record.id), record.facts["mlflow_uri"]
-    return Tracker(Spool(home.run(record.id).spool), lambda: _connect(home, spec, record.id, uri))
+    spec = _spec_of(home, record.id)
+    experiment = spec.tracking.experiment or spec.name
+    return Tracker(Spool(home.run(record.id).spool), lambda: _connect(home, record, experiment))
 
 
 def _spec_of(home: Home, run_id: str) -> JobSpec:
@@ -93,16 +94,16 @@ def _gpus_per_worker(spec: JobSpec) -> int:
     return wanted if wanted != "auto" else int(any(node.gpus for node in usable_nodes()))
 
 
-def _connect(home: Home, spec: JobSpec, run_id: str, uri: str) -> Destination:
+def _connect(home: Home, record: RunRecord, experiment: str) -> Destination:
     # Here: importing mlflow takes seconds, in a thread.
     from drivetrain.tracking.embedded import make_database
     from drivetrain.tracking.mlflow_client import MlflowRun
 
-    artifacts = None
+    uri, artifacts = record.facts["mlflow_uri"], None
     if database := uri.startswith("sqlite:") and make_url(uri).database:
         artifacts = home.mlflow_artifacts
         make_database(Path(database), artifacts)
-    return MlflowRun(uri, spec.tracking.experiment or spec.name, artifacts, run_id)
+    return MlflowRun(uri, experiment, artifacts, record.id, record.user, record.created)
 
 
 def _describe(tracker: Tracker, spec: JobSpec, home: Home, run_id: str, user: str) -> None:
@@ -113,6 +114,7 @@ def _describe(tracker: Tracker, spec: JobSpec, home: Home, run_id: str, user: st
     tracker.tags(user=user, code_version=code, seed=spec.seed, home=os.fspath(home.path))
     tracker.artifact(folder.job_written)
     tracker.artifact(folder.job_resolved)
-    tracker.artifact(folder.environment)
+    if folder.environment.exists():  # not where a version that kept none has submitted it
+        tracker.artifact(folder.environment)
     for path in sorted(folder.code.rglob("*.py")):
         tracker.artifact(path, f"code/{path.parent.relative_to(folder.code)}".removesuffix("/."))

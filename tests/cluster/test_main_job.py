@@ -77,6 +77,11 @@ def test_mlflow_has_everything(toy_job: Path, undisturbed: Result) -> None:
     client = MlflowClient(undisturbed.facts["mlflow_uri"])
     run = client.get_run(undisturbed.facts["mlflow_run_id"])
     assert run.info.status == "FINISHED"
+    assert run.info.run_name == undisturbed.run_id
+    assert run.data.tags["mlflow.user"] == run.data.tags["drivetrain.user"]
+    assert run.info.end_time - run.info.start_time == pytest.approx(
+        1000 * undisturbed.facts["account"]["wall_s"], abs=5000
+    )
     assert run.data.params["training.optimizer.lr"] == "0.01"
     assert run.data.params["resources.workers"] == "2"
     assert run.data.tags["drivetrain.code_version"]

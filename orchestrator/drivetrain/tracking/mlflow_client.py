@@ -13,6 +13,7 @@ from mlflow.data.dataset_source_registry import resolve_dataset_source
 from mlflow.data.meta_dataset import MetaDataset
 from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_USER
 
 from drivetrain.tracking.spool import Record
 
@@ -29,9 +30,13 @@ class MlflowRun:
         experiment: made if it is not there.
         artifacts: artifact root for a new experiment; None leaves it to the server.
         name: of the run; also its identity.
+        user: whose it is.
+        submitted: when, in seconds since the epoch.
     """
 
-    def __init__(self, uri: str, experiment: str, artifacts: Path | None, name: str) -> None:
+    def __init__(
+        self, uri: str, experiment: str, artifacts: Path | None, name: str, user: str, submitted: float
+    ) -> None:
         # A request that fails is repeated by the shipper, with the record safe in the spool.
         os.environ |= {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
         os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
@@ -42,7 +47,8 @@ class MlflowRun:
             found.experiment_id if found else self._client.create_experiment(experiment, artifact_location=location)
         )
         runs = self._client.search_runs([self.experiment_id], f"tags.`{_RUN_TAG}` = '{name}'", max_results=1)
-        run = runs[0] if runs else self._client.create_run(self.experiment_id, tags={_RUN_TAG: name}, run_name=name)
+        tags = {_RUN_TAG: name, MLFLOW_USER: user}
+        run = runs[0] if runs else self._client.create_run(self.experiment_id, int(submitted * 1000), tags, name)
         self.run_id: str = run.info.run_id
         self.identity = {"mlflow_uri": uri, "mlflow_experiment": experiment, "mlflow_run_id": self.run_id}
 

@@ -74,10 +74,9 @@ class Tracker:
         self._append({"op": "params", "values": {key: str(value)[:6000] for key, value in values.items()}})
 
     def tags(self, **values: object) -> None:
-        """Tags; a later value replaces an earlier one."""
-        self._append(
-            {"op": "tags", "values": {f"drivetrain.{key}": str(value)[:5000] for key, value in values.items()}}
-        )
+        """Tags; a later value replaces an earlier one. Empty ones are left out."""
+        written = {f"drivetrain.{key}": str(value)[:5000] for key, value in values.items() if value != ""}
+        self._append({"op": "tags", "values": written})
 
     def dataset(self, name: str, version: str, location: str) -> None:
         """The dataset version that the run reads."""
