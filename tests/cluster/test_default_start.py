@@ -1,0 +1,33 @@
+"""A server where no Ray runs: it starts one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psutil
+
+from tests.cluster.service import Service
+from tests.cluster.test_server import wait_for_step
+
+
+def test_a_default_start_listens_on_loopback_alone(toy_job: Path, tmp_path: Path) -> None:
+    """The server, and the whole Ray cluster that it starts where there is none, with a run that trains on it."""
+    service = Service(tmp_path)
+    try:
+        service.start()
+        with service.client() as admin:
+            run = admin.submit(str(toy_job))["run_id"]
+            wait_for_step(admin, run, 1)
+            serving = psutil.Process(service.pid)
+            parts = {part.pid: part.name() for part in (serving, *serving.children(recursive=True))}
+            listening = [
+                (parts[connection.pid], connection.laddr.ip.removeprefix("::ffff:"))
+                for connection in psutil.net_connections("inet")
+                if connection.pid in parts and connection.status == psutil.CONN_LISTEN
+            ]
+            assert admin.wait(run, 240)["reason"] == "completed"
+    finally:
+        service.stop()
+    assert {ip for _, ip in listening} == {"127.0.0.1"}, listening
+    assert {"drivetrain", "gcs_server", "raylet"} <= {name for name, _ in listening}
+    assert (tmp_path / "token").stat().st_mode & 0o777 == 0o600
