@@ -54,6 +54,7 @@ def test_bad_batches_are_passed_over(poisoned_job: Path, shared_home: Path) -> N
     assert killed.weights_digest() == calm.weights_digest()
 
 
+@pytest.mark.slow
 def test_what_was_passed_over_is_known_to_storage(poisoned_job: Path, shared_home: Path, tmp_path: Path) -> None:
     """A run that has passed over a batch, is stopped and loses its folder goes on as if it had not."""
     settings = ("model.loss=toy_loss:poisoned", "training.guard={non_finite: rewind, max_rewinds: 20}")
