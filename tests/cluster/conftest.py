@@ -32,6 +32,11 @@ from drivetrain_workers.objective import next_token_loss
 def slow_loss(model, batch):
     time.sleep(0.12)
     return next_token_loss(model, batch)
+
+
+def slower_loss(model, batch):
+    time.sleep(0.5)
+    return next_token_loss(model, batch)
 """
 
 

@@ -8,6 +8,7 @@ import re
 import signal
 from pathlib import Path
 
+import pytest
 from drivetrain_workers.checkpoints.store import committed
 from safetensors import safe_open
 
@@ -36,6 +37,7 @@ def test_listing_checking_exporting(undisturbed: Result, tmp_path: Path) -> None
     assert "no checkpoint of step 23" in missing.stderr
 
 
+@pytest.mark.slow
 def test_the_best_stays_and_the_interval_is_found(toy_job: Path, shared_home: Path, undisturbed: Result) -> None:
     """`auto` saves at steps that depend on the clock; the result does not, killed or not."""
     keep = "checkpoint.keep={last: 1, every: 20, best: 1}"

@@ -25,6 +25,7 @@ def test_where_and_how_it_is_computed(
     assert result.series("loss") == pytest.approx(undisturbed.series("loss"), abs=2e-4)
 
 
+@pytest.mark.slow
 def test_packed_documents_weigh_by_their_tokens(toy_job: Path, shared_home: Path) -> None:
     """Seven samples over one worker or two, in micro-batches of unequal fill: the same mean over all tokens."""
     settings = ["data.packing=fit", "data.format=csv", "training.global_batch_size=7", "training.steps=12"]
@@ -50,6 +51,7 @@ def test_packed_documents_weigh_by_their_tokens(toy_job: Path, shared_home: Path
     assert results[1].series("eval_loss") == pytest.approx(results[0].series("eval_loss"), abs=2e-5)
 
 
+@pytest.mark.slow
 def test_a_network_of_120_layers(toy_job: Path, shared_home: Path) -> None:
     """Deep, partitioned and recomputed; killed and resumed, it computes the same."""
     settings = [

@@ -17,7 +17,7 @@ import yaml
 from drivetrain.client import Client, ServerError
 from drivetrain_pipelines.errors import InputError
 
-from tests.cluster.harness import Result, assert_same
+from tests.cluster.harness import LEISURE, Result, assert_same
 from tests.cluster.service import Service, running_service
 
 
@@ -78,7 +78,7 @@ def test_two_users_and_ten_jobs(service: Service, toy_job: Path, short_job: Path
 
 def test_preempted_and_none_the_worse(service: Service, toy_job: Path, short_job: Path, undisturbed: Result) -> None:
     with service.client("ann") as ann, service.client("bob") as bob:
-        low = ann.submit(str(toy_job))["run_id"]
+        low = ann.submit(str(toy_job), [LEISURE])["run_id"]
         wait_for_step(ann, low, 10)
         high = bob.submit(str(short_job), ["scheduling.priority=3"])["run_id"]
         assert bob.wait(high, 240)["reason"] == "completed"

@@ -68,6 +68,7 @@ def test_a_run_that_lost_its_folder_goes_on_from_storage(
     assert s3.faults.seen["internal_error"] > 0
 
 
+@pytest.mark.slow
 def test_an_outage_holds_nothing_up(toy_job: Path, tmp_path: Path, undisturbed: Result, s3: S3) -> None:
     """Storage goes away after the first upload and comes back when training is over."""
     home = tmp_path / "home"
