@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from statistics import median
 from typing import Any
 
 import ray
+from drivetrain_pipelines.checksums import atomic_write
 from drivetrain_pipelines.prepare.prepare import prepare
 from drivetrain_workers.checkpoints.remote import RemoteCheckpoints
 from drivetrain_workers.checkpoints.store import committed, describe_all
@@ -17,8 +19,11 @@ from drivetrain_workers.run_folder import RunFolder
 from drivetrain.accounting.budget import History, overspent, since_resumed
 from drivetrain.accounting.picture import draw_goodput
 from drivetrain.accounting.statement import account_of, joules_since
+from drivetrain.cluster.devices import room_for
 from drivetrain.cluster.gang import Agent
+from drivetrain.forecast import forecast
 from drivetrain.home import Home
+from drivetrain.planning.plan import chosen
 from drivetrain.runs.store import RunStore
 from drivetrain.spec import BudgetSpec, JobSpec
 from drivetrain.tracking.curves import draw_loss
@@ -37,10 +42,12 @@ class Stages:
         home: where datasets and downloads are.
         folder: of the run.
         tracker: of the run.
+        gpus_per_worker: as fixed when the run began.
     """
 
-    def __init__(self, spec: JobSpec, home: Home, folder: RunFolder, tracker: Tracker) -> None:
+    def __init__(self, spec: JobSpec, home: Home, folder: RunFolder, tracker: Tracker, gpus_per_worker: int) -> None:
         self._spec, self._home, self._tracker = spec, home, tracker
+        self._gpus_per_worker = gpus_per_worker
         self.folder = folder
 
     def prepare(self, on_progress: Callable[[int, int, str], None]) -> tuple[str, dict[str, Any]]:
@@ -71,7 +78,23 @@ class Stages:
             "skipped_records": int(manifest.statistics["skipped"]),
             "skipped_first": manifest.skipped,
         }
+        if self._spec.training.open_settings:
+            facts["plan"] = self._choose(location)
         return location, facts
+
+    def _choose(self, location: str) -> dict[str, Any]:
+        """Have the plan choose what the job leaves to it, and keep that as if the job had said so."""
+        workers = self._spec.resources.min_workers  # with more of them each needs less
+        room = room_for(workers, self._spec.resources.cpus_per_worker, self._gpus_per_worker)
+        found = chosen(forecast(self._spec, self.folder.code, location, room, self._home))
+        settings = {name: found[name] for name in ("zero", "micro_batch_size")}
+        training = self._spec.training.model_copy(update=settings)
+        self._spec = self._spec.model_copy(update={"training": training})
+        with atomic_write(self.folder.job_resolved) as sink:
+            sink.write(self._spec.model_dump_json(indent=2).encode())
+        self._tracker.params({f"plan.{name}": value for name, value in found.items()})
+        self._tracker.artifact(self.folder.job_resolved)
+        return found
 
     def conclude(self, agents: list[Agent], dataset: str, entropy: float | None) -> dict[str, Any]:
         """Generate the sample, draw the curves, log both; returns the facts of the summary.
@@ -90,6 +113,7 @@ class Stages:
             "eval_loss": _last(records, "eval_loss"),
             "metrics": _last_metrics(records),
             "tokens_per_s": _mean(records, "tokens_per_s"),
+            "step_s": median(_values(records, "step_s") or [0.0]),
             "picture": str(picture),
         }
         if problem := self.finish_uploads(agents, _UPLOAD_S):

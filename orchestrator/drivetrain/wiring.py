@@ -65,7 +65,7 @@ class RayCoordinator(Coordinator):
             tracker = tracker_of(home, store.get(run_id))
             if not any(record["op"] == "begin" for record in tracker.records()):
                 _describe(tracker, spec, home, run_id, store.get(run_id).user)
-            stages = Stages(spec, home, folder, tracker)
+            stages = Stages(spec, home, folder, tracker, int(request.gpus))
             return RunLoop(run_id, store, gang, stages, tracker, scheduler.applicant(request))
 
         def check(run_id: str) -> None:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from drivetrain_pipelines.errors import InputError
 
-_AUTO_MICRO_BATCH = 32
+_DEFAULT_MICRO_BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class BatchPlan:
         return [slice(*_piece(count, index, self.accumulation)) for index in range(self.accumulation)]
 
 
-def solve(global_batch: int, micro_batch: int | Literal["auto"], world_size: int) -> BatchPlan:
+def solve(global_batch: int, micro_batch: int | Literal["auto"] | None, world_size: int) -> BatchPlan:
     """Solve micro-batch x accumulation x world size for a fixed global batch.
 
     Raises:
@@ -48,7 +48,7 @@ def solve(global_batch: int, micro_batch: int | Literal["auto"], world_size: int
             f"at least resources.workers ({world_size}), so that every rank has a sample",
         )
     largest_share = -(-global_batch // world_size)
-    micro = min(largest_share, _AUTO_MICRO_BATCH) if isinstance(micro_batch, str) else micro_batch
+    micro = min(largest_share, _DEFAULT_MICRO_BATCH) if micro_batch in ("auto", None) else int(micro_batch)
     if micro > largest_share:
         raise InputError(
             "training.micro_batch_size",

@@ -37,7 +37,7 @@ def deepspeed_config(spec: TrainingSpec, plan: BatchPlan, on_cpu: bool) -> dict[
     optimizer = spec.optimizer.model_dump(include=set(_TAKES[spec.optimizer.type]))
     if on_cpu and spec.optimizer.type in ("Adam", "AdamW"):
         optimizer["torch_adam"] = True  # DeepSpeed's own would be compiled at first use
-    zero: dict[str, Any] = {"stage": spec.zero}
+    zero: dict[str, Any] = {"stage": spec.stage}
     for part, device in (("optimizer", spec.offload.optimizer), ("param", spec.offload.parameters)):
         if device != "none":
             zero[f"offload_{part}"] = {"device": device, "pin_memory": not on_cpu}

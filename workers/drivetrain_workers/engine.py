@@ -258,12 +258,14 @@ class Engine:
         """Rows as tensors on the device; where there are none, one row that counts for nothing."""
         if rows.start == rows.stop:
             rows = slice(0, 1)
-        return {name: self._tensor(values[rows]) for name, values in columns.items()}
+        return {name: to_tensor(values[rows], self._device) for name, values in columns.items()}
 
-    def _tensor(self, values: Values) -> ModelInput:
-        if isinstance(values, Ragged):
-            # Copied, because Arrow's memory may not be written and torch has no read-only tensors.
-            return [torch.from_numpy(values.row(n).copy()).to(self._device) for n in range(len(values))]
-        tensor = torch.from_numpy(values).to(self._device, non_blocking=True)
-        # Unsigned tokens and labels are widened here, where it costs nothing; images stay bytes.
-        return tensor if tensor.is_floating_point() or tensor.dtype == torch.uint8 else tensor.long()
+
+def to_tensor(values: Values, device: torch.device) -> ModelInput:
+    """A column of a batch as models are given it."""
+    if isinstance(values, Ragged):
+        # Copied, because Arrow's memory may not be written and torch has no read-only tensors.
+        return [torch.from_numpy(values.row(n).copy()).to(device) for n in range(len(values))]
+    tensor = torch.from_numpy(values).to(device, non_blocking=True)
+    # Unsigned tokens and labels are widened here, where it costs nothing; images stay bytes.
+    return tensor if tensor.is_floating_point() or tensor.dtype == torch.uint8 else tensor.long()

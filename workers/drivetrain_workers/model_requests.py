@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from drivetrain_workers.errors import CheckpointError
 
@@ -33,11 +34,53 @@ class ExportRequest:
     step: int | None = None
 
 
-_MODULES = {GenerateRequest: "drivetrain_workers.generate", ExportRequest: "drivetrain_workers.export"}
+@dataclass(frozen=True)
+class ProfileRequest:
+    """What to profile: a resolved job, its code, and a prepared dataset."""
+
+    job: dict[str, Any]
+    code_folder: str
+    dataset_folder: str
 
 
-def ask(request: GenerateRequest | ExportRequest) -> str:
-    """Generated text, prompt included; or the path of what was exported.
+@dataclass(frozen=True)
+class ModelProfile:
+    """What a model needs.
+
+    Attributes:
+        parameters: their number; of them ``trained`` are trained.
+        largest: numbers in the largest parameter.
+        flops_per_row: floating-point operations of forward and backward pass, for each row of a micro-batch.
+        kept_bytes_per_row: what the forward pass keeps for the backward pass, for each row.
+        kept_bytes_fixed: and however many rows there are.
+        row_bytes: that a row of the dataset has.
+        matmul_flops: operations per second of one core of the machine that has profiled it.
+    """
+
+    parameters: int
+    trained: int
+    largest: int
+    flops_per_row: float
+    kept_bytes_per_row: float
+    kept_bytes_fixed: float
+    row_bytes: float
+    matmul_flops: float
+
+
+_MODULES = {
+    GenerateRequest: "drivetrain_workers.generate",
+    ExportRequest: "drivetrain_workers.export",
+    ProfileRequest: "drivetrain_workers.profile",
+}
+
+
+def profile(request: ProfileRequest) -> ModelProfile:
+    """Profile a model. Raises: see `ask`."""
+    return ModelProfile(**json.loads(ask(request)))
+
+
+def ask(request: GenerateRequest | ExportRequest | ProfileRequest) -> str:
+    """Generated text, prompt included; the path of what was exported; or a `ModelProfile` as JSON.
 
     Raises:
         CheckpointError: there is no such checkpoint, or the model failed; with the reason.
@@ -46,7 +89,7 @@ def ask(request: GenerateRequest | ExportRequest) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         last_line = (done.stderr.strip().splitlines() or ["no output"])[-1]
-        raise CheckpointError(f"the model of {request.run_folder} failed: {last_line}")
+        raise CheckpointError(f"the model failed: {last_line}")
     answer: dict[str, str] = json.loads(done.stdout.strip().splitlines()[-1])
     if "error" in answer:
         raise CheckpointError(answer["error"])

@@ -130,7 +130,7 @@ def _open(task: RankTask, link: AgentLink) -> _Run:
         folder,
         RemoteCheckpoints(folder, checkpoint) if checkpoint.location else None,
         memory,
-        training.zero,
+        training.stage,
         lambda problem: report("corrupt_checkpoint", message=problem),
         lambda: link.enter("download", 0),
     )

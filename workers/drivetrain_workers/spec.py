@@ -102,12 +102,14 @@ class TrainingSpec(Spec):
     steps: int | None = Field(None, ge=1)
     epochs: float | None = Field(None, gt=0)
     global_batch_size: int = Field(32, ge=1)
-    micro_batch_size: int | Literal["auto"] = "auto"
+    micro_batch_size: int | Literal["auto"] | None = Field(
+        None, description="rows of a forward pass; all of a worker's, but 32 at most; auto: as many as fit, by the plan"
+    )
     precision: Literal["fp32", "bf16"] = "fp32"
     optimizer: OptimizerSpec = OptimizerSpec()
     schedule: ScheduleSpec = ScheduleSpec()
     gradient_clipping: float = Field(1.0, ge=0, description="0 switches it off")
-    zero: Literal[0, 1, 2, 3] = 1
+    zero: Literal["auto", 0, 1, 2, 3] = Field(1, description="ZeRO stage; auto: the plan's choice")
     offload: OffloadSpec = OffloadSpec()
     activation_checkpointing: bool = Field(
         False,
@@ -139,7 +141,7 @@ class TrainingSpec(Spec):
             raise ValueError("precision bf16 needs zero 1, 2 or 3: stage 0 keeps no fp32 master weights to resume from")
         if self.offload.optimizer != "none" and self.zero == 0:
             raise ValueError("offload.optimizer needs zero 1, 2 or 3")
-        if self.offload.parameters != "none" and self.zero != 3:
+        if self.offload.parameters != "none" and self.zero not in ("auto", 3):
             raise ValueError("offload.parameters needs zero 3")
         if self.compile and self.zero == 3:
             raise ValueError(
@@ -148,6 +150,17 @@ class TrainingSpec(Spec):
         if "nvme" in (self.offload.optimizer, self.offload.parameters) and not self.offload.nvme_path:
             raise ValueError("offload to nvme needs offload.nvme_path")
         return self
+
+    @property
+    def stage(self) -> int:
+        """The ZeRO stage of a run that has begun: by then it is known."""
+        assert not isinstance(self.zero, str)
+        return self.zero
+
+    @property
+    def open_settings(self) -> bool:
+        """Whether the plan has something to choose."""
+        return "auto" in (self.zero, self.micro_batch_size)
 
 
 class KeepSpec(Spec):

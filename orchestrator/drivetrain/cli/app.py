@@ -59,6 +59,21 @@ def validate(job: _Job, set_: _Set = None) -> None:
 
 
 @app.command()
+def plan(
+    job: _Job,
+    gpu: Annotated[str | None, typer.Option(metavar="KIND", help="h100, h200, a100, l40s, ...; else CPUs")] = None,
+    gpus: Annotated[int | None, typer.Option(min=1, help="of each node; else as many as the job has workers")] = None,
+    nodes: Annotated[int, typer.Option(min=1)] = 1,
+    set_: _Set = None,
+    json: _Json = False,
+) -> None:
+    """Tell what a run would take before it begins: memory by ZeRO stage, time, data, checkpoints, energy, cost."""
+    from drivetrain.cli.plan import plan as show_plan
+
+    show_plan(job, set_ or [], gpu, gpus, nodes, json)
+
+
+@app.command()
 def predict(
     run: _Run,
     prompt: Annotated[str, typer.Option(help="text to continue")],

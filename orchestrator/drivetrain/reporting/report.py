@@ -74,6 +74,7 @@ def _summary(record: RunRecord, account: dict[str, Any]) -> list[tuple[str, str]
         ("parameters", f"{facts['parameters']:,}" if "parameters" in facts else ""),
         ("throughput", f"{facts['tokens_per_s']:,.0f} tokens/s" if facts.get("tokens_per_s") else ""),
         ("memory", f"at most {facts['peak_bytes'] / 1e9:.2f} GB for a rank" if "peak_bytes" in facts else ""),
+        ("plan", _against(facts["plan"], record) if "plan" in facts else ""),
         ("time", describe_time(account)),
         ("cost", describe_cost(account)),
         ("dataset", f"{facts.get('dataset', '')}"),
@@ -82,6 +83,15 @@ def _summary(record: RunRecord, account: dict[str, Any]) -> list[tuple[str, str]
         ("note", facts.get("problem", "")),
     ]
     return [(title, value) for title, value in rows if value]
+
+
+def _against(plan: dict[str, Any], record: RunRecord) -> str:
+    """What the plan has foretold, and what came of it."""
+    settings = f"zero {plan['zero']}, micro-batches of {plan['micro_batch_size']}"
+    peak, step_s = record.facts.get("peak_bytes"), record.facts.get("step_s")
+    memory = f"{plan['peak_bytes'] / 1e9:.2f} GB foretold" + (f", {peak / 1e9:.2f} GB used" if peak else "")
+    pace = f"{plan['step_s']:.3g} s a step foretold" + (f", {step_s:.3g} s taken" if step_s else "")
+    return f"{settings}; {memory}; {pace}"
 
 
 def _embedded(path: Path) -> str:

@@ -89,8 +89,8 @@ def prepare(
     on_progress(0, 0, "looking for raw data")
     raw = list(_raw(spec, downloads))
     made_from = _inputs(spec, raw, code_folder)
-    version = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:16]
-    folder = StorageFolder(f"{root}/{spec.name}/{version}", spec.storage)
+    version = _version(made_from)
+    folder = _folder(spec, root, version)
     downloads.mkdir(parents=True, exist_ok=True)
     with exclusive(lock_of(downloads, spec.name, version)):  # the others wait, and find it made
         try:
@@ -102,6 +102,29 @@ def prepare(
             manifest.write(folder)
             folder.remove(PARTS)
             return Prepared(folder, manifest, made=True)
+
+
+def find(spec: DataSpec, root: str, downloads: Path, code_folder: Path) -> Prepared | None:
+    """The dataset version which ``spec`` describes, if it was made before; needs no Ray.
+
+    Args: see `prepare`.
+
+    Raises:
+        PrepareError: the source is empty or unreadable.
+    """
+    folder = _folder(spec, root, _version(_inputs(spec, list(_raw(spec, downloads)), code_folder)))
+    try:
+        return Prepared(folder, Manifest.read(folder).check_sizes(folder), made=False)
+    except CorruptFileError:
+        return None
+
+
+def _version(made_from: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _folder(spec: DataSpec, root: str, version: str) -> StorageFolder:
+    return StorageFolder(f"{root}/{spec.name}/{version}", spec.storage)
 
 
 def _raw(spec: DataSpec, downloads: Path) -> Iterator[_Raw]:

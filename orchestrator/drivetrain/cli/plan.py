@@ -1,0 +1,107 @@
+"""`drivetrain plan`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from datetime import timedelta
+
+from rich.console import Console
+from rich.table import Table
+
+from drivetrain.cli.errors import errors
+from drivetrain.planner import plan_job
+from drivetrain.planning.plan import Choice, Plan
+
+_TERMS = {
+    "weights": "weights",
+    "gradients": "grads",
+    "optimizer": "optim",
+    "activations": "activ",
+    "buffers": "buffers",
+    "copy": "copy",
+    "slack": "slack",
+    "base": "base",
+}
+
+
+def plan(job: str, overrides: list[str], gpu: str | None, gpus: int | None, nodes: int, as_json: bool) -> None:
+    """Print what a run of a job would take."""
+    with errors():
+        found = plan_job(job, overrides, gpu, gpus, nodes, _progress)
+        if as_json:
+            print(json.dumps(asdict(found)))
+        else:
+            _show(found, Console())
+
+
+def _progress(done: int, total: int, what: str) -> None:
+    print(f"{what} {done}/{total}" if total else what, file=sys.stderr)
+
+
+def _show(plan: Plan, console: Console) -> None:
+    profile, site, best = plan.profile, plan.site, plan.best
+    device = site.device.name if site.device.is_gpu else "CPU"
+    print(f"{profile.parameters / 1e6:.4g} M parameters, {best.pace.flops / 1e12:.3g} TFLOP per step")
+    print(
+        f"{site.workers} workers on {site.nodes} node{'s' * (site.nodes > 1)}, each with {device} and "
+        f"{_gb(site.device.memory_bytes)} of memory; in GB of each:\n"
+    )
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    terms = [term for term in _TERMS if any(getattr(choice.memory, term) for choice in plan.choices)]
+    for name in ("zero", *(_TERMS[term] for term in terms), "total", "rows", "s/step", ""):
+        table.add_column(name, justify="left" if name in ("zero", "") else "right", no_wrap=True)
+    for choice in plan.choices:
+        table.add_row(*_row(choice, terms, plan))
+    console.print(table, highlight=False)
+    print()
+    for name, text in _facts(plan):
+        console.print(f"{name:<12}{text}", highlight=False, soft_wrap=True)
+
+
+def _row(choice: Choice, terms: list[str], plan: Plan) -> list[str]:
+    sizes = [f"{getattr(choice.memory, term) / 1e9:.2f}" for term in terms]
+    verdict = "best" if choice is plan.best else "as written" if choice is plan.as_written else ""
+    verdict = verdict if choice.fits else "too large"
+    micro = str(choice.setting.micro_batch)
+    return [choice.name, *sizes, f"{choice.memory.total / 1e9:.2f}", micro, f"{choice.pace.total:.3g}", verdict]
+
+
+def _facts(plan: Plan) -> list[tuple[str, str]]:
+    site, best = plan.site, plan.best
+    takes, times = best.pace, f"times or divided by {plan.site.speed.error:g}"
+    parts = f"computing {takes.computing:.3g}, communicating {takes.communicating:.3g}, updating {takes.updating:.3g}"
+    offloaded = f", offloading {takes.offloading:.3g}" if takes.offloading else ""
+    facts = [
+        ("step", f"{takes.total:.3g} s ({parts}{offloaded}); MFU {plan.mfu:.0%}, by {site.speed.known_from}"),
+        ("data", f"{_rate(plan.needed_bytes_s)} for each worker; read here at {_rate(site.read_bytes_s)}"),
+        ("checkpoint", f"{_gb(plan.checkpoint_bytes)}, {plan.checkpoint_s:.2g} s beside the steps"),
+        ("time", f"{timedelta(seconds=round(plan.hours * 3600))} for {plan.steps} steps, {times}"),
+        ("energy", f"{plan.energy_kwh:.3g} kWh at full load, {times}"),
+    ]
+    if best.host_bytes:
+        facts.insert(2, ("host", f"{_gb(best.host_bytes)} of a node's memory for each worker"))
+    if plan.dollars is not None:
+        facts.append(("cost", f"${plan.dollars:.2f}, {times}"))
+    setting = best.setting
+    facts.append(
+        (
+            "try",
+            f"--set training.zero={setting.zero} --set training.micro_batch_size={setting.micro_batch}{_offload(best)}",
+        )
+    )
+    return facts
+
+
+def _offload(choice: Choice) -> str:
+    parts = [part for part in ("optimizer", "parameters") if getattr(choice.setting, f"offload_{part}")]
+    return "".join(f" --set training.offload.{part}=cpu" for part in parts)
+
+
+def _gb(size: float) -> str:
+    return f"{size / 1e9:.3g} GB" if size >= 1e8 else f"{size / 1e6:.3g} MB"
+
+
+def _rate(speed: float) -> str:
+    return f"{speed / 1e6:.3g} MB/s" if speed >= 1e5 else f"{speed / 1e3:.3g} kB/s"

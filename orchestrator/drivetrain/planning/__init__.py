@@ -1,0 +1,1 @@
+"""What a run will need, told before it begins: memory, time, data, checkpoints, cost. Pure functions."""

@@ -1,0 +1,102 @@
+"""What the workers' devices can do, by the makers' data sheets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from drivetrain_pipelines.errors import InputError
+
+_GB = 1e9
+_TERA = 1e12
+
+
+@dataclass(frozen=True)
+class Device:
+    """What one worker computes on.
+
+    Attributes:
+        memory_bytes: that a worker may use.
+        overhead_bytes: of these, what is gone before there is a model: CUDA and NCCL, or the Python process.
+        fp32, bf16: floating-point operations per second at most, without sparsity.
+        link: bytes per second to each other worker of its node, in one direction.
+        watts: at full load.
+    """
+
+    name: str
+    memory_bytes: float
+    overhead_bytes: float
+    fp32: float
+    bf16: float
+    link: float
+    watts: float
+
+    @property
+    def is_gpu(self) -> bool:
+        """Whether its memory is apart from the host's."""
+        return self.name != "cpu"
+
+    def peak(self, precision: str) -> float:
+        """Floating-point operations per second at most."""
+        return self.bf16 if precision == "bf16" else self.fp32
+
+
+def _gpu(name: str, memory: float, fp32: float, bf16: float, link: float, watts: float) -> Device:
+    return Device(name, memory * _GB, 1.5 * _GB, fp32 * _TERA, bf16 * _TERA, link * _GB, watts)
+
+
+# Dense tensor-core bf16 and plain fp32, NVLink or PCIe, of the versions that clouds rent. T4 and V100 have no bf16.
+_GPUS = {
+    gpu.name: gpu
+    for gpu in (
+        _gpu("b200", 180, 75, 2250, 900, 1000),
+        _gpu("h200", 141, 67, 989, 450, 700),
+        _gpu("h100", 80, 67, 989, 450, 700),
+        _gpu("a100", 80, 19.5, 312, 300, 400),
+        _gpu("a100-40g", 40, 19.5, 312, 300, 400),
+        _gpu("l40s", 48, 91.6, 362, 32, 350),
+        _gpu("l4", 24, 30.3, 121, 16, 72),
+        _gpu("a10g", 24, 31.2, 70, 32, 300),
+        _gpu("v100", 32, 15.7, 15.7, 150, 300),
+        _gpu("t4", 16, 8.1, 8.1, 16, 70),
+    )
+}
+
+_WATTS_PER_CORE = 10.0  # as the runs' own estimate has it
+_HOST_LINK = 2 * _GB  # gloo over loopback
+
+
+def gpu(name: str, key: str) -> Device:
+    """A GPU by its name; ``key`` is what has named it.
+
+    Raises:
+        InputError: nothing is known of it.
+    """
+    if name.lower() not in _GPUS:
+        raise InputError(key, repr(name), ", ".join(_GPUS))
+    return _GPUS[name.lower()]
+
+
+def cpu(memory_bytes: float, base_bytes: float, flops: float, cores: int) -> Device:
+    """Some cores of this machine.
+
+    Args:
+        memory_bytes: of it that one worker may use.
+        base_bytes: of a worker before there is a model.
+        flops: operations per second of one core, as measured with a matrix product.
+    """
+    return Device("cpu", memory_bytes, base_bytes, flops * cores, flops * cores, _HOST_LINK, _WATTS_PER_CORE * cores)
+
+
+@dataclass(frozen=True)
+class Room:
+    """What a job would be given.
+
+    Attributes:
+        gpu: of each worker; None for CPUs.
+        worker_bytes: of the host's memory that each worker may use.
+    """
+
+    workers: int
+    nodes: int
+    gpu: Device | None
+    worker_bytes: float

@@ -1,0 +1,194 @@
+"""The plan of a job: which settings fit, which is best, and what the run will take. Pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from drivetrain_pipelines.errors import InputError
+from drivetrain_workers.batching import solve, total_steps
+from drivetrain_workers.model_requests import ModelProfile
+from drivetrain_workers.spec import OffloadSpec, TrainingSpec
+
+from drivetrain.planning.hardware import Device
+from drivetrain.planning.memory import Memory, Setting, host_memory, memory
+from drivetrain.planning.pace import Pace, Speed, pace
+from drivetrain.spec import JobSpec
+
+_USABLE = 0.92  # of a GPU's memory: the allocator cannot use the rest
+_FASTER = 0.98  # of another's time: less is worth no higher stage
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where a job would run, and what is known of it.
+
+    Attributes:
+        workers: in all, over ``nodes``.
+        read_bytes_s: at which this machine reads the dataset; of one worker.
+        write_bytes_s: at which it writes and syncs checkpoints.
+    """
+
+    device: Device
+    workers: int
+    nodes: int
+    speed: Speed
+    read_bytes_s: float
+    write_bytes_s: float
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One setting and what it means."""
+
+    setting: Setting
+    memory: Memory
+    host_bytes: float
+    pace: Pace
+    fits: bool
+
+    @property
+    def name(self) -> str:
+        """As people say it."""
+        setting = self.setting
+        offloaded = " offload all" if setting.offload_parameters else " offload" if setting.offload_optimizer else ""
+        return f"{setting.zero}{offloaded}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run of a job will take, with the recommended setting.
+
+    Attributes:
+        choices: all settings that the job could have.
+        best: of them, the recommended one; what follows is about it.
+        as_written: the one that the job asks for or leaves to the plan; None where that does not fit.
+        evaluating_s: of all evaluations.
+        needed_bytes_s: of the dataset that one worker reads.
+        hours: of the whole run; it may be `Speed.error` times as many, or as few.
+        dollars: None without ``resources.price_per_hour``.
+    """
+
+    profile: ModelProfile
+    site: Site
+    choices: list[Choice]
+    best: Choice
+    as_written: Choice | None
+    steps: int
+    evaluating_s: float
+    needed_bytes_s: float
+    checkpoint_bytes: float
+    checkpoint_s: float
+    hours: float
+    energy_kwh: float
+    dollars: float | None
+
+    @property
+    def mfu(self) -> float:
+        """Model FLOPs utilization: what the best choice makes of the devices' peak."""
+        peak = self.site.device.peak(self.best.setting.precision)
+        return self.best.pace.flops / self.best.pace.total / peak / self.site.workers
+
+
+def make_plan(spec: JobSpec, profile: ModelProfile, site: Site, train_rows: int, eval_rows: int) -> Plan:
+    """Plan a job.
+
+    Raises:
+        InputError: no setting fits.
+    """
+    training = spec.training
+    choices = [_weigh(setting, spec, profile, site) for setting in _settings(spec, site)]
+    best = _best(choices, site)
+    written = [choice for choice in choices if choice.fits and _is_written(choice.setting, training, site)]
+    steps = total_steps(training.steps, training.epochs, train_rows, training.global_batch_size)
+    evaluations = -(-steps // training.eval_every)
+    evaluating_s = evaluations * eval_rows * profile.flops_per_row / 3 / site.speed.rate / site.workers
+    seconds = steps * best.pace.total + evaluating_s
+    hours = seconds / 3600
+    price = spec.resources.price_per_hour
+    checkpoint_bytes = float(profile.trained * best.setting.state_bytes)
+    return Plan(
+        profile=profile,
+        site=site,
+        choices=choices,
+        best=best,
+        as_written=_best(written, site) if written else None,
+        steps=steps,
+        evaluating_s=evaluating_s,
+        needed_bytes_s=profile.row_bytes * training.global_batch_size / site.workers / best.pace.total,
+        checkpoint_bytes=checkpoint_bytes,
+        checkpoint_s=checkpoint_bytes / site.write_bytes_s,
+        hours=hours,
+        energy_kwh=hours * site.workers * site.device.watts / 1000,
+        dollars=None if price is None else hours * site.workers * price,
+    )
+
+
+def _settings(spec: JobSpec, site: Site) -> Iterator[Setting]:
+    """All that the job could have; an elastic one with a micro-batch that it can keep with its most workers."""
+    training, workers = spec.training, max(site.workers, spec.resources.max_workers)
+    micro = solve(training.global_batch_size, training.micro_batch_size, workers).micro_batch
+    for zero in (0, 1, 2, 3):
+        if (training.precision == "bf16" and zero == 0) or (training.compile and zero == 3):
+            continue
+        plain = Setting(zero, site.workers, micro, training.precision, training.optimizer.type)
+        yield plain
+        if site.device.is_gpu and zero >= 2:
+            yield replace(plain, offload_optimizer=True)
+        if site.device.is_gpu and zero == 3:
+            yield replace(plain, offload_optimizer=True, offload_parameters=True)
+
+
+def _weigh(setting: Setting, spec: JobSpec, profile: ModelProfile, site: Site) -> Choice:
+    """With the largest micro-batch that fits, if the job leaves that open."""
+    free = spec.training.micro_batch_size == "auto"
+    while True:
+        needed = memory(profile, setting, site.device)
+        fits = needed.total <= site.device.memory_bytes * _USABLE
+        if fits or not free or setting.micro_batch == 1:
+            break
+        setting = replace(setting, micro_batch=setting.micro_batch // 2)
+    takes = pace(profile, setting, site.device, spec.training.global_batch_size, site.nodes, site.speed)
+    return Choice(setting, needed, host_memory(profile, setting) if site.device.is_gpu else 0.0, takes, fits)
+
+
+def _best(choices: list[Choice], site: Site) -> Choice:
+    """The fastest that fits; of about equally fast ones the simplest, which comes first."""
+    fitting = [choice for choice in choices if choice.fits]
+    if not fitting:
+        least = min(choices, key=lambda choice: choice.memory.total)
+        raise InputError(
+            "training",
+            f"a model that needs {least.memory.total / 1e9:.3g} GB of each worker at least (zero {least.name})",
+            f"{site.device.memory_bytes * _USABLE / 1e9:.3g} GB",
+            "Take more workers, a smaller training.micro_batch_size, or training.activation_checkpointing.",
+        )
+    fastest = min(choice.pace.total for choice in fitting)
+    return next(choice for choice in fitting if choice.pace.total * _FASTER <= fastest)
+
+
+def _is_written(setting: Setting, training: TrainingSpec, site: Site) -> bool:
+    """Whether the job, as it is written, could run with it. On CPUs there is nowhere to offload to."""
+    offload = training.offload if site.device.is_gpu else OffloadSpec()
+    asked = offload.optimizer != "none", offload.parameters != "none"
+    stage = setting.zero if training.zero == "auto" else training.zero
+    return setting.zero == stage and (setting.offload_optimizer, setting.offload_parameters) == asked
+
+
+def chosen(plan: Plan) -> dict[str, Any]:
+    """What a job that leaves settings to the plan is given, and what is foretold of it.
+
+    Raises:
+        InputError: nothing that it allows fits.
+    """
+    if not plan.as_written:
+        given = f"settings that do not fit; the plan's are zero {plan.best.name}, {plan.best.setting.micro_batch} rows"
+        raise InputError("training", given, "what `drivetrain plan` shows to fit")
+    choice = plan.as_written
+    return {
+        "zero": choice.setting.zero,
+        "micro_batch_size": choice.setting.micro_batch,
+        "peak_bytes": choice.memory.total,
+        "step_s": choice.pace.total,
+    }
