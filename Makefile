@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 JOB ?= language-model
 
-.PHONY: run check test test-all bench bench-throughput bench-recovery bench-data bench-storage bench-checkpoint bench-scheduling clean
+.PHONY: run check test test-all bench bench-throughput bench-recovery bench-data bench-storage bench-checkpoint bench-scheduling bench-plan bench-tracking clean
 
 run: .venv/installed
 	$(BIN)/drivetrain run $(JOB)
@@ -20,11 +20,11 @@ test: check
 test-all: check
 	$(BIN)/pytest
 
-bench: bench-throughput bench-recovery bench-data bench-storage bench-checkpoint bench-scheduling
+bench: bench-throughput bench-recovery bench-data bench-storage bench-checkpoint bench-scheduling bench-plan bench-tracking
 
 bench-data: .venv-mosaicml/installed
 
-bench-throughput bench-recovery bench-data bench-storage bench-checkpoint bench-scheduling: bench-%: .venv/installed
+bench-throughput bench-recovery bench-data bench-storage bench-checkpoint bench-scheduling bench-plan bench-tracking: bench-%: .venv/installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[bench]"
 	$(BIN)/python -m tests.benchmarks.$*
 

@@ -6,6 +6,7 @@ import os
 import ssl
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from drivetrain_pipelines.errors import DrivetrainError, InputError
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
 from drivetrain import packages
+from drivetrain.environment import GitState
 from drivetrain.home import Home
 from drivetrain.job import find_job_file
 from drivetrain.private_files import read_private
@@ -94,6 +96,7 @@ class Client:
             "package": digest,
             "job_file": file.name,
             "overrides": list(overrides),
+            "git": asdict(GitState.of(file.parent)),
             "idempotency_key": idempotency_key or f"once-{os.urandom(16).hex()}",
         }
         return self._json("POST", "/runs", json=body)  # type: ignore[no-any-return]

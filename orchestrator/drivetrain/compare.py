@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import unified_diff
@@ -13,6 +12,7 @@ from typing import Any
 from drivetrain_workers.checkpoints import ledger
 from drivetrain_workers.run_folder import RunFolder
 
+from drivetrain.environment import kept_environment
 from drivetrain.home import Home
 from drivetrain.runs.store import RunRecord, RunStore
 from drivetrain.spec import flatten
@@ -72,7 +72,7 @@ def compare(first: str, second: str, picture: Path | None = None) -> Comparison:
     return Comparison(
         (records[0].id, records[1].id),
         _different(*(flatten(folder.resolved()) for folder in folders)),
-        _different(*(_environment(folder) for folder in folders)),
+        _different(*(kept_environment(folder) for folder in folders)),
         list(_code_diff(*folders)),
         (records[0].facts.get("dataset_version"), records[1].facts.get("dataset_version")),
         (_worlds(folders[0]), _worlds(folders[1])),
@@ -85,11 +85,6 @@ def compare(first: str, second: str, picture: Path | None = None) -> Comparison:
 def _different(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Pair]:
     keys = dict.fromkeys([*first, *second])
     return {key: (first.get(key), second.get(key)) for key in keys if first.get(key) != second.get(key)}
-
-
-def _environment(folder: RunFolder) -> dict[str, Any]:
-    """Of runs that were begun before it was kept, nothing is known."""
-    return json.loads(folder.environment.read_text()) if folder.environment.exists() else {}
 
 
 def _code_diff(first: RunFolder, second: RunFolder) -> Iterator[str]:

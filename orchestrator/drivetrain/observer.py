@@ -102,6 +102,7 @@ class Observer:
             "tokens_per_s": event["tokens"] / event["step_s"],
             "data_wait_share": event["data_wait_s"] / event["step_s"],
             "step_s": event["step_s"],
+            "world_size": event["world_size"],
         }
         self._tracker.metrics("train", event["step"], event["time"], values)
         self._decide(ev.Stepped(event["generation"], event["step"]))
@@ -119,7 +120,7 @@ class Observer:
             return
         for record in [*ledger.read(self._ledger), *unsaved]:
             if record["step"] <= loaded_step:  # the tracker takes only what it does not have yet
-                values = {key: record[key] for key in ("loss", "learning_rate", "gradient_norm")}
+                values = {key: record[key] for key in ("loss", "learning_rate", "gradient_norm", "world_size")}
                 self._tracker.metrics("train", record["step"], record["time"], values)
                 if "evaluation" in record:
                     self._evaluated(record["step"], record["time"], record["evaluation"])

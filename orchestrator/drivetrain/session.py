@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
 import secrets
@@ -21,7 +20,7 @@ from drivetrain_pipelines.checksums import atomic_write
 from drivetrain_pipelines.errors import DrivetrainError, InputError
 from ray._private import ray_constants
 
-from drivetrain.environment import environment
+from drivetrain.environment import GitState, keep_environment, kept_git_state
 from drivetrain.home import Home, user_name
 from drivetrain.job import Job
 from drivetrain.runs.outcomes import Reason
@@ -51,8 +50,11 @@ class Session:
                 return self.resume(record.id)
         return self.submit(job, user_name())
 
-    def submit(self, job: Job, user: str, key: str | None = None) -> RunRecord:
+    def submit(self, job: Job, user: str, key: str | None = None, git: GitState | None = None) -> RunRecord:
         """Begin a run of the job for a user; the one that they have submitted with the same key, if there is one.
+
+        Args:
+            git: what git knows of the code, where the job's folder is only a copy of it.
 
         Raises:
             InputError: the cluster could never hold it, or its rules do not allow it; no run was made.
@@ -62,10 +64,10 @@ class Session:
             if not known.ended:  # the one who submitted it may have died before it was begun
                 self._call("adopt", known.id)
             return known
-        self._lay_out(run_id, job)
+        self._lay_out(run_id, job, git or GitState.of(job.folder))
         if not self._store.create(run_id, job.fingerprint, Queued(), user, key, mlflow_uri=self._home.mlflow_uri):
             shutil.rmtree(self._home.run(run_id).path)
-            return self.submit(job, user, key)
+            return self.submit(job, user, key, git)
         try:
             self._call("adopt", run_id, True)
         except InputError:
@@ -78,7 +80,8 @@ class Session:
         """Begin a new run of the same job, from the code and the settings that the run has kept."""
         folder = self._home.run(self._store.get(run_id).id)
         spec = JobSpec.model_validate_json(folder.job_resolved.read_text())
-        return self.submit(Job(folder.job_written.read_text(), spec, folder.code), user)
+        job = Job(folder.job_written.read_text(), spec, folder.code)
+        return self.submit(job, user, git=kept_git_state(folder))
 
     def recover(self) -> list[str]:
         """Look after every run that has not ended and that nobody looks after; returns what could not be taken up."""
@@ -165,7 +168,7 @@ class Session:
                     raise
                 time.sleep(0.2)
 
-    def _lay_out(self, run_id: str, job: Job) -> None:
+    def _lay_out(self, run_id: str, job: Job, git: GitState) -> None:
         folder = self._home.run(run_id)
         folder.code.mkdir(parents=True)
         for file in job.code_files:
@@ -176,11 +179,11 @@ class Session:
             folder.job_written: job.written,
             folder.job_resolved: job.spec.model_dump_json(indent=2),
             folder.path / "code_version": job.code_version,
-            folder.environment: json.dumps(environment(), indent=2),
         }
         for path, text in contents.items():
             with atomic_write(path) as sink:
                 sink.write(text.encode())
+        keep_environment(folder, git)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from tenacity import retry, retry_if_exception_type, wait_fixed
 from drivetrain.cluster.gang import Gang
 from drivetrain.cluster.nodes import usable_nodes
 from drivetrain.coordinator import Coordinator
+from drivetrain.environment import kept_git_state
 from drivetrain.gang_request import check_request, gang_request, waiting_since
 from drivetrain.home import Home
 from drivetrain.run_loop import RunLoop
@@ -116,5 +117,9 @@ def _describe(tracker: Tracker, spec: JobSpec, home: Home, run_id: str, user: st
     tracker.artifact(folder.job_resolved)
     if folder.environment.exists():  # not where a version that kept none has submitted it
         tracker.artifact(folder.environment)
+    if (git := kept_git_state(folder)).commit:
+        tracker.tags(git_commit=git.commit, git_dirty=bool(git.uncommitted))
+    if git.uncommitted:
+        tracker.artifact(folder.uncommitted)
     for path in sorted(folder.code.rglob("*.py")):
         tracker.artifact(path, f"code/{path.parent.relative_to(folder.code)}".removesuffix("/."))

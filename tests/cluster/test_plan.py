@@ -25,7 +25,7 @@ def test_a_plan_knows_what_came_of_past_runs(toy_job: Path, undisturbed: Result)
     for arguments, problem in (
         (["--gpu", "h1000"], "--gpu: got 'h1000'"),
         (["--gpus", "8"], "Add --gpu h100"),
-        (["--nodes", "3"], "--nodes: got '3'"),
+        (["--nodes", "3"], "--nodes: got 3;"),
     ):
         refused = command_line(undisturbed.home, "plan", str(toy_job), *arguments)
         assert refused.returncode == 2

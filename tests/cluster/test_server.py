@@ -16,9 +16,11 @@ import pytest
 import yaml
 from drivetrain.client import Client, ServerError
 from drivetrain_pipelines.errors import InputError
+from mlflow import MlflowClient
 
 from tests.cluster.harness import LEISURE, Result, assert_same
 from tests.cluster.service import Service, running_service
+from tests.repository import make_repository
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +136,26 @@ def test_the_same_key_twice_makes_one_run(service: Service, short_job: Path) -> 
         again = ann.retry(first["run_id"])
         assert again["run_id"] != first["run_id"]
         assert [c.wait(r["run_id"], 240)["ended"] for c, r in ((ann, first), (bob, other), (ann, again))] == [True] * 3
+
+
+def test_what_git_knows_of_the_code_goes_along(service: Service, short_job: Path, tmp_path: Path) -> None:
+    """The server has only a copy of the folder; its repository stays with the user."""
+    folder = tmp_path / "short"
+    shutil.copytree(short_job, folder)
+    commit = make_repository(folder)
+    with (folder / "toy_loss.py").open("a") as code:
+        code.write("# not committed\n")
+    with service.client("ann") as ann:
+        first = ann.wait(ann.submit(str(folder))["run_id"], 240)
+        again = ann.wait(ann.retry(first["run_id"])["run_id"], 240)
+    tracker = MlflowClient(first["facts"]["mlflow_uri"])
+    for found in (first, again):
+        run_id = found["facts"]["mlflow_run_id"]
+        tags = tracker.get_run(run_id).data.tags
+        assert (tags["drivetrain.git_commit"], tags["drivetrain.git_dirty"]) == (commit, "True")
+        difference = Path(tracker.download_artifacts(run_id, "uncommitted.diff")).read_text()
+        assert "+# not committed" in difference
+        assert {metric.value for metric in tracker.get_metric_history(run_id, "world_size")} == {2}
 
 
 def test_wrong_jobs_make_no_run(service: Service, toy_job: Path, tmp_path: Path) -> None:

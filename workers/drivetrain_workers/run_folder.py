@@ -65,8 +65,13 @@ class RunFolder:
         return self.path / "online"
 
     @property
+    def uncommitted(self) -> Path:
+        """How the job's folder differed from the commit that git had of it, if git had one."""
+        return self.path / "uncommitted.diff"
+
+    @property
     def environment(self) -> Path:
-        """Versions of what the run was begun with, as JSON."""
+        """Versions of what the run was begun with, and the commit of the job's folder, as JSON."""
         return self.path / "environment.json"
 
     def log(self, rank: int) -> Path:

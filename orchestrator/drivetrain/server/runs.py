@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from drivetrain import packages
 from drivetrain.accounting.statement import account_of
+from drivetrain.environment import GitState
 from drivetrain.job import load_job
 from drivetrain.runs.states import Ended
 from drivetrain.runs.store import RunRecord
@@ -34,6 +35,7 @@ class Submission(BaseModel):
     job_file: str = Field("job.yaml", pattern=r"^[\w][\w .-]{0,199}$")
     overrides: list[str] = Field([], max_length=200)
     idempotency_key: str | None = Field(None, min_length=1, max_length=200)
+    git: GitState = GitState()
 
 
 @router.put("/packages/{digest}", status_code=201)
@@ -59,7 +61,7 @@ def submit(submission: Submission, server: Server, principal: User) -> dict[str,
     if not folder.is_dir():
         raise InputError("package", submission.package, "one that was uploaded", "Upload it first.")
     job = load_job(str(folder / submission.job_file), submission.overrides)
-    return _summary(server.session.submit(job, principal.user, submission.idempotency_key))
+    return _summary(server.session.submit(job, principal.user, submission.idempotency_key, submission.git))
 
 
 @router.get("/runs")
