@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import subprocess
 import sys
@@ -16,7 +17,15 @@ import aiohttp
 import httpx
 from aiohttp import web
 
+USER, PASSWORD = "admin", "a long password"
 _SLOW_S = 5.0
+_AUTH = """[mlflow]
+default_permission = NO_PERMISSIONS
+database_uri = sqlite:///{folder}/users.db
+admin_username = {user}
+admin_password = {password}
+authorization_function = mlflow.server.auth:authenticate_request_basic_auth
+"""
 
 
 class MlflowServer:
@@ -28,17 +37,34 @@ class MlflowServer:
         calls: that have come.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder, self._port = folder, _free_port()
+    def __init__(self, folder: Path, store: str | None, artifacts: str | None, users: bool) -> None:
+        self._port = _free_port()
+        places = {
+            "backend-store-uri": store or f"sqlite:///{folder}/mlflow.db",
+            "artifacts-destination": artifacts or f"{folder}/artifacts",
+        }
+        self._options = [f"--{name}={place}" for name, place in places.items()]
+        self._environment = dict(os.environ)
+        if users:
+            self._options.append("--app-name=basic-auth")
+            settings = folder / "auth.ini"
+            settings.write_text(_AUTH.format(folder=folder, user=USER, password=PASSWORD))
+            secret = {"MLFLOW_FLASK_SERVER_SECRET_KEY": "of a test", "MLFLOW_AUTH_CONFIG_PATH": str(settings)}
+            self._environment |= secret
         self.direct = f"http://127.0.0.1:{self._port}"
         self.uri, self.mode, self.calls = f"http://127.0.0.1:{_free_port()}", "good", 0
         self._process: subprocess.Popen[bytes] | None = None
 
+    @property
+    def runs(self) -> bool:
+        """Whether it was started and not killed."""
+        return self._process is not None
+
     def start(self) -> None:
         command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self._port)]
-        places = ["--backend-store-uri", f"sqlite:///{self._folder}/mlflow.db", "--artifacts-destination"]
         self._process = subprocess.Popen(
-            [*command, *places, f"{self._folder}/artifacts", "--workers", "1"],
+            [*command, *self._options, "--workers", "1"],
+            env=self._environment,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
@@ -96,9 +122,17 @@ class MlflowServer:
 
 
 @contextmanager
-def mlflow_server(folder: Path) -> Iterator[MlflowServer]:
-    """A server for the time of a test."""
-    server = MlflowServer(folder)
+def mlflow_server(
+    folder: Path, store: str | None = None, artifacts: str | None = None, users: bool = False
+) -> Iterator[MlflowServer]:
+    """A server for the time of a test.
+
+    Args:
+        store: URL of its database; SQLite in ``folder`` by default.
+        artifacts: where it puts what it is sent; ``folder`` by default.
+        users: it wants to know who asks: `USER` with `PASSWORD`.
+    """
+    server = MlflowServer(folder, store, artifacts, users)
     loop = asyncio.new_event_loop()
     task: asyncio.Task[None] = loop.create_task(server.serve())
     thread = threading.Thread(target=_run, args=(loop, task), name="mlflow-proxy")

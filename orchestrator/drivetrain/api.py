@@ -9,12 +9,25 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from drivetrain_pipelines.errors import InputError
+from drivetrain_pipelines.errors import DrivetrainError, InputError
 
 from drivetrain.home import Home
 from drivetrain.job import Job, load_job
 
 OnView = Callable[[dict[str, Any]], None]
+
+
+class TrackingError(DrivetrainError):
+    """MLflow has not taken everything that a run has logged."""
+
+    def __init__(self, timeout_s: float, problem: str) -> None:
+        super().__init__(
+            f"MLflow has not taken everything within {timeout_s:g} s; the rest is kept. {problem}".rstrip()
+        )
+        self.timeout_s, self.problem = timeout_s, problem
+
+    def __reduce__(self) -> tuple[type[TrackingError], tuple[float, str]]:
+        return type(self), (self.timeout_s, self.problem)
 
 
 def _ignore(_: dict[str, Any]) -> None:
@@ -75,10 +88,11 @@ def resume(run_id: str, address: str | None = None, on_view: OnView = _ignore) -
         return _follow(session, record.id, on_view)
 
 
-def sync(run_id: str, timeout_s: float = 600.0) -> bool:
-    """Ship what MLflow has not got yet of a run that has ended; whether it has everything now.
+def sync(run_id: str, timeout_s: float = 600.0) -> None:
+    """Ship what MLflow has not got yet of a run that has ended.
 
     Raises:
+        TrackingError: MLflow has not taken everything by then; the rest is kept.
         InputError: there is no such run, or it goes on, and ships by itself.
     """
     from drivetrain.runs.store import RunStore  # here: as in `run`
@@ -93,8 +107,9 @@ def sync(run_id: str, timeout_s: float = 600.0) -> bool:
     tracker = tracker_of(home, record)
     tracked = tracker.flush(timeout_s)
     tracker.close()
-    store.learn(record.id, tracked=tracked, **tracker.identity)
-    return tracked
+    store.learn(record.id, tracked=tracked, tracking_problem=tracker.problem, **tracker.identity)
+    if not tracked:
+        raise TrackingError(timeout_s, tracker.problem)
 
 
 def _follow(session: Any, run_id: str, on_view: OnView) -> RunSummary:

@@ -347,7 +347,8 @@ class RunLoop:
             tracked = self._tracker.flush(_FLUSH_S)
             self._tracker.close()
         finally:  # whoever follows the run must see it end
-            self._learn(released=True, tracked=tracked, **self._tracker.identity)
+            told = {"tracked": tracked, "tracking_problem": self._tracker.problem}
+            self._learn(released=True, **told, **self._tracker.identity)
 
     def _account(self) -> None:
         try:

@@ -1,7 +1,7 @@
-"""`drivetrain plan` beside what came of it: memory of a rank, and time of a step before and after past runs are known.
+"""`drivetrain plan` beside what came of it: memory of a rank, and time of a step, without and with a past run.
 
-Five models with their ZeRO stages. Each is planned and run with two global batch sizes: what the plan says of the second
-is said with the first run known, and no other.
+Five models with their ZeRO stages. Each is planned and run with two global batch sizes: what the plan says of the
+second is said with the first run known, and no other.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A real MLflow server that is killed, slow or broken while a run trains: in the end it has everything, once."""
+"""A real MLflow server, as a team has it and in trouble: in the end it has everything, once."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ from pathlib import Path
 from statistics import median
 
 import pytest
+import s3fs
 from drivetrain.runs.store import RunStore
 from mlflow import MlflowClient
 
 from tests.cluster.harness import Result, command_line, run_job
-from tests.mlflow_server import mlflow_server
+from tests.mlflow_server import PASSWORD, USER, mlflow_server
+from tests.postgres import Postgres
+from tests.s3 import s3_server
 
 
 @pytest.mark.slow
@@ -51,3 +54,42 @@ def test_a_tracking_server_in_trouble(
         assert version.run_id == run.info.run_id
         names = {artifact.path for artifact in client.list_artifacts(run.info.run_id, "model")}
         assert names == {"model/model.safetensors"}
+
+
+@pytest.mark.slow
+def test_a_server_with_users_postgresql_and_s3(
+    toy_job: Path, undisturbed: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wrong password costs the run nothing but its place in MLflow, until `sync` has the right one."""
+    places = [tmp_path / name for name in ("server", "s3")]
+    for place in places:
+        place.mkdir()
+    with Postgres() as postgres, s3_server(places[1]) as s3:
+        monkeypatch.setenv("MLFLOW_S3_ENDPOINT_URL", str(s3.direct.endpoint_url))
+        database = postgres.new_database().replace("postgresql:", "postgresql+psycopg:")
+        with mlflow_server(places[0], database, f"{s3.url}/mlflow", users=True) as server:
+            monkeypatch.delenv("MLFLOW_S3_ENDPOINT_URL")
+            monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+            monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", USER)
+            monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "a wrong one")
+            ended = run_job(toy_job, tmp_path / "home", "tracking.register_as=toy").finish()
+            assert ended.facts["reason"] == "completed"
+            assert ended.facts["tracked"] is False
+            assert "401" in ended.facts["tracking_problem"]
+            refused = command_line(tmp_path / "home", "sync", ended.run_id, "--timeout", "3")
+            assert refused.returncode == 1
+            assert "MLflow has not taken everything within 3 s; the rest is kept. " in refused.stderr
+            assert "401" in refused.stderr
+            monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", PASSWORD)
+            assert command_line(tmp_path / "home", "sync", ended.run_id).stdout == "MLflow has everything\n"
+            facts = RunStore(f"sqlite:///{tmp_path / 'home' / 'drivetrain.db'}").get(ended.run_id).facts
+            found = Result(0, ended.run_id, facts, {}, ended.home, "")
+            assert found.series("loss") == undisturbed.series("loss")
+            client = MlflowClient(server.direct)
+            run = client.get_run(facts["mlflow_run_id"])
+            assert run.info.status == "FINISHED"
+            assert client.get_model_version("toy", "1").run_id == run.info.run_id
+            weights = Path(client.download_artifacts(run.info.run_id, "model/model.safetensors"))
+            assert weights.stat().st_size > 4 * facts["parameters"]
+            stored = s3fs.S3FileSystem(endpoint_url=s3.direct.endpoint_url).find(f"{s3.url}/mlflow")
+            assert any(path.endswith("model.safetensors") for path in stored)

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from drivetrain.api import TrackingError
 from drivetrain.client import ServerError
 from drivetrain.cluster.gang import NodesGoneError
 from drivetrain.coordinator import RunOwnedError
@@ -78,6 +79,7 @@ ERRORS = [
     RunOwnedError("toy-1"),
     NodesGoneError(["node"]),
     ServerError(403, "no"),
+    TrackingError(600.0, "401"),
 ]
 
 

@@ -169,12 +169,14 @@ def print_summary(console: Console, summary: RunSummary) -> None:
         rows.append(("checkpoint", facts["checkpoint"]))
     if facts.get("stored"):
         rows.append(("stored", facts["stored"]))
-    if facts.get("mlflow_uri"):
+    if facts.get("mlflow_run_id"):
         rows.append(("MLflow run", f"{facts['mlflow_run_id']} in experiment {facts['mlflow_experiment']}"))
         rows.append(("MLflow UI", _ui_command(facts["mlflow_uri"])))
     if facts.get("tracked") is False:
         sync = f"drivetrain sync {summary.run_id}"
-        rows.append(("tracking", f"the server was not reached; all records are kept, `{sync}` ships them"))
+        rows.append(("tracking", f"MLflow has not taken everything; it is kept, and `{sync}` ships it"))
+        if facts.get("tracking_problem"):
+            rows.append(("", f"its server: {facts['tracking_problem']}"))
     for key, title in (("sample", "sample"), ("problem", "note")):
         if facts.get(key):
             rows.append((title, facts[key]))

@@ -34,6 +34,10 @@ class Tracker:
     Args:
         spool: the run's.
         connect: makes the destination; called in the background, again after each failure.
+
+    Attributes:
+        identity: see `Destination`; empty until it was reached.
+        problem: what the tracking server, or the way to it, answered last, unless it took what was sent.
     """
 
     def __init__(self, spool: Spool, connect: Callable[[], Destination]) -> None:
@@ -46,6 +50,7 @@ class Tracker:
         self._hurry = threading.Event()
         self._closing = False
         self.identity: dict[str, str] = {}
+        self.problem = ""
         self._thread = threading.Thread(target=self._run, name="tracking", daemon=True)
         self._thread.start()
 
@@ -138,11 +143,13 @@ class Tracker:
                 self.identity = destination.identity
                 destination.ship(records)
                 self._spool.mark_shipped(offset)
+                self.problem = ""
                 retry_s = _FIRST_RETRY_S
                 self._hurry.wait(_GATHER_S)  # what comes meanwhile goes into one request
                 self._hurry.clear()
             except Exception as error:  # whatever a tracking server answers, training goes on and the spool keeps all
-                _log.warning("tracking: %.300r; again in %.0f s", error, retry_s)
+                self.problem = " ".join(str(error).split())[:300] or type(error).__name__
+                _log.warning("tracking: %s; again in %.0f s", self.problem, retry_s)
                 self._wait_unless_closing(retry_s)
                 retry_s = min(_LAST_RETRY_S, 2 * retry_s)
 
