@@ -175,6 +175,7 @@ def _check(spec: JobSpec, folder: Path) -> JobSpec:
         ("model.weight", spec.model.weight),
         ("model.metrics", spec.model.metrics),
         ("model.predict", spec.model.predict),
+        ("data.reader", spec.data.reader),
         ("data.transform", spec.data.transform),
         ("data.online.transform", spec.data.online and spec.data.online.transform),
     ):

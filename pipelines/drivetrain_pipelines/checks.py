@@ -19,11 +19,12 @@ def check_data(spec: DataSpec, job_folder: Path) -> DataSpec:
     """
 
     def checked(source: str, key: str) -> str:
-        return check_source(source, key, job_folder, spec.format, spec.storage)
+        return check_source(source, key, job_folder, spec.file_format, spec.storage)
 
-    kinds = [key for key in ("image", "audio", "columns") if getattr(spec, key)]
-    if len(kinds) > 1:
-        raise InputError(f"data.{kinds[1]}", f"set beside data.{kinds[0]}", "one kind of samples")
+    if spec.image and spec.audio:
+        raise InputError("data.audio", "set beside data.image", "one kind of samples")
+    if spec.reader and spec.format != "auto":
+        raise InputError("data.format", f"{spec.format}, beside data.reader", "auto", "The reader knows the format.")
     if spec.image and spec.image.decode is False and spec.format == "audio":
         raise InputError("data.image", "set for the format audio", "data.audio")
     if not spec.mixture:

@@ -25,6 +25,7 @@ class TokenizerSpec(Spec):
 
     vocab_size: int = Field(4096, ge=258, le=1 << 20)
     file: str | None = Field(None, description="a Hugging Face tokenizer.json to load instead of training one")
+    special_tokens: list[str] = Field([], description="of one that is trained; their ids are 1, 2, ... in this order")
 
 
 class ImageSpec(Spec):
@@ -79,7 +80,10 @@ class DataSpec(Spec):
     source: str | list[MixtureSpec] = Field(description="file, folder, glob, fsspec URL, pypi://..., or a mixture")
     eval_source: str | None = Field(None, description="held-out data; without it eval_fraction is split off")
     eval_fraction: float = Field(0.02, gt=0, lt=1)
+    split_by: str | None = Field(None, description="column; what has the same value in it is not divided")
+    train_fraction: float = Field(1.0, gt=0, le=1, description="of the training samples; for scaling curves")
     format: Format = Field("auto", description="auto goes by the names of the files")
+    reader: FunctionPath | None = Field(None, description="path -> records, for files of any other format")
     on_error: Literal["fail", "skip"] = Field("fail", description="on a bad row or a file that cannot be decoded")
     transform: FunctionPath | None = Field(None, description="str -> str for text; dict -> dict, list or None else")
     chunk_bytes: int = Field(32 << 20, ge=1 << 10, description="raw data per preparation task, and so per shard")
@@ -91,8 +95,9 @@ class DataSpec(Spec):
 
     image: ImageSpec | None = None
     audio: AudioSpec | None = None
-    columns: list[str] | None = Field(None, description="take these columns of numbers as they are")
+    columns: list[str] | None = Field(None, description="take these columns of numbers as they are, beside the others")
     label_column: str = "label"
+    classes: list[str] | None = Field(None, description="names of the labels 0, 1, ..., where no folders name them")
 
     online: OnlineSpec | None = None
 
@@ -110,6 +115,11 @@ class DataSpec(Spec):
         if self.audio:
             return "audio"
         return "columns" if self.columns else "tokens"
+
+    @property
+    def file_format(self) -> str:
+        """Of the sources' files; ``any`` where the job has its own reader."""
+        return "any" if self.reader else self.format
 
     @property
     def mixture(self) -> list[MixtureSpec]:

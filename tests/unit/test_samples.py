@@ -6,15 +6,18 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from drivetrain_pipelines.arrow_types import numbers_of
 from drivetrain_pipelines.errors import PrepareError
 from drivetrain_pipelines.prepare.audio import log_mel
 from drivetrain_pipelines.prepare.packing import best_fit_decreasing, fit
+from drivetrain_pipelines.prepare.preprocessor import Preprocessor
 from drivetrain_pipelines.prepare.samples import maker_of
 from drivetrain_pipelines.prepare.splitting import AUTO, Splitter
 from drivetrain_pipelines.prepare.tokenizer import train_tokenizer
-from drivetrain_pipelines.raw.records import Records
+from drivetrain_pipelines.raw.records import Chunk, Records
 from drivetrain_pipelines.shards import unigram_entropy
 from drivetrain_pipelines.spec import AudioSpec, DataSpec, ImageSpec
+from drivetrain_pipelines.storage import StorageFolder
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -136,3 +139,54 @@ def test_columns_stay_as_they_are() -> None:
 def test_unigram_entropy() -> None:
     assert unigram_entropy([1, 1, 0, 1, 1]) == pytest.approx(np.log(4))
     assert unigram_entropy([9, 0]) == 0
+
+
+def test_what_belongs_together_is_not_divided() -> None:
+    contents = [f"sample {i}".encode() for i in range(600)]
+    speakers = [f"speaker {i % 30}".encode() for i in range(600)]
+    groups = Splitter(AUTO, 0.2).groups(contents, speakers)
+    train, held_out = ({i % 30 for i in groups[split].tolist()} for split in ("train", "eval"))
+    assert held_out
+    assert not train & held_out
+    assert len(groups["train"]) + len(groups["eval"]) == 600
+
+
+def test_a_smaller_share_of_the_training_samples_is_part_of_a_larger_one() -> None:
+    contents = [f"sample {i}".encode() for i in range(4000)]
+    whole = Splitter(AUTO, 0.1).groups(contents)
+    kept = [set(Splitter(AUTO, 0.1, share).groups(contents)["train"].tolist()) for share in (0.125, 0.5, 1)]
+    assert kept[0] < kept[1] < kept[2] == set(whole["train"].tolist())
+    assert 0.1 < len(kept[0]) / len(kept[2]) < 0.15
+    assert (Splitter("eval", 0.1, 0.1).groups(contents)["eval"] == np.arange(4000)).all()
+
+
+def test_arrays_beside_images_and_a_reader_of_the_job(tmp_path: Path) -> None:
+    """A file of an odd format becomes images with masks; each image's mask stays with it."""
+    (tmp_path / "shapes.py").write_text(
+        "import numpy as np\n"
+        "def read(path):\n"
+        "    for number in map(int, path.read_text().split()):\n"
+        "        pixels = np.full((4, 4), number, np.uint8)\n"
+        "        yield {'file': f'{path.name}/{number}', 'bytes': b'P5 4 4 255 ' + pixels.tobytes(),\n"
+        "               'label': number % 2, 'mask': pixels > 100, 'patient': number // 10}\n"
+    )
+    (tmp_path / "numbers.odd").write_text(" ".join(str(n) for n in range(200)))
+    spec = DataSpec(
+        source=str(tmp_path / "numbers.odd"),
+        reader="shapes:read",
+        image=ImageSpec(height=4, width=4, mode="L"),
+        columns=["mask", "patient"],
+        split_by="patient",
+        eval_fraction=0.3,
+    )
+    folder = StorageFolder(str(tmp_path / "made"))
+    chunk = Chunk("any", (str(tmp_path / "numbers.odd"),))
+    result = Preprocessor(spec, folder, tmp_path).write_chunk(AUTO, 0, chunk)
+    patients = {}
+    for split, shard in result.shards.items():
+        batch = pa.ipc.open_file(folder.read(shard.file)).get_batch(0)
+        images, masks = (numbers_of(batch.column(name)) for name in ("image", "mask"))
+        assert ((images[..., 0] > 100) == masks).all()
+        patients[split] = set(batch.column("patient").to_pylist())
+    assert len(patients["train"] | patients["eval"]) == 20
+    assert not patients["train"] & patients["eval"]

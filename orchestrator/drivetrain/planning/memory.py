@@ -100,8 +100,8 @@ def memory(profile: ModelProfile, setting: Setting, device: Device) -> Memory:
         weights *= not setting.offload_parameters
     else:
         copy = share * setting.state_bytes
-        if setting.zero:
-            buffers += share * _WORD * _TEMPORARIES.get(setting.optimizer, 2)
+        if setting.zero:  # the update comes when what the forward pass kept is gone
+            buffers += max(0.0, share * _WORD * _TEMPORARIES.get(setting.optimizer, 2) - activations)
         slack = _kept_freed(setting) * (weights + gradients + optimizer + buffers + copy)
     return Memory(device.overhead_bytes, weights, gradients, optimizer, activations, buffers, copy, slack)
 

@@ -133,8 +133,8 @@ def _raw(spec: DataSpec, downloads: Path) -> Iterator[_Raw]:
     if spec.eval_source:
         named.append((spec.eval_source, "eval", 0))
     for source, split, stream in named:
-        files = list_files(source, spec.format, spec.storage, downloads)
-        yield _Raw(files, format_of([file.url for file in files], spec.format), split, stream)
+        files = list_files(source, spec.file_format, spec.storage, downloads)
+        yield _Raw(files, format_of([file.url for file in files], spec.file_format), split, stream)
 
 
 def _inputs(spec: DataSpec, raw: list[_Raw], code_folder: Path) -> dict[str, Any]:
@@ -143,10 +143,12 @@ def _inputs(spec: DataSpec, raw: list[_Raw], code_folder: Path) -> dict[str, Any
     if spec.kind == "tokens":
         file = spec.tokenizer.file
         settings["tokenizer"] = (
-            hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else spec.tokenizer.vocab_size
+            hashlib.sha256(Path(file).read_bytes()).hexdigest()
+            if file
+            else [spec.tokenizer.vocab_size, *spec.tokenizer.special_tokens]
         )
     code = {}
-    if spec.transform:
+    if spec.transform or spec.reader:
         code = {
             p.relative_to(code_folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest()
             for p in sorted(code_folder.rglob("*.py"))
@@ -162,7 +164,7 @@ def _inputs(spec: DataSpec, raw: list[_Raw], code_folder: Path) -> dict[str, Any
 def _tasks(spec: DataSpec, raw: list[_Raw]) -> tuple[list[str], list[Task]]:
     """Names of the classes, and the chunks of all sources numbered through."""
     labels = {n: read_labels(source.files, spec.storage) for n, source in enumerate(raw) if source.format in ONE_EACH}
-    classes = sorted({label for by_url in labels.values() for label in by_url.values()})
+    classes = sorted({label for by_url in labels.values() for label in by_url.values()}) or spec.classes or []
     number_of = {name: number for number, name in enumerate(classes)}
     tasks: list[Task] = []
     for n, source in enumerate(raw):
@@ -183,8 +185,9 @@ def _run(
     waiting = [task for task in tasks if task[1] not in results]
     if not waiting:
         return [results[number] for number in range(len(tasks))]
-    # max_task_retries makes an actor's death invisible here; a user's exception still comes through.
-    actor_class: Any = ray.remote(num_cpus=1, max_restarts=3, max_task_retries=3)(Preprocessor)
+    # A call is made again, as often as need be, after an actor's death (three of those are borne) and when the network
+    # has lost it; a user's exception still comes through.
+    actor_class: Any = ray.remote(num_cpus=1, max_restarts=3, max_task_retries=-1)(Preprocessor)
     pool = [actor_class.remote(spec, folder, code_folder) for _ in range(max(1, min(actors, len(waiting))))]
     try:
         if spec.kind == "tokens":

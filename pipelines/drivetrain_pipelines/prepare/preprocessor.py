@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from drivetrain_pipelines.prepare.samples import Maker, maker_of
 from drivetrain_pipelines.prepare.splitting import Splitter
 from drivetrain_pipelines.prepare.tokenizer import TOKENIZER_FILE, load_tokenizer, train_tokenizer
 from drivetrain_pipelines.raw.records import Chunk, Records, read, table_of
+from drivetrain_pipelines.raw.sources import local_file
 from drivetrain_pipelines.shards import Shard, encode_shard, schema_to_text
 from drivetrain_pipelines.spec import DataSpec
 from drivetrain_pipelines.storage import StorageFolder
@@ -69,6 +70,9 @@ class Preprocessor:
         self._transform: Callable[[Any], Any] | None = (
             load_function(spec.transform, str(code_folder), "data.transform") if spec.transform else None
         )
+        self._reader: Callable[[Path], Iterable[dict[str, Any]]] | None = (
+            load_function(spec.reader, str(code_folder), "data.reader") if spec.reader else None
+        )
         self._maker: Maker | None = None
 
     def ping(self) -> None:
@@ -79,7 +83,9 @@ class Preprocessor:
         if self._spec.tokenizer.file:
             tokenizer = load_tokenizer(Path(self._spec.tokenizer.file).read_bytes(), self._spec.tokenizer.file)
         else:
-            tokenizer = train_tokenizer(self._texts(chunks), self._spec.tokenizer.vocab_size)
+            tokenizer = train_tokenizer(
+                self._texts(chunks), self._spec.tokenizer.vocab_size, self._spec.tokenizer.special_tokens
+            )
         self._folder.write(TOKENIZER_FILE, tokenizer.to_str(pretty=True).encode())
 
     def write_chunk(self, split: str, number: int, chunk: Chunk) -> ChunkResult:
@@ -92,7 +98,7 @@ class Preprocessor:
         records = self._records(chunk)
         if self._maker is None:
             self._maker = maker_of(self._spec, self._tokenizer() if self._spec.kind == "tokens" else None)
-        made = self._maker.make(records, Splitter(split, self._spec.eval_fraction))
+        made = self._maker.make(records, Splitter(split, self._spec.eval_fraction, self._spec.train_fraction))
         shards, schema = {}, ""
         for name, batch in made.batches.items():
             encoded, file = encode_shard(batch), f"{name}-{number:05d}.arrow"
@@ -104,17 +110,24 @@ class Preprocessor:
         return result
 
     def _records(self, chunk: Chunk) -> Records:
-        records = read(chunk, self._spec.storage, self._spec.on_error == "skip")
-        if self._transform is None:
-            return records
-        rows = records.table.to_pylist()
+        skipped: list[str] = []
+        if self._reader:
+            with local_file(chunk.urls[0], self._spec.storage) as path:
+                rows = list(self._reader(path))
+            if self._transform is None:
+                return Records(table_of(rows))
+        else:
+            records = read(chunk, self._spec.storage, self._spec.on_error == "skip")
+            if self._transform is None:
+                return records
+            rows, skipped = records.table.to_pylist(), records.skipped
         if self._spec.kind == "tokens":
             column = self._spec.text_column
             made = [{**row, column: self._transform(row[column])} for row in rows]
         else:
             results = (self._transform(row) for row in rows)
             made = [new for result in results for new in (result if isinstance(result, list) else [result]) if new]
-        return Records(table_of(made), records.skipped)
+        return Records(table_of(made), skipped)
 
     def _texts(self, chunks: list[Chunk]) -> Iterator[str]:
         budget = _TOKENIZER_SAMPLE_BYTES

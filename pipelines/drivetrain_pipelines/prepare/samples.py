@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from tokenizers import Tokenizer
 
-from drivetrain_pipelines.arrow_types import array_of
+from drivetrain_pipelines.arrow_types import array_of, is_list
 from drivetrain_pipelines.errors import PrepareError
 from drivetrain_pipelines.prepare.audio import log_mel, read_audio
 from drivetrain_pipelines.prepare.packing import concatenate, fit
@@ -59,13 +59,14 @@ class TokenMaker:
         texts = _column(records.table, self._spec.text_column).to_pylist()
         documents = [encode(self._tokenizer, str(text)) for text in texts if text is not None]
         made = Samples(token_counts=[0] * self._vocabulary)
-        if len(documents) == 1:  # running text
+        if len(documents) == 1 and not self._spec.reader:  # running text
             columns = self._pack(documents, made)
             groups = splitter.groups(row.tobytes() for row in columns["tokens"])
             parts = {split: {name: rows[own] for name, rows in columns.items()} for split, own in groups.items()}
         else:
             end = np.array([self._tokenizer.token_to_id(END_OF_TEXT) or 0], np.int64)
-            groups = splitter.groups(str(text).encode() for text in texts if text is not None)
+            together = _together(records.table, self._spec)
+            groups = splitter.groups((str(text).encode() for text in texts if text is not None), together)
             parts = {
                 split: self._pack([np.concatenate([documents[number], end]) for number in own], made)
                 for split, own in groups.items()
@@ -122,7 +123,10 @@ class FileMaker:
             columns["label"] = pa.array(labels, pa.int64())
         if not rows:
             return Samples()
-        return _divide(pa.record_batch(columns), [contents[number] for number in kept], splitter)
+        chosen = table.take(kept)
+        columns |= {name: _numbers(chosen, name) for name in self._spec.columns or ()}
+        together = _together(chosen, self._spec)
+        return _divide(pa.record_batch(columns), [contents[number] for number in kept], splitter, together)
 
 
 class ColumnMaker:
@@ -135,17 +139,9 @@ class ColumnMaker:
         """See `Maker`."""
         if not records.table.num_rows:
             return Samples()
-        columns: dict[str, pa.Array] = {}
-        for name in self._spec.columns or ():
-            values = _column(records.table, name)
-            if values.null_count:
-                raise PrepareError(f"column {name} has {values.null_count} empty values; fill them in data.transform")
-            if pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
-                values = array_of(np.stack(values.to_numpy(zero_copy_only=False)))
-            columns[name] = values
-        batch = pa.record_batch(columns)
+        batch = pa.record_batch({name: _numbers(records.table, name) for name in self._spec.columns or ()})
         rows = [str(row).encode() for row in batch.to_pylist()]
-        return _divide(batch, rows, splitter)
+        return _divide(batch, rows, splitter, _together(records.table, self._spec))
 
 
 def maker_of(spec: DataSpec, tokenizer: Tokenizer | None) -> Maker:
@@ -171,8 +167,21 @@ def decode_image(content: bytes, spec: ImageSpec) -> npt.NDArray[np.uint8]:
         return np.asarray(resized, np.uint8).reshape(spec.height, spec.width, -1)
 
 
-def _divide(batch: pa.RecordBatch, contents: list[bytes], splitter: Splitter) -> Samples:
-    groups = splitter.groups(contents)
+def _numbers(table: pa.Table, name: str) -> pa.Array:
+    """A column of numbers, or of equally many numbers in each row."""
+    values = _column(table, name)
+    if values.null_count:
+        raise PrepareError(f"column {name} has {values.null_count} empty values; fill them in data.transform")
+    return array_of(np.stack(values.to_numpy(zero_copy_only=False))) if is_list(values.type) else values
+
+
+def _together(table: pa.Table, spec: DataSpec) -> list[bytes] | None:
+    """Of each record, what it shares with those that it must stay with."""
+    return [str(value).encode() for value in _column(table, spec.split_by).to_pylist()] if spec.split_by else None
+
+
+def _divide(batch: pa.RecordBatch, contents: list[bytes], splitter: Splitter, together: list[bytes] | None) -> Samples:
+    groups = splitter.groups(contents, together)
     return Samples({split: _take(batch, own) for split, own in groups.items() if len(own)})
 
 

