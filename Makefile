@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 JOB ?= language-model
 
-.PHONY: run check test test-all bench bench-throughput bench-recovery bench-data bench-storage bench-checkpoint bench-scheduling bench-plan bench-tracking clean
+.PHONY: run check test test-all test-recipes bench bench-throughput bench-recovery bench-data bench-storage bench-checkpoint bench-scheduling bench-plan bench-tracking clean
 
 run: .venv/installed
 	$(BIN)/drivetrain run $(JOB)
@@ -15,10 +15,14 @@ check: .venv/installed
 	$(BIN)/lint-imports
 
 test: check
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow and not recipe"
 
 test-all: check
-	$(BIN)/pytest
+	$(BIN)/pytest -m "not recipe"
+
+test-recipes: .venv/installed
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[recipes]"
+	$(BIN)/pytest -m recipe
 
 bench: bench-throughput bench-recovery bench-data bench-storage bench-checkpoint bench-scheduling bench-plan bench-tracking
 

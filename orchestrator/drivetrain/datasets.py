@@ -22,6 +22,7 @@ from drivetrain_workers.adjustments import Adjustments
 from drivetrain_workers.audit import Audit, audit
 from drivetrain_workers.checkpoints import ledger
 
+from drivetrain.files import with_files
 from drivetrain.home import Home
 from drivetrain.job import load_job
 from drivetrain.runs.store import RunStore
@@ -36,7 +37,7 @@ def prepare_data(
 ) -> Prepared:
     """Make the dataset version that a job needs, or find it. Raises `InputError`, `PrepareError`."""
     checked, home = load_job(job, overrides), Home.from_environment()
-    data = checked.spec.data
+    data = with_files(checked.spec, home).data
     with connect(address):
         root = data.location or str(home.datasets)
         actors = checked.spec.resources.preprocessors

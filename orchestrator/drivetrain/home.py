@@ -49,6 +49,11 @@ class Home:
         return self.path / "downloads"
 
     @property
+    def files(self) -> Path:
+        """Files that jobs name beside their data, by digest."""
+        return self.path / "files"
+
+    @property
     def packages(self) -> Path:
         """Job folders that were submitted, by digest."""
         return self.path / "packages"

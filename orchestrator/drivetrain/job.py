@@ -16,6 +16,7 @@ from typing import Any, get_args
 import yaml
 from drivetrain_pipelines.checks import check_data, check_location
 from drivetrain_pipelines.errors import InputError
+from drivetrain_pipelines.raw.sources import check_source
 from drivetrain_workers.batching import solve
 from drivetrain_workers.deepspeed_config import check_passthrough
 from pydantic import BaseModel, ValidationError
@@ -23,7 +24,14 @@ from pydantic_core import ErrorDetails
 
 from drivetrain.spec import JobSpec
 
-_UNION_MEMBERS = ("int", "range", "constrained-int", "literal['auto']")  # pydantic names them in an error's location
+_UNION_MEMBERS = (
+    "int",
+    "range",
+    "constrained-int",
+    "literal['auto']",
+    "bool",
+    "section",
+)  # pydantic names them in an error's location
 RECIPES = "drivetrain_workers.recipes"
 
 
@@ -93,15 +101,16 @@ def load_job(path: str, overrides: Iterable[str] = ()) -> Job:
 def find_job_file(path: str) -> Path:
     """The job file that ``path`` means: a file, a folder with ``job.yaml``, or a recipe's name."""
     given = Path(path).expanduser()
-    candidates = [given, given / "job.yaml", _recipes_folder() / path.replace("-", "_") / "job.yaml"]
+    candidates = [given, given / "job.yaml", recipes_folder() / path.replace("-", "_") / "job.yaml"]
     for candidate in candidates:
         if candidate.is_file():
             return candidate.resolve()
-    recipes = sorted(p.parent.name.replace("_", "-") for p in _recipes_folder().glob("*/job.yaml"))
+    recipes = sorted(p.parent.name.replace("_", "-") for p in recipes_folder().glob("*/job.yaml"))
     raise InputError("JOB", repr(path), f"a job file, a folder with job.yaml, or a recipe ({', '.join(recipes)})")
 
 
-def _recipes_folder() -> Path:
+def recipes_folder() -> Path:
+    """Where the recipes are."""
     spec = importlib.util.find_spec(RECIPES)
     assert spec is not None
     assert spec.submodule_search_locations
@@ -175,6 +184,9 @@ def _check(spec: JobSpec, folder: Path) -> JobSpec:
         ("model.weight", spec.model.weight),
         ("model.metrics", spec.model.metrics),
         ("model.predict", spec.model.predict),
+        ("model.outcomes", spec.model.outcomes),
+        ("model.assess", spec.model.assess),
+        ("baseline.function", None if isinstance(spec.baseline, bool) else spec.baseline.function),
         ("data.reader", spec.data.reader),
         ("data.transform", spec.data.transform),
         ("data.online.transform", spec.data.online and spec.data.online.transform),
@@ -185,11 +197,19 @@ def _check(spec: JobSpec, folder: Path) -> JobSpec:
         raise InputError(
             "training.best.metric", repr(spec.training.best.metric), "loss", "Set model.metrics for others."
         )
+    if spec.explain and not spec.model.outcomes and (spec.data.kind != "tokens" or spec.model.loss):
+        raise InputError("explain", "true, without model.outcomes", "true beside it, or false")
+    storage = spec.data.storage
+    files = {
+        name: check_source(source, f"model.files.{name}", folder, "any", storage)
+        for name, source in spec.model.files.items()
+    }
     checkpoint = spec.checkpoint
     if checkpoint.location:
         location = check_location("checkpoint.location", checkpoint.location, checkpoint.storage, folder)
         checkpoint = checkpoint.model_copy(update={"location": location})
-    return spec.model_copy(update={"data": check_data(spec.data, folder), "checkpoint": checkpoint})
+    model = spec.model.model_copy(update={"files": files})
+    return spec.model_copy(update={"data": check_data(spec.data, folder), "model": model, "checkpoint": checkpoint})
 
 
 def _check_function(key: str, path: str, folder: Path) -> None:

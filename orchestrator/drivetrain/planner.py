@@ -9,6 +9,7 @@ from drivetrain_pipelines.errors import InputError
 from drivetrain_pipelines.prepare.prepare import find
 
 from drivetrain.datasets import prepare_data
+from drivetrain.files import with_files
 from drivetrain.forecast import forecast
 from drivetrain.home import Home
 from drivetrain.job import load_job
@@ -43,11 +44,12 @@ def plan_job(
             raise InputError("--gpus", str(gpus), "a number of GPUs together with their kind", "Add --gpu h100.")
         overrides.append(f"resources.workers={gpus * nodes}")
     job, home = load_job(path, overrides), Home.from_environment()
-    workers = job.spec.resources.max_workers
+    spec = with_files(job.spec, home)
+    workers = spec.resources.max_workers
     if workers % nodes:
         raise InputError("--nodes", str(nodes), f"a number that divides the {workers} workers of the job")
-    data = job.spec.data
+    data = spec.data
     prepared = find(data, data.location or str(home.datasets), home.downloads, job.folder)
     prepared = prepared or prepare_data(path, overrides, None, on_progress)
     room = Room(workers, nodes, device, psutil.virtual_memory().total * nodes / workers)
-    return forecast(job.spec, job.folder, prepared.folder.location, room, home)
+    return forecast(spec, job.folder, prepared.folder.location, room, home)

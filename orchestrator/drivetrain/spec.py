@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from drivetrain_pipelines.spec import DataSpec, Name, Spec
+from drivetrain_pipelines.spec import DataSpec, FunctionPath, Name, Spec
 from drivetrain_workers.spec import CheckpointSpec, ModelSpec, TrainingSpec
 from pydantic import Discriminator, Field, Tag, model_validator
 
@@ -80,10 +80,32 @@ class BudgetSpec(Spec):
 
 
 class SampleSpec(Spec):
-    """Text that a language model generates at the end of the run."""
+    """Text that a language model generates at the end of the run, and how `drivetrain predict` does."""
 
     prompt: str = "The"
+    template: str = Field("{input}", pattern=r"\{input\}", description="what the model is given of a prompt")
     max_tokens: int = Field(60, ge=1)
+    temperature: float = Field(0.8, ge=0, description="0: the likeliest token always")
+
+
+class BaselineSpec(Spec):
+    """A classic method beside the network, on the same split: ``function(splits) -> metrics``, or the one that fits.
+
+    See `drivetrain_workers.assessment.splits.Splits`.
+    """
+
+    function: FunctionPath | None = None
+    metric: str | None = Field(None, description="that both are compared by; training.best by default")
+    mode: Literal["min", "max"] | None = None
+
+
+def _switch_or_section(baseline: object) -> str:
+    return "section" if isinstance(baseline, dict | BaselineSpec) else "bool"
+
+
+Baseline = Annotated[
+    Annotated[bool, Tag("bool")] | Annotated[BaselineSpec, Tag("section")], Discriminator(_switch_or_section)
+]
 
 
 class JobSpec(Spec):
@@ -100,6 +122,14 @@ class JobSpec(Spec):
     tracking: TrackingSpec = TrackingSpec()
     budget: BudgetSpec = BudgetSpec()
     sample: SampleSpec | None = None
+    baseline: Baseline = Field(False, description="a classic method on the same split, beside the network")
+    explain: bool = Field(False, description="draw what decisions rest on, by integrated gradients")
+
+    @property
+    def assessed(self) -> bool:
+        """Whether the trained model is assessed at the end."""
+        wanted = bool(self.baseline) or self.explain
+        return wanted or self.model.outcomes is not None or self.model.assess is not None
 
     @model_validator(mode="after")
     def _budget_needs_a_price(self) -> JobSpec:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Callable
@@ -10,10 +11,12 @@ from typing import Any
 
 import ray
 from drivetrain_pipelines.checksums import atomic_write
+from drivetrain_pipelines.errors import InputError
 from drivetrain_pipelines.prepare.prepare import prepare
 from drivetrain_workers.checkpoints.remote import RemoteCheckpoints
 from drivetrain_workers.checkpoints.store import committed, describe_all
-from drivetrain_workers.model_requests import ExportRequest, GenerateRequest, ask
+from drivetrain_workers.errors import CheckpointError
+from drivetrain_workers.model_requests import AssessRequest, ExportRequest, PredictRequest, Request, ask
 from drivetrain_workers.run_folder import RunFolder
 
 from drivetrain.accounting.budget import History, overspent, since_resumed
@@ -21,6 +24,7 @@ from drivetrain.accounting.picture import draw_goodput
 from drivetrain.accounting.statement import account_of, joules_since
 from drivetrain.cluster.devices import room_for
 from drivetrain.cluster.gang import Agent
+from drivetrain.files import with_files
 from drivetrain.forecast import forecast
 from drivetrain.home import Home
 from drivetrain.planning.plan import chosen
@@ -56,6 +60,9 @@ class Stages:
         Raises:
             PrepareError: as `drivetrain_pipelines.prepare.prepare`.
         """
+        resolved = with_files(self._spec, self._home)
+        if resolved != self._spec:
+            self._resolve(resolved)
         data = self._spec.data
         prepared = prepare(
             data,
@@ -65,6 +72,8 @@ class Stages:
             self._spec.resources.preprocessors,
             on_progress,
         )
+        if self._spec.baseline is True and not {"label", "tokens"} & set(prepared.manifest.schema.names):
+            raise InputError("baseline", "true, for data without labels", "baseline: {function: module:function}")
         manifest, location = prepared.manifest, prepared.folder.location
         self._tracker.dataset(data.name, manifest.version, location)
         self._tracker.tags(dataset_version=manifest.version, skipped_records=int(manifest.statistics["skipped"]))
@@ -89,18 +98,22 @@ class Stages:
         found = chosen(forecast(self._spec, self.folder.code, location, room, self._home))
         settings = {name: found[name] for name in ("zero", "micro_batch_size")}
         training = self._spec.training.model_copy(update=settings)
-        self._spec = self._spec.model_copy(update={"training": training})
-        with atomic_write(self.folder.job_resolved) as sink:
-            sink.write(self._spec.model_dump_json(indent=2).encode())
+        self._resolve(self._spec.model_copy(update={"training": training}))
         self._tracker.params({f"plan.{name}": value for name, value in found.items()})
         self._tracker.artifact(self.folder.job_resolved)
         return found
 
+    def _resolve(self, spec: JobSpec) -> None:
+        """Keep a job that is resolved further as if it had been submitted so."""
+        self._spec = spec
+        with atomic_write(self.folder.job_resolved) as sink:
+            sink.write(spec.model_dump_json(indent=2).encode())
+
     def conclude(self, agents: list[Agent], dataset: str, entropy: float | None) -> dict[str, Any]:
-        """Generate the sample, draw the curves, log both; returns the facts of the summary.
+        """Draw the curves, generate the sample, assess the model, log all; returns the facts of the summary.
 
         Raises:
-            CheckpointError, RayTaskError: the model could not generate.
+            CheckpointError: the model could not be exported.
         """
         records = [record for record in self._tracker.records() if record["op"] == "metrics"]
         picture = self.folder.path / "loss.png"
@@ -118,18 +131,41 @@ class Stages:
         }
         if problem := self.finish_uploads(agents, _UPLOAD_S):
             facts["problem"] = problem
-        if sample := self._spec.sample:
-            request = GenerateRequest(str(self.folder.path), dataset, sample.prompt, sample.max_tokens)
-            # On the gang's node where it still is; after a crash, here.
-            facts["sample"] = ray.get(agents[0].handle.generate.remote(request)) if agents else ask(request)
-            text = self.folder.path / "sample.txt"
-            text.write_text(str(facts["sample"]))
-            self._tracker.artifact(text)
+        try:
+            if self._spec.sample:
+                facts["sample"] = self._sample(agents, dataset, self._spec.sample.prompt)
+            if self._spec.assessed:
+                facts["assessment"] = self._assess(agents, dataset, facts)
+        except ray.exceptions.RayTaskError as error:
+            facts["problem"] = f"the model is trained, but could not be tried: {error.cause}"
+        except CheckpointError as error:
+            facts["problem"] = f"the model is trained, but could not be tried: {error}"
         if name := self._spec.tracking.register_as:
             target = self.folder.path / "export"
             ask(ExportRequest(str(self.folder.path), dataset, str(target)))
             self._tracker.register(name, target)
         return facts
+
+    def _sample(self, agents: list[Agent], dataset: str, prompt: str) -> str:
+        request = PredictRequest(str(self.folder.path), dataset, [prompt], str(self.folder.path))
+        said = str(json.loads(_ask(agents, request))[0]["text"])
+        target = self.folder.path / "sample.txt"
+        target.write_text(said)
+        self._tracker.artifact(target)
+        return said
+
+    def _assess(self, agents: list[Agent], dataset: str, facts: dict[str, Any]) -> dict[str, Any]:
+        metrics = {**facts["metrics"], **({} if facts["eval_loss"] is None else {"loss": facts["eval_loss"]})}
+        found: dict[str, Any] = json.loads(_ask(agents, AssessRequest(str(self.folder.path), dataset, metrics)))
+        baseline = found.get("baseline", {"scores": {}})
+        values = {f"assessment/{name}": value for name, value in found["scores"].items()}
+        values |= {f"baseline/{name}": value for name, value in baseline["scores"].items()}
+        self._tracker.metrics("assessment", self._tracker.newest_step("train") or 1, time.time(), values)
+        if "winner" in baseline:
+            self._tracker.tags(baseline=baseline["name"], winner=baseline["winner"])
+        for path in sorted(self.folder.assessment.iterdir()):
+            self._tracker.artifact(path, "assessment")
+        return found
 
     def overspent(self, history: Callable[[], History], energy_j: float) -> str:
         """See `drivetrain.accounting.budget.overspent`; ``energy_j`` since the run was submitted or resumed."""
@@ -175,6 +211,11 @@ class Stages:
             _log.warning("uploading to %s: %s", location, error)
         upload = f"drivetrain checkpoints {self.folder.path.name} --upload"
         return f"{location} lacks checkpoints of this run; `{upload}` uploads them"
+
+
+def _ask(agents: list[Agent], request: Request) -> str:
+    """On the gang's node where it still is; after a crash, here."""
+    return ray.get(agents[0].handle.ask.remote(request)) if agents else ask(request)
 
 
 def _values(records: list[Record], key: str) -> list[float]:

@@ -39,11 +39,13 @@ def check_data(spec: DataSpec, job_folder: Path) -> DataSpec:
         ]
     if spec.eval_source:
         data["eval_source"] = checked(spec.eval_source, "data.eval_source")
+    data["files"] = {
+        name: check_source(source, f"data.files.{name}", job_folder, "any", spec.storage)
+        for name, source in spec.files.items()
+    }
     if spec.tokenizer.file:
-        tokenizer = (job_folder / spec.tokenizer.file).resolve()
-        if not tokenizer.is_file():
-            raise InputError("data.tokenizer.file", repr(spec.tokenizer.file), "an existing tokenizer.json")
-        data["tokenizer"] = spec.tokenizer.model_copy(update={"file": str(tokenizer)})
+        file = check_source(spec.tokenizer.file, "data.tokenizer.file", job_folder, "any", spec.storage)
+        data["tokenizer"] = spec.tokenizer.model_copy(update={"file": file})
     if spec.location:
         data["location"] = check_location("data.location", spec.location, spec.storage, job_folder)
     return spec.model_copy(update=data)

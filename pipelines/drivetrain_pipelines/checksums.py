@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -113,6 +114,16 @@ def parse_json(text: bytes, path: str) -> Any:
     if content_digest(content) != digest:
         raise CorruptFileError(path, "its content does not match its checksum")
     return content
+
+
+def tree_digest(path: Path) -> str:
+    """Of a file's bytes and name, or of all files in a folder."""
+    digest = hashlib.sha256()
+    for file in sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]:
+        digest.update(file.relative_to(path.parent).as_posix().encode() + b"\0")
+        with file.open("rb") as opened:
+            digest.update(hashlib.file_digest(opened, "sha256").digest())
+    return digest.hexdigest()[:16]
 
 
 def content_digest(content: Any) -> str:

@@ -11,7 +11,9 @@ FunctionPath = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*:[A-Za
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
 
-Format = Literal["auto", "text", "jsonl", "csv", "parquet", "arrow", "huggingface", "images", "audio", "webdataset"]
+Format = Literal[
+    "auto", "text", "jsonl", "csv", "parquet", "arrow", "huggingface", "images", "audio", "documents", "webdataset"
+]
 
 
 class Spec(BaseModel):
@@ -24,7 +26,7 @@ class TokenizerSpec(Spec):
     """A byte-level BPE tokenizer: trained on the training text, or loaded from ``file``."""
 
     vocab_size: int = Field(4096, ge=258, le=1 << 20)
-    file: str | None = Field(None, description="a Hugging Face tokenizer.json to load instead of training one")
+    file: str | None = Field(None, description="a Hugging Face tokenizer.json, or member of a package, to load instead")
     special_tokens: list[str] = Field([], description="of one that is trained; their ids are 1, 2, ... in this order")
 
 
@@ -86,11 +88,14 @@ class DataSpec(Spec):
     reader: FunctionPath | None = Field(None, description="path -> records, for files of any other format")
     on_error: Literal["fail", "skip"] = Field("fail", description="on a bad row or a file that cannot be decoded")
     transform: FunctionPath | None = Field(None, description="str -> str for text; dict -> dict, list or None else")
+    files: dict[str, str] = Field({}, description="given to reader and transform, by name: a source for each")
     chunk_bytes: int = Field(32 << 20, ge=1 << 10, description="raw data per preparation task, and so per shard")
 
     tokenizer: TokenizerSpec = TokenizerSpec()
     sequence_length: int = Field(128, ge=2, le=1 << 20, description="tokens that the model sees in one sample")
-    packing: Literal["concatenate", "fit"] = Field("concatenate", description="fit: no document is cut; see segments")
+    packing: Literal["concatenate", "fit", "pad"] = Field(
+        "concatenate", description="fit: no document is cut, see segments; pad: each document is a sample"
+    )
     text_column: str = "text"
 
     image: ImageSpec | None = None

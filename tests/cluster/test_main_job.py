@@ -144,7 +144,6 @@ def test_predict_and_list(undisturbed: Result) -> None:
             undisturbed.home,
             "predict",
             undisturbed.run_id,
-            "--prompt",
             "the dog",
             "--max-tokens",
             "6",

@@ -141,7 +141,7 @@ def test_command_exits_2_with_one_line(folder: Path) -> None:
     assert done.stderr.startswith("error: training.step: got an unknown key")
     assert run_command("validate", str(folder)).returncode == 0
     assert run_command("run", str(folder), "--set", "training.zero=9").returncode == 2
-    assert run_command("predict", "no-such-run", "--prompt", "x").returncode == 2
+    assert run_command("predict", "no-such-run", "x").returncode == 2
     assert run_command("resume", "no-such-run").returncode == 2
 
 

@@ -39,7 +39,7 @@ from drivetrain_workers.checkpoints.store import CheckpointId
 from drivetrain_workers.checkpoints.upload import Uploader
 from drivetrain_workers.liveness import BEAT_S, Beat, Watch, is_stopped, stack_of, waits_for_peers
 from drivetrain_workers.messages import Endpoint, Event, Generation, RankTask, receive, send
-from drivetrain_workers.model_requests import GenerateRequest, ask
+from drivetrain_workers.model_requests import Request, ask
 from drivetrain_workers.node_meter import NodeMeter
 from drivetrain_workers.peers import PeerCopies
 from drivetrain_workers.process import yield_to_training
@@ -179,8 +179,8 @@ class NodeAgent:
                 "ranks": dict(self._pids),
             }
 
-    def generate(self, request: GenerateRequest) -> str:
-        """Text from the newest checkpoint, made on this node."""
+    def ask(self, request: Request) -> str:
+        """See `drivetrain_workers.model_requests.ask`; of the newest checkpoint, on this node."""
         self._called()
         return ask(request)
 

@@ -27,6 +27,7 @@ class TrainContext:
         seed: the job's.
         positions: int64 ``[rows]``: where each row of the batch stands in the stream of training samples, or in
             the eval split. The same at any world size.
+        classes: names of the labels 0, 1, ...; empty where there are none.
     """
 
     step: int
@@ -36,7 +37,12 @@ class TrainContext:
     world_size: int
     seed: int
     positions: torch.Tensor
+    classes: tuple[str, ...] = ()
     _draws: int = field(default=0, init=False, repr=False)
+
+    def names(self, labels: torch.Tensor) -> list[str]:
+        """Of labels ``[rows]``; their numbers as text where they have no names."""
+        return [self.classes[n] if n < len(self.classes) else str(n) for n in labels.tolist()]
 
     def uniform(self, *shape: int) -> torch.Tensor:
         """Random numbers float32 ``[rows, *shape]`` from [0, 1), the same for a sample at any world size.

@@ -106,6 +106,7 @@ class Engine:
         plan: how the global batch is spread.
         steps: optimizer steps of the whole run, for the schedule.
         seed: the job's.
+        classes: names of the labels.
 
     Attributes:
         objective: as given.
@@ -121,10 +122,11 @@ class Engine:
         steps: int,
         device: torch.device,
         seed: int = 0,
+        classes: tuple[str, ...] = (),
     ) -> None:
         self.before_update: Callable[[], None] = _nothing
         self.objective, self._plan, self._device = objective, plan, device
-        self._steps, self._seed = steps, seed
+        self._steps, self._seed, self._classes = steps, seed, classes
         if spec.activation_checkpointing:
             checkpoint_activations(model)
         self._rank = dist.get_rank()
@@ -252,7 +254,7 @@ class Engine:
         """Of a call with some of this rank's rows, the first of which stands at position ``start``."""
         positions = torch.arange(start + rows.start, start + max(rows.start + 1, rows.stop), device=self._device)
         step, world_size = int(self.deepspeed.global_steps), self._plan.world_size
-        return TrainContext(step, self._steps, training, self._rank, world_size, self._seed, positions)
+        return TrainContext(step, self._steps, training, self._rank, world_size, self._seed, positions, self._classes)
 
     def _batch(self, columns: Columns, rows: slice) -> dict[str, ModelInput]:
         """Rows as tensors on the device; where there are none, one row that counts for nothing."""

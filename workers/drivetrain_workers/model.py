@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 
 def build_model(section: dict[str, Any], code_folder: str, facts: dict[str, int], seed: int) -> torch.nn.Module:
-    """Call ``model.factory`` with ``model.args``, and with those of ``facts`` that it asks for by name.
+    """Call ``model.factory`` with ``model.args``, ``model.files``, and those of ``facts`` that it asks for by name.
 
     The random state is seeded here, so the same job builds the same weights on every rank.
 
@@ -22,13 +22,13 @@ def build_model(section: dict[str, Any], code_folder: str, facts: dict[str, int]
     """
     factory = load_function(section["factory"], code_folder, "model.factory")
     parameters = inspect.signature(factory).parameters
-    asked = {name: value for name, value in facts.items() if name in parameters}
+    given = {name: value for name, value in facts.items() if name in parameters} | section["files"] | section["args"]
     torch.manual_seed(seed)
     try:
-        inspect.signature(factory).bind(**{**asked, **section["args"]})
+        inspect.signature(factory).bind(**given)
     except TypeError as error:
         raise InputError("model.args", str(section["args"]), ", ".join(parameters), str(error)) from error
-    return factory(**{**asked, **section["args"]})  # type: ignore[no-any-return]  # the user's function
+    return factory(**given)  # type: ignore[no-any-return]  # the user's function
 
 
 class _Recomputed:

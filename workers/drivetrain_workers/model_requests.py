@@ -12,16 +12,33 @@ from drivetrain_workers.errors import CheckpointError
 
 
 @dataclass(frozen=True)
-class GenerateRequest:
-    """What to generate from; ``seed`` makes the answer repeatable."""
+class PredictRequest:
+    """What to ask a trained model about.
+
+    Attributes:
+        inputs: texts, paths of files, or names of classes.
+        pictures: folder for images that the model makes.
+        max_tokens, temperature: of generated text; as the job's ``sample`` says where they are None.
+        seed: makes the answer repeatable.
+    """
 
     run_folder: str
     dataset_folder: str
-    prompt: str
-    max_tokens: int = 64
-    temperature: float = 0.8
+    inputs: list[str]
+    pictures: str
+    max_tokens: int | None = None
+    temperature: float | None = None
     top_k: int = 40
     seed: int = 0
+
+
+@dataclass(frozen=True)
+class AssessRequest:
+    """A trained model to assess; ``metrics`` are those of its last evaluation, and the ``loss``."""
+
+    run_folder: str
+    dataset_folder: str
+    metrics: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -68,7 +85,8 @@ class ModelProfile:
 
 
 _MODULES = {
-    GenerateRequest: "drivetrain_workers.generate",
+    PredictRequest: "drivetrain_workers.inference.predict",
+    AssessRequest: "drivetrain_workers.assessment.assess",
     ExportRequest: "drivetrain_workers.export",
     ProfileRequest: "drivetrain_workers.profile",
 }
@@ -79,8 +97,16 @@ def profile(request: ProfileRequest) -> ModelProfile:
     return ModelProfile(**json.loads(ask(request)))
 
 
-def ask(request: GenerateRequest | ExportRequest | ProfileRequest) -> str:
-    """Generated text, prompt included; the path of what was exported; or a `ModelProfile` as JSON.
+def predict(request: PredictRequest) -> list[dict[str, Any]]:
+    """A row for every input, or every sample in it: ``input`` and what the model says. Raises: see `ask`."""
+    return json.loads(ask(request))  # type: ignore[no-any-return]  # written by us
+
+
+Request = PredictRequest | AssessRequest | ExportRequest | ProfileRequest
+
+
+def ask(request: Request) -> str:
+    """JSON: of predictions, of an assessment, of a `ModelProfile`; or the path of what was exported.
 
     Raises:
         CheckpointError: there is no such checkpoint, or the model failed; with the reason.

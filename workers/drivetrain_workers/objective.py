@@ -16,7 +16,7 @@ from drivetrain_workers.context import TrainContext
 Batch = dict[str, Any]
 Function = Callable[..., Any]
 
-_IGNORED = -100  # targets that count for nothing
+IGNORED = -100  # a target that counts for nothing
 
 
 class Objective:
@@ -27,14 +27,21 @@ class Objective:
         weight: ``(batch)`` -> how many that are.
         metrics: ``(model, batch)`` -> by name, either a mean over the same, or a pair ``(total, count)``.
         predict: ``(model, batch)`` -> by name, a value for every row.
+        outcomes: ``(model, batch)`` -> decisions and what was right; see `drivetrain_workers.spec.ModelSpec`.
     """
 
     def __init__(
-        self, loss: Function, weight: Function, metrics: Function | None = None, predict: Function | None = None
+        self,
+        loss: Function,
+        weight: Function,
+        metrics: Function | None = None,
+        predict: Function | None = None,
+        outcomes: Function | None = None,
     ) -> None:
         self._loss, self._weight = _with_context(loss), _with_context(weight)
         self._metrics = _with_context(metrics) if metrics else None
         self._predict = _with_context(predict) if predict else None
+        self._outcomes = _with_context(outcomes) if outcomes else None
         self.weighs_rows = weight is row_weight
 
     def loss(self, model: torch.nn.Module, batch: Batch, context: TrainContext) -> torch.Tensor:
@@ -88,6 +95,17 @@ class Objective:
             raise InputError("model.predict", f"a function that returned {columns!r:.200}", wanted)
         return columns
 
+    @property
+    def judges(self) -> bool:
+        """Whether the job tells what the model has decided."""
+        return self._outcomes is not None
+
+    def outcomes(self, model: torch.nn.Module, batch: Batch, context: TrainContext) -> dict[str, Any]:
+        """What the model has decided about a batch, and what was right."""
+        assert self._outcomes, "asked of a job without model.outcomes"
+        said: dict[str, Any] = self._outcomes(model, batch, context=context)
+        return said
+
 
 def load_objective(section: dict[str, Any], code_folder: str) -> Objective:
     """From the ``model`` section of a job; next-token prediction where it has no loss."""
@@ -98,7 +116,7 @@ def load_objective(section: dict[str, Any], code_folder: str) -> Objective:
     loss, weight = load("loss"), load("weight")
     if loss is None:
         loss, weight = next_token_loss, next_token_weight
-    return Objective(loss, weight or row_weight, load("metrics"), load("predict"))
+    return Objective(loss, weight or row_weight, load("metrics"), load("predict"), load("outcomes"))
 
 
 def row_weight(batch: Batch) -> int:
@@ -114,23 +132,24 @@ def next_token_loss(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
             shape: no token is predicted from another document's, and padding (segment 0) counts for nothing.
     """
     logits = model(batch["tokens"][:, :-1])
-    targets = _targets(batch).flatten()
-    total = F.cross_entropy(logits.flatten(0, 1).float(), targets, ignore_index=_IGNORED, reduction="sum")
-    return total / (targets != _IGNORED).sum().clamp(min=1)  # a batch of padding has the loss 0, not NaN
+    targets = next_token_targets(batch).flatten()
+    total = F.cross_entropy(logits.flatten(0, 1).float(), targets, ignore_index=IGNORED, reduction="sum")
+    return total / (targets != IGNORED).sum().clamp(min=1)  # a batch of padding has the loss 0, not NaN
 
 
 def next_token_weight(batch: Batch) -> torch.Tensor:
     """Tokens that `next_token_loss` is a mean over."""
-    return (_targets(batch) != _IGNORED).sum()
+    return (next_token_targets(batch) != IGNORED).sum()
 
 
-def _targets(batch: Batch) -> torch.Tensor:
+def next_token_targets(batch: Batch) -> torch.Tensor:
+    """The next token of each position ``[rows, length]``, or `IGNORED` where there is none of the same document."""
     targets: torch.Tensor = batch["tokens"][:, 1:]
     if "segments" not in batch:
         return targets
     segments = batch["segments"]
     foreign = (segments[:, 1:] == 0) | (segments[:, 1:] != segments[:, :-1])
-    return targets.masked_fill(foreign, _IGNORED)
+    return targets.masked_fill(foreign, IGNORED)
 
 
 def _with_context(function: Function) -> Function:

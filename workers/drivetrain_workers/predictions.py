@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from pathlib import Path
@@ -27,7 +28,7 @@ def write_predictions(folder: Path, step: int, columns: dict[str, Any]) -> list[
     paths = []
     table: dict[str, list[Any]] = {}
     for column, values in columns.items():
-        if torch.is_tensor(values) and values.dtype == torch.uint8 and values.dim() >= 3:
+        if is_image(values):
             path = folder / f"{name}-{column}.png"
             Image.fromarray(_tiled(values.cpu().numpy())).save(path)
             paths.append(path)
@@ -38,6 +39,22 @@ def write_predictions(folder: Path, step: int, columns: dict[str, Any]) -> list[
         rows = list(zip(*table.values(), strict=True))
         path.write_text(json.dumps({"columns": list(table), "data": rows}, default=str, ensure_ascii=False))
         paths.append(path)
+    return paths
+
+
+def is_image(values: Any) -> bool:
+    """Whether a column of predictions holds images."""
+    return torch.is_tensor(values) and values.dtype == torch.uint8 and values.dim() >= 3
+
+
+def save_images(folder: Path, name: str, images: torch.Tensor) -> list[Path]:
+    """Write every image as a file of its own; names of files that are there are not taken again."""
+    folder.mkdir(parents=True, exist_ok=True)
+    free = (path for number in itertools.count() if not (path := folder / f"{name}-{number}.png").exists())
+    paths = []
+    for image in images.cpu().numpy():
+        paths.append(next(free))
+        Image.fromarray(image[..., 0] if image.shape[2:] == (1,) else image).save(paths[-1])
     return paths
 
 

@@ -144,7 +144,7 @@ def _open(task: RankTask, link: AgentLink) -> _Run:
     steps = total_steps(training.steps, training.epochs, data.epoch, plan.global_batch)
     model = build_model(job["model"], str(folder.code), data.facts, job["seed"])
     objective = load_objective(job["model"], str(folder.code))
-    engine = Engine(model, objective, training, plan, steps, device, job["seed"])
+    engine = Engine(model, objective, training, plan, steps, device, job["seed"], data.classes)
     replicated_tensors(engine.deepspeed)  # refuses what could not be checkpointed, before the first step
     _seed_rank(job["seed"], rank)
     report("phase", phase="initialized", parameters=_parameters(model))

@@ -40,6 +40,11 @@ class RunFolder:
         return self.path / "predictions"
 
     @property
+    def assessment(self) -> Path:
+        """What the trained model is worth, and pictures of it."""
+        return self.path / "assessment"
+
+    @property
     def job_written(self) -> Path:
         """The job file as the user wrote it."""
         return self.path / "job.yaml"

@@ -19,16 +19,27 @@ class ModelSpec(Spec):
     ``weight(batch)`` returns how many of them there are.
 
     ``metrics(model, batch)`` returns numbers by name: each a mean over the same as the loss, or a pair
-    ``(total, count)``. ``predict(model, batch)`` returns a value for every row, by name. All but the factory are given
-    a `drivetrain_workers.context.TrainContext` if they have a parameter ``context``.
+    ``(total, count)``. ``predict(model, batch)`` returns a value for every row, by name.
+
+    ``outcomes(model, batch)`` is what the model is judged by when it is trained: ``probabilities``
+    ``[rows, ..., classes]`` and ``targets`` ``[rows, ...]`` (by default the label), or else an ``error`` for every row;
+    ``slice``, names of the parts of the data that rows or decisions belong to (by default the class); ``score``, what
+    is explained, where that is not the probability of the chosen class. ``assess(model, splits)`` returns metrics that
+    take too long for every evaluation; see `drivetrain_workers.assessment.splits.Splits`.
+
+    All but the factory and ``assess`` are given a `drivetrain_workers.context.TrainContext` if they have a parameter
+    ``context``. ``files`` are found like data, and the factory is given their paths by name.
     """
 
     factory: FunctionPath
     args: dict[str, Any] = {}
+    files: dict[str, str] = Field({}, description="of pre-trained weights and the like: a source for each name")
     loss: FunctionPath | None = None
     weight: FunctionPath | None = None
     metrics: FunctionPath | None = None
     predict: FunctionPath | None = None
+    outcomes: FunctionPath | None = None
+    assess: FunctionPath | None = None
 
 
 class OptimizerSpec(Spec):

@@ -57,6 +57,11 @@ class TrainingData:
         """What a model factory may want to know."""
         return model_facts(self._dataset, self._spec)
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the labels."""
+        return tuple(self._dataset.manifest.classes)
+
     @contextmanager
     def batches(self, plan: BatchPlan, rank: int, local_ranks: int, start: int) -> Iterator[Iterator[Batch]]:
         """A rank's part of each global batch, from global position ``start`` on.

@@ -76,15 +76,17 @@ def plan(
 @app.command()
 def predict(
     run: _Run,
-    prompt: Annotated[str, typer.Option(help="text to continue")],
-    max_tokens: Annotated[int, typer.Option(min=1)] = 64,
-    temperature: Annotated[float, typer.Option(min=0.0)] = 0.8,
-    seed: Annotated[int, typer.Option()] = 0,
+    inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="text, file, or class to make an image of")],
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="of text; as in the job's sample by default")] = None,
+    temperature: Annotated[float | None, typer.Option(min=0.0, help="of text; as in the job's sample")] = None,
+    seed: Annotated[int, typer.Option(help="another one, another answer")] = 0,
+    to: Annotated[str, typer.Option("--to", metavar="FOLDER", help="for images that the model makes")] = ".",
+    json: _Json = False,
 ) -> None:
-    """Generate text from the newest checkpoint of a run."""
-    from drivetrain.cli.commands import predict_text
+    """Ask the newest checkpoint of a run about texts, images, recordings or tables."""
+    from drivetrain.cli.commands import predict as ask_model
 
-    predict_text(run, prompt, max_tokens, temperature, seed)
+    ask_model(run, inputs, max_tokens, temperature, seed, to, json)
 
 
 @app.command()
@@ -218,6 +220,40 @@ def simulate(
     from drivetrain.cli.simulate import simulate_trace
 
     simulate_trace(trace, cluster, rules, picture, json)
+
+
+@app.command("recipes")
+def list_recipes(json: _Json = False) -> None:
+    """List the jobs that come with Drivetrain."""
+    from drivetrain.cli.recipes import list_recipes as show_recipes
+
+    show_recipes(json)
+
+
+@app.command()
+def init(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="see `drivetrain recipes`")],
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="a new or an empty folder")],
+) -> None:
+    """Copy a recipe, to change it."""
+    from drivetrain.cli.recipes import init as copy
+
+    copy(recipe, folder)
+
+
+@app.command("scaling-curve")
+def scaling_curve(
+    job: _Job,
+    fractions: Annotated[str, typer.Option(help="shares of the training data")] = "0.125,0.25,0.5,1",
+    picture: Annotated[str | None, typer.Option(metavar="FILE", help="JOB-scaling.png by default")] = None,
+    set_: _Set = None,
+    json: _Json = False,
+    address: _Address = None,
+) -> None:
+    """Train on shares of the data, and fit and draw the power law of the loss."""
+    from drivetrain.cli.recipes import scaling_curve as measure
+
+    measure(job, set_ or [], fractions, picture, json, address)
 
 
 @app.command("list")

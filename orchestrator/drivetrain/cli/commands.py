@@ -6,13 +6,15 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import typer
 from drivetrain_pipelines.errors import InputError
+from drivetrain_workers import model_requests
 from drivetrain_workers.checkpoints.remote import RemoteCheckpoints
 from drivetrain_workers.checkpoints.store import describe_all
 from drivetrain_workers.errors import CheckpointError
-from drivetrain_workers.model_requests import ExportRequest, GenerateRequest, ask
+from drivetrain_workers.model_requests import ExportRequest, PredictRequest, ask
 from drivetrain_workers.run_folder import RunFolder
 from drivetrain_workers.spec import CheckpointSpec
 
@@ -46,11 +48,27 @@ def validate_job(job: str, overrides: list[str]) -> None:
         print(f"{spec.name}: valid ({length}, {workers} workers, ZeRO {spec.training.zero})")
 
 
-def predict_text(run_id: str, prompt: str, max_tokens: int, temperature: float, seed: int) -> None:
+def predict(
+    run_id: str,
+    inputs: list[str],
+    max_tokens: int | None,
+    temperature: float | None,
+    seed: int,
+    pictures: str,
+    as_json: bool,
+) -> None:
     """`drivetrain predict`."""
     with errors():
         folder, dataset = _begun(run_id)
-        print(ask(GenerateRequest(str(folder.path), dataset, prompt, max_tokens, temperature, seed=seed)))
+        request = PredictRequest(str(folder.path), dataset, inputs, pictures, max_tokens, temperature, seed=seed)
+        for row in model_requests.predict(request):
+            if as_json:
+                print(json.dumps(row, ensure_ascii=False))
+            elif row.keys() == {"input", "text"}:
+                print(row["text"])
+            else:
+                said = (f"{name} {_rounded(value)}" for name, value in row.items() if name != "input")
+                print(f"{row['input']}: {', '.join(said)}")
 
 
 def export_model(run_id: str, target: str, step: int | None) -> None:
@@ -97,6 +115,12 @@ def _upload(folder: RunFolder) -> None:
         raise CheckpointError(f"{spec.location} does not take them: {error}") from error
     for checkpoint in uploaded:
         print(f"uploaded {remote.url(checkpoint)}", file=sys.stderr)
+
+
+def _rounded(value: Any) -> str:
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_rounded, value)) + "]"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _begun(run_id: str) -> tuple[RunFolder, str]:

@@ -18,6 +18,7 @@ from rich.table import Table
 from drivetrain.accounting.words import describe_cost, describe_time
 from drivetrain.api import RunSummary
 from drivetrain.home import Home
+from drivetrain.reporting.assessment import describe_assessment
 
 View = dict[str, Any]
 _PLAIN_EVERY_S = 5.0
@@ -26,7 +27,7 @@ _WAITS_FOR = {
     "starting": "agents warm up, ranks join and load",
     "training": "first step",
     "waiting": "before the next try",
-    "finishing": "sample and tracking",
+    "finishing": "sample, assessment, tracking",
 }
 
 
@@ -151,7 +152,7 @@ def describe(view: View) -> str:
     if view["eval_loss"] is not None:
         parts.append(f"eval {view['eval_loss']:.4f}")
     parts += [f"{name} {value:.4g}" for name, value in view["metrics"].items()]
-    parts.append(f"{view['tokens_per_s']:,.0f} tokens/s")
+    parts.append(_throughput(view["tokens_per_s"], view["facts"]))
     parts.append(f"data wait {view['data_wait_share']:.1%}")
     parts.append(f"ETA {timedelta(seconds=round(view['eta_s']))}")
     return "  ".join(parts)
@@ -160,6 +161,8 @@ def describe(view: View) -> str:
 def print_summary(console: Console, summary: RunSummary) -> None:
     """How the run ended, what it reached, where everything is, and what to do next."""
     facts, rows = summary.facts, [*_losses(summary.facts), *_resources(summary.facts)]
+    if facts.get("assessment"):
+        rows += describe_assessment(facts["assessment"])
     if facts.get("dataset"):
         made = "prepared in this run" if facts["dataset_made"] else "found, nothing to prepare"
         rows.append(("dataset", f"{facts['dataset']} ({made})"))
@@ -169,21 +172,14 @@ def print_summary(console: Console, summary: RunSummary) -> None:
         rows.append(("checkpoint", facts["checkpoint"]))
     if facts.get("stored"):
         rows.append(("stored", facts["stored"]))
-    if facts.get("mlflow_run_id"):
-        rows.append(("MLflow run", f"{facts['mlflow_run_id']} in experiment {facts['mlflow_experiment']}"))
-        rows.append(("MLflow UI", _ui_command(facts["mlflow_uri"])))
-    if facts.get("tracked") is False:
-        sync = f"drivetrain sync {summary.run_id}"
-        rows.append(("tracking", f"MLflow has not taken everything; it is kept, and `{sync}` ships it"))
-        if facts.get("tracking_problem"):
-            rows.append(("", f"its server: {facts['tracking_problem']}"))
+    rows += _tracking(summary)
     for key, title in (("sample", "sample"), ("problem", "note")):
         if facts.get(key):
             rows.append((title, facts[key]))
     if not summary.succeeded:
         rows.append(("go on with", f"drivetrain resume {summary.run_id}"))
     elif facts.get("sample"):
-        rows.append(("try", f'drivetrain predict {summary.run_id} --prompt "..."'))
+        rows.append(("try", f'drivetrain predict {summary.run_id} "..."'))
     color = "green" if summary.succeeded else "red"
     console.print(f"[bold {color}]{summary.reason}[/]  {summary.run_id}", highlight=False)
     rows.insert(0, ("because", facts.get("detail", "")))
@@ -208,12 +204,30 @@ def _losses(facts: dict[str, Any]) -> list[tuple[str, str]]:
 def _resources(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """What the run has taken, and how fast it was."""
     if facts.get("tokens_per_s"):
-        yield "throughput", f"{facts['tokens_per_s']:,.0f} tokens/s"
+        yield "throughput", _throughput(facts["tokens_per_s"], facts)
     if facts.get("peak_bytes"):
         yield "memory", f"at most {facts['peak_bytes'] / 1e9:.2f} GB for a rank"
     if facts.get("account"):
         yield "time", describe_time(facts["account"])
         yield "cost", describe_cost(facts["account"])
+
+
+def _throughput(per_s: float, facts: dict[str, Any]) -> str:
+    """What is no text is counted in samples."""
+    return f"{per_s:,.0f} {'samples' if facts.get('unigram_entropy') is None else 'tokens'}/s"
+
+
+def _tracking(summary: RunSummary) -> Iterator[tuple[str, str]]:
+    """Where MLflow has the run, and what it lacks of it."""
+    facts = summary.facts
+    if facts.get("mlflow_run_id"):
+        yield "MLflow run", f"{facts['mlflow_run_id']} in experiment {facts['mlflow_experiment']}"
+        yield "MLflow UI", _ui_command(facts["mlflow_uri"])
+    if facts.get("tracked") is False:
+        sync = f"drivetrain sync {summary.run_id}"
+        yield "tracking", f"MLflow has not taken everything; it is kept, and `{sync}` ships it"
+        if facts.get("tracking_problem"):
+            yield "", f"its server: {facts['tracking_problem']}"
 
 
 def _ui_command(uri: str) -> str:

@@ -14,6 +14,7 @@ from drivetrain.accounting.picture import draw_goodput
 from drivetrain.accounting.statement import account_of
 from drivetrain.accounting.words import describe_cost, describe_time
 from drivetrain.home import Home
+from drivetrain.reporting.assessment import describe_assessment
 from drivetrain.runs.store import RunRecord, RunStore
 from drivetrain.spec import flatten
 from drivetrain.tracking.curves import draw_loss
@@ -21,6 +22,7 @@ from drivetrain.tracking.spool import read_records
 
 _PICTURES = (".png", ".jpg")
 _MOST_PREDICTIONS = 3
+_ASSESSMENT = {"attributions": "What decisions rest on", "reliability": "Confidence and accuracy"}
 
 
 def write_report(run_id: str, target: Path | None = None) -> Path:
@@ -38,13 +40,14 @@ def write_report(run_id: str, target: Path | None = None) -> Path:
     draw_loss(metrics, record.facts.get("unigram_entropy"), record.id, loss)
     draw_goodput(account.goodput, record.id, goodput)
     predictions = sorted(path for path in folder.predictions.rglob("*") if path.suffix in _PICTURES)
+    assessment = [(_ASSESSMENT[p.stem], _embedded(p)) for p in sorted(folder.assessment.glob("*.png"))]
     page = _template().render(
         run=record,
         drawn=_when(time.time()),
         summary=_summary(record, account.to_json()),
         account=[(name, seconds, CLASSES[name]) for name, seconds in account.goodput.seconds.items()],
         wall_s=account.goodput.wall_s,
-        pictures=[("Loss", _embedded(loss)), ("Where the time has gone", _embedded(goodput))],
+        pictures=[("Loss", _embedded(loss)), *assessment, ("Where the time has gone", _embedded(goodput))],
         predictions=[(path.stem, _embedded(path)) for path in predictions[-_MOST_PREDICTIONS:]],
         sample=record.facts.get("sample", ""),
         settings=flatten(folder.resolved()),
@@ -71,6 +74,7 @@ def _summary(record: RunRecord, account: dict[str, Any]) -> list[tuple[str, str]
         ("train loss", _number(facts.get("train_loss"))),
         ("eval loss", _number(facts.get("eval_loss"))),
         *((name, _number(value)) for name, value in facts.get("metrics", {}).items()),
+        *(describe_assessment(facts["assessment"]) if "assessment" in facts else ()),
         ("parameters", f"{facts['parameters']:,}" if "parameters" in facts else ""),
         ("throughput", f"{facts['tokens_per_s']:,.0f} tokens/s" if facts.get("tokens_per_s") else ""),
         ("memory", f"at most {facts['peak_bytes'] / 1e9:.2f} GB for a rank" if "peak_bytes" in facts else ""),

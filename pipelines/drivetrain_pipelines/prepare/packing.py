@@ -36,6 +36,14 @@ def fit(documents: Sequence[TokenArray], width: int, padding: int) -> tuple[Toke
     return tokens, segments
 
 
+def pad(documents: Sequence[TokenArray], width: int, padding: int) -> TokenArray:
+    """Each document by itself ``[n, width]``: what is longer is cut, what is shorter padded."""
+    tokens = np.full((len(documents), width), padding, np.int64)
+    for row, document in zip(tokens, documents, strict=True):
+        row[: len(document)] = document[:width]
+    return tokens
+
+
 def best_fit_decreasing(lengths: Sequence[int], capacity: int) -> list[list[int]]:
     """Bins of items: the longest item first, each into the fullest bin that has room (Johnson 1973).
 

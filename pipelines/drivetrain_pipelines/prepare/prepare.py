@@ -17,6 +17,7 @@ import numpy as np
 import ray
 import ray.exceptions
 
+from drivetrain_pipelines.checksums import tree_digest
 from drivetrain_pipelines.errors import CorruptFileError, PrepareError
 from drivetrain_pipelines.locks import exclusive
 from drivetrain_pipelines.prepare.preprocessor import PARTS, ChunkResult, Preprocessor
@@ -37,6 +38,7 @@ _NOT_CONTENT = {
     "location",
     "storage",
     "cache_bytes",
+    "files",
     "lanes",
     "online",
     "shuffle_window",
@@ -76,7 +78,7 @@ def prepare(
     """Make sure that the dataset version which ``spec`` describes exists.
 
     Args:
-        spec: sources already checked and absolute.
+        spec: sources already checked and absolute; files, and that of a tokenizer, on this machine.
         root: folder or URL; datasets live at ``root/name/version``.
         downloads: where packages are unpacked, and where preparations of this machine wait for each other.
         code_folder: the user's code (``data.transform``).
@@ -158,7 +160,8 @@ def _inputs(spec: DataSpec, raw: list[_Raw], code_folder: Path) -> dict[str, Any
         if source.format in ONE_EACH:  # a file that was moved to another class is another sample
             labels = read_labels(source.files, spec.storage)
             described.append([labels.get(file.url) for file in source.files])
-    return {"format": _FORMAT, "settings": settings, "code": code, "sources": sources}
+    files = {name: tree_digest(Path(path)) for name, path in spec.files.items()}
+    return {"format": _FORMAT, "settings": settings, "code": code, "files": files, "sources": sources}
 
 
 def _tasks(spec: DataSpec, raw: list[_Raw]) -> tuple[list[str], list[Task]]:

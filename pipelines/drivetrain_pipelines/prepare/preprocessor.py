@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 from tokenizers import Tokenizer
 
 from drivetrain_pipelines.checksums import block_digests
 from drivetrain_pipelines.errors import CorruptFileError, PrepareError
+from drivetrain_pipelines.prepare.record_reader import RecordReader
 from drivetrain_pipelines.prepare.samples import Maker, maker_of
 from drivetrain_pipelines.prepare.splitting import Splitter
 from drivetrain_pipelines.prepare.tokenizer import TOKENIZER_FILE, load_tokenizer, train_tokenizer
-from drivetrain_pipelines.raw.records import Chunk, Records, read, table_of
-from drivetrain_pipelines.raw.sources import local_file
+from drivetrain_pipelines.raw.records import Chunk
 from drivetrain_pipelines.shards import Shard, encode_shard, schema_to_text
 from drivetrain_pipelines.spec import DataSpec
 from drivetrain_pipelines.storage import StorageFolder
-from drivetrain_pipelines.user_code import load_function
 
 PARTS = ".parts"
 _TOKENIZER_SAMPLE_BYTES = 64 << 20  # more text than this changes a small vocabulary little and costs minutes
@@ -67,12 +65,7 @@ class Preprocessor:
 
     def __init__(self, spec: DataSpec, folder: StorageFolder, code_folder: Path) -> None:
         self._spec, self._folder = spec, folder
-        self._transform: Callable[[Any], Any] | None = (
-            load_function(spec.transform, str(code_folder), "data.transform") if spec.transform else None
-        )
-        self._reader: Callable[[Path], Iterable[dict[str, Any]]] | None = (
-            load_function(spec.reader, str(code_folder), "data.reader") if spec.reader else None
-        )
+        self._reader = RecordReader(spec, code_folder)
         self._maker: Maker | None = None
 
     def ping(self) -> None:
@@ -95,7 +88,7 @@ class Preprocessor:
             split: where they go, or `drivetrain_pipelines.prepare.splitting.AUTO`.
             number: of the chunk; names its shards.
         """
-        records = self._records(chunk)
+        records = self._reader.read(chunk)
         if self._maker is None:
             self._maker = maker_of(self._spec, self._tokenizer() if self._spec.kind == "tokens" else None)
         made = self._maker.make(records, Splitter(split, self._spec.eval_fraction, self._spec.train_fraction))
@@ -109,30 +102,10 @@ class Preprocessor:
         self._folder.write_json(_part(number), asdict(result))
         return result
 
-    def _records(self, chunk: Chunk) -> Records:
-        skipped: list[str] = []
-        if self._reader:
-            with local_file(chunk.urls[0], self._spec.storage) as path:
-                rows = list(self._reader(path))
-            if self._transform is None:
-                return Records(table_of(rows))
-        else:
-            records = read(chunk, self._spec.storage, self._spec.on_error == "skip")
-            if self._transform is None:
-                return records
-            rows, skipped = records.table.to_pylist(), records.skipped
-        if self._spec.kind == "tokens":
-            column = self._spec.text_column
-            made = [{**row, column: self._transform(row[column])} for row in rows]
-        else:
-            results = (self._transform(row) for row in rows)
-            made = [new for result in results for new in (result if isinstance(result, list) else [result]) if new]
-        return Records(table_of(made), skipped)
-
     def _texts(self, chunks: list[Chunk]) -> Iterator[str]:
         budget = _TOKENIZER_SAMPLE_BYTES
         for chunk in chunks:
-            table = self._records(chunk).table
+            table = self._reader.read(chunk).table
             if not table.num_rows:
                 continue  # no record begins in this chunk, or none is good
             if self._spec.text_column not in table.column_names:

@@ -12,10 +12,10 @@ import numpy.typing as npt
 import pyarrow as pa
 from tokenizers import Tokenizer
 
-from drivetrain_pipelines.arrow_types import array_of, is_list
+from drivetrain_pipelines.arrow_types import array_of, is_list, numbers_of
 from drivetrain_pipelines.errors import PrepareError
 from drivetrain_pipelines.prepare.audio import log_mel, read_audio
-from drivetrain_pipelines.prepare.packing import concatenate, fit
+from drivetrain_pipelines.prepare.packing import concatenate, fit, pad
 from drivetrain_pipelines.prepare.splitting import Splitter
 from drivetrain_pipelines.prepare.tokenizer import END_OF_TEXT, encode, token_dtype
 from drivetrain_pipelines.raw.records import Records
@@ -45,7 +45,10 @@ class Maker(Protocol):
 
 
 class TokenMaker:
-    """Texts become ``tokens`` ``[sequence_length + 1]``, so that every sample has ``sequence_length`` targets."""
+    """Texts become ``tokens`` ``[sequence_length + 1]``, so that every sample has ``sequence_length`` targets.
+
+    Those that are samples by themselves have ``sequence_length`` of them, and a label where the records have one.
+    """
 
     def __init__(self, spec: DataSpec, tokenizer: Tokenizer) -> None:
         self._spec, self._tokenizer = spec, tokenizer
@@ -54,19 +57,23 @@ class TokenMaker:
 
     def make(self, records: Records, splitter: Splitter) -> Samples:
         """See `Maker`. Running text is divided after packing, documents before."""
-        if not records.table.num_rows:
-            return Samples(token_counts=[0] * self._vocabulary)
-        texts = _column(records.table, self._spec.text_column).to_pylist()
-        documents = [encode(self._tokenizer, str(text)) for text in texts if text is not None]
         made = Samples(token_counts=[0] * self._vocabulary)
-        if len(documents) == 1 and not self._spec.reader:  # running text
+        if not records.table.num_rows:
+            return made
+        table = records.table.filter(_column(records.table, self._spec.text_column).is_valid())
+        texts = [str(text) for text in _column(table, self._spec.text_column).to_pylist()]
+        documents = [encode(self._tokenizer, text) for text in texts]
+        if self._spec.packing == "pad":
+            columns = self._pad(documents, table)
+            groups = splitter.groups((text.encode() for text in texts), _together(table, self._spec))
+            parts = {split: {name: rows[own] for name, rows in columns.items()} for split, own in groups.items()}
+        elif len(documents) == 1 and not self._spec.reader:  # running text
             columns = self._pack(documents, made)
             groups = splitter.groups(row.tobytes() for row in columns["tokens"])
             parts = {split: {name: rows[own] for name, rows in columns.items()} for split, own in groups.items()}
         else:
             end = np.array([self._tokenizer.token_to_id(END_OF_TEXT) or 0], np.int64)
-            together = _together(records.table, self._spec)
-            groups = splitter.groups((str(text).encode() for text in texts if text is not None), together)
+            groups = splitter.groups((text.encode() for text in texts), _together(table, self._spec))
             parts = {
                 split: self._pack([np.concatenate([documents[number], end]) for number in own], made)
                 for split, own in groups.items()
@@ -80,6 +87,14 @@ class TokenMaker:
             made.token_counts = np.bincount(counted, minlength=self._vocabulary).tolist()
         return made
 
+    def _pad(self, documents: list[npt.NDArray[np.int64]], table: pa.Table) -> dict[str, npt.NDArray[Any]]:
+        width = self._spec.sequence_length
+        columns = {"tokens": pad(documents, width, padding=0).astype(token_dtype(self._vocabulary))}
+        if self._spec.label_column in table.column_names:
+            given = _column(table, self._spec.label_column).to_pylist()
+            columns["label"] = np.array([_label(value, self._spec) for value in given], np.int64)
+        return columns
+
     def _pack(self, documents: list[npt.NDArray[np.int64]], made: Samples) -> dict[str, npt.NDArray[Any]]:
         kind = token_dtype(self._vocabulary)
         if self._spec.packing == "fit":
@@ -91,9 +106,12 @@ class TokenMaker:
 
 
 class FileMaker:
-    """Encoded files, one record each, become arrays of equal shape, and their label a number."""
+    """Encoded files, one record each, become arrays of equal shape, and their label a number.
 
-    def __init__(self, spec: DataSpec, column: str, decode: Callable[[bytes], npt.NDArray[Any]] | None) -> None:
+    A reader of the job's may give arrays in the column itself instead of ``bytes``.
+    """
+
+    def __init__(self, spec: DataSpec, column: str, decode: Callable[[Any], npt.NDArray[Any]] | None) -> None:
         self._spec, self._name, self._decode = spec, column, decode
 
     def make(self, records: Records, splitter: Splitter) -> Samples:
@@ -101,13 +119,14 @@ class FileMaker:
         table = records.table
         if not table.num_rows:
             return Samples()
-        files, contents = _column(table, "file").to_pylist(), _column(table, "bytes").to_pylist()
+        contents = self._contents(table)
+        files = table["file"].to_pylist() if "file" in table.column_names else range(len(contents))
         has_labels = self._spec.label_column in table.column_names
         given = _column(table, self._spec.label_column).to_pylist() if has_labels else [0] * len(files)
         rows, kept, labels = [], [], []
         for number, (file, content, label) in enumerate(zip(files, contents, given, strict=True)):
             try:
-                label_number, row = int(label), self._decode(content) if self._decode else content
+                label_number, row = _label(label, self._spec), self._decode(content) if self._decode else content
                 labels.append(label_number)
                 rows.append(row)
                 kept.append(number)
@@ -126,7 +145,12 @@ class FileMaker:
         chosen = table.take(kept)
         columns |= {name: _numbers(chosen, name) for name in self._spec.columns or ()}
         together = _together(chosen, self._spec)
-        return _divide(pa.record_batch(columns), [contents[number] for number in kept], splitter, together)
+        return _divide(pa.record_batch(columns), [bytes(contents[number]) for number in kept], splitter, together)
+
+    def _contents(self, table: pa.Table) -> list[Any]:
+        if self._name not in table.column_names:
+            return _column(table, "bytes").to_pylist()  # type: ignore[no-any-return]  # pyarrow has no types
+        return list(numbers_of(_column(table, self._name)))
 
 
 class ColumnMaker:
@@ -158,13 +182,24 @@ def maker_of(spec: DataSpec, tokenizer: Tokenizer | None) -> Maker:
     return TokenMaker(spec, tokenizer)
 
 
-def decode_image(content: bytes, spec: ImageSpec) -> npt.NDArray[np.uint8]:
-    """uint8 ``[height, width, channels]``. Raises what Pillow raises."""
+def decode_image(content: bytes | npt.NDArray[np.uint8], spec: ImageSpec) -> npt.NDArray[np.uint8]:
+    """uint8 ``[height, width, channels]``, of a file's bytes or an array. Raises what Pillow raises."""
     from PIL import Image  # here: only image jobs pay for it
 
-    with Image.open(io.BytesIO(content)) as image:
+    with Image.open(io.BytesIO(content)) if isinstance(content, bytes) else Image.fromarray(content) as image:
         resized = image.convert(spec.mode).resize((spec.width, spec.height), Image.Resampling.BILINEAR)
         return np.asarray(resized, np.uint8).reshape(spec.height, spec.width, -1)
+
+
+def _label(value: Any, spec: DataSpec) -> int:
+    """The number of a label that is a number, or a name that the job lists. Raises `PrepareError` for any other."""
+    if spec.classes and value in spec.classes:
+        return spec.classes.index(value)
+    try:
+        return int(value)
+    except (TypeError, ValueError) as error:
+        names = ", ".join(spec.classes) if spec.classes else "none; set data.classes"
+        raise PrepareError(f"the label {value!r} is neither a number nor one of data.classes ({names})") from error
 
 
 def _numbers(table: pa.Table, name: str) -> pa.Array:

@@ -36,9 +36,12 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, special_tokens: Seque
 def load_tokenizer(content: bytes, path: str, key: str = "data.tokenizer.file") -> Tokenizer:
     """Raises `InputError` naming ``key`` when ``content``, which came from ``path``, is not a tokenizer.json."""
     try:
-        return Tokenizer.from_buffer(content)
+        tokenizer = Tokenizer.from_buffer(content)
     except Exception as error:  # the library raises bare Exception
         raise InputError(key, repr(path), "a Hugging Face tokenizer.json", str(error)) from error
+    tokenizer.no_truncation()  # what becomes of long and short texts is up to the job
+    tokenizer.no_padding()
+    return tokenizer
 
 
 def encode(tokenizer: Tokenizer, text: str) -> npt.NDArray[np.int64]:

@@ -19,7 +19,7 @@ from drivetrain_pipelines.raw.sources import SourceFile, open_file
 from drivetrain_pipelines.spec import StorageSpec
 
 _BY_BYTES = ("text", "jsonl")  # can be cut at any line
-ONE_EACH = ("images", "audio")  # files that are one record each
+ONE_EACH = ("images", "audio", "documents")  # files that are one record each
 
 
 @dataclass(frozen=True)
@@ -210,6 +210,13 @@ def _read_files(chunk: Chunk, storage: StorageSpec, errors: _Errors) -> Records:
     return Records(table, errors.skipped)
 
 
+def _read_documents(chunk: Chunk, storage: StorageSpec, errors: _Errors) -> Records:
+    records = _read_files(chunk, storage, errors)
+    contents = records.table["bytes"].to_pylist()
+    texts = pa.array([content.decode("utf-8", errors="replace") for content in contents], pa.large_string())
+    return Records(records.table.drop_columns(["bytes"]).append_column("text", texts), records.skipped)
+
+
 def _read_webdataset(chunk: Chunk, storage: StorageSpec, errors: _Errors) -> Records:
     """A tar whose files with the same stem are one record: ``0001.jpg`` and ``0001.cls``."""
     samples: dict[str, dict[str, Any]] = {}
@@ -271,5 +278,6 @@ _READERS: dict[str, Callable[[Chunk, StorageSpec, _Errors], Records]] = {
     "huggingface": _read_arrow,
     "images": _read_files,
     "audio": _read_files,
+    "documents": _read_documents,
     "webdataset": _read_webdataset,
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -27,6 +27,7 @@ SUFFIXES: dict[str, tuple[str, ...]] = {
     "huggingface": (".arrow",),
     "images": (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
     "audio": (".wav", ".flac", ".ogg"),
+    "documents": (".txt", ".md", ".text"),  # never guessed: such names mean running text
     "webdataset": (".tar",),
     "any": ("",),  # for a reader of the job's own
 }
@@ -82,6 +83,38 @@ def list_files(source: str, format_: str, storage: StorageSpec, downloads: Path)
     return [_describe(url, storage) for url in urls]
 
 
+def fetch(source: str, key: str, storage: StorageSpec, downloads: Path) -> Path:
+    """A checked source that is one file, or one folder, as a path on this machine.
+
+    Args:
+        source: see `check_source`.
+        key: of the job file, for the error message.
+        downloads: where packages are unpacked and files of other machines are kept.
+
+    Raises:
+        PrepareError: it cannot be read.
+    """
+    if source.startswith(SCHEMES):
+        return Path(PackageMember.parse(source, key).fetch(downloads))
+    filesystem, path = open_storage(source, storage)
+    if is_local(source):
+        return Path(path)
+    try:
+        info = filesystem.info(path)
+        version = content_digest([source, str(info.get("ETag") or info.get("etag")), info.get("size")])
+        target = downloads / "files" / version / path.rstrip("/").rsplit("/", 1)[-1]
+        if not target.exists():
+            target.parent.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=target.parent.parent, prefix="fetch-") as folder:
+                filesystem.get(path, f"{folder}/{target.name}", recursive=True)
+                with suppress(OSError):  # another process came first, and has the same
+                    Path(folder).rename(target.parent)
+                Path(folder).mkdir(exist_ok=True)  # for whoever tidies up
+    except OSError as error:
+        raise PrepareError(f"{key}: {source} cannot be fetched: {error}") from error
+    return target
+
+
 def format_of(urls: list[str], format_: str, key: str = "data.format") -> str:
     """The format of some files: as given, or by the first name.
 
@@ -119,7 +152,7 @@ def _expand(source: str, format_: str, storage: StorageSpec) -> list[str]:
 
 
 def _fits(name: str, format_: str) -> bool:
-    listed = format_ in ("images", "audio") and name.endswith("/" + LIST_FILE)
+    listed = format_ in ("images", "audio", "documents") and name.endswith("/" + LIST_FILE)
     return listed or name.lower().endswith(SUFFIXES[format_])
 
 

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+Cache = dict[str, torch.Tensor]
+
 
 class Block(nn.Module):
     """Attention and feed-forward, each behind a layer norm and around a residual.
@@ -25,13 +27,23 @@ class Block(nn.Module):
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """``[rows, length, width]`` to the same shape."""
+    def forward(self, x: torch.Tensor, cache: Cache | None = None) -> torch.Tensor:
+        """``[rows, length, width]`` to the same shape; with a cache, positions that follow those that are in it."""
         rows, length, width = x.shape
         qkv = self.qkv(self.norm_1(x)).view(rows, length, 3, self.heads, width // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        if cache is not None:
+            if "k" in cache:
+                k, v = torch.cat([cache["k"], k], dim=2), torch.cat([cache["v"], v], dim=2)
+            cache |= {"k": k, "v": v}
+        first = k.shape[2] == length  # else what is new sees all that was before
+        seen = (
+            None
+            if first
+            else torch.ones(length, k.shape[2], dtype=torch.bool, device=x.device).tril(k.shape[2] - length)
+        )
         dropout = self.dropout if self.training else 0.0
-        attended = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
+        attended = F.scaled_dot_product_attention(q, k, v, seen, dropout_p=dropout, is_causal=first)
         x = x + F.dropout(self.out(attended.transpose(1, 2).reshape(rows, length, width)), dropout)
         return x + F.dropout(self.down(F.gelu(self.up(self.norm_2(x)))), dropout)
 
@@ -52,12 +64,17 @@ class GPT(nn.Module):
                 deep = name.endswith(("out.weight", "down.weight"))
                 nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * layers) if deep else 0.02)
 
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Next-token logits at every position; the output layer shares the token embedding."""
-        positions = torch.arange(tokens.shape[1], device=tokens.device)
+    def forward(self, tokens: torch.Tensor, cache: dict[int, Cache] | None = None) -> torch.Tensor:
+        """Next-token logits at every position; the output layer shares the token embedding.
+
+        Args:
+            cache: keys and values of the tokens before, by block; filled and added to while text is generated.
+        """
+        before = cache[0]["k"].shape[2] if cache else 0
+        positions = torch.arange(before, before + tokens.shape[1], device=tokens.device)
         x = self.tokens(tokens) + self.positions(positions)
-        for block in self.blocks:
-            x = block(x)
+        for number, block in enumerate(self.blocks):
+            x = block(x) if cache is None else block(x, cache.setdefault(number, {}))
         return F.linear(self.norm(x), self.tokens.weight)
 
 

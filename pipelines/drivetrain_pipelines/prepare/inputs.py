@@ -1,0 +1,89 @@
+"""What a user asks a trained model about, made into samples as the data was that it learned from."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from tokenizers import Tokenizer
+
+from drivetrain_pipelines.checksums import block_digests
+from drivetrain_pipelines.errors import InputError, PrepareError
+from drivetrain_pipelines.prepare.record_reader import RecordReader
+from drivetrain_pipelines.prepare.samples import maker_of
+from drivetrain_pipelines.prepare.splitting import Splitter
+from drivetrain_pipelines.raw.records import ONE_EACH, Chunk, Records, cut
+from drivetrain_pipelines.raw.sources import SourceFile, format_of
+from drivetrain_pipelines.shards import Manifest, Shard, encode_shard
+from drivetrain_pipelines.spec import DataSpec
+from drivetrain_pipelines.storage import StorageFolder
+from drivetrain_pipelines.stream.columns import Columns
+from drivetrain_pipelines.stream.dataset import Dataset
+
+_SPLIT = "given"
+
+
+def text_of(given: str) -> str:
+    """A text: the content of the file where there is one of that name, else what was given."""
+    path = Path(given)
+    try:
+        return path.read_text("utf-8") if path.is_file() else given
+    except (OSError, UnicodeDecodeError) as error:  # a long text is no name of a file, either
+        if isinstance(error, OSError):
+            return given
+        raise InputError("INPUT", repr(given), "a text, or a file of UTF-8 text", str(error)) from error
+
+
+def samples_of(given: str, spec: DataSpec, code_folder: Path, tokenizer: Tokenizer | None) -> Columns:
+    """The samples of one input: of a text, or of all records of a file.
+
+    Args:
+        given: text, for a job with a tokenizer; else a file of any format that the job's data may have.
+        spec: the job's data section.
+        code_folder: the job's code.
+
+    Raises:
+        InputError: there is no such file, or none of the job's kind of data.
+    """
+    strict = spec.model_copy(update={"on_error": "fail", "train_fraction": 1.0})
+    maker, batches = maker_of(strict, tokenizer), list[pa.RecordBatch]()
+    try:
+        for records in _records(given, strict, code_folder):
+            batches += maker.make(records, Splitter(_SPLIT, spec.eval_fraction)).batches.values()
+    except (PrepareError, pa.ArrowInvalid) as error:
+        raise InputError("INPUT", repr(given)[:200], f"a file with {spec.kind} for this model", str(error)) from error
+    if not batches:
+        raise InputError("INPUT", repr(given)[:200], "a file with at least one sample")
+    return _columns(pa.Table.from_batches(batches).combine_chunks().to_batches()[0])
+
+
+def _records(given: str, spec: DataSpec, code_folder: Path) -> Iterator[Records]:
+    reader = RecordReader(spec, code_folder)
+    if spec.kind == "tokens":
+        table = {spec.text_column: [text_of(given)], spec.label_column: [0]}
+        yield reader.transformed(Records(pa.table(table)))
+        return
+    path = Path(given)
+    if not path.is_file():
+        raise InputError("INPUT", repr(given)[:200], "a file that is there")
+    file = SourceFile(path.resolve().as_uri(), path.stat().st_size, "")
+    format_ = format_of([file.url], "any" if spec.reader else "auto", "INPUT")
+    if format_ in ONE_EACH:
+        yield reader.read(Chunk(format_, (file.url,), labels=(0,)))
+        return
+    for chunk in cut([file], format_, spec.chunk_bytes, spec.storage):
+        yield reader.read(chunk)
+
+
+def _columns(batch: pa.RecordBatch) -> Columns:
+    """Rows as a dataset's are read: by way of one."""
+    with tempfile.TemporaryDirectory(prefix="drivetrain-inputs-") as path:
+        folder, encoded = StorageFolder(path), encode_shard(batch)
+        folder.write(f"{_SPLIT}.arrow", encoded)
+        shard = Shard(f"{_SPLIT}.arrow", batch.num_rows, encoded.size, block_digests(memoryview(encoded)), 0)
+        schema = pa.ipc.open_file(encoded).schema
+        Manifest(_SPLIT, "0", schema, {_SPLIT: [shard]}, {}, {}).write(folder)
+        return Dataset(path).read(_SPLIT, np.arange(batch.num_rows))

@@ -1,0 +1,166 @@
+"""Inputs of `drivetrain predict` become the samples that preparing would have made; documents, labels, files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from drivetrain.files import with_files
+from drivetrain.home import Home
+from drivetrain.job import load_job
+from drivetrain_pipelines.errors import InputError, PrepareError
+from drivetrain_pipelines.prepare.inputs import samples_of
+from drivetrain_pipelines.prepare.packing import pad
+from drivetrain_pipelines.prepare.record_reader import RecordReader
+from drivetrain_pipelines.prepare.samples import maker_of
+from drivetrain_pipelines.prepare.splitting import Splitter
+from drivetrain_pipelines.prepare.tokenizer import train_tokenizer
+from drivetrain_pipelines.raw.labels import read_labels
+from drivetrain_pipelines.raw.records import Chunk, cut_labelled, read
+from drivetrain_pipelines.raw.sources import list_files
+from drivetrain_pipelines.spec import AudioSpec, DataSpec, ImageSpec, StorageSpec
+from drivetrain_pipelines.stream.columns import Ragged
+from PIL import Image
+
+TOKENIZER = train_tokenizer(["one two three four"], 300)
+TEXTS = DataSpec(source="x", packing="pad", sequence_length=6, classes=["good", "bad"])
+
+
+def test_documents_are_padded_or_cut() -> None:
+    assert pad([np.array([5, 6]), np.arange(1, 9)], 4, padding=0).tolist() == [[5, 6, 0, 0], [1, 2, 3, 4]]
+
+
+def test_a_folder_of_texts_for_each_class(tmp_path: Path) -> None:
+    for name, text in (("bad/1.txt", "two"), ("good/1.txt", "one two"), ("good/2.md", "three")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    files = list_files(str(tmp_path), "documents", StorageSpec(), tmp_path)
+    labels = read_labels(files, StorageSpec())
+    assert sorted(labels.values()) == ["bad", "good", "good"]
+    (chunk,) = cut_labelled(files, {url: int(label == "good") for url, label in labels.items()}, "documents", 1 << 20)
+    records = read(chunk, StorageSpec(), skip_bad=False)
+    made = maker_of(TEXTS, TOKENIZER).make(records, Splitter("train", 0.1)).batches["train"]
+    assert made.num_rows == 3
+    assert made.schema.names == ["tokens", "label"]
+    assert made["label"].to_pylist() == [0, 1, 1]
+    assert TOKENIZER.decode([token for token in made["tokens"][1].as_py() if token]) == "one two"
+
+
+def test_labels_may_be_names(tmp_path: Path) -> None:
+    (tmp_path / "reviews.csv").write_text("text,label\none,good\ntwo,bad\n")
+    records = read(Chunk("csv", ((tmp_path / "reviews.csv").as_uri(),)), StorageSpec(), skip_bad=False)
+    made = maker_of(TEXTS, TOKENIZER).make(records, Splitter("train", 0.1)).batches["train"]
+    assert made["label"].to_pylist() == [0, 1]
+    unnamed = maker_of(TEXTS.model_copy(update={"classes": None}), TOKENIZER)
+    with pytest.raises(PrepareError, match="'good' is neither a number nor one of"):
+        unnamed.make(records, Splitter("train", 0.1))
+
+
+def test_an_input_may_be_a_text_or_a_file_of_text(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("one two")
+    said = [samples_of(given, TEXTS, tmp_path, TOKENIZER) for given in ("one two", str(tmp_path / "a.txt"))]
+    assert np.array_equal(said[0]["tokens"], said[1]["tokens"])
+    assert said[0]["tokens"].shape == (1, 6)
+
+
+def test_an_image_becomes_what_images_became(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (8, 8, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    spec = DataSpec(source="x", image=ImageSpec(height=8, width=8))
+    found = samples_of(str(tmp_path / "a.png"), spec, tmp_path, None)
+    assert np.array_equal(found["image"][0], pixels)  # type: ignore[index]
+    encoded = samples_of(
+        str(tmp_path / "a.png"), DataSpec(source="x", image=ImageSpec(height=8, width=8, decode=False)), tmp_path, None
+    )
+    assert isinstance(encoded["image"], Ragged)
+    assert encoded["image"].row(0).tobytes() == (tmp_path / "a.png").read_bytes()
+
+
+def test_a_recording_becomes_energies(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", np.sin(np.arange(4000) / 5), 8000)
+    spec = DataSpec(source="x", audio=AudioSpec(seconds=0.5, mels=20))
+    mel = samples_of(str(tmp_path / "a.wav"), spec, tmp_path, None)["mel"]
+    assert isinstance(mel, np.ndarray)
+    assert mel.shape[0] == 1
+    assert mel.shape[2] == 20
+
+
+def test_every_record_of_a_table_is_a_sample(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("x,y\n1,2\n3,4\n")
+    found = samples_of(str(tmp_path / "a.csv"), DataSpec(source="x", columns=["x", "y"]), tmp_path, None)
+    assert [values.tolist() for values in found.values() if isinstance(values, np.ndarray)] == [[[1], [3]], [[2], [4]]]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "problem"),
+    [
+        ("a.png", b"no picture", "a file with image for this model"),
+        ("missing.png", None, "a file that is there"),
+        ("a.bin", b"what is this", "a file with image for this model"),
+    ],
+)
+def test_what_is_no_input_is_told(tmp_path: Path, name: str, content: bytes | None, problem: str) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=problem):
+        samples_of(str(tmp_path / name), DataSpec(source="x", image=ImageSpec(height=8, width=8)), tmp_path, None)
+
+
+READER = """
+import numpy as np
+
+
+def read(path, colours, sizes):
+    for line in colours.read_text().split():
+        yield {"image": np.full((4, 4, 3), int(line), np.uint8), "label": int(sizes.read_text())}
+"""
+
+
+def test_files_beside_the_data_are_given_by_name(tmp_path: Path) -> None:
+    """A reader's images may be arrays."""
+    (tmp_path / "reader_with_files.py").write_text(READER)
+    for name, text in (("raw.x", ""), ("colours.txt", "3 4"), ("sizes.txt", "7")):
+        (tmp_path / name).write_text(text)
+    spec = DataSpec(
+        source=str(tmp_path / "raw.x"),
+        reader="reader_with_files:read",
+        files={"colours": str(tmp_path / "colours.txt"), "sizes": str(tmp_path / "sizes.txt")},
+        image=ImageSpec(height=2, width=2),
+    )
+    records = RecordReader(spec, tmp_path).read(Chunk("any", ((tmp_path / "raw.x").as_uri(),)))
+    made = maker_of(spec, None).make(records, Splitter("train", 0.1)).batches["train"]
+    assert made["label"].to_pylist() == [7, 7]
+    assert set(made["image"].storage.values.to_pylist()) == {3, 4}
+
+
+JOB = """
+name: fine
+data: {source: raw.txt, files: {extra: extra.txt}}
+model: {factory: "model:make", files: {weights: pretrained}}
+training: {steps: 1, global_batch_size: 2}
+"""
+
+
+def test_a_run_keeps_files_by_their_content(tmp_path: Path) -> None:
+    """Whoever changes, or removes, the file later does not change the run; the same content is kept once."""
+    (tmp_path / "pretrained").mkdir()
+    for name in ("raw.txt", "extra.txt", "pretrained/w.bin"):
+        (tmp_path / name).write_text(name)
+    (tmp_path / "model.py").write_text("def make(weights): ...\n")
+    (tmp_path / "job.yaml").write_text(JOB)
+    home = Home(tmp_path / "home")
+    home.path.mkdir()
+    spec = with_files(load_job(str(tmp_path)).spec, home)
+    assert with_files(spec, home) == spec
+    first = Path(spec.model.files["weights"])
+    assert first.is_relative_to(home.files)
+    (tmp_path / "pretrained" / "w.bin").write_text("other")
+    again = with_files(load_job(str(tmp_path)).spec, home)
+    assert again.model.files != spec.model.files
+    assert again.data.files == spec.data.files
+    assert (first / "w.bin").read_text() == "pretrained/w.bin"
+    (tmp_path / "extra.txt").unlink()
+    with pytest.raises(InputError, match=r"data\.files\.extra"):
+        load_job(str(tmp_path))

@@ -1,0 +1,53 @@
+"""Recipes are listed, copied and valid; the power law is found in points that follow one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from drivetrain.job import load_job
+from drivetrain.recipes import copy_recipe, recipes
+from drivetrain.scaling_curve import Point, PowerLaw, draw
+from drivetrain_pipelines.errors import InputError
+from PIL import Image
+
+NAMES = [recipe.name for recipe in recipes()]
+
+
+def test_there_is_one_for_each_kind_of_deep_learning() -> None:
+    assert len(NAMES) == 10
+    assert all(recipe.title and not recipe.title.startswith("#") for recipe in recipes())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_copy_is_a_valid_job(name: str, tmp_path: Path) -> None:
+    copy_recipe(name, tmp_path / "mine")
+    copied, original = load_job(str(tmp_path / "mine")), load_job(name)
+    assert copied.spec == original.spec
+    assert copied.code_version == original.code_version
+    assert (tmp_path / "mine" / "README.md").is_file()
+    assert not list(tmp_path.rglob("__pycache__"))
+
+
+def test_a_copy_overwrites_nothing(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="a new or an empty folder"):
+        copy_recipe("speech", tmp_path)
+    with pytest.raises(InputError, match=r"'speach'; allowed: .*speech"):
+        copy_recipe("speach", tmp_path / "new")
+
+
+def test_the_power_law_is_found(tmp_path: Path) -> None:
+    points = [Point(n / 8000, n, 12.0 * n**-0.31, f"run-{n}") for n in (1000, 2000, 4000, 8000)]
+    law = PowerLaw.fit(points)
+    assert (law.scale, law.exponent, law.r_squared) == pytest.approx((12.0, 0.31, 1.0))
+    assert law.loss(16_000) == pytest.approx(12.0 * 16_000**-0.31)
+    draw(points, law, "toy", tmp_path / "law.png")
+    with Image.open(tmp_path / "law.png") as picture:
+        assert np.asarray(picture).std() > 5
+
+
+def test_a_law_that_does_not_hold_says_so() -> None:
+    points = [Point(n / 8, n, loss, "run") for n, loss in ((1, 2.0), (2, 3.0), (4, 1.0), (8, 2.5))]
+    assert PowerLaw.fit(points).r_squared < 0.5

@@ -1,0 +1,131 @@
+"""The assessment of a trained model, in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from drivetrain_pipelines.checksums import atomic_write
+from drivetrain_pipelines.errors import InputError
+from drivetrain_pipelines.online.transform import OnlineTransform
+from drivetrain_pipelines.spec import DataSpec
+from drivetrain_pipelines.user_code import load_function
+
+from drivetrain_workers.assessment.baselines import standard_baseline
+from drivetrain_workers.assessment.explain import explain
+from drivetrain_workers.assessment.judging import Judge, Judgement, judge_all, next_token_judge, token_counts
+from drivetrain_workers.assessment.pictures import draw_reliability
+from drivetrain_workers.assessment.scores import scores, worst_slices
+from drivetrain_workers.assessment.splits import Splits
+from drivetrain_workers.model_requests import AssessRequest
+from drivetrain_workers.objective import load_objective
+from drivetrain_workers.run_folder import RunFolder
+from drivetrain_workers.trained import load_trained, print_answer
+
+_NAMED = 5  # slices, the worst first
+Found = dict[str, Any]
+
+
+def assess(request: AssessRequest) -> str:
+    """Assess a run's newest checkpoint; returns, and keeps in the run's folder, JSON.
+
+    ``scores``: of the eval split, by name. ``slices``: the worst, each with ``name``, ``decisions``, ``accuracy`` and
+    ``loss``. ``baseline``, where the job wants one: ``name``, ``scores``, what both are compared by (``metric`` and
+    ``mode``), the ``network``'s value of it and the ``winner``. ``pictures``: paths.
+
+    Raises:
+        CheckpointError: the run has no valid checkpoint.
+        InputError: the job's functions give something else than they should.
+    """
+    folder = RunFolder(Path(request.run_folder))
+    trained = load_trained(request.run_folder, request.dataset_folder)
+    job, data = trained.job, DataSpec(**trained.job["data"])
+    online: OnlineTransform | None = None
+    if data.online:
+        function = load_function(data.online.transform, str(folder.code), "data.online.transform")
+        online = OnlineTransform(function, job["seed"])
+    splits = Splits.read(trained.dataset, online)
+    folder.assessment.mkdir(exist_ok=True)
+    found: Found = {"scores": {}, "slices": [], "pictures": []}
+    objective = load_objective(job["model"], str(folder.code))
+    judge: Judge | None = None
+    if objective.judges:
+        judge = objective.outcomes
+    elif job["model"]["loss"] is None and data.kind == "tokens":
+        judge = next_token_judge(token_counts(splits))
+    if judge:
+        _describe(judge_all(trained.model, judge, splits, job["seed"]), folder.assessment, found)
+    if job["model"]["assess"]:
+        function = load_function(job["model"]["assess"], str(folder.code), "model.assess")
+        found["scores"] |= _numbers(function(trained.model, splits), "model.assess")
+    if job["baseline"]:
+        found["baseline"] = _compare(job, splits, {**found["scores"], **request.metrics}, folder.code)
+    if job["explain"]:
+        picture = explain(trained.model, _judge_needed(judge), splits, job["seed"], folder.assessment)
+        found["pictures"].append(str(picture))
+    with atomic_write(folder.assessment / "assessment.json") as sink:
+        sink.write(json.dumps(found, indent=2).encode())
+    return json.dumps(found)
+
+
+def _describe(judgement: Judgement, folder: Path, found: Found) -> None:
+    """Add scores, slices and the picture of what the model has decided."""
+    outcomes = judgement.outcomes
+    if outcomes is None:
+        found["scores"]["error"] = float(judgement.errors.mean())
+        slices = worst_slices(judgement.slices, judgement.errors, None)
+    else:
+        found["scores"] |= scores(outcomes)
+        slices = worst_slices(outcomes.slices, outcomes.loss, outcomes.correct)
+        found["pictures"].append(str(draw_reliability(outcomes, folder / "reliability.png")))
+    found["slices"] = [asdict(each) for each in slices[:_NAMED]]
+
+
+def _compare(job: Found, splits: Splits, network: dict[str, float], code: Path) -> Found:
+    """The baseline's scores beside the network's."""
+    asked, best = job["baseline"], job["training"]["best"]
+    asked = {} if asked is True else asked
+    metric, mode = asked.get("metric") or best["metric"], asked.get("mode") or best["mode"]
+    if path := asked.get("function"):
+        function: Callable[[Splits], Any] = load_function(path, str(code), "baseline.function")
+        name = path.partition(":")[2].replace("_", " ")
+    else:
+        name, function = standard_baseline(splits)
+    of_baseline = _numbers(function(splits), "baseline.function")
+    sides = {"network": network, name: of_baseline}
+    if lacking := [side for side, values in sides.items() if metric not in values]:
+        have = ", ".join(sides[lacking[0]]) or "nothing"
+        fix = "Set baseline.metric and baseline.mode."
+        raise InputError("baseline", f"{metric!r}, which the {lacking[0]} lacks", f"what both have; it has {have}", fix)
+    ahead = (network[metric] - of_baseline[metric]) * (1 if mode == "max" else -1)
+    winner = "network" if ahead > 0 else "neither" if ahead == 0 else name
+    return {
+        "name": name,
+        "scores": of_baseline,
+        "metric": metric,
+        "mode": mode,
+        "network": network[metric],
+        "winner": winner,
+    }
+
+
+def _numbers(values: Any, key: str) -> dict[str, float]:
+    try:
+        return {str(name): float(value) for name, value in values.items()}
+    except (AttributeError, TypeError, ValueError) as error:
+        given = f"a function that returned {values!r:.200}"
+        raise InputError(key, given, "a dictionary of numbers") from error
+
+
+def _judge_needed(judge: Judge | None) -> Judge:
+    if judge is None:
+        raise InputError("explain", "true, without model.outcomes", "true beside it, or false")
+    return judge
+
+
+if __name__ == "__main__":
+    print_answer(lambda: assess(AssessRequest(**json.loads(sys.argv[1]))))

@@ -1,0 +1,143 @@
+"""Asking a trained model for its decisions on the eval split, batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from drivetrain_pipelines.errors import InputError
+from drivetrain_pipelines.stream.columns import Columns, Ragged
+
+from drivetrain_workers.assessment.scores import Outcomes
+from drivetrain_workers.assessment.splits import Splits, rows_of
+from drivetrain_workers.context import TrainContext
+from drivetrain_workers.engine import to_tensor
+from drivetrain_workers.objective import IGNORED, Batch, next_token_targets
+
+_ROWS = 64
+_MOST_DECISIONS = 1 << 16  # of the eval split; one of a language model is a token, and has a vocabulary's numbers
+_RARITIES = ("rarest quarter of the text", "rare quarter", "common quarter", "most common quarter")
+
+Judge = Callable[[torch.nn.Module, Batch, TrainContext], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a model decided on the eval split.
+
+    Attributes:
+        outcomes: None where it has no probabilities.
+        errors: of each row, where the job gives them in place of probabilities.
+        slices: of the rows with errors.
+    """
+
+    outcomes: Outcomes | None
+    errors: npt.NDArray[np.float64]
+    slices: npt.NDArray[Any]
+
+
+def context_of(rows: int, seed: int, classes: Iterable[str]) -> TrainContext:
+    """Of a call outside training, with the first rows of the eval split."""
+    return TrainContext(0, 1, False, 0, 1, seed, torch.arange(rows), tuple(classes))
+
+
+def batches(columns: Columns, size: int = _ROWS, most: int = _MOST_DECISIONS) -> Iterator[Batch]:
+    """The first rows as a model is given them."""
+    device = torch.device("cpu")
+    for start in range(0, min(most, rows_of(columns)), size):
+        rows = slice(start, min(start + size, most, rows_of(columns)))
+        yield {name: to_tensor(values[rows], device) for name, values in columns.items()}
+
+
+@torch.no_grad()
+def judge_all(model: torch.nn.Module, judge: Judge, splits: Splits, seed: int) -> Judgement:
+    """Collect a model's decisions.
+
+    Raises:
+        InputError: the job's function gives neither probabilities nor errors, or of another shape.
+    """
+    outcomes: list[Outcomes] = []
+    errors: list[npt.NDArray[np.float64]] = []
+    slices: list[npt.NDArray[Any]] = []
+    for batch in batches(splits.evaluation, most=_MOST_DECISIONS // _decisions_a_row(splits)):
+        said = judge(model, batch, context_of(len(next(iter(batch.values()))), seed, splits.classes))
+        if "probabilities" in said:
+            outcomes.append(_outcomes(said, batch, splits.classes))
+        elif "error" in said:
+            errors.append(torch.as_tensor(said["error"]).double().numpy())
+            slices.append(_names(said, batch, splits.classes))
+        else:
+            wanted = "a dictionary with probabilities or error"
+            raise InputError("model.outcomes", f"a function that returned {', '.join(said) or 'nothing'}", wanted)
+    if outcomes:
+        return Judgement(Outcomes.joined(outcomes), np.zeros(0), np.zeros(0))
+    return Judgement(None, np.concatenate(errors), np.concatenate(slices))
+
+
+def _decisions_a_row(splits: Splits) -> int:
+    tokens = splits.evaluation.get("tokens")
+    return 1 if tokens is None or isinstance(tokens, Ragged) or "label" in splits.evaluation else tokens.shape[1]
+
+
+def token_counts(splits: Splits) -> npt.NDArray[np.int64]:
+    """How often each token occurs in the training data, by token."""
+    assert splits.tokenizer
+    tokens = splits.train["tokens"]
+    assert not isinstance(tokens, Ragged)
+    counts: npt.NDArray[np.int64] = np.bincount(tokens.ravel(), minlength=splits.tokenizer.get_vocab_size())
+    return counts
+
+
+def next_token_judge(counts: npt.NDArray[np.int64]) -> Judge:
+    """Decisions of a language model without functions of its own: each token, sliced by how common it is.
+
+    Args:
+        counts: of each token in the training data.
+    """
+    order = np.argsort(counts)
+    share = np.empty(len(order))
+    share[order] = np.cumsum(counts[order]) / max(1, counts.sum())
+    rarity = np.minimum((share * len(_RARITIES)).astype(int), len(_RARITIES) - 1)
+    names = np.array(_RARITIES)[rarity]
+
+    def judge(model: torch.nn.Module, batch: Batch, context: TrainContext) -> dict[str, Any]:
+        del context
+        targets = next_token_targets(batch)
+        probabilities = model(batch["tokens"][:, :-1]).float().softmax(-1)
+        next_token = probabilities[:, -1].amax(-1)
+        slices = names[batch["tokens"][:, 1:].numpy()]
+        return {"probabilities": probabilities, "targets": targets, "slice": slices, "score": next_token}
+
+    return judge
+
+
+def _outcomes(said: dict[str, Any], batch: Batch, classes: list[str]) -> Outcomes:
+    probabilities = torch.as_tensor(said["probabilities"])
+    targets = torch.as_tensor(said.get("targets", batch.get("label")))
+    if "targets" not in said:
+        targets = targets[:, 0]
+    if probabilities.shape[:-1] != targets.shape:
+        given = f"probabilities {[*probabilities.shape]} with targets {[*targets.shape]}"
+        raise InputError("model.outcomes", given, "probabilities [rows, ..., classes], targets [rows, ...]")
+    wanted = (targets != IGNORED).numpy()
+    names = _names(said, batch, classes) if "slice" in said or "label" in batch else _class_names(targets, classes)
+    names = np.broadcast_to(names.reshape(names.shape + (1,) * (wanted.ndim - names.ndim)), wanted.shape)
+    return Outcomes.of(probabilities.float().numpy()[wanted], targets.numpy()[wanted], names[wanted])
+
+
+def _names(said: dict[str, Any], batch: Batch, classes: list[str]) -> npt.NDArray[Any]:
+    if "slice" in said:
+        return np.asarray(said["slice"])
+    labels = batch["label"][:, 0] if "label" in batch else torch.zeros(len(next(iter(batch.values()))))
+    return _class_names(labels, classes)
+
+
+def _class_names(labels: torch.Tensor, classes: list[str]) -> npt.NDArray[Any]:
+    numbers = labels.long().clamp(min=0).numpy()
+    names = classes or [str(number) for number in range(int(numbers.max()) + 1)]
+    found: npt.NDArray[Any] = np.array(names)[numbers]
+    return found

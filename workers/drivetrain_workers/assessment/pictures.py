@@ -1,0 +1,91 @@
+"""Pictures of an assessment: confidence against accuracy, and what decisions rest on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from drivetrain_workers.assessment.scores import Outcomes, calibration_error, reliability
+
+Array = npt.NDArray[Any]
+_AGAINST, _FOR = "#c2185b", "#1565c0"
+_LINE_CHARACTERS, _LINES = 72, 4  # of text in a row of the picture
+
+
+def draw_reliability(found: Outcomes, target: Path) -> Path:
+    """How often a model is right when it is so sure (Niculescu-Mizil and Caruana 2005); a dot's size is its share."""
+    figure = Figure(figsize=(4.4, 4.2), layout="constrained")
+    axes = figure.subplots()
+    confidence, accuracy, counts = (np.array(values) for values in zip(*reliability(found), strict=True))
+    axes.plot([0, 1], [0, 1], color="#b0bac5", linewidth=1)
+    axes.plot(confidence, accuracy, color=_FOR, linewidth=1)
+    axes.scatter(confidence, accuracy, s=8 + 300 * counts / counts.sum(), color=_FOR, alpha=0.7)
+    axes.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.02), aspect="equal")
+    axes.set_title(f"calibration error {calibration_error(found):.3f}", loc="left", fontsize=10)
+    return _save(figure, target)
+
+
+def draw_images(images: Array, attributions: Array, target: Path) -> Path:
+    """Inputs ``[rows, height, width(, channels)]`` above what each part of them counts for, in either direction."""
+    rows = len(images)
+    figure = Figure(figsize=(1.9 * rows, 3.9), layout="constrained")
+    grid = figure.subplots(2, rows, squeeze=False)
+    for number, (image, own) in enumerate(zip(images, attributions, strict=True)):
+        above, below = grid[:, number]
+        recording = image.ndim == 2  # of frames and mels: time goes to the right
+        shown = image.T[::-1] if recording else image if image.shape[-1] == 3 else image[..., 0]
+        above.imshow(shown, cmap=None if shown.ndim == 3 else "gray", aspect="auto" if recording else "equal")
+        flat = own.T[::-1] if recording else own.sum(-1)
+        most = np.abs(flat).max() or 1.0
+        below.imshow(flat, cmap="RdBu", vmin=-most, vmax=most, aspect="auto" if recording else "equal")
+        for axes in (above, below):
+            axes.set_axis_off()
+    return _save(figure, target, "blue speaks for the decision, red against it")
+
+
+def draw_tokens(texts: list[list[str]], attributions: list[Array], target: Path) -> Path:
+    """Tokens, each on the colour of what it counts for."""
+    figure = Figure(figsize=(9, 1.15 * len(texts) + 0.3), layout="constrained")
+    grid = figure.subplots(len(texts), 1, squeeze=False)[:, 0]
+    for axes, tokens, own in zip(grid, texts, attributions, strict=True):
+        _write_tokens(axes, tokens, own / (np.abs(own).max() or 1.0))
+    return _save(figure, target, "blue speaks for the decision, red against it")
+
+
+def draw_bars(names: list[str], attributions: Array, target: Path) -> Path:
+    """Numbers of a table ``[rows, names]``: what each counts for, averaged over the rows."""
+    figure = Figure(figsize=(6, 0.3 * len(names) + 0.9), layout="constrained")
+    axes = figure.subplots()
+    mean = attributions.mean(axis=0)
+    axes.barh(names, mean, color=np.where(mean < 0, _AGAINST, _FOR))
+    axes.invert_yaxis()
+    return _save(figure, target, "mean attribution")
+
+
+def _write_tokens(axes: Axes, tokens: list[str], strengths: Array) -> None:
+    axes.set(xlim=(0, _LINE_CHARACTERS), ylim=(_LINES, 0))
+    axes.set_axis_off()
+    column = line = 0
+    for token, strength in zip(tokens, strengths, strict=True):
+        if column + len(token) > _LINE_CHARACTERS:
+            column, line = 0, line + 1
+        if line >= _LINES:
+            return
+        colour = colormaps["RdBu"](0.5 + 0.35 * float(strength))
+        text = token.replace("\n", " ").replace("$", r"\$")
+        box = {"facecolor": colour, "edgecolor": "none", "pad": 1}
+        axes.text(column, line + 0.5, text, family="monospace", fontsize=8.5, va="center", bbox=box)
+        column += len(token)
+
+
+def _save(figure: Figure, target: Path, title: str = "") -> Path:
+    if title:
+        figure.suptitle(title, x=0.01, ha="left", fontsize=9, color="#4a5765")
+    figure.savefig(target, dpi=110)
+    return target

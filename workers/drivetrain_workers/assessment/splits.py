@@ -1,0 +1,62 @@
+"""Samples of a run, as functions of the job and of scikit-learn take them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from drivetrain_pipelines.online.transform import OnlineTransform
+from drivetrain_pipelines.prepare.tokenizer import TOKENIZER_FILE, load_tokenizer
+from drivetrain_pipelines.stream.columns import Columns, Ragged
+from drivetrain_pipelines.stream.dataset import Dataset
+from tokenizers import Tokenizer
+
+_MOST_ROWS = 50_000
+_MOST_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class Splits:
+    """What a run was trained and evaluated on.
+
+    Attributes:
+        train, evaluation: columns by name, arrays ``[rows, ...]`` as the dataset has them; of a large split, rows that
+            are evenly spread over it, 50,000 and 1 GiB at most.
+        classes: names of the labels 0, 1, ...; empty where there are none.
+        tokenizer: of a dataset of tokens.
+    """
+
+    train: Columns
+    evaluation: Columns
+    classes: list[str]
+    tokenizer: Tokenizer | None
+
+    @classmethod
+    def read(cls, dataset: Dataset, online: OnlineTransform | None = None) -> Splits:
+        """Of a dataset version, as the model is given it when it is evaluated."""
+        has_tokens = "tokens" in dataset.manifest.schema.names
+        tokenizer = load_tokenizer(dataset.folder.read(TOKENIZER_FILE), TOKENIZER_FILE) if has_tokens else None
+        train, evaluation = _some(dataset, "train"), _some(dataset, "eval")
+        if online:
+            train, evaluation = {**online.apply(train, None)}, {**online.apply(evaluation, None)}
+        return cls(train, evaluation, dataset.manifest.classes, tokenizer)
+
+
+def rows_of(columns: Columns) -> int:
+    """How many there are."""
+    return len(next(iter(columns.values())))
+
+
+def _some(dataset: Dataset, split: str) -> Columns:
+    total = dataset.manifest.rows(split)
+    bytes_a_row = max(1, sum(map(_bytes, dataset.read(split, np.arange(1)).values())))
+    return dataset.read(split, _spread(total, min(_MOST_ROWS, _MOST_BYTES // bytes_a_row)))
+
+
+def _spread(total: int, most: int) -> Any:
+    return np.arange(total) if total <= most else np.linspace(0, total - 1, most).astype(np.int64)
+
+
+def _bytes(values: Any) -> int:
+    return int((values.values if isinstance(values, Ragged) else values).nbytes)

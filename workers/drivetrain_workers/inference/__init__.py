@@ -1,0 +1,1 @@
+"""Using a trained model: text, decisions about texts, images and recordings, pictures."""

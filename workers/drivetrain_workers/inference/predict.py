@@ -1,0 +1,111 @@
+"""What a trained model says about inputs that it has not seen: `drivetrain predict`, and the sample of a run's end."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from drivetrain_pipelines.errors import InputError
+from drivetrain_pipelines.online.transform import OnlineTransform
+from drivetrain_pipelines.prepare.inputs import samples_of, text_of
+from drivetrain_pipelines.prepare.tokenizer import TOKENIZER_FILE, load_tokenizer
+from drivetrain_pipelines.spec import DataSpec
+from drivetrain_pipelines.stream.columns import Columns
+from drivetrain_pipelines.user_code import load_function
+
+from drivetrain_workers.context import TrainContext
+from drivetrain_workers.engine import to_tensor
+from drivetrain_workers.inference.generation import Sampling, generate
+from drivetrain_workers.model_requests import PredictRequest
+from drivetrain_workers.objective import load_objective
+from drivetrain_workers.predictions import is_image, save_images
+from drivetrain_workers.run_folder import RunFolder
+from drivetrain_workers.trained import Trained, load_trained, print_answer
+
+_INPUT = "{input}"
+
+
+def predict(request: PredictRequest) -> str:
+    """A JSON list with a row for each input, or for each sample in it: ``input``, and what the model says.
+
+    Raises:
+        CheckpointError: the run has no valid checkpoint.
+        InputError: the inputs are not what the model takes, or the job has no ``model.predict``.
+    """
+    trained = load_trained(request.run_folder, request.dataset_folder)
+    data = DataSpec(**trained.job["data"])
+    if data.kind == "tokens" and "label" not in trained.dataset.manifest.schema.names:
+        rows = [_continued(trained, data, given, request) for given in request.inputs]
+    else:
+        rows = list(_decisions(trained, data, request))
+    return json.dumps(rows, default=str, ensure_ascii=False)
+
+
+def _continued(trained: Trained, data: DataSpec, given: str, request: PredictRequest) -> dict[str, str]:
+    tokenizer = load_tokenizer(trained.dataset.folder.read(TOKENIZER_FILE), TOKENIZER_FILE)
+    asked = trained.job["sample"] or {}
+    template = asked.get("template", _INPUT)
+    sampling = Sampling(
+        asked.get("max_tokens", 60) if request.max_tokens is None else request.max_tokens,
+        asked.get("temperature", 0.8) if request.temperature is None else request.temperature,
+        request.top_k,
+        request.seed,
+    )
+    prompt = template.replace(_INPUT, text_of(given))
+    said = generate(trained.model, tokenizer, prompt, data.sequence_length, sampling)
+    return {"input": given, "text": "".join(said) if template == _INPUT else said[1].strip()}
+
+
+@torch.no_grad()
+def _decisions(trained: Trained, data: DataSpec, request: PredictRequest) -> Iterator[dict[str, Any]]:
+    code = RunFolder(Path(request.run_folder)).code
+    objective = load_objective(trained.job["model"], str(code))
+    if not objective.predicts:
+        raise InputError("RUN", request.run_folder, "a run whose job has model.predict")
+    online: OnlineTransform | None = None
+    if data.online:
+        function = load_function(data.online.transform, str(code), "data.online.transform")
+        online = OnlineTransform(function, request.seed)
+    classes = tuple(trained.dataset.manifest.classes)
+    for given in request.inputs:
+        columns = _samples(trained, data, given, code)
+        if online:
+            columns = {**online.apply(columns, None)}
+        batch = {name: to_tensor(values, torch.device("cpu")) for name, values in columns.items()}
+        count = len(next(iter(batch.values())))
+        context = TrainContext(0, 1, False, 0, 1, request.seed, torch.arange(count), classes)
+        said = objective.predict(trained.model, batch, context)
+        said.pop("label", None)  # a new input has none: the one in the batch was made up
+        yield from _rows(given, said, count, Path(request.pictures))
+
+
+def _samples(trained: Trained, data: DataSpec, given: str, code: Path) -> Columns:
+    classes = trained.dataset.manifest.classes
+    if data.image and given in classes and not Path(given).exists():  # a model that makes images is told what of
+        shape = (1, data.image.height, data.image.width, 3 if data.image.mode == "RGB" else 1)
+        return {"image": np.zeros(shape, np.uint8), "label": np.array([[classes.index(given)]])}
+    tokenizer = None
+    if data.kind == "tokens":
+        tokenizer = load_tokenizer(trained.dataset.folder.read(TOKENIZER_FILE), TOKENIZER_FILE)
+    return samples_of(given, data, code, tokenizer)
+
+
+def _rows(given: str, said: dict[str, Any], count: int, pictures: Path) -> Iterator[dict[str, Any]]:
+    """Rows of values; an image is written to a file, and named in its place."""
+    table: dict[str, list[Any]] = {}
+    for name, values in said.items():
+        if is_image(values):
+            table[name] = [str(path) for path in save_images(pictures, f"{Path(given).stem}-{name}", values)]
+        else:
+            table[name] = values.tolist() if torch.is_tensor(values) else list(values)
+    for number in range(count):
+        yield {"input": given, **{name: values[number] for name, values in table.items()}}
+
+
+if __name__ == "__main__":
+    print_answer(lambda: predict(PredictRequest(**json.loads(sys.argv[1]))))
