@@ -72,7 +72,8 @@ class Stages:
             self._spec.resources.preprocessors,
             on_progress,
         )
-        if self._spec.baseline is True and not {"label", "tokens"} & set(prepared.manifest.schema.names):
+        columns = set(prepared.manifest.schema.names)
+        if self._spec.baseline is True and not {"label", "tokens"} & columns:
             raise InputError("baseline", "true, for data without labels", "baseline: {function: module:function}")
         manifest, location = prepared.manifest, prepared.folder.location
         self._tracker.dataset(data.name, manifest.version, location)
@@ -83,7 +84,8 @@ class Stages:
             "dataset_made": prepared.made,
             "train_samples": manifest.rows("train"),
             "eval_samples": manifest.rows("eval"),
-            "unigram_entropy": manifest.statistics.get("unigram_entropy"),
+            "counted_in": "tokens" if "tokens" in columns else "samples",
+            "unigram_entropy": None if "label" in columns else manifest.statistics.get("unigram_entropy"),
             "skipped_records": int(manifest.statistics["skipped"]),
             "skipped_first": manifest.skipped,
         }
@@ -138,7 +140,7 @@ class Stages:
                 facts["assessment"] = self._assess(agents, dataset, facts)
         except ray.exceptions.RayTaskError as error:
             facts["problem"] = f"the model is trained, but could not be tried: {error.cause}"
-        except CheckpointError as error:
+        except (CheckpointError, InputError) as error:
             facts["problem"] = f"the model is trained, but could not be tried: {error}"
         if name := self._spec.tracking.register_as:
             target = self.folder.path / "export"

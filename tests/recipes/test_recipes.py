@@ -216,8 +216,3 @@ def test_all_recipes_are_here() -> None:
     listed = subprocess.run([COMMAND, "recipes"], capture_output=True, text=True, check=True).stdout
     tested = {name.removeprefix("test_").replace("_", "-") for name in globals() if name.startswith("test_")}
     assert {line.split()[0] for line in listed.splitlines()} == tested - {"all-recipes-are-here"}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _fresh() -> None:
-    shutil.rmtree(_KEPT, ignore_errors=True)

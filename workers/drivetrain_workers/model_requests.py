@@ -8,6 +8,8 @@ import sys
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from drivetrain_pipelines.errors import InputError
+
 from drivetrain_workers.errors import CheckpointError
 
 
@@ -110,13 +112,16 @@ def ask(request: Request) -> str:
 
     Raises:
         CheckpointError: there is no such checkpoint, or the model failed; with the reason.
+        InputError: it cannot be asked that.
     """
     command = [sys.executable, "-m", _MODULES[type(request)], json.dumps(asdict(request))]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         last_line = (done.stderr.strip().splitlines() or ["no output"])[-1]
         raise CheckpointError(f"the model failed: {last_line}")
-    answer: dict[str, str] = json.loads(done.stdout.strip().splitlines()[-1])
+    answer = json.loads(done.stdout.strip().splitlines()[-1])
+    if "input" in answer:
+        raise InputError(*answer["input"])
     if "error" in answer:
         raise CheckpointError(answer["error"])
-    return answer["answer"]
+    return str(answer["answer"])

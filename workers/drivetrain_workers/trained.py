@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from drivetrain_pipelines.errors import DrivetrainError
+from drivetrain_pipelines.errors import DrivetrainError, InputError
 from drivetrain_pipelines.spec import DataSpec
 from drivetrain_pipelines.stream.dataset import Dataset, open_dataset
 
@@ -56,8 +56,11 @@ def load_trained(run_folder: str, dataset_folder: str, step: int | None = None) 
 
 def print_answer(make: Callable[[], str]) -> None:
     """Print what ``make`` returns as one line of JSON, or its error; see `drivetrain_workers.model_requests.ask`."""
+    answer: dict[str, Any]
     try:
         answer = {"answer": make()}
+    except InputError as error:
+        answer = {"input": error.args}
     except DrivetrainError as error:
         answer = {"error": str(error)}
     print(json.dumps(answer), flush=True)

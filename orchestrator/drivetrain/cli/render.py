@@ -213,8 +213,7 @@ def _resources(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _throughput(per_s: float, facts: dict[str, Any]) -> str:
-    """What is no text is counted in samples."""
-    return f"{per_s:,.0f} {'samples' if facts.get('unigram_entropy') is None else 'tokens'}/s"
+    return f"{per_s:,.0f} {facts.get('counted_in', 'tokens')}/s"
 
 
 def _tracking(summary: RunSummary) -> Iterator[tuple[str, str]]:

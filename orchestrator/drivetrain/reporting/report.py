@@ -76,7 +76,10 @@ def _summary(record: RunRecord, account: dict[str, Any]) -> list[tuple[str, str]
         *((name, _number(value)) for name, value in facts.get("metrics", {}).items()),
         *(describe_assessment(facts["assessment"]) if "assessment" in facts else ()),
         ("parameters", f"{facts['parameters']:,}" if "parameters" in facts else ""),
-        ("throughput", f"{facts['tokens_per_s']:,.0f} tokens/s" if facts.get("tokens_per_s") else ""),
+        (
+            "throughput",
+            f"{facts['tokens_per_s']:,.0f} {facts.get('counted_in', 'tokens')}/s" if facts.get("tokens_per_s") else "",
+        ),
         ("memory", f"at most {facts['peak_bytes'] / 1e9:.2f} GB for a rank" if "peak_bytes" in facts else ""),
         ("plan", _against(facts["plan"], record) if "plan" in facts else ""),
         ("time", describe_time(account)),

@@ -13,13 +13,14 @@ from drivetrain_pipelines.errors import InputError
 from drivetrain_pipelines.stream.columns import Columns, Ragged
 
 from drivetrain_workers.assessment.scores import Outcomes
-from drivetrain_workers.assessment.splits import Splits, rows_of
+from drivetrain_workers.assessment.splits import Splits, rows_of, spread, taken
 from drivetrain_workers.context import TrainContext
 from drivetrain_workers.engine import to_tensor
 from drivetrain_workers.objective import IGNORED, Batch, next_token_targets
 
 _ROWS = 64
-_MOST_DECISIONS = 1 << 16  # of the eval split; one of a language model is a token, and has a vocabulary's numbers
+_MOST_ROWS = 4096  # of the eval split, evenly spread over it
+_MOST_TOKENS = 1 << 16  # of language: each is a decision between all tokens of the vocabulary
 _RARITIES = ("rarest quarter of the text", "rare quarter", "common quarter", "most common quarter")
 
 Judge = Callable[[torch.nn.Module, Batch, TrainContext], dict[str, Any]]
@@ -45,12 +46,12 @@ def context_of(rows: int, seed: int, classes: Iterable[str]) -> TrainContext:
     return TrainContext(0, 1, False, 0, 1, seed, torch.arange(rows), tuple(classes))
 
 
-def batches(columns: Columns, size: int = _ROWS, most: int = _MOST_DECISIONS) -> Iterator[Batch]:
-    """The first rows as a model is given them."""
-    device = torch.device("cpu")
-    for start in range(0, min(most, rows_of(columns)), size):
-        rows = slice(start, min(start + size, most, rows_of(columns)))
-        yield {name: to_tensor(values[rows], device) for name, values in columns.items()}
+def batches(columns: Columns, size: int = _ROWS, most: int = _MOST_ROWS) -> Iterator[Batch]:
+    """Rows that are evenly spread over all of them, as a model is given them."""
+    rows = spread(rows_of(columns), most)
+    for start in range(0, len(rows), size):
+        some = rows[start : start + size]
+        yield {name: to_tensor(taken(values, some), torch.device("cpu")) for name, values in columns.items()}
 
 
 @torch.no_grad()
@@ -63,7 +64,7 @@ def judge_all(model: torch.nn.Module, judge: Judge, splits: Splits, seed: int) -
     outcomes: list[Outcomes] = []
     errors: list[npt.NDArray[np.float64]] = []
     slices: list[npt.NDArray[Any]] = []
-    for batch in batches(splits.evaluation, most=_MOST_DECISIONS // _decisions_a_row(splits)):
+    for batch in batches(splits.evaluation, most=_most_rows(splits)):
         said = judge(model, batch, context_of(len(next(iter(batch.values()))), seed, splits.classes))
         if "probabilities" in said:
             outcomes.append(_outcomes(said, batch, splits.classes))
@@ -78,9 +79,11 @@ def judge_all(model: torch.nn.Module, judge: Judge, splits: Splits, seed: int) -
     return Judgement(None, np.concatenate(errors), np.concatenate(slices))
 
 
-def _decisions_a_row(splits: Splits) -> int:
+def _most_rows(splits: Splits) -> int:
     tokens = splits.evaluation.get("tokens")
-    return 1 if tokens is None or isinstance(tokens, Ragged) or "label" in splits.evaluation else tokens.shape[1]
+    if tokens is None or isinstance(tokens, Ragged) or "label" in splits.evaluation:
+        return _MOST_ROWS
+    return max(1, _MOST_TOKENS // tokens.shape[1])
 
 
 def token_counts(splits: Splits) -> npt.NDArray[np.int64]:

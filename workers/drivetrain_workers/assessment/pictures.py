@@ -8,14 +8,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from matplotlib import colormaps
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from drivetrain_workers.assessment.scores import Outcomes, calibration_error, reliability
 
 Array = npt.NDArray[Any]
 _AGAINST, _FOR = "#c2185b", "#1565c0"
-_LINE_CHARACTERS, _LINES = 72, 4  # of text in a row of the picture
+_LINE_CHARACTERS, _LINES = 122, 4  # that fit beside each other at this size; of each text
 
 
 def draw_reliability(found: Outcomes, target: Path) -> Path:
@@ -51,10 +50,27 @@ def draw_images(images: Array, attributions: Array, target: Path) -> Path:
 
 def draw_tokens(texts: list[list[str]], attributions: list[Array], target: Path) -> Path:
     """Tokens, each on the colour of what it counts for."""
-    figure = Figure(figsize=(9, 1.15 * len(texts) + 0.3), layout="constrained")
-    grid = figure.subplots(len(texts), 1, squeeze=False)[:, 0]
-    for axes, tokens, own in zip(grid, texts, attributions, strict=True):
-        _write_tokens(axes, tokens, own / (np.abs(own).max() or 1.0))
+    placed: list[tuple[int, int, str, float]] = []  # line, column, token, strength
+    line = -1
+    for tokens, own in zip(texts, attributions, strict=True):
+        line, column, last = line + 1, 0, line + _LINES
+        most = np.abs(own).max() or 1.0
+        for token, strength in zip(tokens, own / most, strict=True):
+            if column + len(token) > _LINE_CHARACTERS:
+                line, column = line + 1, 0
+            if line > last:
+                break
+            placed.append((line, column, token, float(strength)))
+            column += len(token)
+        line = min(line, last)
+    figure = Figure(figsize=(9, 0.26 * (line + 1) + 0.35), layout="constrained")
+    axes = figure.subplots()
+    axes.set(xlim=(0, _LINE_CHARACTERS), ylim=(line + 1, 0))
+    axes.set_axis_off()
+    for row, column, token, strength in placed:
+        text = token.replace("\n", " ").replace("$", r"\$")
+        box = {"facecolor": colormaps["RdBu"](0.5 + 0.35 * strength), "edgecolor": "none", "pad": 1}
+        axes.text(column, row + 0.5, text, family="monospace", fontsize=8.5, va="center", bbox=box)
     return _save(figure, target, "blue speaks for the decision, red against it")
 
 
@@ -66,22 +82,6 @@ def draw_bars(names: list[str], attributions: Array, target: Path) -> Path:
     axes.barh(names, mean, color=np.where(mean < 0, _AGAINST, _FOR))
     axes.invert_yaxis()
     return _save(figure, target, "mean attribution")
-
-
-def _write_tokens(axes: Axes, tokens: list[str], strengths: Array) -> None:
-    axes.set(xlim=(0, _LINE_CHARACTERS), ylim=(_LINES, 0))
-    axes.set_axis_off()
-    column = line = 0
-    for token, strength in zip(tokens, strengths, strict=True):
-        if column + len(token) > _LINE_CHARACTERS:
-            column, line = 0, line + 1
-        if line >= _LINES:
-            return
-        colour = colormaps["RdBu"](0.5 + 0.35 * float(strength))
-        text = token.replace("\n", " ").replace("$", r"\$")
-        box = {"facecolor": colour, "edgecolor": "none", "pad": 1}
-        axes.text(column, line + 0.5, text, family="monospace", fontsize=8.5, va="center", bbox=box)
-        column += len(token)
 
 
 def _save(figure: Figure, target: Path, title: str = "") -> Path:

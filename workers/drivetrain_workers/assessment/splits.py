@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from drivetrain_pipelines.online.transform import OnlineTransform
 from drivetrain_pipelines.prepare.tokenizer import TOKENIZER_FILE, load_tokenizer
-from drivetrain_pipelines.stream.columns import Columns, Ragged
+from drivetrain_pipelines.stream.columns import Columns, Ragged, Values
 from drivetrain_pipelines.stream.dataset import Dataset
 from tokenizers import Tokenizer
 
@@ -48,14 +49,24 @@ def rows_of(columns: Columns) -> int:
     return len(next(iter(columns.values())))
 
 
+def spread(total: int, most: int) -> npt.NDArray[np.int64]:
+    """Numbers of at most ``most`` rows, evenly spread over ``total``."""
+    return np.arange(total) if total <= most else np.linspace(0, total - 1, most).astype(np.int64)
+
+
+def taken(values: Values, rows: npt.NDArray[np.int64]) -> Values:
+    """Some rows of a column."""
+    if not isinstance(values, Ragged):
+        return values[rows]
+    pieces = [values.row(int(number)) for number in rows]
+    offsets = np.cumsum([0, *map(len, pieces)])
+    return Ragged(np.concatenate(pieces), offsets)
+
+
 def _some(dataset: Dataset, split: str) -> Columns:
     total = dataset.manifest.rows(split)
     bytes_a_row = max(1, sum(map(_bytes, dataset.read(split, np.arange(1)).values())))
-    return dataset.read(split, _spread(total, min(_MOST_ROWS, _MOST_BYTES // bytes_a_row)))
-
-
-def _spread(total: int, most: int) -> Any:
-    return np.arange(total) if total <= most else np.linspace(0, total - 1, most).astype(np.int64)
+    return dataset.read(split, spread(total, min(_MOST_ROWS, _MOST_BYTES // bytes_a_row)))
 
 
 def _bytes(values: Any) -> int:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-_GROUPS = 8
+_GROUPS, _SIDE = 8, 7
 
 
 class Block(nn.Module):
@@ -29,15 +29,15 @@ class DeepNetwork(nn.Module):
 
     def __init__(self, classes: int, blocks: int, width: int) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(1, width, 4, 4)  # to 7 x 7: what follows is deep, and so must be narrow
+        self.stem = nn.Conv2d(1, width, 4, 4)  # to 7 x 7: what follows is deep, and so must be small
         self.blocks = nn.Sequential(*(Block(width) for _ in range(blocks)))
         self.norm = nn.GroupNorm(_GROUPS, width)
-        self.head = nn.Linear(width, classes)
+        self.head = nn.Linear(_SIDE * _SIDE * width, classes)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits."""
         x = self.blocks(self.stem(images.permute(0, 3, 1, 2).float() / 127.5 - 1))
-        return self.head(F.relu(self.norm(x)).mean((2, 3)))
+        return self.head(F.relu(self.norm(x)).flatten(1))
 
 
 def deep(classes: int, blocks: int, width: int) -> DeepNetwork:

@@ -23,7 +23,7 @@ class Faces(nn.Module):
 
     def __init__(self, network: nn.Module, people: int, width: int = 128) -> None:
         super().__init__()
-        self.network = network.requires_grad_(False)  # a few faces would spoil what millions have taught
+        self.network = network.requires_grad_(False).eval()  # a few faces would spoil what millions have taught
         self.adapted = nn.Linear(width, width, bias=False)
         nn.init.zeros_(self.adapted.weight)  # begins as what was pre-trained
         self.people = nn.Parameter(torch.randn(people, width))

@@ -32,7 +32,7 @@ class ResNet(nn.Module):
 
     def __init__(self, classes: int, width: int) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(3, width, 3, 1, 1, bias=False)
+        self.stem = nn.Conv2d(3, width, 5, 2, 2, bias=False)  # a quarter of the places, a quarter of the work
         self.blocks = nn.Sequential(
             Residual(width, width, 1), Residual(width, 2 * width, 2), Residual(2 * width, 4 * width, 2)
         )
