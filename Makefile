@@ -21,7 +21,6 @@ test-all: check
 	$(BIN)/pytest -m "not recipe"
 
 test-recipes: .venv/installed
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[recipes]"
 	$(BIN)/pytest -m recipe
 
 bench: bench-throughput bench-recovery bench-data bench-storage bench-checkpoint bench-scheduling bench-plan bench-tracking

@@ -9,6 +9,7 @@ import importlib.util
 import re
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -33,6 +34,7 @@ _UNION_MEMBERS = (
     "section",
 )  # pydantic names them in an error's location
 RECIPES = "drivetrain_workers.recipes"
+_OF_RECIPES = ("av", "onnx", "peft", "sacrebleu", "transformers")  # the extra `recipes`, by the names of modules
 
 
 class _Loader(yaml.SafeLoader):
@@ -234,5 +236,33 @@ def _check_function(key: str, path: str, folder: Path) -> None:
             close = difflib.get_close_matches(name, names, n=1)
             fix = f"Did you mean {module}:{close[0]}?" if close else ""
             raise InputError(key, repr(path), f"a function of {file} ({', '.join(names) or 'none'})", fix)
+        if missing := _missing_import(tree, folder, set()):
+            fix = (
+                "Recipes need what `pip install 'drivetrain[recipes]'` brings."
+                if missing in _OF_RECIPES
+                else "Install it."
+            )
+            raise InputError(key, repr(path), f"code whose imports are installed; there is no {missing}", fix)
     elif importlib.util.find_spec(module.split(".")[0]) is None:
         raise InputError(key, repr(path), f"a module in {folder} or an installed one", f"There is no {module}.")
+
+
+def _missing_import(tree: ast.Module, folder: Path, seen: set[str]) -> str:
+    """A module that code imports at its top, itself or by way of other files of the folder, and that is not there."""
+    imported = [alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names]
+    imported += [
+        node.module for node in tree.body if isinstance(node, ast.ImportFrom) and node.module and not node.level
+    ]
+    for name in imported:
+        top = name.partition(".")[0]
+        if top in seen:
+            continue
+        seen.add(top)
+        file = folder / f"{top}.py"
+        if file.is_file():
+            with suppress(SyntaxError):  # whoever names it is told
+                if missing := _missing_import(ast.parse(file.read_text()), folder, seen):
+                    return missing
+        elif not (folder / top).is_dir() and importlib.util.find_spec(top) is None:
+            return top
+    return ""

@@ -53,10 +53,12 @@ def test_drivetrain_commands_work(command: str, toy_job: Path, undisturbed: Resu
         "RUN": undisturbed.run_id,
         "DATASET": "toy",
     }
-    ours |= {"exported": str(tmp_path / "exported"), "trace.csv": str(tmp_path / "trace.csv")}
+    ours |= {name: str(tmp_path / name) for name in ("exported", "trace.csv", "my-translation")}
     write_trace(tmp_path / "trace.csv", 30, 128, 0.5)
     words = [ours.get(word, word) for word in shlex.split(command)[1:]]
     words = ["training.steps=2" if word == "training.steps=50" else word for word in words]
+    if words[0] == "scaling-curve":
+        words += ["--picture", str(tmp_path / "curve.png")]
     done = command_line(undisturbed.home, *words)
     assert done.returncode == 0, done.stderr
 

@@ -50,6 +50,17 @@ def test_scientific_notation_is_a_number(folder: Path) -> None:
     assert load_job(str(folder), ["training.optimizer.lr=3e-4"]).spec.training.optimizer.lr == 3e-4
 
 
+def test_what_code_imports_must_be_here(folder: Path) -> None:
+    """Told before a rank finds out, also where a file of the job's own imports it."""
+    (folder / "model.py").write_text("from layers import make\n")
+    (folder / "layers.py").write_text("import os, yaml\nimport not_installed.at_all\n\ndef make(): ...\n")
+    with pytest.raises(InputError, match="there is no not_installed") as told:
+        load_job(str(folder))
+    assert told.value.where == "model.factory"
+    (folder / "not_installed").mkdir()
+    load_job(str(folder))
+
+
 def test_fingerprint_follows_settings_and_code(folder: Path) -> None:
     first = load_job(str(folder)).fingerprint
     assert load_job(str(folder)).fingerprint == first

@@ -63,7 +63,7 @@ def assess(request: AssessRequest) -> str:
         function = load_function(job["model"]["assess"], str(folder.code), "model.assess")
         found["scores"] |= _numbers(function(trained.model, splits), "model.assess")
     if job["baseline"]:
-        found["baseline"] = _compare(job, splits, {**found["scores"], **request.metrics}, folder.code)
+        found["baseline"] = _compare(job, splits, {**request.metrics, **found["scores"]}, folder.code)
     if job["explain"]:
         picture = explain(trained.model, _judge_needed(judge), splits, job["seed"], folder.assessment)
         found["pictures"].append(str(picture))

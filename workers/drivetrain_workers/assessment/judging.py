@@ -83,7 +83,7 @@ def _most_rows(splits: Splits) -> int:
     tokens = splits.evaluation.get("tokens")
     if tokens is None or isinstance(tokens, Ragged) or "label" in splits.evaluation:
         return _MOST_ROWS
-    return max(1, _MOST_TOKENS // tokens.shape[1])
+    return max(1, _MOST_TOKENS // int(tokens.shape[1]))
 
 
 def token_counts(splits: Splits) -> npt.NDArray[np.int64]:
