@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 import soundfile
@@ -19,7 +20,7 @@ from drivetrain_pipelines.prepare.splitting import Splitter
 from drivetrain_pipelines.prepare.tokenizer import train_tokenizer
 from drivetrain_pipelines.raw.labels import read_labels
 from drivetrain_pipelines.raw.records import Chunk, cut_labelled, read
-from drivetrain_pipelines.raw.sources import list_files
+from drivetrain_pipelines.raw.sources import fetch, list_files
 from drivetrain_pipelines.spec import AudioSpec, DataSpec, ImageSpec, StorageSpec
 from drivetrain_pipelines.stream.columns import Ragged
 from PIL import Image
@@ -67,9 +68,11 @@ def test_an_input_may_be_a_text_or_a_file_of_text(tmp_path: Path) -> None:
 
 def test_an_image_becomes_what_images_became(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 255, (8, 8, 3), np.uint8)
+    name = "a picture, 100% == #1.png"  # as files are called that lie in a package's folder
+    Image.fromarray(pixels).save(tmp_path / name)
     Image.fromarray(pixels).save(tmp_path / "a.png")
     spec = DataSpec(source="x", image=ImageSpec(height=8, width=8))
-    found = samples_of(str(tmp_path / "a.png"), spec, tmp_path, None)
+    found = samples_of(str(tmp_path / name), spec, tmp_path, None)
     assert np.array_equal(found["image"][0], pixels)  # type: ignore[index]
     encoded = samples_of(
         str(tmp_path / "a.png"), DataSpec(source="x", image=ImageSpec(height=8, width=8, decode=False)), tmp_path, None
@@ -133,6 +136,24 @@ def test_files_beside_the_data_are_given_by_name(tmp_path: Path) -> None:
     made = maker_of(spec, None).make(records, Splitter("train", 0.1)).batches["train"]
     assert made["label"].to_pylist() == [7, 7]
     assert set(made["image"].storage.values.to_pylist()) == {3, 4}
+
+
+def test_what_lies_elsewhere_is_fetched_once(tmp_path: Path) -> None:
+    """A file or a folder; another content is fetched anew, and nothing half-fetched is left."""
+    elsewhere = fsspec.filesystem("memory")
+    elsewhere.pipe("/models/w.bin", b"first")
+    elsewhere.pipe("/models/config.json", b"{}")
+    storage = StorageSpec()
+    first = fetch("memory://models/w.bin", "model.files.w", storage, tmp_path)
+    assert first.read_bytes() == b"first"
+    assert fetch("memory://models/w.bin", "model.files.w", storage, tmp_path) == first
+    folder = fetch("memory://models", "model.files.w", storage, tmp_path)
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "w.bin"]
+    elsewhere.pipe("/models/w.bin", b"second one")
+    assert fetch("memory://models/w.bin", "model.files.w", storage, tmp_path).read_bytes() == b"second one"
+    assert not list(tmp_path.rglob("fetch-*"))
+    with pytest.raises(PrepareError, match=r"model\.files\.w: memory://models/x\.bin cannot be fetched"):
+        fetch("memory://models/x.bin", "model.files.w", storage, tmp_path)
 
 
 JOB = """

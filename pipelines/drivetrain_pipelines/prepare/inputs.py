@@ -69,7 +69,7 @@ def _records(given: str, spec: DataSpec, code_folder: Path) -> Iterator[Records]
     path = Path(given)
     if not path.is_file():
         raise InputError("INPUT", repr(given)[:200], "a file that is there")
-    file = SourceFile(path.resolve().as_uri(), path.stat().st_size, "")
+    file = SourceFile(f"file://{path.resolve()}", path.stat().st_size, "")
     format_ = format_of([file.url], "any" if spec.reader else "auto", "INPUT")
     if format_ in ONE_EACH:
         yield reader.read(Chunk(format_, (file.url,), labels=(0,)))
