@@ -57,6 +57,9 @@ class PowerLaw:
         explained = 1.0 if not all_of_it.any() else 1 - float(rest @ rest) / float(all_of_it @ all_of_it)
         return cls(float(np.exp(intercept)), float(-slope), explained)
 
+    def __str__(self) -> str:
+        return f"loss = {self.scale:.4g} * samples^{-self.exponent:.4f}"
+
     def loss(self, samples: float) -> float:
         """What it foretells."""
         return float(self.scale * samples**-self.exponent)
@@ -85,17 +88,18 @@ def draw(points: list[Point], law: PowerLaw, name: str, target: Path) -> None:
     """Losses over samples, both on logarithmic scales, and what twice the data would bring."""
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axes = figure.subplots()
-    most = points[-1].samples
-    along = np.geomspace(points[0].samples, 2 * most, 50)
+    measured, twice = [point.samples for point in points], 2 * points[-1].samples
+    along = np.geomspace(measured[0], twice, 50)
     axes.plot(along, [law.loss(samples) for samples in along], color="#90a4ae", linestyle="--", linewidth=1.2)
-    axes.plot([point.samples for point in points], [point.loss for point in points], "o", color="#1565c0")
-    axes.plot([2 * most], [law.loss(2 * most)], "o", color="#1565c0", fillstyle="none")
+    axes.plot(measured, [point.loss for point in points], "o", color="#1565c0", label="measured")
+    axes.plot([twice], [law.loss(twice)], "o", color="#1565c0", fillstyle="none", label="foretold")
     axes.set(xscale="log", yscale="log", xlabel="training samples", ylabel="eval loss")
-    axes.set_title(
-        f"{name}: loss = {law.scale:.3g} · samples^-{law.exponent:.3f}  (R² {law.r_squared:.3f})",
-        loc="left",
-        fontsize=10,
-    )
+    axes.set_xticks([*measured, twice], [f"{samples:,}" for samples in [*measured, twice]])
+    axes.xaxis.minorticks_off()
+    for place in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+        place("{x:.3g}")
+    axes.legend(frameon=False)
+    axes.set_title(f"{name}: {law}  (R² {law.r_squared:.3f})", loc="left", fontsize=10)
     axes.grid(True, which="both", color="#eceff1")
     figure.savefig(target, dpi=110)
 

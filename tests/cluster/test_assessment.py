@@ -104,6 +104,7 @@ def test_predictions_of_new_pictures(judged: Result, tmp_path: Path) -> None:
     assert "INPUT: got 'nothing.png'; allowed: a file that is there" in missing.stderr
 
 
+@pytest.mark.slow
 def test_a_model_that_makes_pictures(judged: Result, tmp_path: Path) -> None:
     """Asked for a class by its name, it writes a picture, and never over another."""
     folder = judged.home.parent
@@ -130,6 +131,7 @@ def test_language_beside_a_trigram(toy_job: Path, shared_home: Path) -> None:
     assert len(found["pictures"]) == 2
 
 
+@pytest.mark.slow
 def test_a_scaling_curve(toy_job: Path, shared_home: Path, tmp_path: Path) -> None:
     """Each share of the data is a run of its own, and is not trained again."""
     arguments = ["scaling-curve", str(toy_job), "--fractions", "0.5,1", "--picture", str(tmp_path / "curve.png")]

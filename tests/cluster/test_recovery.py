@@ -78,7 +78,7 @@ def hanging_loss(model, batch):
 """
 
 
-@pytest.mark.parametrize("step", [3, 21])
+@pytest.mark.parametrize("step", [3, pytest.param(21, marks=pytest.mark.slow)])
 def test_agent_killed(toy_job: Path, shared_home: Path, undisturbed: Result, step: int) -> None:
     job = run_job(toy_job, shared_home)
     view = job.kill_part("agent-0", step)
@@ -87,7 +87,7 @@ def test_agent_killed(toy_job: Path, shared_home: Path, undisturbed: Result, ste
     assert_same(result, undisturbed)
 
 
-@pytest.mark.parametrize("step", [1, pytest.param(18, marks=pytest.mark.slow), 30])
+@pytest.mark.parametrize("step", [*(pytest.param(step, marks=pytest.mark.slow) for step in (1, 18)), 30])
 def test_coordinator_killed(toy_job: Path, shared_home: Path, undisturbed: Result, step: int) -> None:
     job = run_job(toy_job, shared_home)
     view = job.kill_part("coordinator", step)

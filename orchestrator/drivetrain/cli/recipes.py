@@ -51,7 +51,7 @@ def scaling_curve(
         for point in points:
             print(f"{point.fraction:>7.3g} of the data  {point.samples:>9,} samples  eval loss {point.loss:.4f}")
         twice = 2 * points[-1].samples
-        print(f"loss = {law.scale:.4g} * samples^-{law.exponent:.4f}, R² {law.r_squared:.4f}")
+        print(f"{law}, R² {law.r_squared:.4f}")
         print(f"twice the data, {twice:,} samples, would give {law.loss(twice):.4f}; drawn: {target}")
 
 

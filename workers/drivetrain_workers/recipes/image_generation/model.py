@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from distance import kernel_distance
+from distance import told_apart
 from drivetrain_workers.assessment.splits import Splits
 from drivetrain_workers.context import TrainContext
 from torch import nn
@@ -17,7 +17,7 @@ from torch import nn
 _SIDE = 16
 _STEPS = 24  # from noise to picture
 _ENLARGED = 4  # times, for people to look at
-_ASSESSED = 400  # pictures
+_ASSESSED = 500  # pictures
 _GROUPS = 8
 
 
@@ -77,9 +77,10 @@ def loss(model: nn.Module, batch: dict[str, torch.Tensor], context: TrainContext
 
 
 def metrics(model: nn.Module, batch: dict[str, torch.Tensor], context: TrainContext) -> dict[str, Any]:
-    """How far pictures of the batch's classes are from the batch; see `distance`."""
+    """How many pictures are told apart, of the batch and of as many that are made of its classes."""
     made = _made(model, batch["label"][:, 0], context)
-    return {"distance": kernel_distance(_flat(made), _flat(_pictures(batch)))}
+    right = told_apart(_flat(made), _flat(_pictures(batch)))
+    return {"told_apart": (right.sum(), len(right))}
 
 
 def predict(model: nn.Module, batch: dict[str, torch.Tensor], context: TrainContext) -> dict[str, Any]:
@@ -96,12 +97,12 @@ def outcomes(model: nn.Module, batch: dict[str, torch.Tensor], context: TrainCon
 
 
 def assess(model: nn.Module, splits: Splits) -> dict[str, float]:
-    """How far many pictures are from held-out ones."""
+    """The same, among many."""
     real = {name: torch.from_numpy(np.asarray(values)[:_ASSESSED]) for name, values in splits.evaluation.items()}
     context = TrainContext(0, 1, False, 0, 1, 0, torch.arange(len(real["image"])))
     with torch.no_grad():
         made = _made(model, real["label"][:, 0], context)
-    return {"distance": float(kernel_distance(_flat(made), _flat(_pictures(real))))}
+    return {"told_apart": float(told_apart(_flat(made), _flat(_pictures(real))).float().mean())}
 
 
 def _errors(model: nn.Module, batch: dict[str, torch.Tensor], context: TrainContext) -> torch.Tensor:
