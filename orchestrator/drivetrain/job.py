@@ -199,6 +199,10 @@ def _check(spec: JobSpec, folder: Path) -> JobSpec:
         raise InputError(
             "training.best.metric", repr(spec.training.best.metric), "loss", "Set model.metrics for others."
         )
+    if spec.sample and spec.data.kind != "tokens":
+        raise InputError(
+            "sample", f"set, for data of the kind {spec.data.kind}", "null", "Only language models generate text."
+        )
     if spec.explain and not spec.model.outcomes and (spec.data.kind != "tokens" or spec.model.loss):
         raise InputError("explain", "true, without model.outcomes", "true beside it, or false")
     storage = spec.data.storage

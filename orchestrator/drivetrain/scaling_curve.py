@@ -119,4 +119,6 @@ def _point(
             raise DrivetrainError(f"{run_id} ended as {summary.reason}: {facts.get('detail', '')}")
     records = (record["values"] for record in read_records(home.run(run_id).spool) if record["op"] == "metrics")
     losses = [values["eval_loss"] for values in records if "eval_loss" in values]
+    if min(losses) <= 0:
+        raise InputError("JOB", f"{job}, whose eval loss is {min(losses):g}", "a job with a loss above 0")
     return Point(share, facts["train_samples"], min(losses), run_id)

@@ -96,7 +96,13 @@ class BaselineSpec(Spec):
 
     function: FunctionPath | None = None
     metric: str | None = Field(None, description="that both are compared by; training.best by default")
-    mode: Literal["min", "max"] | None = None
+    mode: Literal["min", "max"] | None = Field(None, description="given with metric")
+
+    @model_validator(mode="after")
+    def _metric_with_mode(self) -> BaselineSpec:
+        if (self.metric is None) != (self.mode is None):
+            raise ValueError("metric and mode together, or neither")
+        return self
 
 
 def _switch_or_section(baseline: object) -> str:
@@ -128,8 +134,14 @@ class JobSpec(Spec):
     @property
     def assessed(self) -> bool:
         """Whether the trained model is assessed at the end."""
-        wanted = bool(self.baseline) or self.explain
+        wanted = self.baseline is not False or self.explain
         return wanted or self.model.outcomes is not None or self.model.assess is not None
+
+    @property
+    def standard_baseline(self) -> bool:
+        """Whether it is the method that fits the data which stands beside the network."""
+        baseline = self.baseline
+        return baseline if isinstance(baseline, bool) else baseline.function is None
 
     @model_validator(mode="after")
     def _budget_needs_a_price(self) -> JobSpec:

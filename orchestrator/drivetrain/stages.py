@@ -73,7 +73,7 @@ class Stages:
             on_progress,
         )
         columns = set(prepared.manifest.schema.names)
-        if self._spec.baseline is True and not {"label", "tokens"} & columns:
+        if self._spec.standard_baseline and not {"label", "tokens"} & columns:
             raise InputError("baseline", "true, for data without labels", "baseline: {function: module:function}")
         manifest, location = prepared.manifest, prepared.folder.location
         self._tracker.dataset(data.name, manifest.version, location)
@@ -133,20 +133,23 @@ class Stages:
         }
         if problem := self.finish_uploads(agents, _UPLOAD_S):
             facts["problem"] = problem
-        try:
-            if self._spec.sample:
-                facts["sample"] = self._sample(agents, dataset, self._spec.sample.prompt)
-            if self._spec.assessed:
-                facts["assessment"] = self._assess(agents, dataset, facts)
-        except ray.exceptions.RayTaskError as error:
-            facts["problem"] = f"the model is trained, but could not be tried: {error.cause}"
-        except (CheckpointError, InputError) as error:
-            facts["problem"] = f"the model is trained, but could not be tried: {error}"
+        if sample := self._spec.sample:
+            self._try("sample", facts, lambda: self._sample(agents, dataset, sample.prompt))
+        if self._spec.assessed:
+            self._try("assessment", facts, lambda: self._assess(agents, dataset, facts))
         if name := self._spec.tracking.register_as:
             target = self.folder.path / "export"
             ask(ExportRequest(str(self.folder.path), dataset, str(target)))
             self._tracker.register(name, target)
         return facts
+
+    def _try(self, name: str, facts: dict[str, Any], make: Callable[[], Any]) -> None:
+        """Add what the trained model is good for to the facts; what fails there takes nothing else along."""
+        try:
+            facts[name] = make()
+        except (CheckpointError, InputError, ray.exceptions.RayError) as error:
+            cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
+            facts["problem"] = f"the model is trained, but there is no {name}: {cause}"
 
     def _sample(self, agents: list[Agent], dataset: str, prompt: str) -> str:
         request = PredictRequest(str(self.folder.path), dataset, [prompt], str(self.folder.path))

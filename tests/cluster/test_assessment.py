@@ -158,6 +158,8 @@ def test_a_scaling_curve(toy_job: Path, shared_home: Path, tmp_path: Path) -> No
         ("baseline={metrik: auc}", "baseline.metrik: got an unknown key"),
         ("baseline=perhaps", "baseline: got 'perhaps'"),
         ("sample={template: hello}", "sample.template: got 'hello'"),
+        ("sample={prompt: hello}", "sample: got set, for data of the kind image"),
+        ("baseline={metric: auc}", "metric and mode together, or neither"),
     ],
 )
 def test_mistakes_are_told_before_anything_starts(pictures: Path, tmp_path: Path, setting: str, problem: str) -> None:

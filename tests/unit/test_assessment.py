@@ -14,7 +14,7 @@ from drivetrain_workers import classification
 from drivetrain_workers.assessment.assess import _compare
 from drivetrain_workers.assessment.baselines import bag_of_tokens, logistic_regression, standard_baseline, trigram
 from drivetrain_workers.assessment.explain import explain
-from drivetrain_workers.assessment.judging import judge_all, next_token_judge, token_counts
+from drivetrain_workers.assessment.judging import judge_all, next_token_judge, token_counts, vocabulary
 from drivetrain_workers.assessment.pictures import draw_reliability
 from drivetrain_workers.assessment.scores import Outcomes, calibration_error, scores, worst_slices
 from drivetrain_workers.assessment.splits import Splits
@@ -110,9 +110,37 @@ def test_the_trigram_is_a_distribution_and_beats_single_tokens() -> None:
     for first, second in ((3, 4), (0, 0), (rows[0, 0], rows[0, 1])):
         every = np.array([[first, second, third] for third in range(size)])
         assert model.probabilities(every)[:, 1].sum() == pytest.approx(1)
-    counts = token_counts(splits)
+    counts = token_counts(splits.train, vocabulary(splits))
     share = counts[counts > 0] / counts.sum()
     assert trigram(splits)["loss"] < -(share * np.log(share)).sum()
+
+
+def test_padding_does_not_flatter_the_trigram() -> None:
+    """Half-filled rows of random tokens are as hard to foretell as full ones."""
+    random = np.random.default_rng(0)
+    full = random.integers(1, 250, (400, 33))
+    half = full.copy()
+    half[:, 16:] = 0
+    tokenizer, segments = train_tokenizer(["some text"], 300), (half > 0).astype(np.uint16)
+    halves, wholes = (
+        Splits(
+            {name: rows[:300] for name, rows in columns.items()},
+            {n: r[300:] for n, r in columns.items()},
+            [],
+            tokenizer,
+        )
+        for columns in ({"tokens": half, "segments": segments}, {"tokens": full})
+    )
+    assert trigram(halves)["loss"] == pytest.approx(trigram(wholes)["loss"], rel=0.1)
+    assert token_counts(halves.train, 300)[0] == 0
+
+
+def test_the_baseline_of_a_table_sees_all_columns() -> None:
+    random = np.random.default_rng(0)
+    x, y = random.normal(size=(2, 600, 1))
+    table = {"x": x, "y": y, "label": (y > 0).astype(np.int64)}
+    splits = Splits({n: v[:400] for n, v in table.items()}, {n: v[400:] for n, v in table.items()}, [], None)
+    assert logistic_regression(splits)["accuracy"] > 0.95
 
 
 def test_data_without_labels_has_no_standard_baseline() -> None:
@@ -159,7 +187,7 @@ def test_language_models_are_judged_by_token(tmp_path: Path) -> None:
     splits = _texts(labelled=False)
     assert splits.tokenizer
     model = _Bigram(splits.tokenizer.get_vocab_size())
-    judge = next_token_judge(token_counts(splits))
+    judge = next_token_judge(token_counts(splits.train, vocabulary(splits)))
     judged = judge_all(model, judge, splits, seed=0).outcomes
     assert judged is not None
     assert len(judged.targets) == 100 * 11
@@ -186,6 +214,13 @@ def test_who_won_is_said() -> None:
     assert found["winner"] == "network"
 
 
+def test_losses_of_other_kinds_are_not_compared() -> None:
+    """A network's own loss may be anything; its log loss is what the baseline has, too."""
+    job = {"baseline": True, "training": {"best": {"metric": "loss", "mode": "min"}}}
+    found = _compare(job, _digits(), {"loss": 0.0001, "log_loss": 3.0}, Path())
+    assert (found["metric"], found["winner"]) == ("log_loss", "logistic regression")
+
+
 def test_what_only_one_has_cannot_be_compared() -> None:
     with pytest.raises(InputError, match="'beauty', which the network lacks"):
-        _compare(_job(metric="beauty"), _digits(), {"accuracy": 1.0}, Path())
+        _compare(_job(metric="beauty", mode="max"), _digits(), {"accuracy": 1.0}, Path())

@@ -22,7 +22,11 @@ def build_model(section: dict[str, Any], code_folder: str, facts: dict[str, int]
     """
     factory = load_function(section["factory"], code_folder, "model.factory")
     parameters = inspect.signature(factory).parameters
-    given = {name: value for name, value in facts.items() if name in parameters} | section["files"] | section["args"]
+    given = (
+        {name: value for name, value in facts.items() if name in parameters}
+        | section.get("files", {})
+        | section["args"]
+    )
     torch.manual_seed(seed)
     try:
         inspect.signature(factory).bind(**given)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
@@ -114,8 +115,12 @@ def ask(request: Request) -> str:
         CheckpointError: there is no such checkpoint, or the model failed; with the reason.
         InputError: it cannot be asked that.
     """
-    command = [sys.executable, "-m", _MODULES[type(request)], json.dumps(asdict(request))]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", _MODULES[type(request)]]
+    asked = json.dumps(asdict(request))
+    done = subprocess.run(command, input=asked, capture_output=True, text=True, check=False)
+    if done.returncode < 0:
+        name = signal.Signals(-done.returncode).name
+        raise CheckpointError(f"the model's process was ended by {name}; SIGKILL often means that memory ran out")
     if done.returncode != 0:
         last_line = (done.stderr.strip().splitlines() or ["no output"])[-1]
         raise CheckpointError(f"the model failed: {last_line}")

@@ -41,7 +41,7 @@ def scaling_curve(
         target = Path(picture or f"{name}-scaling.png")
         if not target.absolute().parent.is_dir():
             raise InputError("--picture", repr(picture), "a file in a folder that is there")
-        with renderer(as_json=False) as out:
+        with renderer(as_json) as out:
             points = measure(job, overrides, _shares(fractions), address, out.show)
         law = PowerLaw.fit(points)
         draw(points, law, name, target)

@@ -48,7 +48,7 @@ def samples_of(given: str, spec: DataSpec, code_folder: Path, tokenizer: Tokeniz
     Raises:
         InputError: there is no such file, or none of the job's kind of data.
     """
-    strict = spec.model_copy(update={"on_error": "fail", "train_fraction": 1.0})
+    strict = spec.model_copy(update={"on_error": "fail", "train_fraction": 1.0, "split_by": None})
     maker, batches = maker_of(strict, tokenizer), list[pa.RecordBatch]()
     try:
         for records in _records(given, strict, code_folder):

@@ -195,11 +195,14 @@ def _label(value: Any, spec: DataSpec) -> int:
     """The number of a label that is a number, or a name that the job lists. Raises `PrepareError` for any other."""
     if spec.classes and value in spec.classes:
         return spec.classes.index(value)
+    names = ", ".join(spec.classes) if spec.classes else "none; set data.classes"
     try:
-        return int(value)
+        number = int(value)
     except (TypeError, ValueError) as error:
-        names = ", ".join(spec.classes) if spec.classes else "none; set data.classes"
         raise PrepareError(f"the label {value!r} is neither a number nor one of data.classes ({names})") from error
+    if spec.classes and not 0 <= number < len(spec.classes):
+        raise PrepareError(f"the label {value!r} is none of the {len(spec.classes)} data.classes ({names})")
+    return number
 
 
 def _numbers(table: pa.Table, name: str) -> pa.Array:

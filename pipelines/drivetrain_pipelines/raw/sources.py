@@ -95,10 +95,10 @@ def fetch(source: str, key: str, storage: StorageSpec, downloads: Path) -> Path:
         PrepareError: it cannot be read.
     """
     if source.startswith(SCHEMES):
-        return Path(PackageMember.parse(source, key).fetch(downloads))
+        return _one(PackageMember.parse(source, key).fetch(downloads), source, key)
     filesystem, path = open_storage(source, storage)
     if is_local(source):
-        return Path(path)
+        return _one(path, source, key)
     try:
         info = filesystem.info(path)
         version = content_digest([source, str(info.get("ETag") or info.get("etag")), info.get("size")])
@@ -113,6 +113,12 @@ def fetch(source: str, key: str, storage: StorageSpec, downloads: Path) -> Path:
     except OSError as error:
         raise PrepareError(f"{key}: {source} cannot be fetched: {error}") from error
     return target
+
+
+def _one(path: str, source: str, key: str) -> Path:
+    if not Path(path).exists():
+        raise PrepareError(f"{key}: {source} is not one file or folder")
+    return Path(path)
 
 
 def format_of(urls: list[str], format_: str, key: str = "data.format") -> str:

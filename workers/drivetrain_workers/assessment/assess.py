@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -17,7 +18,14 @@ from drivetrain_pipelines.user_code import load_function
 
 from drivetrain_workers.assessment.baselines import standard_baseline
 from drivetrain_workers.assessment.explain import explain
-from drivetrain_workers.assessment.judging import Judge, Judgement, judge_all, next_token_judge, token_counts
+from drivetrain_workers.assessment.judging import (
+    Judge,
+    Judgement,
+    judge_all,
+    next_token_judge,
+    token_counts,
+    vocabulary,
+)
 from drivetrain_workers.assessment.pictures import draw_reliability
 from drivetrain_workers.assessment.scores import scores, worst_slices
 from drivetrain_workers.assessment.splits import Splits
@@ -48,28 +56,38 @@ def assess(request: AssessRequest) -> str:
     if data.online:
         function = load_function(data.online.transform, str(folder.code), "data.online.transform")
         online = OnlineTransform(function, job["seed"])
-    splits = Splits.read(trained.dataset, online)
     folder.assessment.mkdir(exist_ok=True)
     found: Found = {"scores": {}, "slices": [], "pictures": []}
     objective = load_objective(job["model"], str(folder.code))
     judge: Judge | None = None
+    next_token = job["model"]["loss"] is None and data.kind == "tokens" and not objective.judges
+    needs_train = bool(job["baseline"] or job["model"]["assess"] or next_token)
+    splits = Splits.read(trained.dataset, online, needs_train)
     if objective.judges:
         judge = objective.outcomes
-    elif job["model"]["loss"] is None and data.kind == "tokens":
-        judge = next_token_judge(token_counts(splits))
+    elif next_token:
+        judge = next_token_judge(token_counts(splits.train, vocabulary(splits)))
     if judge:
         _describe(judge_all(trained.model, judge, splits, job["seed"]), folder.assessment, found)
+    network = found["scores"] | request.metrics  # those of the evaluation are of the whole eval split
     if job["model"]["assess"]:
         function = load_function(job["model"]["assess"], str(folder.code), "model.assess")
-        found["scores"] |= _numbers(function(trained.model, splits), "model.assess")
-    if job["baseline"]:
-        found["baseline"] = _compare(job, splits, {**request.metrics, **found["scores"]}, folder.code)
+        told = _numbers(function(trained.model, splits), "model.assess")
+        found["scores"] |= told
+        network |= told
+    _keep(found, folder)  # what is known is not lost if something fails now
     if job["explain"]:
         picture = explain(trained.model, _judge_needed(judge), splits, job["seed"], folder.assessment)
         found["pictures"].append(str(picture))
+    if job["baseline"]:
+        found["baseline"] = _compare(job, splits, network, folder.code)
+    _keep(found, folder)
+    return json.dumps(found)
+
+
+def _keep(found: Found, folder: RunFolder) -> None:
     with atomic_write(folder.assessment / "assessment.json") as sink:
         sink.write(json.dumps(found, indent=2).encode())
-    return json.dumps(found)
 
 
 def _describe(judgement: Judgement, folder: Path, found: Found) -> None:
@@ -89,7 +107,10 @@ def _compare(job: Found, splits: Splits, network: dict[str, float], code: Path) 
     """The baseline's scores beside the network's."""
     asked, best = job["baseline"], job["training"]["best"]
     asked = {} if asked is True else asked
-    metric, mode = asked.get("metric") or best["metric"], asked.get("mode") or best["mode"]
+    by = asked if asked.get("metric") else best
+    metric, mode = by["metric"], by["mode"]
+    if metric == "loss" and not asked.get("function") and "log_loss" in network:
+        metric = "log_loss"  # whatever the network was trained for, this is the same for both
     if path := asked.get("function"):
         function: Callable[[Splits], Any] = load_function(path, str(code), "baseline.function")
         name = path.partition(":")[2].replace("_", " ")
@@ -115,10 +136,13 @@ def _compare(job: Found, splits: Splits, network: dict[str, float], code: Path) 
 
 def _numbers(values: Any, key: str) -> dict[str, float]:
     try:
-        return {str(name): float(value) for name, value in values.items()}
+        numbers = {str(name): float(value) for name, value in values.items()}
     except (AttributeError, TypeError, ValueError) as error:
         given = f"a function that returned {values!r:.200}"
         raise InputError(key, given, "a dictionary of numbers") from error
+    if odd := [name for name, value in numbers.items() if not math.isfinite(value)]:
+        raise InputError(key, f"a function that returned {odd[0]} = {numbers[odd[0]]}", "finite numbers")
+    return numbers
 
 
 def _judge_needed(judge: Judge | None) -> Judge:
@@ -128,4 +152,4 @@ def _judge_needed(judge: Judge | None) -> Judge:
 
 
 if __name__ == "__main__":
-    print_answer(lambda: assess(AssessRequest(**json.loads(sys.argv[1]))))
+    print_answer(lambda: assess(AssessRequest(**json.loads(sys.argv[1] if sys.argv[1:] else sys.stdin.read()))))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from drivetrain_pipelines.errors import InputError
-from drivetrain_pipelines.stream.columns import Ragged, Values
+from drivetrain_pipelines.stream.columns import Columns, Ragged, Values
 
 from drivetrain_workers.assessment.scores import Outcomes, scores
 from drivetrain_workers.assessment.splits import Splits
@@ -44,15 +44,14 @@ def logistic_regression(splits: Splits) -> dict[str, float]:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    name = main_column(splits.train)
-    inputs, labels = _flat(splits.train[name]), _labels(splits.train)
-    step = -(-len(inputs) // _MOST_TRAINED_ON)
-    inputs, labels = inputs[::step], labels[::step]
+    labels = _labels(splits.train)
+    some = slice(None, None, -(-len(labels) // _MOST_TRAINED_ON))
+    inputs, labels = _flat(splits.train, some), labels[some]
     components = min(_MOST_COMPONENTS, *inputs.shape)
     reduced = PCA(components, random_state=0)
     method = make_pipeline(StandardScaler(), reduced, StandardScaler(), LogisticRegression(max_iter=2000, C=0.1))
     method.fit(inputs, labels)
-    return _scores(method, _flat(splits.evaluation[name]), _labels(splits.evaluation))
+    return _scores(method, _flat(splits.evaluation), _labels(splits.evaluation))
 
 
 def bag_of_tokens(splits: Splits) -> dict[str, float]:
@@ -82,7 +81,11 @@ def trigram(splits: Splits) -> dict[str, float]:
     """Interpolated Kneser-Ney over tokens (Chen and Goodman 1999): ``loss`` in nats per token, and the perplexity."""
     assert splits.tokenizer
     model = _Trigram(_integers(splits.train["tokens"]), splits.tokenizer.get_vocab_size())
-    loss = float(-np.log(model.probabilities(_integers(splits.evaluation["tokens"]))).mean())
+    losses = -np.log(model.probabilities(_integers(splits.evaluation["tokens"])))
+    if "segments" in splits.evaluation:  # as of the network, neither padding nor the first token of a document counts
+        segments = _integers(splits.evaluation["segments"])
+        losses = losses[(segments[:, 1:] > 0) & (segments[:, 1:] == segments[:, :-1])]
+    loss = float(losses.mean())
     return {"loss": loss, "perplexity": float(np.exp(loss))}
 
 
@@ -155,12 +158,19 @@ class _Table:
         return found
 
 
-def _flat(values: Values) -> npt.NDArray[np.float32]:
-    assert not isinstance(values, Ragged)
-    return values.reshape(len(values), -1).astype(np.float32)
+def _flat(columns: Columns, rows: slice = slice(None)) -> npt.NDArray[np.float32]:
+    """The model's input in a row of numbers; of a table, all columns but the label."""
+    main = main_column(columns)
+    names = [main] if main in ("image", "mel", "tokens") else [name for name in columns if name != "label"]
+    parts = []
+    for values in (columns[name] for name in names):
+        if isinstance(values, Ragged):
+            raise InputError("baseline", "true, for rows of different lengths", "baseline: {function: module:function}")
+        parts.append(values[rows].reshape(len(values[rows]), -1).astype(np.float32))
+    return np.concatenate(parts, axis=1)
 
 
-def _labels(columns: dict[str, Values]) -> npt.NDArray[np.int64]:
+def _labels(columns: Columns) -> npt.NDArray[np.int64]:
     return _integers(columns["label"])[:, 0]
 
 

@@ -21,6 +21,7 @@ from drivetrain_workers.objective import IGNORED, Batch, next_token_targets
 _ROWS = 64
 _MOST_ROWS = 4096  # of the eval split, evenly spread over it
 _MOST_TOKENS = 1 << 16  # of language: each is a decision between all tokens of the vocabulary
+_MOST_BYTES = 1 << 30  # of probabilities at once
 _RARITIES = ("rarest quarter of the text", "rare quarter", "common quarter", "most common quarter")
 
 Judge = Callable[[torch.nn.Module, Batch, TrainContext], dict[str, Any]]
@@ -64,7 +65,7 @@ def judge_all(model: torch.nn.Module, judge: Judge, splits: Splits, seed: int) -
     outcomes: list[Outcomes] = []
     errors: list[npt.NDArray[np.float64]] = []
     slices: list[npt.NDArray[Any]] = []
-    for batch in batches(splits.evaluation, most=_most_rows(splits)):
+    for batch in batches(splits.evaluation, *_size_and_most(splits)):
         said = judge(model, batch, context_of(len(next(iter(batch.values()))), seed, splits.classes))
         if "probabilities" in said:
             outcomes.append(_outcomes(said, batch, splits.classes))
@@ -74,25 +75,35 @@ def judge_all(model: torch.nn.Module, judge: Judge, splits: Splits, seed: int) -
         else:
             wanted = "a dictionary with probabilities or error"
             raise InputError("model.outcomes", f"a function that returned {', '.join(said) or 'nothing'}", wanted)
+    if sum(len(each.targets) for each in outcomes) + sum(map(len, errors)) == 0:
+        raise InputError("model.outcomes", "a function that told of no decision", "decisions with a target")
     if outcomes:
         return Judgement(Outcomes.joined(outcomes), np.zeros(0), np.zeros(0))
     return Judgement(None, np.concatenate(errors), np.concatenate(slices))
 
 
-def _most_rows(splits: Splits) -> int:
+def _size_and_most(splits: Splits) -> tuple[int, int]:
+    """Rows of a batch, and of all."""
     tokens = splits.evaluation.get("tokens")
     if tokens is None or isinstance(tokens, Ragged) or "label" in splits.evaluation:
-        return _MOST_ROWS
-    return max(1, _MOST_TOKENS // int(tokens.shape[1]))
+        return _ROWS, _MOST_ROWS
+    length = int(tokens.shape[1])
+    at_once = _MOST_BYTES // (length * vocabulary(splits) * 4)
+    return max(1, min(_ROWS, at_once)), max(1, _MOST_TOKENS // length)
 
 
-def token_counts(splits: Splits) -> npt.NDArray[np.int64]:
-    """How often each token occurs in the training data, by token."""
-    assert splits.tokenizer
-    tokens = splits.train["tokens"]
-    assert not isinstance(tokens, Ragged)
-    counts: npt.NDArray[np.int64] = np.bincount(tokens.ravel(), minlength=splits.tokenizer.get_vocab_size())
+def token_counts(columns: Columns, size: int) -> npt.NDArray[np.int64]:
+    """How often each of ``size`` tokens occurs, padding aside."""
+    tokens = np.asarray(columns["tokens"])
+    used = tokens[np.asarray(columns["segments"]) > 0] if "segments" in columns else tokens.ravel()
+    counts: npt.NDArray[np.int64] = np.bincount(used, minlength=size)
     return counts
+
+
+def vocabulary(splits: Splits) -> int:
+    """How many tokens there are."""
+    assert splits.tokenizer, "asked of data without tokens"
+    return int(splits.tokenizer.get_vocab_size())
 
 
 def next_token_judge(counts: npt.NDArray[np.int64]) -> Judge:

@@ -34,14 +34,20 @@ class Splits:
     tokenizer: Tokenizer | None
 
     @classmethod
-    def read(cls, dataset: Dataset, online: OnlineTransform | None = None) -> Splits:
-        """Of a dataset version, as the model is given it when it is evaluated."""
+    def read(cls, dataset: Dataset, online: OnlineTransform | None = None, train: bool = True) -> Splits:
+        """Of a dataset version, as the model is given it when evaluated; without ``train`` nothing of that."""
+
+        def some(split: str) -> Columns:
+            row_bytes = max(1, sum(map(_bytes, rows(split, np.arange(1)).values())))
+            return rows(split, spread(dataset.manifest.rows(split), min(_MOST_ROWS, _MOST_BYTES // row_bytes)))
+
+        def rows(split: str, numbers: npt.NDArray[np.int64]) -> Columns:
+            columns = dataset.read(split, numbers)
+            return {**online.apply(columns, None)} if online else columns
+
         has_tokens = "tokens" in dataset.manifest.schema.names
         tokenizer = load_tokenizer(dataset.folder.read(TOKENIZER_FILE), TOKENIZER_FILE) if has_tokens else None
-        train, evaluation = _some(dataset, "train"), _some(dataset, "eval")
-        if online:
-            train, evaluation = {**online.apply(train, None)}, {**online.apply(evaluation, None)}
-        return cls(train, evaluation, dataset.manifest.classes, tokenizer)
+        return cls(some("train") if train else {}, some("eval"), dataset.manifest.classes, tokenizer)
 
 
 def rows_of(columns: Columns) -> int:
@@ -61,12 +67,6 @@ def taken(values: Values, rows: npt.NDArray[np.int64]) -> Values:
     pieces = [values.row(int(number)) for number in rows]
     offsets = np.cumsum([0, *map(len, pieces)])
     return Ragged(np.concatenate(pieces), offsets)
-
-
-def _some(dataset: Dataset, split: str) -> Columns:
-    total = dataset.manifest.rows(split)
-    bytes_a_row = max(1, sum(map(_bytes, dataset.read(split, np.arange(1)).values())))
-    return dataset.read(split, spread(total, min(_MOST_ROWS, _MOST_BYTES // bytes_a_row)))
 
 
 def _bytes(values: Any) -> int:

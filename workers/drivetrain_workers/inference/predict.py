@@ -57,7 +57,8 @@ def _continued(trained: Trained, data: DataSpec, given: str, request: PredictReq
         request.seed,
     )
     prompt = template.replace(_INPUT, text_of(given))
-    said = generate(trained.model, tokenizer, prompt, data.sequence_length, sampling)
+    length = data.sequence_length - (data.packing == "pad")  # tokens that the model has seen at once
+    said = generate(trained.model, tokenizer, prompt, length, sampling)
     return {"input": given, "text": "".join(said) if template == _INPUT else said[1].strip()}
 
 
@@ -80,6 +81,8 @@ def _decisions(trained: Trained, data: DataSpec, request: PredictRequest) -> Ite
         count = len(next(iter(batch.values())))
         context = TrainContext(0, 1, False, 0, 1, request.seed, torch.arange(count), classes)
         said = objective.predict(trained.model, batch, context)
+        if not Path(given).exists() and data.image and not any(map(is_image, said.values())):
+            raise InputError("INPUT", repr(given), "a file that is there; only models that make images take a class")
         said.pop("label", None)  # a new input has none: the one in the batch was made up
         yield from _rows(given, said, count, Path(request.pictures))
 
@@ -108,4 +111,4 @@ def _rows(given: str, said: dict[str, Any], count: int, pictures: Path) -> Itera
 
 
 if __name__ == "__main__":
-    print_answer(lambda: predict(PredictRequest(**json.loads(sys.argv[1]))))
+    print_answer(lambda: predict(PredictRequest(**json.loads(sys.argv[1] if sys.argv[1:] else sys.stdin.read()))))

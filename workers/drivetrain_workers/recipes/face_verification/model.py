@@ -79,24 +79,25 @@ def predict(model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, Any]:
 
 
 def assess(model: Faces, splits: Splits) -> dict[str, float]:
-    """Equal error rate of all pairs of held-out pictures: where as many strangers pass as friends are refused."""
+    """Of all pairs of held-out pictures, now and before: the area under the ROC curve and the equal error rate."""
     labels = np.asarray(splits.evaluation["label"])[:, 0]
     found = {"people": float(len(set(labels.tolist())))}
-    for name, function in (("eer", model), ("eer_before", model.pretrained)):
+    for when, function in (("", model), ("_before", model.pretrained)):
         with torch.no_grad():
             vectors = torch.cat([function(batch["image"]) for batch in batches(splits.evaluation)])
-        found[name] = equal_error_rate((vectors @ vectors.T).numpy(), labels)
+        found |= {f"{name}{when}": value for name, value in verification((vectors @ vectors.T).numpy(), labels).items()}
     return found
 
 
-def equal_error_rate(similarity: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> float:
-    """Of similarities ``[rows, rows]``."""
-    from sklearn.metrics import roc_curve
+def verification(similarity: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> dict[str, float]:
+    """``auc``, and ``eer``, where as many strangers pass as friends are refused; of similarities ``[rows, rows]``."""
+    from sklearn.metrics import roc_auc_score, roc_curve
 
     first, second = np.triu_indices(len(labels), 1)
-    wrong, right, _ = roc_curve(labels[first] == labels[second], similarity[first, second])
+    same, alike = labels[first] == labels[second], similarity[first, second]
+    wrong, right, _ = roc_curve(same, alike)
     place = np.argmin(np.abs(wrong - (1 - right)))
-    return float((wrong[place] + 1 - right[place]) / 2)
+    return {"auc": float(roc_auc_score(same, alike)), "eer": float((wrong[place] + 1 - right[place]) / 2)}
 
 
 def _same(vectors: torch.Tensor) -> torch.Tensor:

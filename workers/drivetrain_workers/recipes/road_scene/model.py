@@ -91,7 +91,9 @@ def detections(said: torch.Tensor) -> list[list[tuple[float, ...]]]:
     """``(class, score, left, top, width, height)`` of each scene's lights, the surest first, none twice."""
     probabilities = said[..., : 1 + len(CLASSES)].softmax(-1)
     score, kind = probabilities[..., 1:].max(-1)
-    row, column = torch.meshgrid(torch.arange(_ROWS), torch.arange(_COLUMNS), indexing="ij")
+    row, column = torch.meshgrid(
+        torch.arange(_ROWS, device=said.device), torch.arange(_COLUMNS, device=said.device), indexing="ij"
+    )
     x = (column + said[..., -4]) / _COLUMNS
     y = (row + said[..., -3]) / _ROWS
     width, height = said[..., -2].exp() / _COLUMNS, said[..., -1].exp() / _ROWS
@@ -102,8 +104,8 @@ def detections(said: torch.Tensor) -> list[list[tuple[float, ...]]]:
 def _wanted(boxes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """What each cell should say: 0 or a class plus one, int64 ``[rows, 12, 16]``, and the place in it ``[..., 4]``."""
     rows = len(boxes)
-    kinds = torch.zeros(rows, _ROWS, _COLUMNS, dtype=torch.long)
-    places = torch.zeros(rows, _ROWS, _COLUMNS, 4)
+    kinds = torch.zeros(rows, _ROWS, _COLUMNS, dtype=torch.long, device=boxes.device)
+    places = torch.zeros(rows, _ROWS, _COLUMNS, 4, device=boxes.device)
     kind, left, top, width, height = boxes.unbind(-1)
     x, y = (left + width / 2) * _COLUMNS, (top + height / 2) * _ROWS
     scene, number = (kind > 0).nonzero(as_tuple=True)
@@ -132,7 +134,7 @@ def _drawn(scene: torch.Tensor, boxes: list[tuple[float, ...]]) -> torch.Tensor:
             continue
         left, top = max(0, int(box[0] * width)), max(0, int(box[1] * height))
         right, bottom = min(width - 1, int((box[0] + box[2]) * width)), min(height - 1, int((box[1] + box[3]) * height))
-        colour = torch.tensor(_COLOURS[int(kind)], dtype=torch.uint8)
+        colour = torch.tensor(_COLOURS[int(kind)], dtype=torch.uint8, device=scene.device)
         large[top, left : right + 1] = large[bottom, left : right + 1] = colour
         large[top : bottom + 1, left] = large[top : bottom + 1, right] = colour
     return large

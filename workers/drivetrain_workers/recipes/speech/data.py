@@ -24,7 +24,7 @@ _RATE, _PITCH = 1, 3  # numbers of espeak-ng's parameters
 
 def words(path: Path) -> Iterator[dict[str, Any]]:
     """Every word in every voice, from espeak-ng's library; of a recording, that recording."""
-    if ".so" not in path.suffixes:
+    if path.suffix != ".so":
         yield {"file": path.name, "bytes": path.read_bytes(), "speaker": "", "label": 0}
         return
     voice, random = _Espeak(path), np.random.default_rng(0)
