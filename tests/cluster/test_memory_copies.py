@@ -45,6 +45,7 @@ def test_ranks_and_agents_die(toy_job: Path, shared_home: Path, undisturbed: Res
     assert not memory_folder(result.run_id, 0).exists()
 
 
+@pytest.mark.slow
 def test_a_node_dies(toy_job: Path, shared_home: Path, undisturbed: Result, monkeypatch: pytest.MonkeyPatch) -> None:
     """With its memory: its ranks' copies come from the other node."""
     monkeypatch.setenv("RAY_worker_niceness", "0")

@@ -188,7 +188,11 @@ LOST_CALLS = (
 
 
 @pytest.mark.parametrize(
-    ("steps", "enough"), [(40, 200), pytest.param(300, 1000, marks=[pytest.mark.slow, pytest.mark.timeout(1200)])]
+    ("steps", "enough"),
+    [
+        pytest.param(40, 200, marks=pytest.mark.slow),
+        pytest.param(300, 1000, marks=[pytest.mark.slow, pytest.mark.timeout(1200)]),
+    ],
 )
 def test_lost_calls_are_no_failure(
     toy_job: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int, enough: int

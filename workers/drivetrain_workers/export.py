@@ -46,4 +46,4 @@ def _origin(request: ExportRequest, trained: Trained) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    print_answer(lambda: export(ExportRequest(**json.loads(sys.argv[1] if sys.argv[1:] else sys.stdin.read()))))
+    print_answer(lambda: export(ExportRequest(**json.load(sys.stdin))))

@@ -111,8 +111,4 @@ def _row_bytes(values: Values) -> float:
 
 
 if __name__ == "__main__":
-    print_answer(
-        lambda: json.dumps(
-            asdict(profile(ProfileRequest(**json.loads(sys.argv[1] if sys.argv[1:] else sys.stdin.read()))))
-        )
-    )
+    print_answer(lambda: json.dumps(asdict(profile(ProfileRequest(**json.load(sys.stdin))))))

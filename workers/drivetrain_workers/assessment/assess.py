@@ -152,4 +152,4 @@ def _judge_needed(judge: Judge | None) -> Judge:
 
 
 if __name__ == "__main__":
-    print_answer(lambda: assess(AssessRequest(**json.loads(sys.argv[1] if sys.argv[1:] else sys.stdin.read()))))
+    print_answer(lambda: assess(AssessRequest(**json.load(sys.stdin))))

@@ -111,4 +111,4 @@ def _rows(given: str, said: dict[str, Any], count: int, pictures: Path) -> Itera
 
 
 if __name__ == "__main__":
-    print_answer(lambda: predict(PredictRequest(**json.loads(sys.argv[1] if sys.argv[1:] else sys.stdin.read()))))
+    print_answer(lambda: predict(PredictRequest(**json.load(sys.stdin))))
