@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import ast
 import difflib
 import hashlib
 import importlib.util
 import re
-import sys
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -23,6 +20,7 @@ from drivetrain_workers.deepspeed_config import check_passthrough
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from drivetrain.code_checks import check_function
 from drivetrain.spec import JobSpec
 
 _UNION_MEMBERS = (
@@ -34,7 +32,6 @@ _UNION_MEMBERS = (
     "section",
 )  # pydantic names them in an error's location
 RECIPES = "drivetrain_workers.recipes"
-_OF_RECIPES = ("av", "onnx", "peft", "sacrebleu", "transformers")  # the extra `recipes`, by the names of modules
 
 
 class _Loader(yaml.SafeLoader):
@@ -194,7 +191,7 @@ def _check(spec: JobSpec, folder: Path) -> JobSpec:
         ("data.online.transform", spec.data.online and spec.data.online.transform),
     ):
         if function:
-            _check_function(key, function, folder)
+            check_function(key, function, folder)
     if spec.training.best.metric != "loss" and not spec.model.metrics:
         raise InputError(
             "training.best.metric", repr(spec.training.best.metric), "loss", "Set model.metrics for others."
@@ -216,57 +213,3 @@ def _check(spec: JobSpec, folder: Path) -> JobSpec:
         checkpoint = checkpoint.model_copy(update={"location": location})
     model = spec.model.model_copy(update={"files": files})
     return spec.model_copy(update={"data": check_data(spec.data, folder), "model": model, "checkpoint": checkpoint})
-
-
-def _check_function(key: str, path: str, folder: Path) -> None:
-    """The function must be in the user's file (read, not imported: that may be slow) or in an installed module."""
-    module, _, name = path.partition(":")
-    file = folder.joinpath(*module.split(".")).with_suffix(".py")
-    if not file.is_file():
-        file = folder.joinpath(*module.split("."), "__init__.py")
-    if file.is_file():
-        if module.split(".")[0] in sys.stdlib_module_names:
-            raise InputError(key, repr(path), "a module that is not named like one of Python's own", f"Rename {file}.")
-        try:
-            tree = ast.parse(file.read_text())
-        except SyntaxError as error:
-            raise InputError(
-                key, repr(path), "code that Python can parse", f"{file}:{error.lineno}: {error.msg}"
-            ) from error
-        names = [node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
-        names += [t.id for n in tree.body if isinstance(n, ast.Assign) for t in n.targets if isinstance(t, ast.Name)]
-        imported = [a.asname or a.name for n in tree.body if isinstance(n, ast.ImportFrom) for a in n.names]
-        if name not in [*names, *imported]:
-            close = difflib.get_close_matches(name, names, n=1)
-            fix = f"Did you mean {module}:{close[0]}?" if close else ""
-            raise InputError(key, repr(path), f"a function of {file} ({', '.join(names) or 'none'})", fix)
-        if missing := _missing_import(tree, folder, set()):
-            fix = (
-                "Recipes need what `pip install 'drivetrain[recipes]'` brings."
-                if missing in _OF_RECIPES
-                else "Install it."
-            )
-            raise InputError(key, repr(path), f"code whose imports are installed; there is no {missing}", fix)
-    elif importlib.util.find_spec(module.split(".")[0]) is None:
-        raise InputError(key, repr(path), f"a module in {folder} or an installed one", f"There is no {module}.")
-
-
-def _missing_import(tree: ast.Module, folder: Path, seen: set[str]) -> str:
-    """A module that code imports at its top, itself or by way of other files of the folder, and that is not there."""
-    imported = [alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names]
-    imported += [
-        node.module for node in tree.body if isinstance(node, ast.ImportFrom) and node.module and not node.level
-    ]
-    for name in imported:
-        top = name.partition(".")[0]
-        if top in seen:
-            continue
-        seen.add(top)
-        file = folder / f"{top}.py"
-        if file.is_file():
-            with suppress(SyntaxError):  # whoever names it is told
-                if missing := _missing_import(ast.parse(file.read_text()), folder, seen):
-                    return missing
-        elif not (folder / top).is_dir() and importlib.util.find_spec(top) is None:
-            return top
-    return ""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import fsspec
 import numpy as np
+import pyarrow as pa
 import pytest
 import soundfile
 from drivetrain.files import with_files
@@ -94,6 +95,21 @@ def test_every_record_of_a_table_is_a_sample(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("x,y\n1,2\n3,4\n")
     found = samples_of(str(tmp_path / "a.csv"), DataSpec(source="x", columns=["x", "y"]), tmp_path, None)
     assert [values.tolist() for values in found.values() if isinstance(values, np.ndarray)] == [[[1], [3]], [[2], [4]]]
+
+
+def test_a_table_that_is_asked_about_needs_no_label(tmp_path: Path) -> None:
+    """Its whole numbers are of the types that the dataset has."""
+    (tmp_path / "a.csv").write_text("x\n1\n3\n")
+    spec = DataSpec(source="x", columns=["x", "label"])
+    schema = pa.schema({"x": pa.float64(), "label": pa.int64()})
+    found = samples_of(str(tmp_path / "a.csv"), spec, tmp_path, None, schema)
+    assert found["x"].dtype == np.float64  # type: ignore[union-attr]
+    assert np.asarray(found["label"]).tolist() == [[0], [0]]
+
+
+def test_who_must_stay_together_is_not_asked_of_an_input(tmp_path: Path) -> None:
+    spec = TEXTS.model_copy(update={"split_by": "author"})
+    assert np.asarray(samples_of("one two", spec, tmp_path, TOKENIZER)["tokens"]).shape == (1, 6)
 
 
 @pytest.mark.parametrize(

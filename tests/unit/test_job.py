@@ -61,6 +61,19 @@ def test_what_code_imports_must_be_here(folder: Path) -> None:
     load_job(str(folder))
 
 
+@pytest.mark.parametrize(
+    ("named", "problem"),
+    [
+        ("drivetrain_workers.classification:metriks", "Did you mean drivetrain_workers.classification:metrics"),
+        ("drivetrain_workers.nowhere:f", "There is no drivetrain_workers.nowhere"),
+    ],
+)
+def test_our_own_functions_are_looked_for_too(folder: Path, named: str, problem: str) -> None:
+    load_job(str(folder), ["model.metrics=drivetrain_workers.classification:metrics"])
+    with pytest.raises(InputError, match=problem):
+        load_job(str(folder), [f"model.metrics={named}"])
+
+
 def test_fingerprint_follows_settings_and_code(folder: Path) -> None:
     first = load_job(str(folder)).fingerprint
     assert load_job(str(folder)).fingerprint == first

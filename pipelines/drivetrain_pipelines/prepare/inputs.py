@@ -37,13 +37,16 @@ def text_of(given: str) -> str:
         raise InputError("INPUT", repr(given), "a text, or a file of UTF-8 text", str(error)) from error
 
 
-def samples_of(given: str, spec: DataSpec, code_folder: Path, tokenizer: Tokenizer | None) -> Columns:
+def samples_of(
+    given: str, spec: DataSpec, code_folder: Path, tokenizer: Tokenizer | None, schema: pa.Schema | None = None
+) -> Columns:
     """The samples of one input: of a text, or of all records of a file.
 
     Args:
         given: text, for a job with a tokenizer; else a file of any format that the job's data may have.
         spec: the job's data section.
         code_folder: the job's code.
+        schema: of the dataset: numbers are made of its types.
 
     Raises:
         InputError: there is no such file, or none of the job's kind of data.
@@ -57,7 +60,8 @@ def samples_of(given: str, spec: DataSpec, code_folder: Path, tokenizer: Tokeniz
         raise InputError("INPUT", repr(given)[:200], f"a file with {spec.kind} for this model", str(error)) from error
     if not batches:
         raise InputError("INPUT", repr(given)[:200], "a file with at least one sample")
-    return _columns(pa.Table.from_batches(batches).combine_chunks().to_batches()[0])
+    made = pa.Table.from_batches(batches).combine_chunks().to_batches()[0]
+    return _columns(_typed(made, schema) if schema else made)
 
 
 def _records(given: str, spec: DataSpec, code_folder: Path) -> Iterator[Records]:
@@ -75,7 +79,21 @@ def _records(given: str, spec: DataSpec, code_folder: Path) -> Iterator[Records]
         yield reader.read(Chunk(format_, (file.url,), labels=(0,)))
         return
     for chunk in cut([file], format_, spec.chunk_bytes, spec.storage):
-        yield reader.read(chunk)
+        records = reader.read(chunk)
+        lacks_label = spec.label_column in (spec.columns or ()) and spec.label_column not in records.table.column_names
+        if lacks_label:  # which is what is asked about
+            zeros = pa.array([0] * records.table.num_rows)
+            records = Records(records.table.append_column(spec.label_column, zeros), records.skipped)
+        yield records
+
+
+def _typed(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """Plain numbers as the dataset has them: a file of whole numbers may hold what elsewhere has decimals."""
+    columns = [
+        column.cast(schema.field(name).type) if pa.types.is_primitive(column.type) else column
+        for name, column in zip(batch.schema.names, batch.columns, strict=True)
+    ]
+    return pa.record_batch(columns, batch.schema.names)
 
 
 def _columns(batch: pa.RecordBatch) -> Columns:

@@ -95,7 +95,7 @@ def _samples(trained: Trained, data: DataSpec, given: str, code: Path) -> Column
     tokenizer = None
     if data.kind == "tokens":
         tokenizer = load_tokenizer(trained.dataset.folder.read(TOKENIZER_FILE), TOKENIZER_FILE)
-    return samples_of(given, data, code, tokenizer)
+    return samples_of(given, data, code, tokenizer, trained.dataset.manifest.schema)
 
 
 def _rows(given: str, said: dict[str, Any], count: int, pictures: Path) -> Iterator[dict[str, Any]]:
