@@ -9,13 +9,15 @@ from typing import Any
 
 import numpy as np
 from drivetrain_pipelines.errors import DrivetrainError, InputError
+from drivetrain_pipelines.prepare.prepare import find
 from matplotlib.figure import Figure
 
 from drivetrain import api
+from drivetrain.files import with_files
 from drivetrain.home import Home
-from drivetrain.job import load_job
+from drivetrain.job import Job, load_job
 from drivetrain.runs.outcomes import Reason
-from drivetrain.runs.store import RunStore
+from drivetrain.runs.store import RunRecord, RunStore
 from drivetrain.tracking.spool import read_records
 
 FRACTIONS = (0.125, 0.25, 0.5, 1.0)
@@ -107,9 +109,8 @@ def draw(points: list[Point], law: PowerLaw, name: str, target: Path) -> None:
 def _point(
     job: str, overrides: list[str], share: float, address: str | None, on_view: Callable[[dict[str, Any]], None]
 ) -> Point:
-    home, fingerprint = Home.from_environment(), load_job(job, overrides).fingerprint
-    known = (record for record in RunStore(home.database_url).runs() if record.fingerprint == fingerprint)
-    done = next((record for record in known if record.facts.get("reason") == Reason.COMPLETED), None)
+    home, checked = Home.from_environment(), load_job(job, overrides)
+    done = _done_before(checked, home)
     if done:
         run_id, facts = done.id, done.facts
     else:
@@ -122,3 +123,15 @@ def _point(
     if min(losses) <= 0:
         raise InputError("JOB", f"{job}, whose eval loss is {min(losses):g}", "a job with a loss above 0")
     return Point(share, facts["train_samples"], min(losses), run_id)
+
+
+def _done_before(job: Job, home: Home) -> RunRecord | None:
+    """A run of the very same job, and of the same data, that is complete."""
+    alike = [record for record in RunStore(home.database_url).runs() if record.fingerprint == job.fingerprint]
+    complete = [record for record in alike if record.facts.get("reason") == Reason.COMPLETED]
+    if not complete:
+        return None
+    data = with_files(job.spec, home).data
+    found = find(data, data.location or str(home.datasets), home.downloads, job.folder)
+    version = found.manifest.version if found else None
+    return next((record for record in complete if record.facts.get("dataset_version") == version), None)
