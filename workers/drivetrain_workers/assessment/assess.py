@@ -109,8 +109,6 @@ def _compare(job: Found, splits: Splits, network: dict[str, float], code: Path) 
     asked = {} if asked is True else asked
     by = asked if asked.get("metric") else best
     metric, mode = by["metric"], by["mode"]
-    if metric == "loss" and not asked.get("function") and "log_loss" in network:
-        metric = "log_loss"  # whatever the network was trained for, this is the same for both
     if path := asked.get("function"):
         function: Callable[[Splits], Any] = load_function(path, str(code), "baseline.function")
         name = path.partition(":")[2].replace("_", " ")
@@ -118,6 +116,8 @@ def _compare(job: Found, splits: Splits, network: dict[str, float], code: Path) 
         name, function = standard_baseline(splits)
     of_baseline = _numbers(function(splits), "baseline.function")
     sides = {"network": network, name: of_baseline}
+    if metric == "loss" and all("log_loss" in values for values in sides.values()):
+        metric = "log_loss"  # whatever the network was trained for, this is the same for both
     if lacking := [side for side, values in sides.items() if metric not in values]:
         have = ", ".join(sides[lacking[0]]) or "nothing"
         fix = "Set baseline.metric and baseline.mode."
