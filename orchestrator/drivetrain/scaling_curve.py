@@ -20,8 +20,6 @@ from drivetrain.runs.outcomes import Reason
 from drivetrain.runs.store import RunRecord, RunStore
 from drivetrain.tracking.spool import read_records
 
-FRACTIONS = (0.125, 0.25, 0.5, 1.0)
-
 
 @dataclass(frozen=True)
 class Point:

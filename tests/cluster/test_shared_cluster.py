@@ -190,7 +190,7 @@ LOST_CALLS = (
 @pytest.mark.parametrize(
     ("steps", "enough"),
     [
-        pytest.param(40, 200, marks=pytest.mark.slow),
+        (40, 200),
         pytest.param(300, 1000, marks=[pytest.mark.slow, pytest.mark.timeout(1200)]),
     ],
 )

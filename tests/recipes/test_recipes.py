@@ -95,7 +95,7 @@ def _source(run: Trained, key: str = "source") -> str:
 def test_language_model(home: Path) -> None:
     run = Trained("language-model", home, "baseline=true", "explain=true", *_LONGER)
     assert run.baseline["name"] == "trigram"
-    assert run.facts["eval_loss"] < run.baseline["scores"]["loss"] - 0.1  # a perplexity lower by a tenth
+    assert run.facts["eval_loss"] < run.baseline["scores"]["loss"] - 0.25  # a perplexity lower by a fifth
     (said,) = run.predict("The history of the", options=("--max-tokens", "30", "--seed", "1"))
     assert said["text"].startswith("The history of the")
     assert len(said["text"]) > 40

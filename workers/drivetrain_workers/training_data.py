@@ -13,7 +13,6 @@ from drivetrain_pipelines.online.transform import OnlineTransform
 from drivetrain_pipelines.spec import DataSpec
 from drivetrain_pipelines.stream.dataset import Dataset, open_dataset
 from drivetrain_pipelines.stream.reader import Batch, StreamReader
-from drivetrain_pipelines.user_code import load_function
 
 from drivetrain_workers.batching import BatchPlan
 from drivetrain_workers.engine import EvalPart
@@ -42,10 +41,7 @@ class TrainingData:
         self._spec, self._folder = data, folder
         self._dataset = open_dataset(location, data)
         self._order = self._dataset.training_order(data, seed)
-        self._online: OnlineTransform | None = None
-        if data.online:
-            function = load_function(data.online.transform, str(folder.code), "data.online.transform")
-            self._online = OnlineTransform(function, seed)
+        self._online = OnlineTransform.of(data, folder.code, seed)
 
     @property
     def epoch(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,9 @@ import numpy.typing as npt
 
 from drivetrain_pipelines.errors import TransformError
 from drivetrain_pipelines.order.permutation import Int64Array, mix_key
+from drivetrain_pipelines.spec import DataSpec
 from drivetrain_pipelines.stream.columns import Columns, Ragged
+from drivetrain_pipelines.user_code import load_function
 
 Sample = dict[str, npt.NDArray[Any]]
 Function = Callable[[Sample, np.random.Generator | None], Sample]
@@ -28,6 +31,13 @@ class OnlineTransform:
 
     def __init__(self, function: Function, seed: int) -> None:
         self._function, self._seed = function, seed
+
+    @classmethod
+    def of(cls, spec: DataSpec, code_folder: Path, seed: int) -> OnlineTransform | None:
+        """A job's, if it has one. Raises `InputError` when there is no such function in its code."""
+        if spec.online is None:
+            return None
+        return cls(load_function(spec.online.transform, str(code_folder), "data.online.transform"), seed)
 
     def apply(self, columns: Columns, positions: Int64Array | None) -> Sample:
         """Transform a batch, row by row.

@@ -52,10 +52,7 @@ def assess(request: AssessRequest) -> str:
     folder = RunFolder(Path(request.run_folder))
     trained = load_trained(request.run_folder, request.dataset_folder)
     job, data = trained.job, DataSpec(**trained.job["data"])
-    online: OnlineTransform | None = None
-    if data.online:
-        function = load_function(data.online.transform, str(folder.code), "data.online.transform")
-        online = OnlineTransform(function, job["seed"])
+    online = OnlineTransform.of(data, folder.code, job["seed"])
     folder.assessment.mkdir(exist_ok=True)
     found: Found = {"scores": {}, "slices": [], "pictures": []}
     objective = load_objective(job["model"], str(folder.code))
@@ -77,7 +74,8 @@ def assess(request: AssessRequest) -> str:
         network |= told
     _keep(found, folder)  # what is known is not lost if something fails now
     if job["explain"]:
-        picture = explain(trained.model, _judge_needed(judge), splits, job["seed"], folder.assessment)
+        assert judge, "a job that cannot be explained is refused before it begins"
+        picture = explain(trained.model, judge, splits, job["seed"], folder.assessment)
         found["pictures"].append(str(picture))
     if job["baseline"]:
         found["baseline"] = _compare(job, splits, network, folder.code)
@@ -143,12 +141,6 @@ def _numbers(values: Any, key: str) -> dict[str, float]:
     if odd := [name for name, value in numbers.items() if not math.isfinite(value)]:
         raise InputError(key, f"a function that returned {odd[0]} = {numbers[odd[0]]}", "finite numbers")
     return numbers
-
-
-def _judge_needed(judge: Judge | None) -> Judge:
-    if judge is None:
-        raise InputError("explain", "true, without model.outcomes", "true beside it, or false")
-    return judge
 
 
 if __name__ == "__main__":

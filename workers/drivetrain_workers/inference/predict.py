@@ -16,7 +16,6 @@ from drivetrain_pipelines.prepare.inputs import samples_of, text_of
 from drivetrain_pipelines.prepare.tokenizer import TOKENIZER_FILE, load_tokenizer
 from drivetrain_pipelines.spec import DataSpec
 from drivetrain_pipelines.stream.columns import Columns
-from drivetrain_pipelines.user_code import load_function
 
 from drivetrain_workers.context import TrainContext
 from drivetrain_workers.engine import to_tensor
@@ -68,10 +67,7 @@ def _decisions(trained: Trained, data: DataSpec, request: PredictRequest) -> Ite
     objective = load_objective(trained.job["model"], str(code))
     if not objective.predicts:
         raise InputError("RUN", request.run_folder, "a run whose job has model.predict")
-    online: OnlineTransform | None = None
-    if data.online:
-        function = load_function(data.online.transform, str(code), "data.online.transform")
-        online = OnlineTransform(function, request.seed)
+    online = OnlineTransform.of(data, code, request.seed)
     classes = tuple(trained.dataset.manifest.classes)
     for given in request.inputs:
         columns = _samples(trained, data, given, code)
