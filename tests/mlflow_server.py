@@ -105,6 +105,7 @@ class MlflowServer:
             return web.Response(status=500, text="broken")
         elif self.mode == "away" and request.transport:
             request.transport.abort()
+            return web.Response()
         dropped = ("host", "content-length")
         headers = {key: value for key, value in request.headers.items() if key.lower() not in dropped}
         try:

@@ -174,6 +174,10 @@ class Client:
         """The cluster's nodes, and the ranks on them."""
         return self._json("GET", "/nodes")  # type: ignore[no-any-return]
 
+    def me(self) -> _Json:
+        """Whose token this is, and its role."""
+        return self._json("GET", "/me")  # type: ignore[no-any-return]
+
     def _json(self, method: str, path: str, **request: Any) -> Any:
         """One request, tried again while the server is away or busy. All but `retry` may be sent twice."""
         lost = httpx.ConnectError if path.endswith("/retry") else httpx.TransportError

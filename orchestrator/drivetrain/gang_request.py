@@ -55,6 +55,9 @@ def gang_request(record: RunRecord, since: float, spec: JobSpec, rules: Rules) -
 def check_request(request: Request, nodes: list[Node], rules: Rules) -> None:
     """A gang must be one that the cluster, its queue and its user could have if nothing else ran.
 
+    Args:
+        nodes: of the cluster, with those that could be added.
+
     Raises:
         InputError: it is not.
     """

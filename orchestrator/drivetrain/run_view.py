@@ -18,6 +18,7 @@ class RunView:
         version: counts changes, so that followers can wait for one.
         preparing: (done, total, what) of the data preparation.
         waiting: why the scheduler has no place for it yet.
+        step_s: seconds a step, of the newest ones.
         data_wait_share: share of step time spent waiting for data.
         energy_j: joules since the run was submitted, or resumed by a user.
         timeline: of the newest generation: seconds since the epoch at which each part of its start was done.
@@ -35,6 +36,7 @@ class RunView:
     metrics: dict[str, float] = field(default_factory=dict)
     learning_rate: float | None = None
     tokens_per_s: float | None = None
+    step_s: float | None = None
     data_wait_share: float | None = None
     eta_s: float | None = None
     energy_j: float = 0.0
@@ -55,7 +57,8 @@ class RunView:
         self.step, self.loss, self.learning_rate = event["step"], event["loss"], event["learning_rate"]
         self.tokens_per_s = sum(tokens for _, _, tokens in self._recent) / seconds
         self.data_wait_share = sum(wait for _, wait, _ in self._recent) / seconds
-        self.eta_s = (self.steps - self.step) * seconds / len(self._recent)
+        self.step_s = seconds / len(self._recent)
+        self.eta_s = (self.steps - self.step) * self.step_s
 
     @property
     def start_s(self) -> float | None:

@@ -47,6 +47,7 @@ class Scheduler:
         nodes: that can be used now.
         store: remembers who has used how much.
         clock: seconds since the epoch.
+        provision: is told of all gangs that run or wait for room, where the rules have pools to draw nodes from.
     """
 
     def __init__(
@@ -55,8 +56,10 @@ class Scheduler:
         nodes: Callable[[], list[Node]],
         store: UsageStore,
         clock: Callable[[], float] = time.time,
+        provision: Callable[[list[Request]], None] | None = None,
     ) -> None:
         self._rules, self._nodes, self._store, self.clock = rules, nodes, store, clock
+        self._provision = provision or _unheard
         self._changed = threading.Condition()
         self._dirty = True
         self._to_prepare: dict[str, Applicant] = {}
@@ -166,6 +169,9 @@ class Scheduler:
                     applicant, holding = self._holding[action.run]
                     self._holding[action.run] = (applicant, replace(holding, leaving=True))
                     applicant.tell(ev.YieldAsked(action.why))
+            gangs = [replace(h.request, workers=h.workers) for _, h in self._holding.values()] + decision.short
+        if rules.pools:
+            self._provision(gangs)
 
     def _measure(self, now: float, capacity: Capacity, half_life_s: float) -> None:
         shares: dict[str, float] = defaultdict(float)

@@ -12,6 +12,7 @@ from drivetrain_workers.process import yield_to_training
 from sqlalchemy import make_url
 from tenacity import retry, retry_if_exception_type, wait_fixed
 
+from drivetrain.cluster.autoscaler import Autoscaler
 from drivetrain.cluster.gang import Gang
 from drivetrain.cluster.nodes import usable_nodes
 from drivetrain.coordinator import Coordinator
@@ -21,7 +22,7 @@ from drivetrain.home import Home
 from drivetrain.run_loop import RunLoop
 from drivetrain.runs.store import RunRecord, RunStore
 from drivetrain.scheduler import Scheduler
-from drivetrain.scheduling.model import Request
+from drivetrain.scheduling.model import Node, Request
 from drivetrain.scheduling.rules import LastingRules
 from drivetrain.spec import JobSpec, flatten
 from drivetrain.stages import Stages
@@ -52,7 +53,11 @@ class RayCoordinator(Coordinator):
 
         rules = LastingRules(home.scheduling_rules)
 
-        scheduler = Scheduler(rules, usable_nodes, store)
+        def all_nodes() -> list[Node]:
+            nodes = usable_nodes()
+            return [*nodes, *rules().possible_nodes(nodes)]
+
+        scheduler = Scheduler(rules, usable_nodes, store, provision=Autoscaler())
 
         def request_of(run_id: str) -> Request:
             record = store.get(run_id)
@@ -71,8 +76,8 @@ class RayCoordinator(Coordinator):
 
         def check(run_id: str) -> None:
             if "gpus_per_worker" not in store.get(run_id).facts:
-                store.learn(run_id, gpus_per_worker=_gpus_per_worker(spec_of(run_id)))
-            check_request(request_of(run_id), usable_nodes(), rules())
+                store.learn(run_id, gpus_per_worker=_gpus_per_worker(spec_of(run_id), all_nodes()))
+            check_request(request_of(run_id), all_nodes(), rules())
 
         super().__init__(store, session, build, check, lambda run_id: home.run(run_id).path, scheduler.overview)
         scheduler.start()  # now that the book has everybody who holds a place
@@ -89,10 +94,10 @@ def _spec_of(home: Home, run_id: str) -> JobSpec:
     return JobSpec.model_validate_json(home.run(run_id).job_resolved.read_text())
 
 
-def _gpus_per_worker(spec: JobSpec) -> int:
+def _gpus_per_worker(spec: JobSpec, nodes: list[Node]) -> int:
     """Fixed when the run begins: it must not go on with CPUs when the last GPU node has left."""
     wanted = spec.resources.gpus_per_worker
-    return wanted if wanted != "auto" else int(any(node.gpus for node in usable_nodes()))
+    return wanted if wanted != "auto" else int(any(node.gpus for node in nodes))
 
 
 def _connect(home: Home, record: RunRecord, experiment: str) -> Destination:

@@ -1,55 +1,62 @@
-"""Time of a step while the tracking server is well, slow, broken or killed, beside runs that have no server at all.
+"""Time of a step while the tracking server is well, slow or broken, beside the time while nobody listens.
 
-Each round is a run at whose tracking address nobody listens, and a run whose server changes its mood every few steps.
+Every run goes through all four, many times over, in an order that is drawn anew for each cycle: machines drift by more
+than what is looked for, so a step is only ever compared with steps of the same minute.
 One rank of two cores: the other core is for the control plane and the MLflow server, which elsewhere have their own.
 """
 
 from __future__ import annotations
 
 import os
+import random
 import tempfile
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 
+import numpy as np
 from drivetrain.runs.store import RunStore
 from drivetrain_workers.checkpoints import ledger
 from drivetrain_workers.run_folder import RunFolder
+from scipy.stats import bootstrap
 
 from tests.benchmarks.report import report
 from tests.cluster.harness import Result, RunningJob, command_line, run_job
 from tests.mlflow_server import MlflowServer, mlflow_server
 
-_ROUNDS, _WARM_UP, _STEPS_A_MOOD = 6, 8, 16
-_MOODS = ("good", "slow", "broken", "killed")
-_STEPS = _WARM_UP + len(_MOODS) * _STEPS_A_MOOD
+_RUNS, _CYCLES, _WARM_UP, _STEPS_A_MOOD, _CHANGE = 3, 8, 20, 36, 4
+_MOODS = ("nobody", "good", "slow", "broken")
+_CYCLE = len(_MOODS) * _STEPS_A_MOOD
+_STEPS = _WARM_UP + _CYCLES * _CYCLE
 _NOBODY = "http://127.0.0.1:9"  # the port of `discard`
-_JOB = ("training.global_batch_size=16", "resources.workers=1", "data.eval_source=null", "data.eval_fraction=0.005",
-        f"training.steps={_STEPS}", f"training.eval_every={_STEPS}", f"checkpoint.every={_STEPS}")  # fmt: skip
+_JOB = ("training.global_batch_size=8", "resources.workers=1", "data.eval_source=null", "data.eval_fraction=0.005",
+        f"training.eval_every={_STEPS}", f"checkpoint.every={_STEPS}")  # fmt: skip
 
 
 def main() -> None:
-    """Alternate both, compare the medians."""
-    seconds: dict[str, list[float]] = {mood: [] for mood in ("nobody", *_MOODS)}
+    """Let the server change while runs train, and compare within each cycle."""
+    cycles: list[dict[str, list[float]]] = []
     with tempfile.TemporaryDirectory() as folder, mlflow_server(Path(folder)) as server:
         home = Path(folder) / "home"
-        _start(home, _NOBODY).finish()  # prepares the dataset
-        for number in range(_ROUNDS):
-            seconds["nobody"].append(median(_step_times(_start(home, _NOBODY).finish())[_WARM_UP:]))
-            order = [_MOODS[(number + place) % len(_MOODS)] for place in range(len(_MOODS))]
-            times = _step_times(_with_moods(_start(home, server.uri), server, order))
-            for place, mood in enumerate(order):
-                begin = _WARM_UP + place * _STEPS_A_MOOD
-                seconds[mood].append(median(times[begin + 1 : begin + _STEPS_A_MOOD]))  # the change falls into one
-            print(f"round {number + 1}: " + ", ".join(f"{mood} {s[-1]:.4f}" for mood, s in seconds.items()), flush=True)
-    ratios = {m: median(s / n for s, n in zip(seconds[m], seconds["nobody"], strict=True)) for m in _MOODS}
-    rows = [[mood, f"{median(seconds[mood]):.4f}", f"{ratios.get(mood, 1):.4f}"] for mood in seconds]
-    report("tracking", ["the server is", "median s a step", "ratio to nobody"], rows, {"s": seconds, "ratios": ratios})
+        _start(home, _NOBODY, 2).finish()  # prepares the dataset
+        for number in range(_RUNS):
+            orders = [random.Random(number * _CYCLES + cycle).sample(_MOODS, len(_MOODS)) for cycle in range(_CYCLES)]
+            times = _step_times(_with_moods(_start(home, server.uri, _STEPS), server, [*chain.from_iterable(orders)]))
+            cycles += [_by_mood(order, times[_WARM_UP + cycle * _CYCLE :]) for cycle, order in enumerate(orders)]
+            print(f"run {number + 1} of {_RUNS}: {median(times):.4f} s a step", flush=True)
+    rows, ratios = [], {}
+    for mood in _MOODS:
+        for title, statistic in (("mean", fmean), ("median", median)):
+            every = [statistic(cycle[mood]) / statistic(cycle["nobody"]) for cycle in cycles]
+            ratios[f"{mood} {title}"] = every
+            rows.append([f"{mood}, {title}", f"{fmean(statistic(c[mood]) for c in cycles):.4f}", _interval(every)])
+    columns = ["the server is", "s a step", f"ratio to nobody, mean of {len(cycles)} cycles (95 %)"]
+    report("tracking", columns, rows, {"ratios": ratios})
 
 
-def _start(home: Path, tracker: str) -> RunningJob:
+def _start(home: Path, tracker: str, steps: int) -> RunningJob:
     os.environ["MLFLOW_TRACKING_URI"] = tracker
-    return run_job(Path("language-model"), home, *_JOB)
+    return run_job(Path("language-model"), home, *_JOB, f"training.steps={steps}")
 
 
 def _with_moods(job: RunningJob, server: MlflowServer, order: list[str]) -> Result:
@@ -68,11 +75,7 @@ def _with_moods(job: RunningJob, server: MlflowServer, order: list[str]) -> Resu
 
 
 def _set(server: MlflowServer, mood: str) -> None:
-    if mood == "killed":
-        server.kill()
-    elif not server.runs:
-        server.start()
-    server.mode = "good" if mood == "killed" else mood
+    server.mode = "away" if mood == "nobody" else mood
 
 
 def _step_times(result: Result) -> list[float]:
@@ -80,6 +83,19 @@ def _step_times(result: Result) -> list[float]:
     assert result.code == 0, result.errors
     records = ledger.read(RunFolder(result.home / "runs" / result.run_id).ledger)
     return [later["time"] - earlier["time"] for earlier, later in pairwise(records)]
+
+
+def _by_mood(order: list[str], times: list[float]) -> dict[str, list[float]]:
+    """Of one cycle; the steps around a change belong to neither."""
+    begins = {mood: place * _STEPS_A_MOOD for place, mood in enumerate(order)}
+    return {mood: times[begin + _CHANGE : begin + _STEPS_A_MOOD] for mood, begin in begins.items()}
+
+
+def _interval(ratios: list[float]) -> str:
+    if len(set(ratios)) == 1:
+        return "1"
+    found = bootstrap((np.array(ratios),), np.mean, random_state=np.random.default_rng(0)).confidence_interval
+    return f"{fmean(ratios):.4f} ({found.low:.4f} to {found.high:.4f})"
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ class Site:
 
     def start_head(self) -> None:
         first = [str(RAY), "start", "--head", "--port=6379", f"--node-ip-address={self.head.address}", "--num-cpus=0"]
-        self.head.run(*first, "--include-dashboard=false", *_RAY_OPTIONS, **self.environment)
+        self.head.run(*first, "--include-dashboard=false", *_RAY_OPTIONS, **self.environment, GLOO_SOCKET_IFNAME="eth0")
 
     def join(self, host: Host) -> None:
         words = [str(RAY), "start", f"--address={self.head.address}:6379", f"--node-ip-address={host.address}"]

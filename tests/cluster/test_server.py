@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import signal
 import socket
 import time
 from collections.abc import Iterator
@@ -17,6 +19,8 @@ import yaml
 from drivetrain.client import Client, ServerError
 from drivetrain_pipelines.errors import InputError
 from mlflow import MlflowClient
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
 from tests.cluster.harness import LEISURE, Result, assert_same
 from tests.cluster.service import Service, running_service
@@ -184,6 +188,39 @@ def wait_for_step(client: Client, run: str, step: int) -> dict:  # type: ignore[
     raise AssertionError("it ended first")
 
 
+def test_prometheus_finds_what_it_wants_to_know(service: Service, toy_job: Path) -> None:
+    """Of a run with one failure: while it trains, and after it."""
+    with service.client("pam", "viewer") as viewer, service.client("ann") as ann:
+        run = ann.submit(str(toy_job))["run_id"]
+        os.kill(wait_for_step(ann, run, 3)["pids"]["rank-0"], signal.SIGKILL)
+        next(view for view in ann.watch(run) if view["generation"] == 2 and view["step"] > 3)
+        live = metrics_of(service, viewer)
+        ann.wait(run, 240)
+        time.sleep(6)  # what is younger may still be about to be stored
+        after = metrics_of(service, viewer)
+    mine = {"run": run, "user": "ann"}
+    for name in ("step", "steps", "step_seconds", "loss", "data_wait_ratio", "goodput_ratio"):
+        assert value(live, f"drivetrain_run_{name}", **mine) is not None, name
+    assert 0 < value(live, "drivetrain_run_goodput_ratio", **mine) < 1
+    assert value(live, "drivetrain_run_time_seconds", **mine, **{"class": "recovering"}) > 0
+    assert value(live, "drivetrain_runs", phase="training") == 1
+    assert value(live, "drivetrain_cpus", state="used") == 2
+    assert value(after, "drivetrain_run_step", **mine) is None
+    assert value(after, "drivetrain_recoveries_total", reason="rank_killed") == 1
+    assert value(after, "drivetrain_runs_ended_total", reason="completed") >= 1
+    assert value(after, "drivetrain_admissions_total") >= 1
+
+
+def metrics_of(service: Service, client: Client) -> list[Sample]:
+    text = httpx.get(f"{service.url}/metrics", headers={"Authorization": client._http.headers["authorization"]}).text
+    return [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+
+
+def value(samples: list[Sample], name: str, **labels: str) -> float | None:
+    found = [sample.value for sample in samples if (sample.name, sample.labels) == (name, labels)]
+    return found[0] if found else None
+
+
 # Access ----------------------------------------------------------------------------------------------------------
 
 
@@ -198,7 +235,7 @@ def test_every_route_asks_for_a_token(service: Service) -> None:
     with service.client("vera", "viewer") as viewer, service.client("ute", "user") as user:
         viewers, users = ({"Authorization": client._http.headers["authorization"]} for client in (viewer, user))
     found = routes(service)
-    assert len(found) == 18
+    assert len(found) == 19
     for method, path in found:
         url = service.url + re.sub(r"{\w+}", "x", path)
         assert httpx.request(method, url).status_code == 401, path

@@ -222,6 +222,22 @@ def simulate(
     simulate_trace(trace, cluster, rules, picture, json)
 
 
+@app.command()
+def doctor(
+    cluster: Annotated[bool, typer.Option("--cluster", help="every node of the Ray cluster, and all together")] = False,
+    storage: Annotated[
+        list[str] | None, typer.Option(metavar="URL", help="folder or URL to write to and read from, besides the home")
+    ] = None,
+    endpoint_url: _Endpoint = None,
+    address: _Address = None,
+    json: _Json = False,
+) -> None:
+    """Look for what is wrong with this machine or a cluster, and tell what to do about it."""
+    from drivetrain.cli.doctor import examine
+
+    examine(cluster, address, storage or [], endpoint_url, json)
+
+
 @app.command("recipes")
 def list_recipes(json: _Json = False) -> None:
     """List the jobs that come with Drivetrain."""

@@ -149,6 +149,18 @@ class RunStore:
             return [(row.time, row.event, from_record(row.state)) for row in session.scalars(query)]
 
     @_patiently
+    def transitions_after(self, number: int, until: float) -> list[tuple[int, str, State]]:
+        """Transitions of all runs with numbers above the given one, in order: number, run, state.
+
+        Args:
+            until: seconds since the epoch; a few seconds ago, since numbers are given before they are committed.
+        """
+        newer = select(Transition).where(Transition.id > number, Transition.time <= until)
+        query = newer.order_by(Transition.id)
+        with Session(self._reading) as session:
+            return [(row.id, row.run_id, from_record(row.state)) for row in session.scalars(query)]
+
+    @_patiently
     def usage(self) -> tuple[dict[str, float], float]:
         """What `remember_usage` has kept: shares by user, and when they were measured."""
         with Session(self._reading) as session:

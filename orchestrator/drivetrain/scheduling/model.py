@@ -119,7 +119,9 @@ class Decision:
     Attributes:
         actions: in the order in which they are to be carried out.
         waiting: for every request that stays in the queue, in the order of precedence: why.
+        short: those of them that wait for room, as large as quotas allow.
     """
 
     actions: list[Admit | Preempt] = field(default_factory=list)
     waiting: dict[str, str] = field(default_factory=dict)
+    short: list[Request] = field(default_factory=list)

@@ -104,11 +104,13 @@ class _Pass:
             waiting[request.run] = "waits behind others"
         elif placement := self._placement(request):
             self._admit(request, placement)
-        elif self._reservation:
-            self._tried += 1
-            waiting[request.run] = "waits for room that delays nobody before it"
         else:
-            waiting[request.run] = self._reserve(request)
+            self.decision.short.append(request)
+            if self._reservation:
+                self._tried += 1
+                waiting[request.run] = "waits for room that delays nobody before it"
+            else:
+                waiting[request.run] = self._reserve(request)
 
     def grow(self) -> None:
         """Have gangs with fewer workers than they could use start anew with more, where nobody waits and it pays."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,8 @@ import yaml
 from drivetrain_pipelines.errors import InputError
 from drivetrain_pipelines.spec import Spec
 from pydantic import Field, ValidationError
+
+from drivetrain.scheduling.model import Node
 
 _log = logging.getLogger(__name__)
 DEFAULT_QUEUE = "default"
@@ -29,6 +33,14 @@ class UserRules(Spec):
     max_workers: int | None = Field(None, ge=0, description="of all their running jobs together")
 
 
+class Pool(Spec):
+    """Nodes of one kind that an autoscaler adds when they are asked for."""
+
+    max: int = Field(ge=1, description="nodes at the most")
+    cpus: float = Field(gt=0, description="of each")
+    gpus: float = Field(0, ge=0, description="of each")
+
+
 class Rules(Spec):
     """How runs share a cluster; ``scheduling.yaml`` in the server's home."""
 
@@ -43,10 +55,20 @@ class Rules(Spec):
     strikes: int = Field(3, ge=1, description="failures of ranks or agents after which their node is left alone")
     quarantine_s: float = Field(3600, gt=0, description="within which they count, and for so long")
     max_preparing: int = Field(4, ge=1, description="runs that prepare data at the same time")
+    pools: dict[str, Pool] = Field({}, description="nodes that Ray's autoscaler can add")
 
     def user(self, name: str) -> UserRules:
         """The rules for a user."""
         return self.users.get(name, self.others)
+
+    def possible_nodes(self, nodes: Collection[Node]) -> list[Node]:
+        """The nodes that could be added to those that there are."""
+        there = Counter((node.cpus, node.gpus) for node in nodes if not node.draining)
+        return [
+            Node(f"{name}-{number}", pool.cpus, pool.gpus)
+            for name, pool in self.pools.items()
+            for number in range(pool.max - there[pool.cpus, pool.gpus])
+        ]
 
 
 def load_rules(path: Path) -> Rules:

@@ -1,4 +1,4 @@
-"""The server's application: every route below ``/v1`` asks for a token."""
+"""The server's application: every route asks for a token."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
 from drivetrain import packages
-from drivetrain.server import cluster, runs
+from drivetrain.server import cluster, metrics, runs
 from drivetrain.server.dependencies import Parts
 from drivetrain.server.limits import Limits, TokenBucket
 
@@ -29,6 +29,8 @@ def create_app(parts: Parts) -> FastAPI:
     app.state.parts = parts
     app.include_router(runs.router, prefix="/v1")
     app.include_router(cluster.router, prefix="/v1")
+    app.include_router(metrics.router)
+    app.state.metrics = metrics.registry(parts)
     app.add_exception_handler(InputError, _wrong_input)
     app.add_exception_handler(DrivetrainError, _failed)
     app.add_exception_handler(OSError, _out_of_order)

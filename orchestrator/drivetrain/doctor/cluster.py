@@ -1,0 +1,156 @@
+"""What the nodes of a Ray cluster must have in common, and be able to do together."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import time
+from collections import Counter
+from dataclasses import dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from drivetrain.doctor import collectives, machine
+from drivetrain.doctor.finding import Finding, failed, ok, warning
+from drivetrain.home import Home
+
+_TIMEOUT_S = 180.0
+_SKEW_S = (0.5, 5.0)  # worth a warning; tokens, leases and metrics go wrong
+_ALIKE = ("drivetrain", "ray", "torch", "deepspeed", "pyarrow", "numpy")
+_PINGS = 5
+
+
+@dataclass(frozen=True)
+class _Node:
+    id: str
+    name: str
+    address: str
+
+
+def examine(home: Home) -> list[Finding]:
+    """All nodes of the cluster that this process has joined: each by itself, then beside one another."""
+    nodes = [_node(found) for found in ray.nodes() if found["Alive"]]  # type: ignore[no-untyped-call]  # Ray's
+    answers = {node: _on(node, _look, str(home.path)) for node in nodes}
+    findings, reached = [], []
+    for node, answer in answers.items():
+        try:
+            findings += [replace(finding, node=node.name) for finding in ray.get(answer, timeout=_TIMEOUT_S)]
+            reached.append(node)
+        except (ray.exceptions.RayError, TimeoutError) as error:
+            why = str(error).strip().splitlines()[-1]
+            findings.append(replace(failed("node", why, "See `ray status`, and Ray's logs there."), node=node.name))
+    together = [_authentication(len(nodes)), _same_versions(reached), _all_reduce(reached)]
+    return [*findings, *_shared_home(home, reached), *_clocks(reached), *together]
+
+
+def _node(found: dict[str, Any]) -> _Node:
+    return _Node(found["NodeID"], found["NodeManagerHostname"], found["NodeManagerAddress"])
+
+
+def _on(node: _Node, work: Any, *arguments: Any) -> Any:
+    """Have something done on a node; it takes nothing of what runs may use."""
+    pinned = NodeAffinitySchedulingStrategy(node.id, soft=False)
+    return ray.remote(work).options(num_cpus=0, max_retries=0, scheduling_strategy=pinned).remote(*arguments)
+
+
+def _look(home: str) -> list[Finding]:
+    return machine.examine(Path(home)) if Path(home).is_dir() else [machine.versions(), machine.shared_memory()]
+
+
+def _authentication(nodes: int) -> Finding:
+    if nodes > 1 and os.environ.get("RAY_AUTH_MODE") != "token":
+        fix = "Start Ray with RAY_AUTH_MODE=token and the same RAY_AUTH_TOKEN on all nodes."
+        return warning("Ray's token", "whoever reaches Ray's ports can run code", fix)
+    return ok("Ray's token", "asked for" if nodes > 1 else "one node alone")
+
+
+def _same_versions(nodes: list[_Node]) -> Finding:
+    found = dict(zip(nodes, ray.get([_on(node, _versions) for node in nodes]), strict=True))
+    (usual, _), *others = Counter(found.values()).most_common()
+    if others:
+        odd = [
+            f"{node.name} has {_difference(versions, usual)}" for node, versions in found.items() if versions != usual
+        ]
+        return failed("same versions", "; ".join(odd), "Install the same image or lock file on all nodes.")
+    return ok("same versions", f"on {len(nodes)} nodes: {', '.join(_ALIKE)}")
+
+
+def _versions() -> tuple[str, ...]:
+    return tuple(metadata.version(name) for name in _ALIKE)
+
+
+def _difference(mine: tuple[str, ...], usual: tuple[str, ...]) -> str:
+    return ", ".join(f"{name} {a}, not {b}" for name, a, b in zip(_ALIKE, mine, usual, strict=True) if a != b)
+
+
+def _shared_home(home: Home, nodes: list[_Node]) -> list[Finding]:
+    """Whether a file that is written here is seen by all."""
+    secret, note = secrets.token_hex(8), home.path / f".drivetrain-doctor-{os.getpid()}"
+    note.write_text(secret)
+    fix = f"Mount one network file system at {home.path} on all nodes, or set DRIVETRAIN_HOME to where there is one."
+    try:
+        seen = ray.get([_on(node, _read, str(note)) for node in nodes])
+    finally:
+        note.unlink()
+    blind = [node.name for node, text in zip(nodes, seen, strict=True) if text != secret]
+    if blind:
+        return [failed("shared home", f"{', '.join(blind)} cannot see what is written in {home.path}", fix)]
+    return [ok("shared home", f"all {len(nodes)} nodes see {home.path}")]
+
+
+def _read(path: str) -> str:
+    return Path(path).read_text() if Path(path).exists() else ""
+
+
+def _clocks(nodes: list[_Node]) -> list[Finding]:
+    return [replace(judge_clock([_ask_time(node) for _ in range(_PINGS)]), node=node.name) for node in nodes]
+
+
+def _ask_time(node: _Node) -> tuple[float, float, float]:
+    asked = time.time()
+    told: float = ray.get(_on(node, time.time))
+    return asked, told, time.time()
+
+
+def judge_clock(answers: list[tuple[float, float, float]]) -> Finding:
+    """A node's clock beside this machine's, from several questions: the quickest answer is the surest.
+
+    Args:
+        answers: when this machine asked, what the node said, when this machine heard it; seconds since the epoch.
+    """
+    asked, told, heard = min(answers, key=lambda answer: answer[2] - answer[0])
+    skew, doubt = told - (asked + heard) / 2, (heard - asked) / 2
+    notable, bad = _SKEW_S
+    found = f"{skew:+.3f} s from this machine's, give or take {doubt:.3f} s"
+    fix = "Run chrony or systemd-timesyncd on all nodes."
+    if abs(skew) - doubt > bad:
+        return failed("clock", found, fix)
+    return warning("clock", found, fix) if abs(skew) - doubt > notable else ok("clock", found)
+
+
+def _all_reduce(nodes: list[_Node]) -> Finding:
+    """One process a node, as a gang has it."""
+    first = nodes[0]
+    port = ray.get(_on(first, _free_port, first.address))
+    rendezvous = f"tcp://{first.address}:{port}"
+    parts = [_on(node, _join, rendezvous, rank, len(nodes)) for rank, node in enumerate(nodes)]
+    check = "all-reduce between nodes"
+    try:
+        return collectives.verdict(check, ray.get(parts, timeout=_TIMEOUT_S))
+    except (ray.exceptions.RayError, TimeoutError) as error:
+        return collectives.not_through(check, str(error).strip().splitlines()[-1])
+
+
+def _free_port(address: str) -> int:
+    with socket.create_server((address, 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def _join(rendezvous: str, rank: int, world_size: int) -> dict[str, Any]:
+    return collectives.outcome(collectives.start(rendezvous, rank, world_size))

@@ -1,0 +1,67 @@
+"""All-reduces, made by processes of their own: a collective that hangs must not take the doctor along."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from typing import Any
+
+from drivetrain.doctor.finding import Finding, attempt, failed, ok
+
+_TIMEOUT_S = 120.0
+_FIX = (
+    "Let nodes reach one another on all TCP ports; where they have several networks, name the one to use by "
+    "GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME."
+)
+
+
+def start(rendezvous: str, rank: int, world_size: int) -> subprocess.Popen[str]:
+    """One process of an all-reduce, on this machine."""
+    command = [sys.executable, "-m", "drivetrain_workers.all_reduce_check", rendezvous, str(rank), str(world_size)]
+    every_gpu = {key: value for key, value in os.environ.items() if key != "CUDA_VISIBLE_DEVICES"}  # Ray hides them
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=every_gpu)
+
+
+def outcome(process: subprocess.Popen[str]) -> dict[str, Any]:
+    """What a process of `start` has said.
+
+    Raises:
+        RuntimeError: it has failed, or does not end.
+    """
+    try:
+        said, errors = process.communicate(timeout=_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        raise RuntimeError(f"no answer from the others in {_TIMEOUT_S:.0f} s") from None
+    if process.returncode:
+        raise RuntimeError((errors.strip().splitlines() or ["it ended without a word"])[-1])
+    found: dict[str, Any] = json.loads(said.splitlines()[-1])
+    return found
+
+
+def on_this_machine() -> Finding:
+    """Between two processes."""
+
+    def look() -> Finding:
+        with tempfile.TemporaryDirectory() as folder:
+            both = [start(f"file://{folder}/rendezvous", rank, 2) for rank in range(2)]
+            return verdict("all-reduce", [outcome(process) for process in both])
+
+    return attempt("all-reduce", look, "Reinstall torch; see what `python -m torch.utils.collect_env` says.")
+
+
+def verdict(check: str, outcomes: list[dict[str, Any]]) -> Finding:
+    """What follows from what all the processes have said."""
+    if not all(found["right"] for found in outcomes):
+        return failed(check, "the sum is wrong", "Do not train on these machines before their memory was tested.")
+    slowest = min(found["bytes_per_s"] for found in outcomes)
+    return ok(check, f"{len(outcomes)} processes by {outcomes[0]['backend']}: {slowest / 1e6:.0f} MB/s")
+
+
+def not_through(check: str, why: str) -> Finding:
+    """Nodes that could not sum."""
+    return failed(check, why, _FIX)

@@ -1,0 +1,81 @@
+"""What this machine talks to: the tracking server, the Drivetrain server, the ports where they listen."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+from pathlib import Path
+
+import httpx
+import psutil
+
+from drivetrain.client import DEFAULT_SERVER, Client
+from drivetrain.doctor.finding import Finding, attempt, failed, ok, warning
+from drivetrain.home import Home
+
+_PORTS = {8900: "drivetrain server", 6379: "Ray"}
+_TIMEOUT_S = 10.0
+
+
+def examine(home: Home) -> list[Finding]:
+    """All of them."""
+    return [
+        attempt("tracker", lambda: _tracker(home.mlflow_uri), "Check MLFLOW_TRACKING_URI, its user and its password."),
+        _token_file(home.token_file),
+        attempt("server", _server, "Check DRIVETRAIN_SERVER and the token; `drivetrain server` starts one."),
+        _ports(),
+    ]
+
+
+def _tracker(uri: str) -> Finding:
+    shown = httpx.URL(uri).copy_with(password=None) if uri.startswith("http") else uri
+    if uri.startswith("http"):
+        credentials = (os.environ.get("MLFLOW_TRACKING_USERNAME", ""), os.environ.get("MLFLOW_TRACKING_PASSWORD", ""))
+        answer = httpx.get(
+            f"{uri.rstrip('/')}/api/2.0/mlflow/experiments/search",
+            params={"max_results": 1},
+            auth=credentials if credentials[0] else None,
+            timeout=_TIMEOUT_S,
+        )
+        answer.raise_for_status()
+        return ok("tracker", f"{shown} answers in {answer.elapsed.total_seconds() * 1000:.0f} ms")
+    if uri.startswith("sqlite:///"):
+        folder = Path(uri.removeprefix("sqlite:///")).parent
+        if not os.access(folder, os.W_OK):
+            return failed("tracker", f"{folder} cannot be written", "Let this user write there.")
+    return ok("tracker", f"embedded: {shown}")
+
+
+def _token_file(path: Path) -> Finding:
+    if not path.exists():
+        return ok("token file", "none yet; the first `drivetrain server` makes it")
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if mode & 0o077:
+        return warning("token file", f"others can read {path} (mode {mode:o})", f"chmod 600 {path}")
+    return ok("token file", f"{path}, for this user alone")
+
+
+def _server() -> Finding:
+    url = os.environ.get("DRIVETRAIN_SERVER")
+    if not url and not _listens(int(DEFAULT_SERVER.rpartition(":")[2])):
+        return ok("server", "none runs here, none is named by DRIVETRAIN_SERVER")
+    with Client(url) as client:
+        address = httpx.URL(client.server)
+        port = address.port or (443 if address.scheme == "https" else 80)
+        socket.create_connection((address.host, port), _TIMEOUT_S).close()  # the client itself would try for a minute
+        who = client.me()
+        return ok("server", f"{client.server} knows this token: {who['user']}, {who['role']}")
+
+
+def _ports() -> Finding:
+    taken = {port: name for port, name in _PORTS.items() if _listens(port)}
+    shown = ", ".join(f"{port} ({name}) is {'in use' if port in taken else 'free'}" for port, name in _PORTS.items())
+    return ok("ports", shown)
+
+
+def _listens(port: int) -> bool:
+    return any(
+        connection.laddr and connection.laddr.port == port and connection.status == psutil.CONN_LISTEN
+        for connection in psutil.net_connections("tcp")
+    )

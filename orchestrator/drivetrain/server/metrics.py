@@ -1,0 +1,129 @@
+"""``/metrics``, for Prometheus: who waits, what was admitted, what recovered, and where the time of runs goes."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from drivetrain.accounting.statement import account_of
+from drivetrain.accounting.tally import Tally
+from drivetrain.runs.store import RunRecord
+from drivetrain.server.dependencies import Parts, Viewer
+
+router = APIRouter()
+
+_SETTLED_S = 5.0
+_OF_A_VIEW = {
+    "step": "optimizer steps done",
+    "steps": "optimizer steps to do",
+    "step_s": "seconds a step, of the newest ones",
+    "tokens_per_s": "tokens a second, of the newest steps",
+    "data_wait_share": "share of the newest steps spent waiting for data",
+    "loss": "of the newest step",
+    "restarts": "generations that replaced a failed one",
+}
+_PROMETHEUS_NAMES = {
+    "step_s": "step_seconds",
+    "tokens_per_s": "tokens_per_second",
+    "data_wait_share": "data_wait_ratio",
+}
+
+
+@router.get("/metrics")
+def metrics(request: Request, _: Viewer) -> Response:
+    """Figures of the cluster and of the runs that have not ended, in Prometheus' text format."""
+    return Response(generate_latest(request.app.state.metrics), media_type=CONTENT_TYPE_LATEST)
+
+
+def registry(parts: Parts) -> CollectorRegistry:
+    """What `metrics` shows of a server."""
+    made = CollectorRegistry()
+    made.register(_Figures(parts))
+    return made
+
+
+class _Figures(Collector):
+    """Everything is looked up when it is asked for."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._tally, self._counted = Tally(), 0
+        self._lock = threading.Lock()
+
+    def describe(self) -> list[Metric]:
+        """Nothing: registering must not ask the cluster."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        runs = [record for record in self._parts.store.runs() if not record.ended]
+        yield from self._of_the_cluster(runs)
+        yield from self._of_all_times()
+        yield from self._of_runs(runs)
+
+    def _of_the_cluster(self, runs: list[RunRecord]) -> Iterator[Metric]:
+        found = self._parts.session.cluster()
+        yield _gauge("runs", "that have not ended", ["phase"], Counter((record.state.phase,) for record in runs))
+        waiting = Counter((request["queue"], request["waits_for"]) for request in found["queue"])
+        yield _gauge("queue_length", "runs that wait", ["queue", "waits_for"], waiting)
+        yield _gauge("nodes", "of the cluster", ["state"], Counter((_state(node),) for node in found["nodes"]))
+        for device in ("cpus", "gpus"):
+            both = {
+                ("there",): sum(node[device] for node in found["nodes"]),
+                ("used",): sum(node.get(f"{device}_used", 0) for node in found["nodes"]),
+            }
+            yield _gauge(device, "of the cluster", ["state"], both)
+
+    def _of_all_times(self) -> Iterator[Metric]:
+        with self._lock:  # two who ask at once must not count a transition twice
+            for number, run, state in self._parts.store.transitions_after(self._counted, time.time() - _SETTLED_S):
+                self._tally.add(run, state)
+                self._counted = number
+            admissions = CounterMetricFamily("drivetrain_admissions", "places that were given", self._tally.admissions)
+            recoveries = _counter("recoveries", "from failures", ["reason"], self._tally.recoveries)
+            ends = _counter("runs_ended", "how runs have ended", ["reason"], self._tally.ends)
+        yield from (admissions, recoveries, ends)
+
+    def _of_runs(self, runs: list[RunRecord]) -> Iterator[Metric]:
+        views = [(_labels(record), self._parts.session.view(record.id)) for record in runs]
+        for key, text in _OF_A_VIEW.items():
+            values = {labels: view[key] for labels, view in views if view.get(key) is not None}
+            yield _gauge(f"run_{_PROMETHEUS_NAMES.get(key, key)}", text, ["run", "user"], values)
+        shares, seconds = {}, {}
+        for record in runs:
+            statement = account_of(self._parts.home, self._parts.store, record.id)
+            shares[_labels(record)] = statement.goodput.share
+            for name, value in statement.goodput.seconds.items():
+                seconds[(*_labels(record), name)] = value
+        yield _gauge("run_goodput_ratio", "time in steps that count, since the first place", ["run", "user"], shares)
+        yield _gauge("run_time_seconds", "where the time has gone", ["run", "user", "class"], seconds)
+
+
+def _labels(record: RunRecord) -> tuple[str, str]:
+    return record.id, record.user
+
+
+def _state(node: dict[str, Any]) -> str:
+    return "quarantined" if node["quarantined_until"] else "draining" if node["draining"] else "usable"
+
+
+def _gauge(name: str, text: str, labels: list[str], values: Mapping[Any, float]) -> Metric:
+    metric = GaugeMetricFamily(f"drivetrain_{name}", text, labels=labels)
+    for found, value in values.items():
+        metric.add_metric(found, value)
+    return metric
+
+
+def _counter(name: str, text: str, labels: list[str], values: Mapping[str, int]) -> Metric:
+    metric = CounterMetricFamily(f"drivetrain_{name}", text, labels=labels)
+    for found, value in values.items():
+        metric.add_metric([found], value)
+    return metric

@@ -1,0 +1,120 @@
+"""`drivetrain doctor`: what it says of a machine that is well, of one that is not, and of several hosts."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from drivetrain.doctor import collectives, machine
+from drivetrain.doctor.cluster import judge_clock
+from drivetrain.doctor.finding import Verdict
+
+from tests.cluster.harness import COMMAND
+from tests.cluster.test_hosts import Site, site
+from tests.hosts import available
+
+Findings = dict[tuple[str, str], dict[str, Any]]  # by node and check
+
+
+def doctor(home: Path, *options: str, **environment: str) -> tuple[int, Findings]:
+    done = subprocess.run(
+        [str(COMMAND), "doctor", "--json", *options],
+        env={**os.environ, "DRIVETRAIN_HOME": str(home), **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, read(done.stdout)
+
+
+def read(output: str) -> Findings:
+    found = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+    return {(finding["node"], finding["check"]): finding for finding in found}
+
+
+def verdicts(findings: Findings) -> dict[str, str]:
+    return {check: finding["verdict"] for (_, check), finding in findings.items()}
+
+
+def test_a_machine_that_is_well(tmp_path: Path) -> None:
+    code, findings = doctor(tmp_path)
+    assert (code, set(verdicts(findings).values()) - {"warning"}) == (0, {"ok"}), findings
+    storage = f"storage {tmp_path}"
+    expected = {"versions", "shared memory", "disk", "GPUs", storage, "tracker", "token file", "server", "ports"}
+    assert verdicts(findings).keys() == expected | {"all-reduce"}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_each_failure_comes_with_its_fix(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("dt_x")
+    (tmp_path / "token").chmod(0o644)
+    (tmp_path / "file").write_text("no folder")
+    nowhere = "http://127.0.0.1:9"
+    elsewhere = ("--storage", f"{tmp_path}/file/inside", "--storage", "s4://bucket")
+    code, findings = doctor(tmp_path, *elsewhere, MLFLOW_TRACKING_URI=nowhere, DRIVETRAIN_SERVER=nowhere)
+    bad = {check for check, verdict in verdicts(findings).items() if verdict != "ok"}
+    assert code == 1
+    storages = {f"storage {tmp_path}/file/inside", "storage s4://bucket"}
+    assert bad - {"shared memory", "disk"} == {"token file", "tracker", "server", *storages}
+    assert all(finding["fix"] for finding in findings.values() if finding["verdict"] != "ok")
+
+
+@pytest.mark.parametrize(
+    ("skew", "way", "verdict"),
+    [(0.1, 0.01, Verdict.OK), (-0.8, 0.01, Verdict.WARNING), (7.0, 0.01, Verdict.FAILED), (7.0, 20.0, Verdict.OK)],
+)
+def test_clocks_are_judged_by_what_is_certain(skew: float, way: float, verdict: Verdict) -> None:
+    late = (100.0, 100.0 + skew + 30, 160.0)  # an answer that took long says little
+    assert judge_clock([late, (200.0, 200.0 + way / 2 + skew, 200.0 + way)]).verdict is verdict
+
+
+def test_too_little_room_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for free, verdict in ((64 << 20, Verdict.FAILED), (1 << 30, Verdict.WARNING), (64 << 30, Verdict.OK)):
+        monkeypatch.setattr(machine.shutil, "disk_usage", lambda _, free=free: _Usage(free))
+        assert machine.shared_memory().verdict is verdict
+
+
+class _Usage:
+    def __init__(self, free: int) -> None:
+        self.total = self.used = self.free = free
+
+
+def test_a_wrong_sum_is_told() -> None:
+    good = {"backend": "gloo", "right": True, "bytes_per_s": 1e9}
+    assert collectives.verdict("all-reduce", [good, good]).verdict is Verdict.OK
+    assert collectives.verdict("all-reduce", [good, {**good, "right": False}]).verdict is Verdict.FAILED
+
+
+@pytest.mark.skipif(not available(), reason="needs root, namespaces and iproute2")
+def test_three_hosts(tmp_path: Path) -> None:
+    """All is well; then one does not see the shared folder, and is named."""
+    with site(2, tmp_path) as here:
+        well = ask_cluster(here)
+        assert set(verdicts(well).values()) - {"warning"} == {"ok"}, well
+        names = {here.head.name, *(host.name for host in here.others)}
+        for check in ("versions", "shared memory", "disk", "clock"):
+            assert {node for node, found in well if found == check} == names, check
+        sums = next(finding for (_, check), finding in well.items() if check == "all-reduce between nodes")
+        assert sums["found"].startswith("3 processes by gloo")
+        blind = here.others[0]
+        blind.run("mount", "-t", "tmpfs", "tmpfs", str(here.home))
+        ill = ask_cluster(here)
+        blind.run("umount", str(here.home))
+    (shared,) = (finding for (_, check), finding in ill.items() if check == "shared home")
+    assert shared["verdict"] == "failed"
+    assert blind.name in shared["found"]
+    assert here.others[1].name not in shared["found"]
+
+
+def ask_cluster(here: Site) -> Findings:
+    words = [str(COMMAND), "doctor", "--cluster", "--json", "--address", f"{here.head.address}:6379"]
+    process = here.head.start(*words, **here.environment)
+    output, _ = process.communicate(timeout=200)
+    findings = read(output)
+    assert findings, output
+    assert process.returncode == any(finding["verdict"] == "failed" for finding in findings.values())
+    return findings

@@ -1,0 +1,87 @@
+"""Nodes that an autoscaler can add: what is asked for, and that such gangs are let in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+from drivetrain.gang_request import check_request
+from drivetrain.scheduler import Applicant, Scheduler
+from drivetrain.scheduling.model import Node, Request
+from drivetrain.scheduling.rules import Pool, Rules, UserRules
+from drivetrain_pipelines.errors import InputError
+
+RULES = Rules(pools={"gpu": Pool(max=2, cpus=8, gpus=4)}, users={"bob": UserRules(max_workers=1)})
+HEAD = Node("head", 0, 0)
+
+
+class _NoUsage:
+    def usage(self) -> tuple[dict[str, float], float]:
+        return {}, 0.0
+
+    def remember_usage(self, shares: Mapping[str, float], now: float) -> None:
+        pass
+
+
+class Cluster:
+    """A scheduler, and what it has asked the autoscaler for."""
+
+    def __init__(self, rules: Rules = RULES) -> None:
+        self.nodes = [HEAD]
+        self.asked: list[list[tuple[str, int]]] = []
+        provision = self._note
+        self.scheduler = Scheduler(lambda: rules, lambda: self.nodes, _NoUsage(), lambda: 0.0, provision)
+
+    def _note(self, gangs: list[Request]) -> None:
+        self.asked.append(sorted((gang.run, gang.workers) for gang in gangs))
+
+    def submit(self, run: str, workers: int, user: str = "ann") -> Applicant:
+        applicant = self.scheduler.applicant(request(run, workers, user))
+        applicant.connect(lambda _: None, lambda _: None)
+        applicant.wants_place(None, 0.0)
+        return applicant
+
+
+def request(run: str, workers: int, user: str = "ann") -> Request:
+    return Request(run, user, "default", 0, 0.0, workers, workers, cpus=2, gpus=1)
+
+
+def test_gangs_ask_for_nodes_while_they_wait_and_while_they_run() -> None:
+    cluster = Cluster()
+    first, _ = cluster.submit("a", 6), cluster.submit("b", 2)
+    cluster.scheduler.run_pass()
+    assert cluster.asked[-1] == [("a", 6), ("b", 2)]
+    cluster.nodes = [HEAD, Node("n1", 8, 4), Node("n2", 8, 4)]
+    cluster.scheduler.run_pass()
+    cluster.scheduler.run_pass()
+    assert cluster.asked[-1] == [("a", 6), ("b", 2)]
+    first.leaves()
+    cluster.scheduler.run_pass()
+    assert cluster.asked[-1] == [("b", 2)]
+
+
+def test_a_gang_beyond_its_quota_asks_for_no_nodes() -> None:
+    cluster = Cluster()
+    cluster.submit("a", 2, "bob")
+    cluster.scheduler.run_pass()
+    assert cluster.asked == [[]]
+
+
+def test_without_pools_nobody_is_asked() -> None:
+    cluster = Cluster(Rules())
+    cluster.submit("a", 2)
+    cluster.scheduler.run_pass()
+    assert cluster.asked == []
+
+
+def test_possible_nodes_are_those_that_are_not_there_yet() -> None:
+    assert [node.id for node in RULES.possible_nodes([HEAD])] == ["gpu-0", "gpu-1"]
+    assert [node.id for node in RULES.possible_nodes([HEAD, Node("n1", 8, 4)])] == ["gpu-0"]
+    assert RULES.possible_nodes([Node(name, 8, 4) for name in "abc"]) == []
+
+
+def test_a_gang_is_let_in_if_the_pools_could_hold_it() -> None:
+    nodes = [HEAD, *RULES.possible_nodes([HEAD])]
+    check_request(request("a", 8), nodes, RULES)
+    with pytest.raises(InputError, match="8 GPUs"):
+        check_request(request("a", 9), nodes, RULES)
