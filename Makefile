@@ -2,8 +2,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 JOB ?= language-model
+LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	--constraints constraints.txt --extra recipes --extra cluster pyproject.toml
+GPU_PACKAGES := torch triton $(filter-out nvidia-ml-py,$(shell sed -n 's/^\(nvidia-[a-z0-9-]*\|cuda-[a-z]*\)==.*/\1/p' infra/requirements.lock))
 
-.PHONY: run check test test-all test-recipes bench bench-throughput bench-recovery bench-data bench-storage bench-checkpoint bench-scheduling bench-plan bench-tracking clean
+.PHONY: run check lock audit test test-all test-recipes bench bench-throughput bench-recovery bench-data bench-storage bench-checkpoint bench-scheduling bench-plan bench-tracking clean
 
 run: .venv/installed
 	$(BIN)/drivetrain run $(JOB)
@@ -13,6 +16,18 @@ check: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-file build/sbom.json $(BIN)/python
+	$(BIN)/hadolint infra/containers/Dockerfile
+	git ls-files '*.sh' '*.sbatch' .ci/run | xargs $(BIN)/shellcheck
+
+# What images are built from; the second is without torch and what only GPUs need.
+lock: .venv/installed
+	$(BIN)/uv pip compile $(LOCK) --output-file infra/requirements.lock
+	$(BIN)/uv pip compile $(LOCK) $(addprefix --no-emit-package ,$(GPU_PACKAGES)) --output-file infra/requirements-cpu.lock
+
+# Known vulnerabilities of what the images hold; asks the package index.
+audit: .venv/installed
+	$(BIN)/pip-audit --disable-pip --require-hashes --requirement infra/requirements.lock
 
 test: check
 	$(BIN)/pytest -m "not slow and not recipe"

@@ -34,6 +34,7 @@ class Host:
     Attributes:
         name: of the host.
         address: its IP address.
+        home: folder of its users' things.
     """
 
     def __init__(self, bridge: str, name: str, address: str, folder: Path) -> None:
@@ -54,7 +55,8 @@ class Host:
         self._keeper = subprocess.Popen(keeper, stderr=subprocess.DEVNULL)  # unshare warns of the kernel
         self._init = self._wait_for_init()
         self._process_ids = _process_ids_of(self._init)
-        self._environment = {**os.environ, "HOME": str(folder / "home")}
+        self.home = folder / "home"
+        self._environment = {**os.environ, "HOME": str(self.home)}
 
     def command(self, *words: str) -> list[str]:
         """A command line that runs inside the host."""
@@ -114,24 +116,47 @@ class Host:
         raise AssertionError("the host did not start")
 
 
+class Network:
+    """A bridge that hosts are joined to; this machine has the address 254 on it.
+
+    Attributes:
+        prefix: the first three parts of all addresses.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.prefix = f"10.{88 + secrets.randbelow(100)}.{secrets.randbelow(256)}"
+        self._folder, self._bridge = folder, f"dt{secrets.token_hex(2)}"
+        self._hosts: list[Host] = []
+
+    def add(self, number: int) -> Host:
+        """A host, by the last part of its address."""
+        name = f"h{number}"
+        made = Host(self._bridge, name, f"{self.prefix}.{number}", self._folder / name)
+        self._hosts.append(made)
+        return made
+
+    def remove(self, host: Host) -> None:
+        """Power off a host, and leave nothing of it."""
+        self._hosts.remove(host)
+        host.remove()
+
+    def __enter__(self) -> Network:
+        _ip("link", "add", self._bridge, "type", "bridge")
+        _ip("addr", "add", f"{self.prefix}.254/24", "dev", self._bridge)
+        _ip("link", "set", self._bridge, "up")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for host in [*self._hosts]:
+            self.remove(host)
+        _ip("link", "del", self._bridge)
+
+
 @contextlib.contextmanager
 def hosts(count: int, folder: Path) -> Iterator[list[Host]]:
     """Some hosts for the time of a test."""
-    bridge = f"dt{secrets.token_hex(2)}"
-    network = f"10.{88 + secrets.randbelow(100)}.{secrets.randbelow(256)}"
-    _ip("link", "add", bridge, "type", "bridge")
-    made: list[Host] = []
-    try:
-        _ip("addr", "add", f"{network}.254/24", "dev", bridge)
-        _ip("link", "set", bridge, "up")
-        for number in range(1, count + 1):
-            host = Host(bridge, f"h{number}", f"{network}.{number}", folder / f"h{number}")
-            made.append(host)
-        yield made
-    finally:
-        for host in made:
-            host.remove()
-        _ip("link", "del", bridge)
+    with Network(folder) as network:
+        yield [network.add(number) for number in range(1, count + 1)]
 
 
 def _process_ids_of(pid: int) -> str:

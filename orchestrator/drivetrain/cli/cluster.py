@@ -12,6 +12,7 @@ Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", hel
 Json = Annotated[bool, typer.Option("--json", help="one JSON object per line, for machines")]
 Server = Annotated[str | None, typer.Option(envvar="DRIVETRAIN_SERVER", metavar="URL", help="of a Drivetrain server")]
 
+launcher = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Clusters of cloud machines.")
 token = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Tokens of the server in this home.")
 
 
@@ -20,6 +21,7 @@ def add_cluster_verbs(app: typer.Typer) -> None:
     for verb in (submit, status, logs, wait, cancel, retry, queue, nodes, server):
         app.command()(verb)
     app.add_typer(token, name="token")
+    app.add_typer(launcher, name="cluster")
 
 
 def submit(
@@ -136,3 +138,43 @@ def token_revoke(token_id: Annotated[str, typer.Argument(metavar="TOKEN", help="
     from drivetrain.cli.serving import revoke_token
 
     revoke_token(token_id)
+
+
+_File = Annotated[str, typer.Argument(metavar="FILE", help="cluster file, as Ray's launcher takes it")]
+_Yes = Annotated[bool, typer.Option("--yes", help="do not ask")]
+
+
+@launcher.command("up")
+def cluster_up(
+    file: _File,
+    yes: _Yes = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="check, tell the price, and start nothing")] = False,
+) -> None:
+    """Check credentials, quotas and safety, tell the price, ask, and start the cluster."""
+    from drivetrain.cli.launcher import up
+
+    up(file, yes, dry_run)
+
+
+@launcher.command("down")
+def cluster_down(file: _File, yes: _Yes = False) -> None:
+    """End every machine of the cluster; done when the cloud has none of them left."""
+    from drivetrain.cli.launcher import down
+
+    down(file, yes)
+
+
+@launcher.command("status")
+def cluster_status(file: _File, json: Json = False) -> None:
+    """The cluster's machines, by the cloud's own books, and what they cost."""
+    from drivetrain.cli.launcher import status as show_status
+
+    show_status(file, json)
+
+
+@launcher.command("pools")
+def cluster_pools(file: _File) -> None:
+    """Print the `pools` of scheduling.yaml that a cluster file amounts to."""
+    from drivetrain.cli.launcher import pools
+
+    pools(file)

@@ -1,0 +1,86 @@
+"""`drivetrain cluster ...`."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+
+import typer
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from drivetrain.cli.errors import errors
+from drivetrain.cloud import launcher
+from drivetrain.cloud.cluster_file import ClusterFile
+from drivetrain.cloud.preflight import preflight
+from drivetrain.cloud.safety import check_safety
+from drivetrain.scheduling.rules import Pool
+
+
+def up(file: str, yes: bool, dry_run: bool) -> None:
+    """`drivetrain cluster up`."""
+    with errors():
+        cluster = ClusterFile(Path(file))
+        check_safety(cluster)
+        least, most = cluster.hourly_price()
+        for unknown in preflight(cluster):
+            print(f"could not be checked: {unknown}")
+        _show_groups(cluster)
+        print(f"${least:.2f} an hour while idle, ${most:.2f} at its largest")
+        if dry_run:
+            return
+        if not yes:
+            typer.confirm(f"Start cluster {cluster.name}?", abort=True)
+        launcher.up(cluster)
+
+
+def down(file: str, yes: bool) -> None:
+    """`drivetrain cluster down`."""
+    with errors():
+        cluster = ClusterFile(Path(file))
+        there = launcher.nodes(cluster)
+        if there and not yes:
+            typer.confirm(f"End all {len(there)} machines of cluster {cluster.name}?", abort=True)
+        launcher.down(cluster)
+        print(f"nothing is left of cluster {cluster.name}")
+
+
+def status(file: str, as_json: bool) -> None:
+    """`drivetrain cluster status`."""
+    with errors():
+        cluster = ClusterFile(Path(file))
+        there = launcher.nodes(cluster)
+    if as_json:
+        for node in there:
+            print(json.dumps(asdict(node)))
+        return
+    table = Table("machine", "kind", "group", "address", "status", box=None)
+    for node in there:
+        table.add_row(node.id, node.kind, node.group, node.address, node.status)
+    Console().print(table)
+    counts = Counter(node.kind for node in there)
+    price = sum(node.price or 0 for node in there)
+    print(f"{counts['head']} head, {counts['worker']} workers: ${price:.2f} an hour at the most")
+
+
+def pools(file: str) -> None:
+    """`drivetrain cluster pools`."""
+    with errors():
+        cluster = ClusterFile(Path(file))
+        found = {
+            group.name: Pool(max=group.most, cpus=group.cpus, gpus=group.gpus).model_dump()
+            for group in cluster.workers
+            if group.most and group.cpus
+        }
+    print(yaml.safe_dump({"pools": found}, sort_keys=False), end="")
+
+
+def _show_groups(cluster: ClusterFile) -> None:
+    table = Table("group", "machine", "nodes", "", "$ an hour each", box=None)
+    for group in (cluster.head, *cluster.workers):
+        count = str(group.most) if group.least == group.most else f"{group.least} to {group.most}"
+        table.add_row(group.name, group.machine, count, "spot" if group.spot else "on demand", f"{group.price:.2f}")
+    Console().print(table)

@@ -1,0 +1,1 @@
+"""Clusters of cloud machines: a thin layer over Ray's own launcher that looks before it leaps."""

@@ -1,0 +1,155 @@
+"""A cluster file: Ray's own format, of which we look at the nodes, their prices, and what is unsafe."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from drivetrain_pipelines.errors import InputError
+from jsonschema import ValidationError
+from ray.autoscaler._private.util import prepare_config, validate_config
+
+logging.getLogger("ray.autoscaler._private.util").setLevel(logging.WARNING)  # it tells what it fills in
+_TYPE_KEYS = {"aws": "InstanceType", "gcp": "machineType", "azure": "azure_arm_parameters.vmSize"}
+_PLACEHOLDER = re.compile(r"<[a-zA-Z][^<>]*>")
+
+
+@dataclass(frozen=True)
+class NodeGroup:
+    """Nodes of one kind.
+
+    Attributes:
+        machine: what the cloud calls the kind.
+        least, most: how many of them there may be.
+        spot: whether the cloud may take them back.
+        cpus, gpus: of each; None where only the cloud knows.
+        price: dollars an hour of each, at the most; None where nobody has said.
+        config: as the cloud wants it.
+    """
+
+    name: str
+    machine: str
+    least: int
+    most: int
+    spot: bool
+    cpus: float | None
+    gpus: float
+    price: float | None
+    config: dict[str, Any]
+
+
+class ClusterFile:
+    """A file as `ray up` takes it, with Ray's defaults filled in.
+
+    Attributes:
+        path: of the file.
+        cloud: aws, gcp or azure.
+        name: of the cluster.
+        config: the whole of it.
+
+    Raises:
+        InputError: it cannot be read, is not valid, or something in it is still to be filled in.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        written = self._read()
+        self.cloud = str(written.get("provider", {}).get("type"))
+        if self.cloud not in _TYPE_KEYS:
+            raise InputError(f"{path}: provider.type", repr(self.cloud), ", ".join(_TYPE_KEYS))
+        for key, value in _leaves(written):
+            if isinstance(value, str) and (found := _PLACEHOLDER.search(value)):
+                raise InputError(f"{path}: {key}", found[0], "a value of your own", "`terraform output` tells most.")
+        try:
+            self.config: dict[str, Any] = prepare_config(written)
+            validate_config(self.config)
+        except ValidationError as error:
+            key = ".".join(str(part) for part in error.absolute_path)
+            raise InputError(f"{path}: {key}", repr(error.instance)[:200], error.message[:300]) from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(str(path), str(error)[:300], "what Ray's cluster launcher takes") from error
+        self.name: str = self.config["cluster_name"]
+
+    @property
+    def head(self) -> NodeGroup:
+        """The one node that is always there."""
+        return self._group(self.config["head_node_type"])
+
+    @property
+    def workers(self) -> list[NodeGroup]:
+        """All that the autoscaler may add."""
+        others = [name for name in self.config["available_node_types"] if name != self.config["head_node_type"]]
+        return [self._group(name) for name in others]
+
+    def hourly_price(self) -> tuple[float, float]:
+        """Dollars an hour: with as few nodes as there may be, and with as many.
+
+        Raises:
+            InputError: the price of a kind is not known.
+        """
+        least = most = 0.0
+        for group in (self.head, *self.workers):
+            if group.price is None:
+                key = f"{self.path}: metadata.price_per_hour.{group.machine}"
+                raise InputError(key, "nothing", "dollars an hour of this kind of machine, as your cloud asks for it")
+            least += group.least * group.price
+            most += group.most * group.price
+        return least, most
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            document = yaml.safe_load(self.path.read_text())
+        except OSError as error:
+            raise InputError("FILE", str(self.path), "a cluster file", error.strerror or "") from error
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise InputError(str(self.path), "text that is not YAML", "a cluster file", str(error)[:200]) from error
+        if not isinstance(document, dict):
+            raise InputError(str(self.path), type(document).__name__, "a cluster file")
+        return document
+
+    def _group(self, name: str) -> NodeGroup:
+        found = self.config["available_node_types"][name]
+        is_head = name == self.config["head_node_type"]
+        node, resources = found["node_config"], found.get("resources", {})
+        machine: Any = node
+        for part in _TYPE_KEYS[self.cloud].split("."):
+            machine = machine.get(part, {}) if isinstance(machine, dict) else {}
+        if not isinstance(machine, str):
+            key = f"{self.path}: available_node_types.{name}.node_config.{_TYPE_KEYS[self.cloud]}"
+            raise InputError(key, repr(machine), "the name of a kind of machine")
+        return NodeGroup(
+            name,
+            machine,
+            1 if is_head else found["min_workers"],
+            1 if is_head else found["max_workers"],
+            _is_spot(node),
+            resources.get("CPU"),
+            resources.get("GPU", 0),
+            self.config.get("metadata", {}).get("price_per_hour", {}).get(machine),
+            node,
+        )
+
+
+def _is_spot(node: dict[str, Any]) -> bool:
+    market = node.get("InstanceMarketOptions", {}).get("MarketType") == "spot"
+    scheduling = node.get("scheduling", {})
+    schedules = scheduling if isinstance(scheduling, list) else [scheduling]
+    preemptible = any(entry.get("preemptible") or entry.get("provisioningModel") == "SPOT" for entry in schedules)
+    return market or preemptible or node.get("azure_arm_parameters", {}).get("priority") == "Spot"
+
+
+def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Everything in a document that holds nothing else, with its key."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _leaves(inner, f"{key}.{name}".lstrip("."))
+    elif isinstance(value, list):
+        for number, inner in enumerate(value):
+            yield from _leaves(inner, f"{key}.{number}")
+    else:
+        yield key, value

@@ -1,0 +1,107 @@
+"""Ray's launcher, driven: nodes made, looked at, and taken away until none is left."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from drivetrain_pipelines.errors import DrivetrainError
+from ray.autoscaler._private.providers import _get_node_provider
+from ray.autoscaler.tags import TAG_RAY_NODE_KIND, TAG_RAY_NODE_STATUS, TAG_RAY_USER_NODE_TYPE
+
+from drivetrain.cloud.cluster_file import ClusterFile
+from drivetrain.private_files import write_private
+
+_GONE_S = 300.0
+_LOOK_S = 2.0
+
+
+class LauncherError(DrivetrainError):
+    """Ray's launcher has failed; what it printed says why."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(what)
+        self.what = what
+
+    def __str__(self) -> str:
+        return self.what
+
+
+@dataclass(frozen=True)
+class CloudNode:
+    """A machine of a cluster.
+
+    Attributes:
+        group: the cluster file's name for its kind.
+        status: what Ray is doing with it.
+        price: dollars an hour, where the file says so.
+    """
+
+    id: str
+    kind: str
+    group: str
+    address: str
+    status: str
+    price: float | None
+
+
+def up(file: ClusterFile) -> None:
+    """Make the cluster, or bring it to what the file says. Raises LauncherError."""
+    ensure_ray_token()
+    _ray("up", file)
+
+
+def down(file: ClusterFile) -> None:
+    """Take every machine away; returns when the cloud has none of them left. Raises LauncherError."""
+    _ray("down", file)
+    deadline = time.monotonic() + _GONE_S
+    while left := nodes(file):
+        if time.monotonic() > deadline:
+            ids = ", ".join(node.id for node in left)
+            raise LauncherError(f"still there, and paid for: {ids}; end them in the cloud's console")
+        time.sleep(_LOOK_S)
+
+
+def nodes(file: ClusterFile) -> list[CloudNode]:
+    """The cluster's machines that the cloud has, by its own books."""
+    return list(_nodes(file))
+
+
+def _nodes(file: ClusterFile) -> Iterator[CloudNode]:
+    groups = {group.name: group for group in (file.head, *file.workers)}
+    provider = _get_node_provider(file.config["provider"], file.name, use_cache=False)
+    for node in provider.non_terminated_nodes({}):
+        tags = provider.node_tags(node)
+        group = tags.get(TAG_RAY_USER_NODE_TYPE, "")
+        known = groups.get(group)
+        yield CloudNode(
+            node,
+            tags.get(TAG_RAY_NODE_KIND, ""),
+            group,
+            provider.external_ip(node) or provider.internal_ip(node) or "",
+            tags.get(TAG_RAY_NODE_STATUS, ""),
+            known.price if known else None,
+        )
+
+
+def ensure_ray_token() -> Path:
+    """The token that Ray's nodes ask one another for, made where there is none."""
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser()
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_private(path, secrets.token_hex(32))
+    return path
+
+
+def _ray(verb: str, file: ClusterFile) -> None:
+    command = [str(Path(sys.executable).with_name("ray")), verb, str(file.path), "--yes"]
+    if verb == "up":
+        command.append("--no-config-cache")
+    if subprocess.run(command, check=False).returncode:
+        raise LauncherError(f"`ray {verb} {file.path}` has failed; its words are above")

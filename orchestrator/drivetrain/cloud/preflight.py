@@ -1,0 +1,94 @@
+"""What a cloud would say no to, asked before anything is started."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections import defaultdict
+from typing import Any
+
+from drivetrain_pipelines.errors import InputError
+
+from drivetrain.cloud.cluster_file import ClusterFile, NodeGroup
+
+# Which quota counts the virtual CPUs of a family, on demand and as spot (Service Quotas, service "ec2").
+_QUOTAS = {
+    "standard": ("L-1216C47A", "L-34B43A08"),
+    "g": ("L-DB2E81BA", "L-3819A6DF"),
+    "p": ("L-417A185B", "L-7212CCBC"),
+    "p5": ("L-417A185B", "L-C4BD4855"),
+}
+_CLIENTS = {
+    "aws": ("boto3", "boto3"),
+    "gcp": ("googleapiclient", "google-api-python-client"),
+    "azure": ("azure.identity", "azure-identity"),
+}
+
+
+def preflight(file: ClusterFile) -> list[str]:
+    """Ask the cloud; returns what could not be found out.
+
+    Raises:
+        InputError: it would say no.
+    """
+    module, package = _CLIENTS[file.cloud]
+    try:
+        found = importlib.util.find_spec(module)
+    except ModuleNotFoundError:
+        found = None
+    if not found:
+        raise InputError(
+            f"{file.path}: provider.type", file.cloud, "a cloud whose client is installed", f"pip install {package}"
+        )
+    if file.cloud == "aws":
+        return _aws(file)
+    return [f"quotas and credentials of {file.cloud}: its console tells"]
+
+
+def _aws(file: ClusterFile) -> list[str]:
+    import boto3  # here: only this cloud's users need it
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    region = file.config["provider"]["region"]
+    session = boto3.Session(region_name=region)
+    try:
+        session.client("sts").get_caller_identity()
+    except (BotoCoreError, ClientError) as error:
+        raise InputError("AWS credentials", str(error), "some that AWS knows", "Try `aws configure`.") from error
+    machines = sorted({group.machine for group in (file.head, *file.workers)})
+    offered = _offered(session, file, machines)
+    if missing := [machine for machine in machines if machine not in offered]:
+        zones = file.config["provider"].get("availability_zone", region)
+        where = f"{file.path}: available_node_types"
+        raise InputError(where, ", ".join(missing), f"kinds of machines that {zones} has", "Try another zone.")
+    found = session.client("ec2").describe_instance_types(InstanceTypes=machines)["InstanceTypes"]
+    cpus = {entry["InstanceType"]: entry["VCpuInfo"]["DefaultVCpus"] for entry in found}
+    unknown = []
+    for code, needed in needed_cpus([file.head, *file.workers], cpus).items():
+        try:
+            quota = session.client("service-quotas").get_service_quota(ServiceCode="ec2", QuotaCode=code)
+        except (BotoCoreError, ClientError) as error:
+            unknown.append(f"quota {code}: {error}")
+            continue
+        if (limit := quota["Quota"]["Value"]) < needed:
+            fix = f"Ask AWS to raise quota {code} in {region}, or lower max_workers."
+            raise InputError(f"{file.path}: max_workers", f"{needed} virtual CPUs", f"{limit:g}, by your quota", fix)
+    return unknown
+
+
+def _offered(session: Any, file: ClusterFile, machines: list[str]) -> set[str]:
+    zones = file.config["provider"].get("availability_zone")
+    names = {"availability-zone": zones.split(",")} if zones else {"region": [file.config["provider"]["region"]]}
+    ((kind, places),) = names.items()
+    filters = [{"Name": "location", "Values": places}, {"Name": "instance-type", "Values": machines}]
+    answer = session.client("ec2").describe_instance_type_offerings(LocationType=kind, Filters=filters)
+    return {offering["InstanceType"] for offering in answer["InstanceTypeOfferings"]}
+
+
+def needed_cpus(groups: list[NodeGroup], cpus: dict[str, int]) -> dict[str, int]:
+    """Virtual CPUs that a cluster has at its largest, by the quota that counts them."""
+    needed: dict[str, int] = defaultdict(int)
+    for group in groups:
+        family = group.machine.partition(".")[0]
+        kind = "p5" if family.startswith("p5") else family[0] if family[0] in "gp" else "standard"
+        needed[_QUOTAS[kind][group.spot]] += group.most * cpus[group.machine]
+    return dict(needed)

@@ -1,0 +1,60 @@
+"""What Ray's launcher does unless it is told otherwise, and what nobody should want."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from drivetrain_pipelines.errors import InputError
+
+from drivetrain.cloud.cluster_file import ClusterFile
+
+_ANYWHERE = ("0.0.0.0/0", "::/0")
+
+
+def check_safety(file: ClusterFile) -> None:
+    """Refuse a file by which a cluster would be open to others, or run software that nobody has chosen.
+
+    Raises:
+        InputError: the first thing that is unsafe.
+    """
+    for error in _unsafe(file):
+        raise error
+
+
+def _unsafe(file: ClusterFile) -> Iterator[InputError]:
+    config, path = file.config, file.path
+    for key in ("setup_commands", "head_setup_commands", "worker_setup_commands", "initialization_commands"):
+        for command in config.get(key, []):
+            if "ray-wheels/latest" in command:
+                fix = f"Give {key} of your own; Ray's defaults install a nightly build."
+                yield InputError(f"{path}: {key}", command, "released versions", fix)
+    for key in ("head_start_ray_commands", "worker_start_ray_commands"):
+        starts = [command for command in config[key] if "ray start" in command]
+        if not starts or not all("RAY_AUTH_MODE=token" in command for command in starts):
+            fix = "Without it, whoever reaches Ray's ports runs code."
+            yield InputError(f"{path}: {key}", "no RAY_AUTH_MODE=token", "it, before `ray start`", fix)
+        if any("--dashboard-host=0.0.0.0" in command for command in starts):
+            yield InputError(f"{path}: {key}", "--dashboard-host=0.0.0.0", "127.0.0.1; `ray dashboard` tunnels to it")
+    if file.cloud == "aws":
+        yield from _unsafe_on_aws(file)
+
+
+def _unsafe_on_aws(file: ClusterFile) -> Iterator[InputError]:
+    provider, path = file.config["provider"], file.path
+    rules = provider.get("security_group", {}).get("IpPermissions", [])
+    for address in (entry.get("CidrIp") for rule in rules for entry in rule.get("IpRanges", [])):
+        if address in _ANYWHERE:
+            key = f"{path}: provider.security_group.IpPermissions"
+            yield InputError(key, address, "addresses of your own")
+    for group in (file.head, *file.workers):
+        where = f"{path}: available_node_types.{group.name}.node_config"
+        if not group.config.get("SecurityGroupIds"):
+            fix = "Ray would make a group that opens port 22 to the world; infra/terraform/aws makes one that does not."
+            yield InputError(f"{where}.SecurityGroupIds", "nothing", "ids of security groups", fix)
+    if not file.head.config.get("IamInstanceProfile"):
+        fix = "Ray would make a role that may do everything on EC2 and S3; infra/terraform/aws makes a narrow one."
+        key = f"{path}: available_node_types.{file.head.name}.node_config.IamInstanceProfile"
+        yield InputError(key, "nothing", "the profile of a role", fix)
+    if provider.get("cache_stopped_nodes", True):
+        fix = "Stopped machines keep their disks, which are paid for."
+        yield InputError(f"{path}: provider.cache_stopped_nodes", "true", "false", fix)

@@ -1,0 +1,1 @@
+"""What infra/ holds, checked by the tools that would read it."""
