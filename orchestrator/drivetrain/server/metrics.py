@@ -16,12 +16,18 @@ from prometheus_client.registry import Collector
 
 from drivetrain.accounting.statement import account_of
 from drivetrain.accounting.tally import Tally
+from drivetrain.runs.outcomes import Reason
+from drivetrain.runs.states import TRANSITIONS
 from drivetrain.runs.store import RunRecord
 from drivetrain.server.dependencies import Parts, Viewer
 
 router = APIRouter()
 
 _SETTLED_S = 5.0
+# What has not happened is told too: a query for it, and its first rise, must not come up empty.
+_NO_RUNS = {(kind.__name__.lower(),): 0 for kind in TRANSITIONS}
+_NO_NODES = {(state,): 0 for state in ("usable", "draining", "quarantined")}
+_NEVER: dict[str, int] = dict.fromkeys(Reason, 0)
 _OF_A_VIEW = {
     "step": "optimizer steps done",
     "steps": "optimizer steps to do",
@@ -71,10 +77,12 @@ class _Figures(Collector):
 
     def _of_the_cluster(self, runs: list[RunRecord]) -> Iterator[Metric]:
         found = self._parts.session.cluster()
-        yield _gauge("runs", "that have not ended", ["phase"], Counter((record.state.phase,) for record in runs))
+        phases = Counter((record.state.phase,) for record in runs)
+        yield _gauge("runs", "that have not ended", ["phase"], _NO_RUNS | phases)
         waiting = Counter((request["queue"], request["waits_for"]) for request in found["queue"])
         yield _gauge("queue_length", "runs that wait", ["queue", "waits_for"], waiting)
-        yield _gauge("nodes", "of the cluster", ["state"], Counter((_state(node),) for node in found["nodes"]))
+        states = Counter((_state(node),) for node in found["nodes"])
+        yield _gauge("nodes", "of the cluster", ["state"], _NO_NODES | states)
         for device in ("cpus", "gpus"):
             both = {
                 ("there",): sum(node[device] for node in found["nodes"]),
@@ -88,8 +96,8 @@ class _Figures(Collector):
                 self._tally.add(run, state)
                 self._counted = number
             admissions = CounterMetricFamily("drivetrain_admissions", "places that were given", self._tally.admissions)
-            recoveries = _counter("recoveries", "from failures", ["reason"], self._tally.recoveries)
-            ends = _counter("runs_ended", "how runs have ended", ["reason"], self._tally.ends)
+            recoveries = _counter("recoveries", "from failures", ["reason"], _NEVER | self._tally.recoveries)
+            ends = _counter("runs_ended", "how runs have ended", ["reason"], _NEVER | self._tally.ends)
         yield from (admissions, recoveries, ends)
 
     def _of_runs(self, runs: list[RunRecord]) -> Iterator[Metric]:

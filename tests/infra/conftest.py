@@ -1,0 +1,7 @@
+"""The toy job of the cluster's tests."""
+
+from __future__ import annotations
+
+from tests.cluster.conftest import toy_job
+
+__all__ = ["toy_job"]
