@@ -224,7 +224,8 @@ def test_a_cluster_grows_shrinks_and_goes(toy_job: Path, tmp_path: Path) -> None
         wait_until(lambda: machines() == 4)
         assert kinds(drivetrain("cluster", "status", str(file), "--json")) == {"head": 1, "worker": 3}
         print(f"three nodes after {time.monotonic() - began:.0f} s")
-        assert "completed" in head.run(str(COMMAND), "wait", run, **on_head)
+        waiting = head.start(str(COMMAND), "wait", run, **on_head)
+        assert "completed" in waiting.communicate(timeout=300)[0]
         print(f"the run has ended after {time.monotonic() - began:.0f} s")
         began = time.monotonic()
         wait_until(lambda: machines() == 1)

@@ -42,7 +42,7 @@ class Stack:
 
     def __init__(self, folder: Path) -> None:
         names = ("POSTGRES", "MLFLOW", "PROMETHEUS", "SERVER", "RAY")
-        self.ports = {f"{name}_PORT": str(_free_port()) for name in names} | {"S3_PORT": str(_free_block(8))}
+        self.ports = {f"{name}_PORT": str(free_port()) for name in names} | {"S3_PORT": str(_free_block(8))}
         self._folder = folder / "stack"
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         self._log = folder / "log"
@@ -178,7 +178,7 @@ def wait_until(true: Callable[[], bool], said: Callable[[], str], timeout_s: flo
         time.sleep(1)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port: int = probe.getsockname()[1]
         return port

@@ -44,6 +44,8 @@ def examine(home: Home) -> list[Finding]:
         except (ray.exceptions.RayError, TimeoutError) as error:
             why = str(error).strip().splitlines()[-1]
             findings.append(replace(failed("node", why, "See `ray status`, and Ray's logs there."), node=node.name))
+    if not reached:
+        return findings
     together = [_authentication(len(nodes)), _same_versions(reached), _all_reduce(reached)]
     return [*findings, *_shared_home(home, reached), *_clocks(reached), *together]
 
@@ -113,8 +115,12 @@ def _clocks(nodes: list[_Node]) -> list[Finding]:
 
 def _ask_time(node: _Node) -> tuple[float, float, float]:
     asked = time.time()
-    told: float = ray.get(_on(node, time.time))
+    told: float = ray.get(_on(node, _now))
     return asked, told, time.time()
+
+
+def _now() -> float:
+    return time.time()
 
 
 def judge_clock(answers: list[tuple[float, float, float]]) -> Finding:
