@@ -210,6 +210,8 @@ def test_a_cluster_grows_shrinks_and_goes(toy_job: Path, tmp_path: Path) -> None
         def machines() -> int:
             return len(there.instances())
 
+        assert "at its largest" in drivetrain("cluster", "up", str(file), "--dry-run")
+        assert there.instances() == []
         began = time.monotonic()
         said = drivetrain("cluster", "up", str(file), "--yes")
         print(f"up after {time.monotonic() - began:.0f} s")
