@@ -34,7 +34,11 @@ mlflow)
         --backend-store-uri "postgresql://drivetrain@127.0.0.1:$POSTGRES_PORT/mlflow" --artifacts-destination s3://mlflow
     ;;
 ray)
-    exec ray start --head --block --port="$RAY_PORT" --dashboard-host=127.0.0.1 --log-style=record > "$STACK/ray.log" 2>&1
+    # Killed, it would leave its address for the next `ray.init`.
+    trap 'kill $ray; wait $ray; rm -f /tmp/ray/ray_current_cluster' TERM INT
+    ray start --head --block --port="$RAY_PORT" --dashboard-host=127.0.0.1 --log-style=record > "$STACK/ray.log" 2>&1 &
+    ray=$!
+    wait $ray
     ;;
 server)
     wait_for "$POSTGRES_PORT"

@@ -7,6 +7,7 @@ import logging
 import os
 import secrets
 import shutil
+import socket
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -32,6 +33,7 @@ from drivetrain.wiring import RayCoordinator
 NAMESPACE = "drivetrain"
 _CURRENT_CLUSTER = Path("/tmp/ray/ray_current_cluster")  # noqa: S108  # where `ray start` leaves its address
 _VIEW_WAIT_S = 1.0
+_LISTENS_S = 2.0
 _CLOSING_S = 180.0
 
 
@@ -204,15 +206,13 @@ def connect(address: str | None = None) -> Iterator[None]:
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's default of 15 lets every other process go first
-    join = address or os.environ.get("RAY_ADDRESS") or ("auto" if _CURRENT_CLUSTER.exists() else None)
+    join = address or os.environ.get("RAY_ADDRESS") or _cluster_of_this_machine()
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "namespace": NAMESPACE}
     if join:
         try:
             ray.init(address=join, **quiet)
         except ConnectionError as error:
-            fix = "Start it with `ray start --head`, or remove the stale file." if join == "auto" else ""
-            given = str(_CURRENT_CLUSTER) if join == "auto" else join
-            raise InputError("Ray address", given, "a Ray cluster that runs", fix) from error
+            raise InputError("Ray address", join, "a Ray cluster that runs") from error
     else:
         with _on_loopback():
             ray.init(address="local", include_dashboard=False, **quiet)
@@ -221,6 +221,17 @@ def connect(address: str | None = None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _cluster_of_this_machine() -> str | None:
+    """The address that `ray start` has left, if somebody listens there: one that was killed leaves it, too."""
+    try:
+        address = _CURRENT_CLUSTER.read_text().strip()
+        host, _, port = address.rpartition(":")
+        socket.create_connection((host, int(port)), _LISTENS_S).close()
+    except (OSError, ValueError):
+        return None
+    return address
 
 
 @contextmanager
