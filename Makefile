@@ -16,6 +16,7 @@ check: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	@mkdir -p build
 	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-file build/sbom.json $(BIN)/python
 	$(BIN)/hadolint infra/containers/Dockerfile
 	git ls-files '*.sh' '*.sbatch' .ci/run | xargs $(BIN)/shellcheck

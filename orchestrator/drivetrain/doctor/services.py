@@ -57,13 +57,16 @@ def _token_file(path: Path) -> Finding:
 
 
 def _server() -> Finding:
-    url = os.environ.get("DRIVETRAIN_SERVER")
-    if not url and not _listens(int(DEFAULT_SERVER.rpartition(":")[2])):
-        return ok("server", "none runs here, none is named by DRIVETRAIN_SERVER")
-    with Client(url) as client:
-        address = httpx.URL(client.server)
+    named = os.environ.get("DRIVETRAIN_SERVER")
+    address = httpx.URL(named or DEFAULT_SERVER)
+    try:  # the client itself would try for a minute
         port = address.port or (443 if address.scheme == "https" else 80)
-        socket.create_connection((address.host, port), _TIMEOUT_S).close()  # the client itself would try for a minute
+        socket.create_connection((address.host, port), _TIMEOUT_S).close()
+    except ConnectionRefusedError:
+        if named:
+            raise
+        return ok("server", "none runs here, none is named by DRIVETRAIN_SERVER")
+    with Client(named) as client:
         who = client.me()
         return ok("server", f"{client.server} knows this token: {who['user']}, {who['role']}")
 
