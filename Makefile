@@ -45,6 +45,8 @@ bench-data: .venv-mosaicml/installed
 
 bench-throughput bench-recovery bench-data bench-storage bench-checkpoint bench-scheduling bench-plan bench-tracking: bench-%: .venv/installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[bench]"
+	@# It asks for torchvision, which it does not need, and whose wheels do not go with a CPU build of torch.
+	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps litdata
 	$(BIN)/python -m tests.benchmarks.$*
 
 .venv/installed: pyproject.toml constraints.txt

@@ -12,17 +12,19 @@ done
 umask 077
 mkdir -p "$STACK"/{s3,prometheus,home}
 if [ ! -e "$STACK/secrets" ]; then
-    for name in MLFLOW_ADMIN_PASSWORD MLFLOW_SECRET_KEY S3_SECRET RAY_AUTH_TOKEN; do
+    for name in POSTGRES_PASSWORD MLFLOW_ADMIN_PASSWORD MLFLOW_SECRET_KEY S3_SECRET S3_INNER_SECRET RAY_AUTH_TOKEN; do
         echo "export $name=$(head -c 24 /dev/urandom | od -An -tx1 | tr -d ' \n')"
     done > "$STACK/secrets"
 fi
 # shellcheck source=/dev/null
 source "$STACK/secrets"
 
+database=postgresql://drivetrain:$POSTGRES_PASSWORD@127.0.0.1:$POSTGRES_PORT
+
 # Of people and programs on this machine.
 cat > "$STACK/environment" << END
 export DRIVETRAIN_HOME=$STACK/home DRIVETRAIN_SERVER=http://127.0.0.1:$SERVER_PORT
-export DRIVETRAIN_DATABASE_URL=postgresql://drivetrain@127.0.0.1:$POSTGRES_PORT/drivetrain
+export DRIVETRAIN_DATABASE_URL=$database/drivetrain
 export MLFLOW_TRACKING_URI=http://127.0.0.1:$MLFLOW_PORT
 export MLFLOW_TRACKING_USERNAME=admin MLFLOW_TRACKING_PASSWORD=$MLFLOW_ADMIN_PASSWORD
 export AWS_ENDPOINT_URL=http://127.0.0.1:$S3_PORT AWS_DEFAULT_REGION=us-east-1
@@ -37,10 +39,22 @@ cat > "$STACK/s3.json" << END
   "credentials": [{"accessKey": "drivetrain", "secretKey": "$S3_SECRET"}]}]}
 END
 
+# For what SeaweedFS' parts say to one another; its filer and volumes listen to nobody else.
+cat > "$STACK/security.toml" << END
+[jwt.signing]
+key = "$S3_INNER_SECRET"
+[jwt.signing.read]
+key = "$S3_INNER_SECRET"
+[jwt.filer_signing]
+key = "$S3_INNER_SECRET"
+[jwt.filer_signing.read]
+key = "$S3_INNER_SECRET"
+END
+
 cat > "$STACK/mlflow.ini" << END
 [mlflow]
 default_permission = READ
-database_uri = postgresql://drivetrain@127.0.0.1:$POSTGRES_PORT/mlflow_users
+database_uri = $database/mlflow_users
 admin_username = admin
 admin_password = $MLFLOW_ADMIN_PASSWORD
 authorization_function = mlflow.server.auth:authenticate_request_basic_auth
@@ -60,9 +74,13 @@ fi
 if [ ! -e "$STACK/postgres/data/PG_VERSION" ]; then
     cd /
     mkdir -p "$STACK/postgres"
-    "${as_postgres[@]}" "$POSTGRES_BIN/initdb" --pgdata "$STACK/postgres/data" --username drivetrain --auth trust > /dev/null
+    "${as_postgres[@]}" tee "$STACK/postgres/password" <<< "$POSTGRES_PASSWORD" > /dev/null
+    "${as_postgres[@]}" "$POSTGRES_BIN/initdb" --pgdata "$STACK/postgres/data" --username drivetrain \
+        --auth scram-sha-256 --pwfile "$STACK/postgres/password" > /dev/null
+    rm "$STACK/postgres/password"
     start=(-o "-h 127.0.0.1 -p $POSTGRES_PORT -k ''" --pgdata "$STACK/postgres/data" --wait --silent)
     "${as_postgres[@]}" "$POSTGRES_BIN/pg_ctl" start "${start[@]}" --log "$STACK/postgres/log"
+    export PGPASSWORD=$POSTGRES_PASSWORD
     for name in drivetrain mlflow mlflow_users; do
         "${as_postgres[@]}" "$POSTGRES_BIN/createdb" --host 127.0.0.1 --port "$POSTGRES_PORT" --username drivetrain "$name"
     done

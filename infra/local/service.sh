@@ -20,6 +20,7 @@ postgres)
     ;;
 s3)
     base=$((S3_PORT + 1)) # what its parts say to one another goes over the ports that follow
+    cd "$STACK" # where security.toml is
     exec weed server -ip=127.0.0.1 -ip.bind=127.0.0.1 -dir="$STACK/s3" -master.telemetry=false -volume.max=50 \
         -master.volumeSizeLimitMB=1024 -s3 -s3.config="$STACK/s3.json" -s3.port="$S3_PORT" -s3.port.iceberg=0 \
         -s3.port.grpc=$base -master.port=$((base + 1)) -master.port.grpc=$((base + 2)) -volume.port=$((base + 3)) \
@@ -31,7 +32,8 @@ mlflow)
     until python3 -c 'import s3fs; s3fs.S3FileSystem().makedirs("mlflow", exist_ok=True)' 2> /dev/null; do sleep 0.5; done
     export MLFLOW_AUTH_CONFIG_PATH=$STACK/mlflow.ini MLFLOW_FLASK_SERVER_SECRET_KEY=$MLFLOW_SECRET_KEY
     exec mlflow server --host 127.0.0.1 --port "$MLFLOW_PORT" --app-name basic-auth --workers 1 \
-        --backend-store-uri "postgresql://drivetrain@127.0.0.1:$POSTGRES_PORT/mlflow" --artifacts-destination s3://mlflow
+        --backend-store-uri "postgresql://drivetrain:$POSTGRES_PASSWORD@127.0.0.1:$POSTGRES_PORT/mlflow" \
+        --artifacts-destination s3://mlflow
     ;;
 ray)
     # Killed, it would leave its address for the next `ray.init`.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import time
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
-from drivetrain.cloud.cluster_file import ClusterFile, NodeGroup
+from drivetrain.cloud.cluster_file import ClusterFile
 from drivetrain.cloud.preflight import needed_cpus
 from drivetrain.cloud.safety import check_safety
 from drivetrain_pipelines.errors import InputError
@@ -91,6 +92,31 @@ def _unknown_price(file: Document) -> None:
     del file["metadata"]["price_per_hour"]["p4d.24xlarge"]
 
 
+def _open_to_ipv6(file: Document) -> None:
+    rule = {"FromPort": 22, "ToPort": 22, "IpProtocol": "tcp", "Ipv6Ranges": [{"CidrIpv6": "::/0"}]}
+    file["provider"]["security_group"] = {"IpPermissions": [rule]}
+
+
+def _open_dashboard_with_a_space(file: Document) -> None:
+    file["head_start_ray_commands"][1] += " --dashboard-host 0.0.0.0"
+
+
+def _no_region(file: Document) -> None:
+    del file["provider"]["region"]
+
+
+def _provider_is_a_word(file: Document) -> None:
+    file["provider"] = "aws"
+
+
+def _price_with_a_sign(file: Document) -> None:
+    file["metadata"]["price_per_hour"]["m7i.xlarge"] = "$0.20"
+
+
+def _no_prices(file: Document) -> None:
+    file["metadata"]["price_per_hour"] = None
+
+
 def _wrong_key(file: Document) -> None:
     file["max_wrokers"] = 3
 
@@ -114,6 +140,12 @@ def _no_machine(file: Document) -> None:
         (_no_profile, "available_node_types.head.node_config.IamInstanceProfile"),
         (_stopped, "provider.cache_stopped_nodes"),
         (_unknown_price, "metadata.price_per_hour.p4d.24xlarge"),
+        (_open_to_ipv6, "provider.security_group.IpPermissions"),
+        (_open_dashboard_with_a_space, "head_start_ray_commands"),
+        (_no_region, "provider.region"),
+        (_provider_is_a_word, "provider"),
+        (_price_with_a_sign, "metadata.price_per_hour.m7i.xlarge"),
+        (_no_prices, "metadata.price_per_hour"),
         (_wrong_key, ""),
         (_wrong_cloud, "provider.type"),
         (_no_machine, "available_node_types.cpu.node_config.InstanceType"),
@@ -133,24 +165,50 @@ def check(folder: Path, contents: Document) -> None:
     file.hourly_price()
 
 
+@pytest.mark.parametrize("missing", ["serviceAccounts", "networkInterfaces"])
+def test_what_google_would_open_is_told(missing: str, tmp_path: Path) -> None:
+    file = document("gcp")
+    del file["available_node_types"]["gpu"]["node_config"][missing]
+    with pytest.raises(InputError, match=rf"gpu\.node_config\.{missing}"):
+        check(tmp_path, file)
+
+
+def test_what_a_shell_redirects_is_no_placeholder(tmp_path: Path) -> None:
+    file = document("aws")
+    file["setup_commands"] = ["sort <in >out"]
+    load(tmp_path, file)
+
+
+def test_a_cloud_that_cannot_be_asked_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "cluster.yaml"
+    path.write_text(yaml.safe_dump({**document("aws"), "provider": {**document("aws")["provider"], "region": REGION}}))
+    keys = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "", "AWS_EC2_METADATA_DISABLED": "true"}
+    for verb in (["status"], ["down", "--yes"], ["up", "--yes"]):
+        done = subprocess.run(
+            [str(COMMAND), "cluster", verb[0], str(path), *verb[1:]],
+            env={**os.environ, **keys, "HOME": str(tmp_path), "AWS_ENDPOINT_URL": "http://127.0.0.1:9"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode in (1, 2), done.stderr
+        assert done.stderr.startswith("error: "), done.stderr
+
+
 @pytest.mark.parametrize("text", ["a: [", "- a list", "provider: {type: [aws]}"])
 def test_what_is_no_cluster_file_is_told(text: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"cluster\.yaml"):
         load(tmp_path, text)
 
 
-def test_virtual_cpus_are_counted_by_quota() -> None:
-    def group(machine: str, most: int, spot: bool = False) -> NodeGroup:
-        return NodeGroup("g", machine, 0, most, spot, None, 0, None, {})
-
-    machines = [
-        group("m7i.xlarge", 1),
-        group("c7i.4xlarge", 8),
-        group("p4d.24xlarge", 2),
-        group("p5.48xlarge", 1, True),
-    ]
-    cpus = {"m7i.xlarge": 4, "c7i.4xlarge": 16, "p4d.24xlarge": 96, "p5.48xlarge": 192}
-    assert needed_cpus(machines, cpus) == {"L-1216C47A": 132, "L-417A185B": 192, "L-C4BD4855": 192}
+def test_virtual_cpus_are_counted_by_quota(tmp_path: Path) -> None:
+    cpus = {"m7i.xlarge": 4, "c7i.4xlarge": 16, "p4d.24xlarge": 96, "g6e.12xlarge": 48}
+    file = document("aws")
+    assert needed_cpus(load(tmp_path, file), cpus) == {"L-1216C47A": 132, "L-417A185B": 192, "L-3819A6DF": 192}
+    file["max_workers"] = 3
+    few = load(tmp_path, file)
+    assert needed_cpus(few, cpus) == {"L-1216C47A": 52, "L-417A185B": 192, "L-3819A6DF": 144}
+    assert few.hourly_price() == pytest.approx((0.2, 0.2 + 2 * 32.77 + 10.49))
 
 
 # A cluster ------------------------------------------------------------------------------------------------------

@@ -84,6 +84,15 @@ def test_no_pod_has_more_rights_or_room_than_it_needs(values: str) -> None:
 
 
 @pytest.mark.parametrize("values", SETTINGS)
+def test_users_code_has_no_rights_on_the_cluster(values: str) -> None:
+    """The head's account may change pods, for the autoscaler; the workers' is another, and is not shown to them."""
+    head, *workers = pods(of_kind("RayCluster", values))
+    for worker in workers:
+        assert worker["spec"]["automountServiceAccountToken"] is False
+        assert worker["spec"]["serviceAccountName"] != head["spec"].get("serviceAccountName")
+
+
+@pytest.mark.parametrize("values", SETTINGS)
 def test_the_scheduler_knows_the_pools_that_ray_has(values: str) -> None:
     rules = Rules.model_validate(yaml.safe_load(of_kind("ConfigMap", values)["data"]["scheduling.yaml"]))
     cluster = of_kind("RayCluster", values)["spec"]

@@ -120,10 +120,11 @@ def test_all_that_listens_is_on_loopback(stack: Stack, run: str) -> None:
 
 
 def test_runs_are_in_postgresql_and_mlflow(stack: Stack, run: str) -> None:
-    port = stack.ports["POSTGRES_PORT"]
-    ask = ["psql", "--host=127.0.0.1", f"--port={port}", "--username=drivetrain", "--tuples-only", "--no-align"]
-    query = "SELECT id FROM runs"
-    assert subprocess.check_output([*ask, "--command", query, "drivetrain"], text=True).split() == [run]
+    ask = ["psql", "--no-password", "--tuples-only", "--no-align", "--command", "SELECT id FROM runs"]
+    database = stack.environment["DRIVETRAIN_DATABASE_URL"]
+    assert subprocess.check_output([*ask, database], text=True).split() == [run]
+    nobody = re.sub(r":[^:@]*@", "@", database)
+    assert subprocess.run([*ask, nobody], check=False, capture_output=True).returncode != 0
     uri = stack.environment["MLFLOW_TRACKING_URI"]
     search = f"{uri}/api/2.0/mlflow/experiments/search?max_results=10"
     assert httpx.get(search).status_code == 401

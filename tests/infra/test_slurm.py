@@ -62,6 +62,7 @@ class Slurm:
         ports = [free_port() for _ in range(3)]
         configuration.write_text(_CONFIGURATION.format(folder=folder, ports=ports, host=os.uname().nodename))
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        (folder / "home").mkdir()
         home = {"DRIVETRAIN_HOME": str(folder / "home"), "GLOO_SOCKET_IFNAME": "lo"}
         self.environment = {**os.environ, **home, "PATH": path, "SLURM_CONF": str(configuration)}
 
@@ -102,8 +103,8 @@ def slurm(tmp_path: Path) -> Iterator[Slurm]:
     (tmp_path / "state").mkdir()
     (tmp_path / "slurmctld.log").touch()
     with ExitStack() as stack:
-        for command in made.daemons():
-            log = stack.enter_context((tmp_path / f"{command[0]}-{command[-1]}.out").open("w"))
+        for number, command in enumerate(made.daemons()):
+            log = stack.enter_context((tmp_path / f"daemon-{number}.out").open("w"))
             daemon = subprocess.Popen(command, env=made.environment, stdout=log, stderr=log)
             stack.callback(daemon.wait, timeout=60)
             stack.callback(daemon.terminate)

@@ -24,7 +24,16 @@ VARIABLES = {
     "bucket": "drivetrain-test",
     "deletion_protection": "false",
 }
-OVERRIDE = 'provider "aws" {\n  s3_use_path_style = true\n}\n'  # buckets have no host names here
+OVERRIDE = """
+provider "aws" {
+  s3_use_path_style = true # buckets have no host names here
+}
+resource "aws_efs_file_system" "this" {
+  lifecycle {
+    prevent_destroy = false
+  }
+}
+"""
 
 
 class Terraform:
@@ -59,7 +68,7 @@ def terraform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Terraform]:
 
 
 def test_files_are_formatted_and_valid(terraform: Terraform) -> None:
-    terraform("fmt", "-check", "-recursive")
+    terraform("fmt", "-check", "-recursive", str(INFRA / "terraform"))
     terraform("validate")
 
 

@@ -78,6 +78,8 @@ def test_possible_nodes_are_those_that_are_not_there_yet() -> None:
     assert [node.id for node in RULES.possible_nodes([HEAD])] == ["gpu-0", "gpu-1"]
     assert [node.id for node in RULES.possible_nodes([HEAD, Node("n1", 8, 4)])] == ["gpu-0"]
     assert RULES.possible_nodes([Node(name, 8, 4) for name in "abc"]) == []
+    twins = Rules(pools={name: Pool(max=2, cpus=8, gpus=4) for name in ("gpu", "spot")})
+    assert [node.id for node in twins.possible_nodes([Node(name, 8, 4) for name in "abc"])] == ["spot-0"]
 
 
 def test_a_gang_is_let_in_if_the_pools_could_hold_it() -> None:

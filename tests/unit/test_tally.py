@@ -22,7 +22,9 @@ def test_every_recovery_is_counted_once_by_its_reason() -> None:
         Starting("d", Place(), progress=after(killed, lost, restarts=2)),  # no step in between
         Training("d", Place(), progress=after(killed, lost, restarts=2)),
         Placing("d", Place(), progress=after(lost, restarts=3)),  # steps in between: counts began anew
-        Ended(Reason.COMPLETED, progress=after(lost, restarts=3)),
+        Ended(Reason.CANCELLED, progress=after(lost, restarts=3)),
+        Queued(progress=after(restarts=3)),  # resumed by the user
+        Ended(Reason.COMPLETED, progress=after(restarts=3)),
     ]
     tally = Tally()
     for state in states:
@@ -30,4 +32,4 @@ def test_every_recovery_is_counted_once_by_its_reason() -> None:
         tally.add("b", Queued())
     assert tally.recoveries == {killed: 1, lost: 2}
     assert tally.admissions == 2
-    assert tally.ends == {Reason.COMPLETED: 1}
+    assert tally.ends == {Reason.CANCELLED: 1, Reason.COMPLETED: 1}

@@ -20,16 +20,21 @@ _NUMBERS, _ROUNDS = 4 << 20, 5  # 16 MiB of float32
 
 def main(rendezvous: str, rank: int, world_size: int) -> None:
     """Join the others, sum with them, say how it went."""
-    backend = "nccl" if torch.cuda.is_available() else "gloo"
     if rendezvous.startswith("file://"):
         os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    device = torch.device("cuda", rank % torch.cuda.device_count()) if backend == "nccl" else torch.device("cpu")
-    dist.init_process_group(backend, init_method=rendezvous, rank=rank, world_size=world_size, timeout=_TIMEOUT)
+    dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=world_size, timeout=_TIMEOUT)
+    backend, group, device = "gloo", None, torch.device("cpu")
+    everybody = torch.tensor(torch.cuda.is_available())
+    dist.all_reduce(everybody, dist.ReduceOp.MIN)
+    if everybody:  # else NCCL would leave out the nodes without GPUs
+        backend, group = "nccl", dist.new_group(backend="nccl", timeout=_TIMEOUT)
+        device = torch.device("cuda", rank % torch.cuda.device_count())
+        torch.cuda.set_device(device)
     seconds = []
     for _ in range(_ROUNDS):
         numbers = torch.full((_NUMBERS,), float(rank + 1), device=device)
         began = time.monotonic()
-        dist.all_reduce(numbers)
+        dist.all_reduce(numbers, group=group)
         right = bool((numbers == world_size * (world_size + 1) / 2).all())  # also waits for the GPU
         seconds.append(time.monotonic() - began)
     dist.destroy_process_group()

@@ -38,6 +38,11 @@ resource "aws_efs_file_system" "this" {
   encrypted       = true
   throughput_mode = "elastic"
   tags            = { Name = var.name }
+
+  # All runs and checkpoints: take this out to destroy them.
+  lifecycle {
+    prevent_destroy = true
+  }
 }
 
 resource "aws_efs_mount_target" "this" {

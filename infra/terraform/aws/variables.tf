@@ -41,5 +41,5 @@ variable "database_class" {
 variable "deletion_protection" {
   type        = bool
   default     = true
-  description = "Whether the database and the bucket's content survive a `terraform destroy`."
+  description = "Whether the database and a bucket that holds something refuse to be destroyed. The file system always does."
 }

@@ -20,18 +20,17 @@ class Tally:
         self.admissions = 0
         self.recoveries: Counter[str] = Counter()
         self.ends: Counter[str] = Counter()
-        self._progress: dict[str, Progress] = {}  # of the runs that have not ended
+        self._progress: dict[str, Progress] = {}  # of ended runs too: a user may resume them
 
     def add(self, run: str, state: State) -> None:
         """Count one transition."""
-        before = self._progress.pop(run, Progress())
+        before = self._progress.get(run, Progress())
         if state.progress.restarts > before.restarts:
             self.recoveries[_newest_failure(before, state.progress)] += 1
         self.admissions += isinstance(state, Placing)
         if isinstance(state, Ended):
             self.ends[state.reason] += 1
-        else:
-            self._progress[run] = state.progress
+        self._progress[run] = state.progress
 
 
 def _newest_failure(before: Progress, after: Progress) -> str:

@@ -41,6 +41,7 @@ def down(file: str, yes: bool) -> None:
     """`drivetrain cluster down`."""
     with errors():
         cluster = ClusterFile(Path(file))
+        check_safety(cluster)  # with cache_stopped_nodes, machines would only be stopped
         there = launcher.nodes(cluster)
         if there and not yes:
             typer.confirm(f"End all {len(there)} machines of cluster {cluster.name}?", abort=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 
 logging.getLogger("ray.autoscaler._private.util").setLevel(logging.WARNING)  # it tells what it fills in
 _TYPE_KEYS = {"aws": "InstanceType", "gcp": "machineType", "azure": "azure_arm_parameters.vmSize"}
-_PLACEHOLDER = re.compile(r"<[a-zA-Z][^<>]*>")
+_PLACEHOLDER = re.compile(r"<[a-zA-Z][^<>]*(?<! )>")  # not what a shell reads from and writes to
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,18 @@ class ClusterFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         written = self._read()
-        self.cloud = str(written.get("provider", {}).get("type"))
+        for section in ("provider", "available_node_types", "metadata"):
+            if not isinstance(written.get(section), dict):
+                raise InputError(f"{path}: {section}", repr(written.get(section))[:200], "keys and values")
+        self.cloud = str(written["provider"].get("type"))
         if self.cloud not in _TYPE_KEYS:
             raise InputError(f"{path}: provider.type", repr(self.cloud), ", ".join(_TYPE_KEYS))
+        place = "location" if self.cloud == "azure" else "region"
+        if not isinstance(written["provider"].get(place), str):
+            raise InputError(
+                f"{path}: provider.{place}", repr(written["provider"].get(place)), "where the machines are"
+            )
+        self._prices = self._read_prices(written["metadata"])
         for key, value in _leaves(written):
             if isinstance(value, str) and (found := _PLACEHOLDER.search(value)):
                 raise InputError(f"{path}: {key}", found[0], "a value of your own", "`terraform output` tells most.")
@@ -92,14 +101,31 @@ class ClusterFile:
         Raises:
             InputError: the price of a kind is not known.
         """
-        least = most = 0.0
         for group in (self.head, *self.workers):
             if group.price is None:
                 key = f"{self.path}: metadata.price_per_hour.{group.machine}"
                 raise InputError(key, "nothing", "dollars an hour of this kind of machine, as your cloud asks for it")
-            least += group.least * group.price
-            most += group.most * group.price
-        return least, most
+        prices = {group.name: group.price or 0.0 for group in self.workers}
+        least = sum(group.least * prices[group.name] for group in self.workers)
+        return (self.head.price or 0.0) + least, (self.head.price or 0.0) + self.most_of(prices)
+
+    def most_of(self, each: Mapping[str, float]) -> float:
+        """The most of something that the workers may have together, by what a node of each group has of it."""
+        left, most = self.config["max_workers"], 0.0
+        for group in sorted(self.workers, key=lambda group: each.get(group.name, 0.0), reverse=True):
+            count = min(group.most, left)
+            left -= count
+            most += count * each.get(group.name, 0.0)
+        return most
+
+    def _read_prices(self, metadata: dict[str, Any]) -> dict[str, float]:
+        key, prices = f"{self.path}: metadata.price_per_hour", metadata.get("price_per_hour")
+        if not isinstance(prices, dict):
+            raise InputError(key, repr(prices), "dollars an hour by kind of machine")
+        for machine, price in prices.items():
+            if isinstance(price, bool) or not isinstance(price, int | float) or not price >= 0:
+                raise InputError(f"{key}.{machine}", repr(price), "a number of dollars")
+        return {str(machine): float(price) for machine, price in prices.items()}
 
     def _read(self) -> dict[str, Any]:
         try:
@@ -130,17 +156,17 @@ class ClusterFile:
             _is_spot(node),
             resources.get("CPU"),
             resources.get("GPU", 0),
-            self.config.get("metadata", {}).get("price_per_hour", {}).get(machine),
+            self._prices.get(machine),
             node,
         )
 
 
 def _is_spot(node: dict[str, Any]) -> bool:
-    market = node.get("InstanceMarketOptions", {}).get("MarketType") == "spot"
-    scheduling = node.get("scheduling", {})
+    market = (node.get("InstanceMarketOptions") or {}).get("MarketType") == "spot"
+    scheduling = node.get("scheduling") or {}
     schedules = scheduling if isinstance(scheduling, list) else [scheduling]
     preemptible = any(entry.get("preemptible") or entry.get("provisioningModel") == "SPOT" for entry in schedules)
-    return market or preemptible or node.get("azure_arm_parameters", {}).get("priority") == "Spot"
+    return market or preemptible or (node.get("azure_arm_parameters") or {}).get("priority") == "Spot"
 
 
 def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:

@@ -69,8 +69,11 @@ def down(file: ClusterFile) -> None:
 
 
 def nodes(file: ClusterFile) -> list[CloudNode]:
-    """The cluster's machines that the cloud has, by its own books."""
-    return list(_nodes(file))
+    """The cluster's machines that the cloud has, by its own books. Raises LauncherError."""
+    try:
+        return list(_nodes(file))
+    except Exception as error:  # of whichever client the cloud has
+        raise LauncherError(f"{file.cloud} cannot be asked: {error}".splitlines()[0]) from error
 
 
 def _nodes(file: ClusterFile) -> Iterator[CloudNode]:

@@ -55,15 +55,20 @@ def _aws(file: ClusterFile) -> list[str]:
     except (BotoCoreError, ClientError) as error:
         raise InputError("AWS credentials", str(error), "some that AWS knows", "Try `aws configure`.") from error
     machines = sorted({group.machine for group in (file.head, *file.workers)})
-    offered = _offered(session, file, machines)
+    try:
+        offered = _offered(session, file, machines)
+        found = session.client("ec2").describe_instance_types(InstanceTypes=sorted(offered))["InstanceTypes"]
+    except (BotoCoreError, ClientError) as error:
+        raise InputError(
+            f"{file.path}: provider", str(error), "a region and zones that this account can use"
+        ) from error
     if missing := [machine for machine in machines if machine not in offered]:
         zones = file.config["provider"].get("availability_zone", region)
         where = f"{file.path}: available_node_types"
         raise InputError(where, ", ".join(missing), f"kinds of machines that {zones} has", "Try another zone.")
-    found = session.client("ec2").describe_instance_types(InstanceTypes=machines)["InstanceTypes"]
     cpus = {entry["InstanceType"]: entry["VCpuInfo"]["DefaultVCpus"] for entry in found}
     unknown = []
-    for code, needed in needed_cpus([file.head, *file.workers], cpus).items():
+    for code, needed in needed_cpus(file, cpus).items():
         try:
             quota = session.client("service-quotas").get_service_quota(ServiceCode="ec2", QuotaCode=code)
         except (BotoCoreError, ClientError) as error:
@@ -84,11 +89,21 @@ def _offered(session: Any, file: ClusterFile, machines: list[str]) -> set[str]:
     return {offering["InstanceType"] for offering in answer["InstanceTypeOfferings"]}
 
 
-def needed_cpus(groups: list[NodeGroup], cpus: dict[str, int]) -> dict[str, int]:
-    """Virtual CPUs that a cluster has at its largest, by the quota that counts them."""
-    needed: dict[str, int] = defaultdict(int)
-    for group in groups:
-        family = group.machine.partition(".")[0]
-        kind = "p5" if family.startswith("p5") else family[0] if family[0] in "gp" else "standard"
-        needed[_QUOTAS[kind][group.spot]] += group.most * cpus[group.machine]
-    return dict(needed)
+def needed_cpus(file: ClusterFile, cpus: dict[str, int]) -> dict[str, int]:
+    """Virtual CPUs that a cluster has at its largest, by the quota that counts them.
+
+    Args:
+        cpus: of each kind of machine.
+    """
+    counted: dict[str, dict[str, float]] = defaultdict(dict)  # CPUs of a node, by quota and group
+    for group in file.workers:
+        counted[_quota(group)][group.name] = cpus[group.machine]
+    needed = {code: int(file.most_of(each)) for code, each in counted.items()}
+    code = _quota(file.head)
+    return {**needed, code: needed.get(code, 0) + cpus[file.head.machine]}
+
+
+def _quota(group: NodeGroup) -> str:
+    family = group.machine.partition(".")[0]
+    kind = "p5" if family.startswith("p5") else family[0] if family[0] in "gp" else "standard"
+    return _QUOTAS[kind][group.spot]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from drivetrain_pipelines.errors import InputError
 
 from drivetrain.cloud.cluster_file import ClusterFile
 
+_OPEN_DASHBOARD = re.compile(r"--dashboard-host[= ]\S*0\.0\.0\.0")
 _ANYWHERE = ("0.0.0.0/0", "::/0")
 
 
@@ -33,16 +35,22 @@ def _unsafe(file: ClusterFile) -> Iterator[InputError]:
         if not starts or not all("RAY_AUTH_MODE=token" in command for command in starts):
             fix = "Without it, whoever reaches Ray's ports runs code."
             yield InputError(f"{path}: {key}", "no RAY_AUTH_MODE=token", "it, before `ray start`", fix)
-        if any("--dashboard-host=0.0.0.0" in command for command in starts):
+        if any(_OPEN_DASHBOARD.search(command) for command in starts):
             yield InputError(f"{path}: {key}", "--dashboard-host=0.0.0.0", "127.0.0.1; `ray dashboard` tunnels to it")
+    if config["provider"].get("cache_stopped_nodes", True):
+        fix = "Stopped machines keep their disks, which are paid for."
+        yield InputError(f"{path}: provider.cache_stopped_nodes", "true", "false", fix)
     if file.cloud == "aws":
         yield from _unsafe_on_aws(file)
+    if file.cloud == "gcp":
+        yield from _unsafe_on_gcp(file)
 
 
 def _unsafe_on_aws(file: ClusterFile) -> Iterator[InputError]:
     provider, path = file.config["provider"], file.path
     rules = provider.get("security_group", {}).get("IpPermissions", [])
-    for address in (entry.get("CidrIp") for rule in rules for entry in rule.get("IpRanges", [])):
+    ranges = [entry for rule in rules for key in ("IpRanges", "Ipv6Ranges") for entry in rule.get(key, [])]
+    for address in (entry.get("CidrIp") or entry.get("CidrIpv6") for entry in ranges):
         if address in _ANYWHERE:
             key = f"{path}: provider.security_group.IpPermissions"
             yield InputError(key, address, "addresses of your own")
@@ -55,6 +63,16 @@ def _unsafe_on_aws(file: ClusterFile) -> Iterator[InputError]:
         fix = "Ray would make a role that may do everything on EC2 and S3; infra/terraform/aws makes a narrow one."
         key = f"{path}: available_node_types.{file.head.name}.node_config.IamInstanceProfile"
         yield InputError(key, "nothing", "the profile of a role", fix)
-    if provider.get("cache_stopped_nodes", True):
-        fix = "Stopped machines keep their disks, which are paid for."
-        yield InputError(f"{path}: provider.cache_stopped_nodes", "true", "false", fix)
+
+
+def _unsafe_on_gcp(file: ClusterFile) -> Iterator[InputError]:
+    for group in (file.head, *file.workers):
+        where = f"{file.path}: available_node_types.{group.name}.node_config"
+        if not group.config.get("serviceAccounts"):
+            fix = "Ray would make an account that may do everything with machines and storage."
+            yield InputError(
+                f"{where}.serviceAccounts", "nothing", "an account with the rights that these nodes need", fix
+            )
+        if not group.config.get("networkInterfaces"):
+            fix = "On the project's default network, port 22 is open to the world."
+            yield InputError(f"{where}.networkInterfaces", "nothing", "a subnetwork of your own", fix)

@@ -7,16 +7,19 @@ import secrets
 import socket
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import ray
+from packaging.version import Version
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from drivetrain.doctor import collectives, machine
-from drivetrain.doctor.finding import Finding, failed, ok, warning
+from drivetrain.doctor.finding import Finding, attempt, failed, ok, warning
 from drivetrain.home import Home
 
 _TIMEOUT_S = 180.0
@@ -46,8 +49,14 @@ def examine(home: Home) -> list[Finding]:
             findings.append(replace(failed("node", why, "See `ray status`, and Ray's logs there."), node=node.name))
     if not reached:
         return findings
-    together = [_authentication(len(nodes)), _same_versions(reached), _all_reduce(reached)]
-    return [*findings, *_shared_home(home, reached), *_clocks(reached), *together]
+    checks: dict[str, Callable[[], Finding]] = {
+        "shared home": lambda: _shared_home(home, reached),
+        **{f"clock of {node.name}": partial(_clock, node) for node in reached},
+        "same versions": lambda: _same_versions(reached),
+        "all-reduce between nodes": lambda: _all_reduce(reached),
+    }
+    together = [attempt(check, look, "See `ray status`, and Ray's logs.") for check, look in checks.items()]
+    return [*findings, _authentication(len(nodes)), *together]
 
 
 def _node(found: dict[str, Any]) -> _Node:
@@ -58,6 +67,12 @@ def _on(node: _Node, work: Any, *arguments: Any) -> Any:
     """Have something done on a node; it takes nothing of what runs may use."""
     pinned = NodeAffinitySchedulingStrategy(node.id, soft=False)
     return ray.remote(work).options(num_cpus=0, max_retries=0, scheduling_strategy=pinned).remote(*arguments)
+
+
+def _all(nodes: list[_Node], work: Any, *arguments: Any) -> list[Any]:
+    """What every node answers."""
+    found: list[Any] = ray.get([_on(node, work, *arguments) for node in nodes], timeout=_TIMEOUT_S)
+    return found
 
 
 def _look(home: str) -> list[Finding]:
@@ -72,7 +87,7 @@ def _authentication(nodes: int) -> Finding:
 
 
 def _same_versions(nodes: list[_Node]) -> Finding:
-    found = dict(zip(nodes, ray.get([_on(node, _versions) for node in nodes]), strict=True))
+    found = dict(zip(nodes, _all(nodes, _versions), strict=True))
     (usual, _), *others = Counter(found.values()).most_common()
     if others:
         odd = [
@@ -83,39 +98,40 @@ def _same_versions(nodes: list[_Node]) -> Finding:
 
 
 def _versions() -> tuple[str, ...]:
-    return tuple(metadata.version(name) for name in _ALIKE)
+    """Without what tells builds of one version apart, such as ``+cpu``."""
+    return tuple(Version(metadata.version(name)).public for name in _ALIKE)
 
 
 def _difference(mine: tuple[str, ...], usual: tuple[str, ...]) -> str:
     return ", ".join(f"{name} {a}, not {b}" for name, a, b in zip(_ALIKE, mine, usual, strict=True) if a != b)
 
 
-def _shared_home(home: Home, nodes: list[_Node]) -> list[Finding]:
+def _shared_home(home: Home, nodes: list[_Node]) -> Finding:
     """Whether a file that is written here is seen by all."""
     secret, note = secrets.token_hex(8), home.path / f".drivetrain-doctor-{os.getpid()}"
     note.write_text(secret)
     fix = f"Mount one network file system at {home.path} on all nodes, or set DRIVETRAIN_HOME to where there is one."
     try:
-        seen = ray.get([_on(node, _read, str(note)) for node in nodes])
+        seen = _all(nodes, _read, str(note))
     finally:
         note.unlink()
     blind = [node.name for node, text in zip(nodes, seen, strict=True) if text != secret]
     if blind:
-        return [failed("shared home", f"{', '.join(blind)} cannot see what is written in {home.path}", fix)]
-    return [ok("shared home", f"all {len(nodes)} nodes see {home.path}")]
+        return failed("shared home", f"{', '.join(blind)} cannot see what is written in {home.path}", fix)
+    return ok("shared home", f"all {len(nodes)} nodes see {home.path}")
 
 
 def _read(path: str) -> str:
     return Path(path).read_text() if Path(path).exists() else ""
 
 
-def _clocks(nodes: list[_Node]) -> list[Finding]:
-    return [replace(judge_clock([_ask_time(node) for _ in range(_PINGS)]), node=node.name) for node in nodes]
+def _clock(node: _Node) -> Finding:
+    return replace(judge_clock([_ask_time(node) for _ in range(_PINGS)]), node=node.name)
 
 
 def _ask_time(node: _Node) -> tuple[float, float, float]:
     asked = time.time()
-    told: float = ray.get(_on(node, _now))
+    told: float = ray.get(_on(node, _now), timeout=_TIMEOUT_S)
     return asked, told, time.time()
 
 
@@ -142,7 +158,7 @@ def judge_clock(answers: list[tuple[float, float, float]]) -> Finding:
 def _all_reduce(nodes: list[_Node]) -> Finding:
     """One process a node, as a gang has it."""
     first = nodes[0]
-    port = ray.get(_on(first, _free_port, first.address))
+    port = ray.get(_on(first, _free_port, first.address), timeout=_TIMEOUT_S)
     rendezvous = f"tcp://{first.address}:{port}"
     parts = [_on(node, _join, rendezvous, rank, len(nodes)) for rank, node in enumerate(nodes)]
     check = "all-reduce between nodes"

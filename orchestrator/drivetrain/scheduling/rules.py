@@ -64,11 +64,12 @@ class Rules(Spec):
     def possible_nodes(self, nodes: Collection[Node]) -> list[Node]:
         """The nodes that could be added to those that there are."""
         there = Counter((node.cpus, node.gpus) for node in nodes if not node.draining)
-        return [
-            Node(f"{name}-{number}", pool.cpus, pool.gpus)
-            for name, pool in self.pools.items()
-            for number in range(pool.max - there[pool.cpus, pool.gpus])
-        ]
+        possible = []
+        for name, pool in self.pools.items():
+            taken = min(pool.max, there[pool.cpus, pool.gpus])
+            there[pool.cpus, pool.gpus] -= taken  # the others of that shape are of another pool
+            possible += [Node(f"{name}-{number}", pool.cpus, pool.gpus) for number in range(pool.max - taken)]
+        return possible
 
 
 def load_rules(path: Path) -> Rules:

@@ -31,6 +31,7 @@ capabilities: {drop: [ALL]}
 {{- define "drivetrain.environment" -}}
 - {name: DRIVETRAIN_HOME, value: /mnt/drivetrain}
 - {name: RAY_USAGE_STATS_ENABLED, value: "0"}
+- {name: RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S, value: "100"} # for ranks to save, when a node is taken away
 {{- with include "drivetrain.mlflowUri" . }}
 - {name: MLFLOW_TRACKING_URI, value: {{ . | quote }}}
 {{- end }}
