@@ -24,7 +24,7 @@ from tests.benchmarks.report import report
 from tests.cluster.harness import Result, RunningJob, command_line, run_job
 from tests.mlflow_server import MlflowServer, mlflow_server
 
-_RUNS, _CYCLES, _WARM_UP, _STEPS_A_MOOD, _CHANGE = 3, 8, 20, 36, 4
+_RUNS, _CYCLES, _WARM_UP, _STEPS_A_MOOD, _CHANGE = 2, 8, 20, 36, 4
 _MOODS = ("nobody", "good", "slow", "broken")
 _CYCLE = len(_MOODS) * _STEPS_A_MOOD
 _STEPS = _WARM_UP + _CYCLES * _CYCLE
