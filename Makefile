@@ -30,11 +30,14 @@ lock: .venv/installed
 audit: .venv/installed
 	$(BIN)/pip-audit --disable-pip --require-hashes --requirement infra/requirements.lock
 
+# Tests that start nothing run side by side; the others, each with a cluster of its own, one after another.
 test: check
-	$(BIN)/pytest -m "not slow and not recipe"
+	$(BIN)/pytest --numprocesses 2 --dist loadfile -m "not slow" tests/unit tests/contracts tests/chaos
+	$(BIN)/pytest -m "not slow" tests/cluster tests/infra
 
 test-all: check
-	$(BIN)/pytest -m "not recipe"
+	$(BIN)/pytest --numprocesses 2 tests/unit tests/contracts tests/chaos
+	$(BIN)/pytest tests/cluster tests/infra
 
 test-recipes: .venv/installed
 	$(BIN)/pytest -m recipe

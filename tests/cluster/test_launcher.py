@@ -250,6 +250,7 @@ def file_for(there: Cloud, folder: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(not available(), reason="needs root, namespaces and iproute2")
 def test_a_cluster_grows_shrinks_and_goes(toy_job: Path, tmp_path: Path) -> None:
