@@ -193,7 +193,7 @@ def test_prometheus_finds_what_it_wants_to_know(service: Service, toy_job: Path)
     with service.client("pam", "viewer") as viewer, service.client("ann") as ann:
         run = ann.submit(str(toy_job))["run_id"]
         os.kill(wait_for_step(ann, run, 3)["pids"]["rank-0"], signal.SIGKILL)
-        next(view for view in ann.watch(run) if view["generation"] == 2 and view["step"] > 3)
+        next(view for view in ann.watch(run) if view["generation"] == 2 and view["phase"] == "training")
         live = metrics_of(service, viewer)
         ann.wait(run, 240)
         time.sleep(6)  # what is younger may still be about to be stored
