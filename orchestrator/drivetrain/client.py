@@ -215,6 +215,9 @@ def _token() -> str:
         return token
     file = Home.from_environment().token_file
     if not file.exists():
-        fix = f"Ask whoever runs the server for one and put it there, with mode 0600: {file}"
+        fix = (
+            f"This verb asks a server. Ask whoever runs it for a token and put it there, with mode 0600: {file}; "
+            "or start one here: `drivetrain server`."
+        )
         raise InputError("token", "none", "DRIVETRAIN_TOKEN, or a file that holds it", fix)
     return read_private(Path(file))

@@ -105,7 +105,9 @@ def find_job_file(path: str) -> Path:
         if candidate.is_file():
             return candidate.resolve()
     recipes = sorted(p.parent.name.replace("_", "-") for p in recipes_folder().glob("*/job.yaml"))
-    raise InputError("JOB", repr(path), f"a job file, a folder with job.yaml, or a recipe ({', '.join(recipes)})")
+    close = difflib.get_close_matches(path, recipes, n=1)
+    fix = f"Did you mean {close[0]}?" if close else "" if given.exists() else "There is no such file."
+    raise InputError("JOB", repr(path), f"a job file, a folder with job.yaml, or a recipe ({', '.join(recipes)})", fix)
 
 
 def recipes_folder() -> Path:
