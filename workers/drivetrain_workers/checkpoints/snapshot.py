@@ -6,6 +6,7 @@ through the next step's forward and backward passes, if the update waits for it 
 
 from __future__ import annotations
 
+import mmap
 import random
 from base64 import b64encode
 from typing import Any
@@ -59,11 +60,17 @@ class HostBuffer:
             now.append((size, tensor))
             size += tensor.numel() * tensor.element_size()
         if self._bytes.numel() != size:
-            self._bytes = torch.empty(size, dtype=torch.uint8, pin_memory=self._stream is not None)
+            self._bytes = self._allocate(size)
         self._copy(now)
         if self._stream:
             torch.cuda.synchronize()  # and so the update before is done, which the other stream must not overtake
         return {"fragments": fragments, "groups": groups, "replicated": replicated, "rng": rng_state()}
+
+    def _allocate(self, size: int) -> torch.Tensor:
+        """Memory for the copy; on CPUs outside the heap, whose holes are for what comes and goes with each step."""
+        if self._stream or not size:
+            return torch.empty(size, dtype=torch.uint8, pin_memory=self._stream is not None)
+        return torch.frombuffer(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), dtype=torch.uint8)
 
     def finish(self) -> None:
         """Copy the rest. From another thread, before the optimizer's next update."""
