@@ -14,7 +14,8 @@ import pytest
 from tests.ec2 import REGION, moto
 from tests.infra.tools import INFRA
 
-PLUGINS = Path("/opt/tf-plugins")  # where machines without the internet may have the provider
+# Where machines without the internet may have providers.
+MIRRORS = sorted(path.parent for path in Path("/opt").glob("*/registry.terraform.io"))
 pytestmark = pytest.mark.skipif(not shutil.which("terraform"), reason="needs terraform")
 
 VARIABLES = {
@@ -63,7 +64,7 @@ class Terraform:
 def terraform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Terraform]:
     with moto("127.0.0.1") as uri:
         made = Terraform(tmp_path_factory.mktemp("terraform"), uri)
-        made("init", "-input=false", *([f"-plugin-dir={PLUGINS}"] if PLUGINS.exists() else []))
+        made("init", "-input=false", *(f"-plugin-dir={mirror}" for mirror in MIRRORS))
         yield made
 
 
