@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from multiprocessing.connection import Connection, Listener
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ import boto3
 import httpx
 
 from tests.hosts import Host, Network
+from tests.metadata_service import give_notice, notice_of, serve_metadata
 
 REGION = "us-east-1"
 _SCRIPT = """#!{python}
@@ -101,8 +103,17 @@ class Cloud:
                 made = self._network.add(int(address.rpartition(".")[2]))
                 # /etc/profile has a PATH of its own
                 (made.home / ".bashrc").write_text(f"export PATH={self.environment['PATH']}\n")
+                serve_metadata(made)
                 self._hosts[address] = made
             return self._hosts[address]
+
+    def take_back(self, address: str, within_s: float) -> None:
+        """What happens to a spot instance that somebody pays more for."""
+        give_notice(notice_of(self.host(address)), datetime.now(UTC) + timedelta(seconds=within_s))
+        (found,) = [instance["InstanceId"] for instance in self.instances() if instance["PrivateIpAddress"] == address]
+        end = threading.Timer(within_s, self.ec2.terminate_instances, kwargs={"InstanceIds": [found]})
+        end.daemon = True
+        end.start()
 
     def follow(self) -> None:
         """Power hosts off when their instances have been ended."""

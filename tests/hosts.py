@@ -35,6 +35,7 @@ class Host:
         name: of the host.
         address: its IP address.
         home: folder of its users' things.
+        log: file with what its services have printed.
     """
 
     def __init__(self, bridge: str, name: str, address: str, folder: Path) -> None:
@@ -55,8 +56,9 @@ class Host:
         self._keeper = subprocess.Popen(keeper, stderr=subprocess.DEVNULL)  # unshare warns of the kernel
         self._init = self._wait_for_init()
         self._process_ids = _process_ids_of(self._init)
-        self.home = folder / "home"
+        self.home, self.log = folder / "home", folder / "log"
         self._environment = {**os.environ, "HOME": str(self.home)}
+        self._services: list[subprocess.Popen[bytes]] = []
 
     def command(self, *words: str) -> list[str]:
         """A command line that runs inside the host."""
@@ -71,6 +73,12 @@ class Host:
             stderr=subprocess.STDOUT,
             text=True,
         )
+
+    def keep_running(self, *words: str, **environment: str) -> None:
+        """Run a program inside for as long as the host is on; what it prints is added to the log."""
+        with self.log.open("a") as log:
+            environment = {**self._environment, **environment}
+            self._services.append(subprocess.Popen(self.command(*words), env=environment, stdout=log, stderr=log))
 
     def run(self, *words: str, **environment: str) -> str:
         """Run a program inside to its end; returns what it printed."""
@@ -98,7 +106,8 @@ class Host:
         """Everything inside ends at once."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(self._init, signal.SIGKILL)
-        self._keeper.wait()
+        for process in (self._keeper, *self._services):
+            process.wait()
 
     def remove(self) -> None:
         """Power off, and leave nothing."""

@@ -6,8 +6,10 @@ import ast
 import difflib
 import importlib.util
 import sys
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from drivetrain_pipelines.errors import InputError
 
@@ -49,6 +51,37 @@ def check_function(key: str, path: str, folder: Path) -> None:
         of_recipes = missing in _OF_RECIPES
         fix = "Recipes need what `pip install 'drivetrain[recipes]'` brings." if of_recipes else "Install it."
         raise InputError(key, repr(path), f"code whose imports are installed; there is no {missing}", fix)
+
+
+def check_arguments(path: str, folder: Path, args: Mapping[str, Any], others: Iterable[str]) -> None:
+    """``model.args`` must be what the factory takes, if that is a plain function in a file of the job's or ours.
+
+    Args:
+        path: of the factory.
+        folder: of the job.
+        args: from the job file.
+        others: names of what a factory may be given besides.
+
+    Raises:
+        InputError: it takes no such argument, or wants one that nobody gives.
+    """
+    module, _, name = path.partition(":")
+    file = _file(module, folder)
+    found = [node for node in ast.parse(file.read_text()).body if getattr(node, "name", "") == name] if file else []
+    if not found or not isinstance(found[-1], ast.FunctionDef) or found[-1].decorator_list:
+        return
+    signature = found[-1].args
+    positional, keywords = [*signature.posonlyargs, *signature.args], signature.kwonlyargs
+    taken = [each.arg for each in (*positional, *keywords)]
+    for key in args:
+        if key not in taken and not signature.kwarg:
+            close = difflib.get_close_matches(key, taken, n=1)
+            fix = f"Did you mean {close[0]}?" if close else ""
+            raise InputError(f"model.args.{key}", repr(args[key]), f"an argument of {path} ({', '.join(taken)})", fix)
+    wanted = positional[: len(positional) - len(signature.defaults)]
+    wanted += [each for each, default in zip(keywords, signature.kw_defaults, strict=True) if default is None]
+    if missing := [each.arg for each in wanted if each.arg not in {*args, *others}]:
+        raise InputError("model.args", f"no {', '.join(missing)}", f"all that {path} wants")
 
 
 def _file(module: str, folder: Path) -> Path | None:

@@ -17,10 +17,11 @@ from drivetrain_pipelines.errors import InputError
 from drivetrain_pipelines.raw.sources import check_source
 from drivetrain_workers.batching import solve
 from drivetrain_workers.deepspeed_config import check_passthrough
+from drivetrain_workers.spec import FACTS_OF_DATA
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from drivetrain.code_checks import check_function
+from drivetrain.code_checks import check_arguments, check_function
 from drivetrain.spec import JobSpec
 
 _UNION_MEMBERS = (
@@ -194,6 +195,7 @@ def _check(spec: JobSpec, folder: Path) -> JobSpec:
     ):
         if function:
             check_function(key, function, folder)
+    check_arguments(spec.model.factory, folder, spec.model.args, {*spec.model.files, *FACTS_OF_DATA})
     if spec.training.best.metric != "loss" and not spec.model.metrics:
         raise InputError(
             "training.best.metric", repr(spec.training.best.metric), "loss", "Set model.metrics for others."

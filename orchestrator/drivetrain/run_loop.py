@@ -152,7 +152,7 @@ class RunLoop:
         before = self._state
         state, actions = step(before, event)
         if is_transition(before, state):
-            self._store.save(self._run_id, state, repr(event))
+            self._store.save(self._run_id, state, str(event))
             _log.info("%s: %s -> %s on %s", self._run_id, before.phase, state.phase, event)
         self._state = state
         for action in actions:

@@ -38,10 +38,19 @@ class CorruptFileError(DrivetrainError):
 
 
 class PrepareError(DrivetrainError):
-    """The raw data could not be turned into a dataset."""
+    """The raw data could not be turned into a dataset.
 
-    def __init__(self, problem: str) -> None:
-        super().__init__(problem)
+    Attributes:
+        problem: with it.
+        fix: what to change in the job.
+    """
+
+    def __init__(self, problem: str, fix: str = "") -> None:
+        super().__init__(problem, fix)
+        self.problem, self.fix = problem, fix
+
+    def __str__(self) -> str:
+        return f"{self.problem}. {self.fix}" if self.fix else self.problem
 
 
 class FetchError(DrivetrainError):

@@ -173,3 +173,11 @@ def command_line(home: Path, *arguments: str) -> subprocess.CompletedProcess[str
     """Run `drivetrain` to its end, as in a pipe."""
     environment = {**os.environ, "DRIVETRAIN_HOME": str(home)}
     return subprocess.run([str(COMMAND), *arguments], env=environment, capture_output=True, text=True, check=False)
+
+
+def wait_until(true: Callable[[], bool], timeout_s: float = 240.0) -> None:
+    """Look twice a second."""
+    deadline = time.monotonic() + timeout_s
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.5)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from statistics import median
 
@@ -17,9 +18,10 @@ import pytest
 from drivetrain.client import Client
 from drivetrain.server.access import Tokens
 
-from tests.cluster.harness import COMMAND, Result, assert_same, step_gaps
+from tests.cluster.harness import COMMAND, LEISURE, Result, assert_same, step_gaps, wait_until
 from tests.cluster.test_server import order_of_places, wait_for_step
 from tests.hosts import Host, available, hosts
+from tests.metadata_service import give_notice, notice_of, serve_metadata
 
 pytestmark = pytest.mark.skipif(not available(), reason="needs root, namespaces and iproute2")
 
@@ -134,6 +136,28 @@ def test_a_host_is_lost_while_training(how: str, toy_job: Path, undisturbed: Res
         ray_asks_for_its_token(here)
         if how == "powered off":  # one that is cut off ends its ranks itself, when its lease does
             assert here.nodes[victim].processes() == []
+
+
+def test_a_spot_machine_is_left_before_it_is_taken(toy_job: Path, undisturbed: Result, tmp_path: Path) -> None:
+    """Its cloud gives notice; the run saves and goes on elsewhere, and no step is done twice."""
+    with site(3, tmp_path) as here, here.client("ann") as client:
+        for host in here.nodes.values():
+            serve_metadata(host)
+            host.keep_running(str(COMMAND), "cluster", "leave", "--on-notice", "aws", **here.environment)
+        run = client.submit(str(toy_job), [LEISURE])["run_id"]
+        wait_for_step(client, run, 10)
+        node = gang_hosts(here, client, run)[0]
+        taken = here.nodes[node]
+        began = time.monotonic()
+        give_notice(notice_of(taken), datetime.now(UTC) + timedelta(seconds=60))
+        wait_until(lambda: "nobody uses this node any more" in taken.log.read_text())
+        print(f"left {time.monotonic() - began:.1f} s after the notice")
+        taken.power_off()
+        found = client.wait(run, 240)
+    stopping = next(entry for entry in found["history"] if entry["phase"] == "stopping")
+    assert f"node {node[:12]} is about to leave" in stopping["why"]
+    assert found["progress"]["restarts"] == 0
+    assert_same(Result.of(found, here.home), undisturbed)
 
 
 @pytest.mark.slow

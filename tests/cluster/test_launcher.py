@@ -19,9 +19,9 @@ from drivetrain.cloud.preflight import needed_cpus
 from drivetrain.cloud.safety import check_safety
 from drivetrain_pipelines.errors import InputError
 
-from tests.cluster.harness import COMMAND
+from tests.cluster.harness import COMMAND, LEISURE, wait_until
 from tests.ec2 import REGION, Cloud, cloud
-from tests.hosts import available
+from tests.hosts import Host, available
 
 FILES = Path(__file__).parents[2] / "infra" / "clusters"
 CLOUDS = ("aws", "gcp", "azure")
@@ -251,10 +251,13 @@ def file_for(there: Cloud, folder: Path) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 @pytest.mark.skipif(not available(), reason="needs root, namespaces and iproute2")
 def test_a_cluster_grows_shrinks_and_goes(toy_job: Path, tmp_path: Path) -> None:
-    """No worker, three while a run wants them, none when it has ended; then no machine at all."""
+    """No worker, three while a run wants them, none when it has ended; then no machine at all.
+
+    Meanwhile one, a spot machine as it were, is taken back and replaced; that costs the run no step.
+    """
     with cloud(tmp_path) as there:
         file = file_for(there, tmp_path)
         environment = {**there.environment, "HOME": str(tmp_path)}
@@ -281,13 +284,19 @@ def test_a_cluster_grows_shrinks_and_goes(toy_job: Path, tmp_path: Path) -> None
         wait_until((tmp_path / "home" / "token").exists)
         assert "cpu: {max: 3, cpus: 1.0, gpus: 0.0}" in _pools(tmp_path / "home" / "scheduling.yaml")
         began = time.monotonic()
-        run = head.run(str(COMMAND), "submit", str(toy_job), "--set", "resources.workers=3", *SMALL, **on_head).strip()
+        overrides = [f"--set={each}" for each in ("resources.workers=3", "training.global_batch_size=12", LEISURE)]
+        run = head.run(str(COMMAND), "submit", str(toy_job), *overrides, **on_head).strip()
         wait_until(lambda: machines() == 4)
         assert kinds(drivetrain("cluster", "status", str(file), "--json")) == {"head": 1, "worker": 3}
         print(f"three nodes after {time.monotonic() - began:.0f} s")
+        wait_until(lambda: told_of(head, run, on_head)["view"]["step"] >= 10)
+        there.take_back(there.instances()[-1]["PrivateIpAddress"], within_s=60)
         waiting = head.start(str(COMMAND), "wait", run, **on_head)
         assert "completed" in waiting.communicate(timeout=300)[0]
         print(f"the run has ended after {time.monotonic() - began:.0f} s")
+        ended = told_of(head, run, on_head)
+        assert "is about to leave" in next(e for e in ended["history"] if e["phase"] == "stopping")["why"]
+        assert ended["progress"]["restarts"] == 0
         began = time.monotonic()
         wait_until(lambda: machines() == 1)
         print(f"none of them after {time.monotonic() - began:.0f} s")
@@ -296,7 +305,9 @@ def test_a_cluster_grows_shrinks_and_goes(toy_job: Path, tmp_path: Path) -> None
         wait_until(lambda: not head.processes())
 
 
-SMALL = ("--set", "training.global_batch_size=12", "--set", "training.steps=20")
+def told_of(head: Host, run: str, on_head: dict[str, str]) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(head.run(str(COMMAND), "status", run, "--json", **on_head))
+    return found
 
 
 def kinds(status: str) -> Counter[str]:
@@ -307,10 +318,3 @@ def kinds(status: str) -> Counter[str]:
 def _pools(rules: Path) -> str:
     pools = yaml.safe_load(rules.read_text())["pools"]
     return yaml.safe_dump(pools, default_flow_style=None, sort_keys=False)
-
-
-def wait_until(true: Callable[[], bool], timeout_s: float = 240.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.5)

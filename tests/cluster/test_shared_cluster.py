@@ -6,8 +6,6 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
@@ -25,36 +23,6 @@ from tests.cluster.test_server import wait_for_step
 
 def nodes_of(client: Client, run: str) -> set[str]:
     return {node["id"] for node in client.nodes() if run in node["ranks"]}
-
-
-def test_a_drained_node_is_left_in_time(toy_job: Path, undisturbed: Result, tmp_path: Path) -> None:
-    """As a cloud announces that it takes a spot machine back."""
-    with running_service(tmp_path, cpus=(1, 1, 1)) as service, service.client() as client:
-        run = client.submit(str(toy_job))["run_id"]
-        wait_for_step(client, run, 10)
-        before = nodes_of(client, run)
-        assert len(before) == 2
-        leaving = sorted(before - {head_node(service)})[0]
-        ray = Path(sys.executable).with_name("ray")
-        notice = [
-            "--reason",
-            "DRAIN_NODE_REASON_PREEMPTION",
-            "--reason-message",
-            "spot",
-            "--deadline-remaining-seconds",
-        ]
-        assert service.cluster
-        command = [str(ray), "drain-node", "--address", service.cluster.address, "--node-id", leaving, *notice, "120"]
-        subprocess.run(command, check=True, capture_output=True)
-        for view in client.watch(run):
-            if view["generation"] == 2 and view["phase"] == "training":
-                break
-        assert leaving not in nodes_of(client, run)
-        found = client.wait(run, 240)
-    stopping = next(entry for entry in found["history"] if entry["phase"] == "stopping")
-    assert "is about to leave" in stopping["why"]
-    assert found["progress"]["restarts"] == 0
-    assert_same(Result.of(found, service.home), undisturbed)
 
 
 def head_node(service: Service) -> str:

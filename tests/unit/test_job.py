@@ -29,7 +29,7 @@ VALID: dict[str, Any] = {
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "text.txt").write_text("some text\n")
-    (tmp_path / "model.py").write_text("def make(): ...\ndef loss(model, batch): ...\n")
+    (tmp_path / "model.py").write_text("def make(width, vocab_size, *, depth=1): ...\ndef loss(model, batch): ...\n")
     (tmp_path / "code.py").write_text("def make(): ...\n")
     write(tmp_path, VALID)
     return tmp_path
@@ -78,7 +78,7 @@ def test_fingerprint_follows_settings_and_code(folder: Path) -> None:
     first = load_job(str(folder)).fingerprint
     assert load_job(str(folder)).fingerprint == first
     assert load_job(str(folder), ["seed=1"]).fingerprint != first
-    (folder / "model.py").write_text("def make(): return 1\ndef loss(model, batch): ...\n")
+    (folder / "model.py").write_text("def make(width): return 1\ndef loss(model, batch): ...\n")
     assert load_job(str(folder)).fingerprint != first
 
 
@@ -98,6 +98,8 @@ def test_fingerprint_follows_settings_and_code(folder: Path) -> None:
         ("training.deepspeed={train_batch_size: 4}", ["training.deepspeed.train_batch_size", "global_batch_size"]),
         ("training.deepspeed={zero_optimization: {stage: 3}}", ["zero_optimization.stage: got 3", "training.zero (1)"]),
         ("model.factory=model:mak", ["model.factory: got 'model:mak'", "Did you mean model:make?"]),
+        ("model.args.dept=2", ["model.args.dept: got 2", "(width, vocab_size, depth)", "Did you mean depth?"]),
+        ("model.args={}", ["model.args: got no width", "all that model:make wants"]),
         ("model.factory=nowhere:make", ["model.factory", "There is no nowhere"]),
         ("model.factory=make", ["model.factory: got 'make'"]),
         ("model.factory=code:make", ["model.factory: got 'code:make'", "Python's own", "code.py"]),

@@ -8,12 +8,14 @@ from drivetrain_pipelines.errors import InputError
 from drivetrain_pipelines.spec import FunctionPath, Spec, StorageSpec
 from pydantic import Field, field_validator, model_validator
 
+FACTS_OF_DATA = ("vocab_size", "classes", "sequence_length")  # what a model's factory may ask for
+
 
 class ModelSpec(Spec):
     """The network, as functions of the user's code or of an installed package.
 
     ``factory(**args)`` returns a ``torch.nn.Module`` that maps int64 tokens ``[rows, length]`` to logits
-    ``[rows, length, vocab]``; it is given ``vocab_size`` and ``sequence_length`` where it asks for them by name.
+    ``[rows, length, vocab]``; it is given the `FACTS_OF_DATA` that it asks for by name.
     ``loss(model, batch)`` returns the mean loss over the rows of ``batch``, a dict of tensors ``[rows, width]``;
     without it, next-token cross-entropy. Where a loss is a mean over something else, such as the words of a sentence,
     ``weight(batch)`` returns how many of them there are.

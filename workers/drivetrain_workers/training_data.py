@@ -17,13 +17,12 @@ from drivetrain_pipelines.stream.reader import Batch, StreamReader
 from drivetrain_workers.batching import BatchPlan
 from drivetrain_workers.engine import EvalPart
 from drivetrain_workers.run_folder import RunFolder
-
-_MODEL_FACTS = ("vocab_size", "classes")  # what a model factory may ask for, besides sequence_length
+from drivetrain_workers.spec import FACTS_OF_DATA
 
 
 def model_facts(dataset: Dataset, data: DataSpec) -> dict[str, int]:
     """What a model factory may want to know of its data."""
-    known = {name: int(value) for name, value in dataset.manifest.statistics.items() if name in _MODEL_FACTS}
+    known = {name: int(value) for name, value in dataset.manifest.statistics.items() if name in FACTS_OF_DATA}
     return {**known, "sequence_length": data.sequence_length}
 
 

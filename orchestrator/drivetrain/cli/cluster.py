@@ -178,3 +178,17 @@ def cluster_pools(file: _File) -> None:
     from drivetrain.cli.launcher import pools
 
     pools(file)
+
+
+@launcher.command("leave")
+def cluster_leave(
+    within: Annotated[float, typer.Option(min=0.0, metavar="SECONDS", help="until this node is gone")] = 120.0,
+    on_notice: Annotated[
+        str | None, typer.Option(metavar="CLOUD", help="when aws, gcp or azure says that it takes this machine back")
+    ] = None,
+    address: Annotated[str | None, typer.Option(help="Ray cluster that it leaves; by default this machine's")] = None,
+) -> None:
+    """Have runs save and leave this node, and return when they have."""
+    from drivetrain.cli.launcher import leave
+
+    leave(within, on_notice, address)

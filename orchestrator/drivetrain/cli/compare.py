@@ -9,9 +9,11 @@ from typing import Any
 
 from drivetrain_pipelines.errors import InputError
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from drivetrain.cli.errors import errors
+from drivetrain.cli.tables import show
 from drivetrain.compare import Comparison, compare
 
 
@@ -36,8 +38,8 @@ def _show(found: Comparison, console: Console) -> None:
     rows += [(key, *pair) for key, pair in found.results.items()]
     table = Table("", *found.runs, box=None, pad_edge=False)
     for name, *values in rows:
-        table.add_row(name, *(_text(value) for value in values))
-    console.print(table, highlight=False, markup=False)
+        table.add_row(name, *(escape(_text(value)) for value in values))
+    show(table)
     for line in found.code:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     if found.same_input:

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from drivetrain.cli.errors import errors
+from drivetrain.cli.tables import show
 from drivetrain.doctor import cluster, collectives, machine, services
 from drivetrain.doctor.finding import Finding, Verdict
 from drivetrain.home import Home
@@ -46,8 +47,8 @@ def _show(findings: list[Finding], as_json: bool) -> None:
     for finding in findings:
         verdict = f"[{_STYLES[finding.verdict]}]{finding.verdict}[/]"
         table.add_row(finding.node, finding.check, verdict, finding.found)
+    show(table)
     console = Console(soft_wrap=True)
-    console.print(table)
     for finding in findings:
         if finding.fix:
             console.print(f"{finding.node}: {finding.check}: {finding.fix}", markup=False)

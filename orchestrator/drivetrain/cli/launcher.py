@@ -9,15 +9,18 @@ from pathlib import Path
 
 import typer
 import yaml
-from rich.console import Console
 from rich.table import Table
 
 from drivetrain.cli.errors import errors
+from drivetrain.cli.tables import show
 from drivetrain.cloud import launcher
 from drivetrain.cloud.cluster_file import ClusterFile
+from drivetrain.cloud.notices import wait_for_notice
 from drivetrain.cloud.preflight import preflight
 from drivetrain.cloud.safety import check_safety
+from drivetrain.cluster import nodes
 from drivetrain.scheduling.rules import Pool
+from drivetrain.session import connect
 
 
 def up(file: str, yes: bool, dry_run: bool) -> None:
@@ -61,7 +64,7 @@ def status(file: str, as_json: bool) -> None:
     table = Table("machine", "kind", "group", "address", "status", box=None)
     for node in there:
         table.add_row(node.id, node.kind, node.group, node.address, node.status)
-    Console().print(table)
+    show(table)
     counts = Counter(node.kind for node in there)
     price = sum(node.price or 0 for node in there)
     print(f"{counts['head']} head, {counts['worker']} workers: ${price:.2f} an hour at the most")
@@ -79,9 +82,21 @@ def pools(file: str) -> None:
     print(yaml.safe_dump({"pools": found}, sort_keys=False), end="")
 
 
+def leave(within_s: float, on_notice: str | None, address: str | None) -> None:
+    """`drivetrain cluster leave`."""
+    with errors():
+        with connect(address or "auto"):  # never a new one
+            node, cluster = nodes.this_node()
+        if on_notice:
+            within_s = wait_for_notice(on_notice)
+            print(f"{on_notice} takes this machine back in {within_s:.0f} s", flush=True)
+        gone = nodes.leave(node, cluster, within_s, on_notice or "asked to leave")
+    print("nobody uses this node any more" if gone else f"still in use after {within_s:.0f} s")
+
+
 def _show_groups(cluster: ClusterFile) -> None:
     table = Table("group", "machine", "nodes", "", "$ an hour each", box=None)
     for group in (cluster.head, *cluster.workers):
         count = str(group.most) if group.least == group.most else f"{group.least} to {group.most}"
         table.add_row(group.name, group.machine, count, "spot" if group.spot else "on demand", f"{group.price:.2f}")
-    Console().print(table)
+    show(table)

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from drivetrain.cli.errors import errors
+from drivetrain.cli.tables import show
 from drivetrain.planner import plan_job
 from drivetrain.planning.plan import Choice, Plan
 
@@ -54,7 +55,7 @@ def _show(plan: Plan, console: Console) -> None:
         table.add_column(name, justify="left" if name in ("zero", "") else "right", no_wrap=True)
     for choice in plan.choices:
         table.add_row(*_row(choice, terms, plan))
-    console.print(table, highlight=False)
+    show(table)
     print()
     for name, text in _facts(plan):
         console.print(f"{name:<12}{text}", highlight=False, soft_wrap=True)

@@ -19,6 +19,7 @@ from drivetrain.accounting.words import describe_cost, describe_time
 from drivetrain.api import RunSummary
 from drivetrain.home import Home
 from drivetrain.reporting.assessment import describe_assessment
+from drivetrain.runs.outcomes import OUTCOMES, Reason
 
 View = dict[str, Any]
 _PLAIN_EVERY_S = 5.0
@@ -86,7 +87,7 @@ class PlainLines:
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
-        self._phase, self._problem, self._printed = "", "", 0.0
+        self._phase, self._problem, self._printed, self._line = "", "", 0.0, ""
 
     def show(self, view: View) -> None:
         """Print a line if it is time for one."""
@@ -102,8 +103,10 @@ class PlainLines:
             if not self._phase:
                 yield f"run {view['run_id']}"
             self._phase, self._printed = view["phase"], now
-            if view["phase"] != "ended":
-                yield describe(view)
+            line = describe(view)
+            if view["phase"] != "ended" and line != self._line:
+                self._line = line
+                yield line
 
     def summary(self, summary: RunSummary) -> None:
         """Print the summary."""
@@ -143,7 +146,7 @@ def describe(view: View) -> str:
     phase = view["phase"]
     if phase == "preparing":
         done, total, what = view["preparing"]
-        return f"preparing   {what}" + (f" {done}/{total}" if total else "")
+        return f"preparing   {what or 'the dataset'}" + (f" {done}/{total}" if total else "")
     if phase in ("queued", "ready"):
         return f"{phase:<11} {view['waiting']}".rstrip()
     if phase not in ("training", "stopping") or view["loss"] is None:
@@ -176,15 +179,19 @@ def print_summary(console: Console, summary: RunSummary) -> None:
     for key, title in (("sample", "sample"), ("problem", "note")):
         if facts.get(key):
             rows.append((title, facts[key]))
-    if not summary.succeeded:
+    if summary.reason == Reason.INPUT:
+        rows.append(("then", "mend that, and run the job again"))
+    elif not summary.succeeded:
         rows.append(("go on with", f"drivetrain resume {summary.run_id}"))
     elif facts.get("sample"):
         rows.append(("try", f'drivetrain predict {summary.run_id} "..."'))
     color = "green" if summary.succeeded else "red"
-    console.print(f"[bold {color}]{summary.reason}[/]  {summary.run_id}", highlight=False)
+    meaning = "" if summary.succeeded else f": {OUTCOMES[Reason(summary.reason)].meaning}"
+    console.print(f"[bold {color}]{summary.reason}[/]{meaning}  {summary.run_id}", highlight=False)
     rows.insert(0, ("because", facts.get("detail", "")))
     for title, value in rows:
-        console.print(f"  {title:<11} {value}", highlight=False, markup=False, soft_wrap=True)
+        lines = str(value).replace("\n", "\n" + " " * 14)
+        console.print(f"  {title:<11} {lines}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _losses(facts: dict[str, Any]) -> list[tuple[str, str]]:

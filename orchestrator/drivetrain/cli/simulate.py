@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 from drivetrain_pipelines.errors import InputError
-from rich.console import Console
 from rich.table import Table
 
 from drivetrain.cli.errors import errors
+from drivetrain.cli.tables import show
 from drivetrain.scheduling.picture import draw
 from drivetrain.scheduling.rules import Rules, load_rules
 from drivetrain.scheduling.simulation import (
@@ -68,4 +68,4 @@ def _print(figures: dict[str, dict[str, float]]) -> None:
         hours = [f"{figure[key] / 3600:.2f} h" for key in ("completion_mean_s", "completion_p95_s", "waited_mean_s")]
         rest = (f"{figure['utilisation']:.1%}", f"{figure['preemptions']:.0f}", f"{figure['refused']:.0f}")
         table.add_row(name, *hours, *rest)
-    Console().print(table)
+    show(table)

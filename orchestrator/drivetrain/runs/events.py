@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, fields
 
 from drivetrain.runs.outcomes import Reason
 from drivetrain.runs.states import Place
@@ -11,6 +12,18 @@ from drivetrain.runs.states import Place
 @dataclass(frozen=True)
 class Event:
     """Something that was observed."""
+
+    def __str__(self) -> str:
+        """For people: what happened, and what they can use of what is known of it."""
+        name = re.sub("(?<!^)(?=[A-Z])", " ", type(self).__name__).lower()
+        told = []
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if type(value) in (int, Reason):
+                told.append(f"{each.name} {value}")
+            elif value and isinstance(value, str | Place):
+                told.append(str(value))
+        return ": ".join(filter(None, (name, ", ".join(told))))
 
 
 @dataclass(frozen=True)

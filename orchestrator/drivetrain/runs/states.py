@@ -46,6 +46,9 @@ class Place:
     since: float = 0.0
     level: int = 0
 
+    def __str__(self) -> str:
+        return ", ".join(f"{ranks} on node {node[:12]}" for node, ranks in self.placement)
+
 
 @dataclass(frozen=True)
 class State:

@@ -57,7 +57,8 @@ def samples_of(
         for records in _records(given, strict, code_folder):
             batches += maker.make(records, Splitter(_SPLIT, spec.eval_fraction)).batches.values()
     except (PrepareError, pa.ArrowInvalid) as error:
-        raise InputError("INPUT", repr(given)[:200], f"a file with {spec.kind} for this model", str(error)) from error
+        problem = error.problem if isinstance(error, PrepareError) else str(error)
+        raise InputError("INPUT", repr(given)[:200], f"a file with {spec.kind} for this model", problem) from error
     if not batches:
         raise InputError("INPUT", repr(given)[:200], "a file with at least one sample")
     made = pa.Table.from_batches(batches).combine_chunks().to_batches()[0]

@@ -133,7 +133,7 @@ class FileMaker:
             except Exception as error:  # whatever a decoder makes of a damaged file
                 if self._spec.on_error == "fail":
                     fix = "Set data.on_error to skip to leave such files out"
-                    raise PrepareError(f"{file} cannot be decoded: {error}. {fix}") from error
+                    raise PrepareError(f"{file} cannot be decoded: {error}", fix) from error
                 records.skipped.append(f"{file}: {str(error)[:200]}")
         columns: dict[str, pa.Array] = {
             self._name: array_of(np.stack(rows)) if self._decode and rows else pa.array(rows, pa.large_binary())
@@ -183,10 +183,14 @@ def maker_of(spec: DataSpec, tokenizer: Tokenizer | None) -> Maker:
 
 
 def decode_image(content: bytes | npt.NDArray[np.uint8], spec: ImageSpec) -> npt.NDArray[np.uint8]:
-    """uint8 ``[height, width, channels]``, of a file's bytes or an array. Raises what Pillow raises."""
-    from PIL import Image  # here: only image jobs pay for it
+    """uint8 ``[height, width, channels]``, of a file's bytes or an array. Raises ValueError, and what Pillow raises."""
+    from PIL import Image, UnidentifiedImageError  # here: only image jobs pay for it
 
-    with Image.open(io.BytesIO(content)) if isinstance(content, bytes) else Image.fromarray(content) as image:
+    try:
+        opened = Image.open(io.BytesIO(content)) if isinstance(content, bytes) else Image.fromarray(content)
+    except UnidentifiedImageError:
+        raise ValueError("it is no image that Pillow knows") from None
+    with opened as image:
         resized = image.convert(spec.mode).resize((spec.width, spec.height), Image.Resampling.BILINEAR)
         return np.asarray(resized, np.uint8).reshape(spec.height, spec.width, -1)
 

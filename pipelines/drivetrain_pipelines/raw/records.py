@@ -108,7 +108,7 @@ class _Errors:
 
     def bad(self, place: str, problem: object) -> None:
         if not self._skip:
-            raise PrepareError(f"{place}: {problem}. Set data.on_error to skip to leave such records out")
+            raise PrepareError(f"{place}: {problem}", "Set data.on_error to skip to leave such records out")
         self.skipped.append(f"{place}: {str(problem)[:200]}")
 
 

@@ -1,0 +1,78 @@
+"""What a cloud tells a spot machine before it takes it back.
+
+The machine asks for it itself, at an address that is the same on all clouds. Sources: Amazon EC2 "Spot Instance
+interruption notices", Google Compute Engine "Preemption process", Azure "Scheduled Events for Linux VMs".
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+import httpx
+from drivetrain_pipelines.errors import InputError
+
+METADATA = "http://169.254.169.254"
+_LOOK_S = 2.0
+_GOOGLE_S = 30.0  # it tells no time: this is all that it gives
+_TIMEOUT = httpx.Timeout(130.0, connect=5.0)  # Azure's first answer may take two minutes
+
+
+def wait_for_notice(cloud: str, metadata: str = METADATA) -> float:
+    """Wait until a cloud says that it takes this machine back; returns the seconds that are left.
+
+    Args:
+        cloud: "aws", "gcp" or "azure".
+        metadata: base URL of its metadata service.
+
+    Raises:
+        InputError: another cloud, or none, answers there.
+    """
+    if not (ask := _CLOUDS.get(cloud)):
+        raise InputError("--on-notice", cloud, f"one of {', '.join(_CLOUDS)}")
+    with httpx.Client(base_url=metadata, timeout=_TIMEOUT, trust_env=False) as client:
+        try:
+            left = ask(client)
+        except httpx.HTTPError as error:
+            fix = "Leave this to machines of that cloud, and let containers reach its metadata service."
+            raise InputError("--on-notice", cloud, f"the cloud of this machine, but: {error}", fix) from error
+        while left is None:
+            time.sleep(_LOOK_S)
+            with suppress(httpx.HTTPError):  # such services are away at times; they are asked again at once
+                left = ask(client)
+    return max(0.0, left)
+
+
+def _aws(client: httpx.Client) -> float | None:
+    token = client.put("/latest/api/token", headers={"X-aws-ec2-metadata-token-ttl-seconds": "60"}).raise_for_status()
+    answer = client.get("/latest/meta-data/spot/instance-action", headers={"X-aws-ec2-metadata-token": token.text})
+    if answer.status_code == httpx.codes.NOT_FOUND:
+        return None
+    return _seconds_until(datetime.fromisoformat(answer.raise_for_status().json()["time"]))
+
+
+def _gcp(client: httpx.Client) -> float | None:
+    answer = client.get("/computeMetadata/v1/instance/preempted", headers={"Metadata-Flavor": "Google"})
+    return _GOOGLE_S if answer.raise_for_status().text == "TRUE" else None
+
+
+def _azure(client: httpx.Client) -> float | None:
+    own = _azure_asked(client, "/metadata/instance/compute/name?api-version=2021-02-01&format=text").text
+    events = _azure_asked(client, "/metadata/scheduledevents?api-version=2020-07-01").json()["Events"]
+    times = [event["NotBefore"] for event in events if event["EventType"] == "Preempt" and own in event["Resources"]]
+    # without a time it has begun
+    return min((_seconds_until(parsedate_to_datetime(text)) if text else 0.0 for text in times), default=None)
+
+
+def _azure_asked(client: httpx.Client, path: str) -> httpx.Response:
+    return client.get(path, headers={"Metadata": "true"}).raise_for_status()
+
+
+def _seconds_until(moment: datetime) -> float:
+    return (moment - datetime.now(UTC)).total_seconds()
+
+
+_CLOUDS: dict[str, Callable[[httpx.Client], float | None]] = {"aws": _aws, "gcp": _gcp, "azure": _azure}
