@@ -24,7 +24,7 @@ from typing import Any
 import boto3
 import httpx
 
-from tests.hosts import Host, Network
+from tests.hosts import PLACES_OF_RAY, Host, Network
 from tests.metadata_service import give_notice, notice_of, serve_metadata
 
 REGION = "us-east-1"
@@ -66,6 +66,7 @@ class Cloud:
         self._hosts: dict[str, Host] = {}
         self._lock = threading.Lock()
         self._closed = threading.Event()
+        self._ends: list[threading.Timer] = []
         path = f"{self._make_scripts()}:{Path(sys.executable).parent}:{os.environ['PATH']}"
         self.environment = {
             **os.environ,
@@ -78,6 +79,8 @@ class Cloud:
             "GLOO_SOCKET_IFNAME": "eth0",
             "RAY_raylet_start_wait_time_s": "120",  # beside other tests
         }
+        for name in PLACES_OF_RAY:
+            self.environment.pop(name, None)
         access = {"endpoint_url": uri, "aws_access_key_id": "test", "aws_secret_access_key": "test"}
         self.ec2 = boto3.client("ec2", REGION, **access)
         block = f"{network.prefix}.0/24"
@@ -112,8 +115,8 @@ class Cloud:
         give_notice(notice_of(self.host(address)), datetime.now(UTC) + timedelta(seconds=within_s))
         (found,) = [instance["InstanceId"] for instance in self.instances() if instance["PrivateIpAddress"] == address]
         end = threading.Timer(within_s, self.ec2.terminate_instances, kwargs={"InstanceIds": [found]})
-        end.daemon = True
         end.start()
+        self._ends.append(end)
 
     def follow(self) -> None:
         """Power hosts off when their instances have been ended."""
@@ -132,6 +135,8 @@ class Cloud:
     def close(self) -> None:
         self._closed.set()
         self._listener.close()
+        for end in self._ends:
+            end.cancel()
 
     def _make_scripts(self) -> Path:
         scripts, meeting = self._folder / "bin", str(self._folder / "socket")

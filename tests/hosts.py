@@ -18,6 +18,8 @@ from pathlib import Path
 
 import psutil
 
+PLACES_OF_RAY = ("RAY_TMPDIR", "TMPDIR")  # names of variables; hosts have a /tmp/ray of their own
+
 
 def available() -> bool:
     """Whether this machine allows it."""
@@ -57,7 +59,8 @@ class Host:
         self._init = self._wait_for_init()
         self._process_ids = _process_ids_of(self._init)
         self.home, self.log = folder / "home", folder / "log"
-        self._environment = {**os.environ, "HOME": str(self.home)}
+        kept = {name: value for name, value in os.environ.items() if name not in PLACES_OF_RAY}
+        self._environment = {**kept, "HOME": str(self.home)}
         self._services: list[subprocess.Popen[bytes]] = []
 
     def command(self, *words: str) -> list[str]:

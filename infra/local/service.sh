@@ -37,7 +37,7 @@ mlflow)
     ;;
 ray)
     # Killed, it would leave its address for the next `ray.init`.
-    trap 'rm -f /tmp/ray/ray_current_cluster; kill $ray; wait $ray' TERM INT
+    trap 'rm -f "${RAY_TMPDIR:-${TMPDIR:-/tmp}}/ray/ray_current_cluster"; kill $ray; wait $ray' TERM INT
     ray start --head --block --port="$RAY_PORT" --dashboard-host=127.0.0.1 --log-style=record > "$STACK/ray.log" 2>&1 &
     ray=$!
     wait $ray

@@ -53,35 +53,56 @@ def check_function(key: str, path: str, folder: Path) -> None:
         raise InputError(key, repr(path), f"code whose imports are installed; there is no {missing}", fix)
 
 
-def check_arguments(path: str, folder: Path, args: Mapping[str, Any], others: Iterable[str]) -> None:
-    """``model.args`` must be what the factory takes, if that is a plain function in a file of the job's or ours.
+def check_arguments(
+    path: str, folder: Path, args: Mapping[str, Any], files: Iterable[str], facts: Iterable[str]
+) -> None:
+    """A factory must take what it is given, if it is a plain function in a file of the job's or ours.
 
     Args:
         path: of the factory.
         folder: of the job.
-        args: from the job file.
-        others: names of what a factory may be given besides.
+        args: ``model.args``.
+        files: names of ``model.files``.
+        facts: names of what it is given where it asks for it.
 
     Raises:
         InputError: it takes no such argument, or wants one that nobody gives.
     """
     module, _, name = path.partition(":")
     file = _file(module, folder)
-    found = [node for node in ast.parse(file.read_text()).body if getattr(node, "name", "") == name] if file else []
-    if not found or not isinstance(found[-1], ast.FunctionDef) or found[-1].decorator_list:
+    found = _last_binding(ast.parse(file.read_text()), name) if file else None
+    if not isinstance(found, ast.FunctionDef) or found.decorator_list:
         return
-    signature = found[-1].args
-    positional, keywords = [*signature.posonlyargs, *signature.args], signature.kwonlyargs
-    taken = [each.arg for each in (*positional, *keywords)]
-    for key in args:
+    signature = found.args
+    taken = [each.arg for each in (*signature.args, *signature.kwonlyargs)]
+    given = {**{key: f"model.args.{key}" for key in args}, **{key: f"model.files.{key}" for key in files}}
+    for key, where in given.items():
         if key not in taken and not signature.kwarg:
             close = difflib.get_close_matches(key, taken, n=1)
             fix = f"Did you mean {close[0]}?" if close else ""
-            raise InputError(f"model.args.{key}", repr(args[key]), f"an argument of {path} ({', '.join(taken)})", fix)
+            raise InputError(where, repr(args.get(key, key)), f"an argument of {path} ({', '.join(taken)})", fix)
+    positional = [*signature.posonlyargs, *signature.args]
     wanted = positional[: len(positional) - len(signature.defaults)]
-    wanted += [each for each, default in zip(keywords, signature.kw_defaults, strict=True) if default is None]
-    if missing := [each.arg for each in wanted if each.arg not in {*args, *others}]:
+    wanted += [each for each, value in zip(signature.kwonlyargs, signature.kw_defaults, strict=True) if value is None]
+    if missing := [each.arg for each in wanted if each.arg not in {*given, *facts}]:
         raise InputError("model.args", f"no {', '.join(missing)}", f"all that {path} wants")
+
+
+def _last_binding(tree: ast.Module, name: str) -> ast.stmt | None:
+    """What a name stands for once a module has been read, as far as its top level tells."""
+    for node in reversed(tree.body):
+        match node:
+            case ast.FunctionDef() | ast.ClassDef():
+                bound = [node.name]
+            case ast.Import() | ast.ImportFrom():
+                bound = [alias.asname or alias.name for alias in node.names]
+            case _:  # an assignment, or a block that may hold anything
+                parts = list(ast.walk(node))
+                bound = [part.id for part in parts if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store)]
+                bound += [part.name for part in parts if isinstance(part, ast.FunctionDef)]
+        if name in bound:
+            return node
+    return None
 
 
 def _file(module: str, folder: Path) -> Path | None:

@@ -195,7 +195,7 @@ def _check(spec: JobSpec, folder: Path) -> JobSpec:
     ):
         if function:
             check_function(key, function, folder)
-    check_arguments(spec.model.factory, folder, spec.model.args, {*spec.model.files, *FACTS_OF_DATA})
+    check_arguments(spec.model.factory, folder, spec.model.args, spec.model.files, FACTS_OF_DATA)
     if spec.training.best.metric != "loss" and not spec.model.metrics:
         raise InputError(
             "training.best.metric", repr(spec.training.best.metric), "loss", "Set model.metrics for others."

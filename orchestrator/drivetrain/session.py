@@ -19,8 +19,10 @@ from typing import Any
 import ray
 from drivetrain_pipelines.checksums import atomic_write
 from drivetrain_pipelines.errors import DrivetrainError, InputError
+from ray._common.utils import get_ray_address_file
 from ray._private import ray_constants
 
+from drivetrain.cluster.nodes import HEAD
 from drivetrain.environment import GitState, keep_environment, kept_git_state
 from drivetrain.home import Home, user_name
 from drivetrain.job import Job
@@ -31,7 +33,6 @@ from drivetrain.spec import JobSpec
 from drivetrain.wiring import RayCoordinator
 
 NAMESPACE = "drivetrain"
-_CURRENT_CLUSTER = Path("/tmp/ray/ray_current_cluster")  # noqa: S108  # where `ray start` leaves its address
 _VIEW_WAIT_S = 1.0
 _LISTENS_S = 2.0
 _CLOSING_S = 180.0
@@ -226,7 +227,7 @@ def connect(address: str | None = None) -> Iterator[None]:
 def _cluster_of_this_machine() -> str | None:
     """The address that `ray start` has left, if somebody listens there: one that was killed leaves it, too."""
     try:
-        address = _CURRENT_CLUSTER.read_text().strip()
+        address = Path(get_ray_address_file(None)).read_text().strip()
         host, _, port = address.rpartition(":")
         socket.create_connection((host, int(port)), _LISTENS_S).close()
     except (OSError, ValueError):
@@ -260,7 +261,7 @@ def _coordinator(home: Home) -> Any:
         get_if_exists=True,
         num_cpus=0,
         # On the head, with which the cluster ends anyway: cut off on another node it could not be told from a dead one.
-        resources={"node:__internal_head__": 0.001},
+        resources={HEAD: 0.001},
         max_restarts=-1,
         max_task_retries=-1,  # every call may be made again
         max_concurrency=256,  # every follower of a run waits in one of them

@@ -141,6 +141,8 @@ def test_a_host_is_lost_while_training(how: str, toy_job: Path, undisturbed: Res
 def test_a_spot_machine_is_left_before_it_is_taken(toy_job: Path, undisturbed: Result, tmp_path: Path) -> None:
     """Its cloud gives notice; the run saves and goes on elsewhere, and no step is done twice."""
     with site(3, tmp_path) as here, here.client("ann") as client:
+        refused, _ = here.head.start(str(COMMAND), "cluster", "leave", **here.environment).communicate(timeout=60)
+        assert "got the head" in refused
         for host in here.nodes.values():
             serve_metadata(host)
             host.keep_running(str(COMMAND), "cluster", "leave", "--on-notice", "aws", **here.environment)

@@ -1,4 +1,4 @@
-"""Several nodes: they are drained, die and come; the coordinator is killed at every turn. Results stay, to the bit."""
+"""Several nodes: they die and come; the coordinator is killed at every turn. Results stay, to the bit."""
 
 from __future__ import annotations
 

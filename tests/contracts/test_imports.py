@@ -68,6 +68,7 @@ ERRORS = [
     data_errors.InputError("training.zero", "4", "0, 1, 2 or 3", "Set training.zero."),
     data_errors.CorruptFileError("/data/x.arrow", "block 3 differs"),
     data_errors.PrepareError("no text"),
+    data_errors.PrepareError("a.png cannot be decoded", "Set data.on_error to skip"),
     data_errors.FetchError("s3://bucket/x", 3, "cut"),
     data_errors.WrongBytesError("s3://bucket/x", 3, "other bytes"),
     data_errors.TransformError("it raised KeyError('x')"),

@@ -35,6 +35,20 @@ def lost(generation: int, reason: Reason = Reason.RANK_KILLED, at: float = 100.0
     return ev.RankLost(generation, reason, "rank 1 was killed", at)
 
 
+@pytest.mark.parametrize(
+    ("event", "words"),
+    [
+        (ev.Admitted(), "admitted"),
+        (ev.PlaceGiven(st.Place((("a" * 56, 2), ("b", 1)))), "place given: 2 on node aaaaaaaaaaaa, 1 on node b"),
+        (ev.YieldAsked("node b is about to leave"), "yield asked: node b is about to leave"),
+        (lost(3), "rank lost: generation 3, reason rank_killed, rank 1 was killed"),
+        (ev.Failed(Reason.USER_CODE, "first\n\tsecond \x1b[31mred"), "failed: reason user_code, first second [31mred"),
+    ],
+)
+def test_what_happened_is_told_in_one_line_of_words(event: ev.Event, words: str) -> None:
+    assert str(event) == words
+
+
 def test_undisturbed_life() -> None:
     assert after(ev.Admitted()) == (st.Preparing(), [ev.Prepare()])
     assert after(*TO_TRAINING[:2]) == (st.Ready(DATASET), [ev.GiveBack()])

@@ -133,6 +133,31 @@ def test_mistakes_are_named(folder: Path, override: str, parts: list[str]) -> No
         assert part in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        ("def make(vocab_size): ...", r"model\.args\.width: got 8; allowed: an argument of model:make \(vocab_size\)"),
+        ("def make(width, weights, depth, *, extra): ...", "model.args: got no depth, extra"),
+        ("def make(width): ...", r"model\.files\.weights: got 'weights'"),
+        ("def make(width, /, weights): ...", r"model\.args\.width"),
+        ("def make(width, weights, depth=1, *, classes): ...", ""),
+        ("def make(**anything): ...", ""),
+        ("class make:\n    pass", ""),
+        ("import functools\n\n@functools.cache\ndef make(): ...", ""),
+        ("import functools\n\ndef make(depth): ...\nmake = functools.partial(make, 3)", ""),
+        ("def make(): ...\nif True:\n    def make(width, weights): ...", ""),
+    ],
+)
+def test_a_factory_must_take_what_it_is_given(code: str, told: str, folder: Path) -> None:
+    (folder / "model.py").write_text(code)
+    overrides = ["model.files={weights: text.txt}"]
+    if not told:
+        load_job(str(folder), overrides)
+        return
+    with pytest.raises(InputError, match=told):
+        load_job(str(folder), overrides)
+
+
 def test_missing_section_and_broken_files(folder: Path) -> None:
     write(folder, {k: v for k, v in VALID.items() if k != "model"})
     with pytest.raises(InputError, match="model: got nothing"):

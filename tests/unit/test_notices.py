@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from drivetrain.cloud import notices
-from drivetrain.cloud.notices import wait_for_notice
+from drivetrain.cloud.notices import CLOUDS, check_cloud, wait_for_notice
 from drivetrain_pipelines.errors import InputError
 
 from tests.metadata_service import give_notice, service
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(notices, "_LOOK_S", 0.01)
 
 
 @pytest.fixture
@@ -21,25 +27,32 @@ def notice(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def metadata(notice: Path) -> Iterator[str]:
-    with service(notice) as server:
-        thread = threading.Thread(target=server.serve_forever)
+def server(notice: Path) -> Iterator[ThreadingHTTPServer]:
+    with service(notice) as made:
+        thread = threading.Thread(target=made.serve_forever)
         thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
+        yield made
+        made.shutdown()
         thread.join()
 
 
-@pytest.mark.parametrize("cloud", ["aws", "gcp", "azure"])
+@pytest.fixture
+def metadata(server: ThreadingHTTPServer) -> str:
+    return f"http://127.0.0.1:{server.server_port}"
+
+
+def at_look(number: int, act: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do something while the machine waits for the so many-th time."""
+    looks = iter(range(1, 1000))
+    monkeypatch.setattr(notices.time, "sleep", lambda _: act() if next(looks) == number else None)
+
+
+@pytest.mark.parametrize("cloud", CLOUDS)
 def test_it_is_told_how_much_time_is_left(
     cloud: str, notice: Path, metadata: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(notices, "_LOOK_S", 0.05)
-    moment = datetime.now(UTC) + timedelta(seconds=60)
-    later = threading.Timer(0.5, give_notice, (notice, moment))
-    later.start()
+    at_look(3, lambda: give_notice(notice, datetime.now(UTC) + timedelta(seconds=60)), monkeypatch)
     left = wait_for_notice(cloud, metadata)
-    assert not later.is_alive()
     assert left == 30 if cloud == "gcp" else 50 < left < 60
 
 
@@ -49,11 +62,28 @@ def test_a_notice_that_came_late_leaves_no_time(notice: Path, metadata: str) -> 
     assert wait_for_notice("azure", metadata) == 0
 
 
-def test_where_no_cloud_answers_it_is_an_error() -> None:
+@pytest.mark.parametrize("cloud", CLOUDS)
+@pytest.mark.parametrize("answer", [(503, ""), (200, "<html>"), (200, "{}")])
+def test_a_service_that_is_away_is_asked_again(
+    cloud: str, answer: tuple[int, str], notice: Path, server: ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before it has ever answered, and after."""
+    server.instead = answer  # type: ignore[attr-defined]
+
+    def back() -> None:
+        server.instead = None  # type: ignore[attr-defined]
+        give_notice(notice, datetime.now(UTC) + timedelta(seconds=60))
+
+    at_look(4, back, monkeypatch)
+    assert 0 < wait_for_notice(cloud, f"http://127.0.0.1:{server.server_port}") < 61
+
+
+def test_where_no_cloud_answers_it_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(notices, "_PATIENCE_S", 0.0)
     with pytest.raises(InputError, match=r"--on-notice: got gcp; .*cloud of this machine"):
         wait_for_notice("gcp", "http://127.0.0.1:9")
 
 
 def test_an_unknown_cloud_is_an_error() -> None:
     with pytest.raises(InputError, match="aws, gcp, azure"):
-        wait_for_notice("alibaba")
+        check_cloud("alibaba")

@@ -12,9 +12,9 @@ from drivetrain import session
 @pytest.fixture
 def left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where `ray start` leaves its address."""
-    path = tmp_path / "ray_current_cluster"
-    monkeypatch.setattr(session, "_CURRENT_CLUSTER", path)
-    return path
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    (tmp_path / "ray").mkdir()
+    return tmp_path / "ray" / "ray_current_cluster"
 
 
 def test_one_that_listens_is_joined(left: Path) -> None:

@@ -182,13 +182,15 @@ def cluster_pools(file: _File) -> None:
 
 @launcher.command("leave")
 def cluster_leave(
-    within: Annotated[float, typer.Option(min=0.0, metavar="SECONDS", help="until this node is gone")] = 120.0,
+    within: Annotated[
+        float | None, typer.Option(min=0.0, metavar="SECONDS", help="until this node is gone; 120 if nothing is said")
+    ] = None,
     on_notice: Annotated[
         str | None, typer.Option(metavar="CLOUD", help="when aws, gcp or azure says that it takes this machine back")
     ] = None,
     address: Annotated[str | None, typer.Option(help="Ray cluster that it leaves; by default this machine's")] = None,
 ) -> None:
-    """Have runs save and leave this node, and return when they have."""
+    """Have runs save and leave this node for good, and return when they have."""
     from drivetrain.cli.launcher import leave
 
     leave(within, on_notice, address)

@@ -38,7 +38,7 @@ def _show(found: Comparison, console: Console) -> None:
     rows += [(key, *pair) for key, pair in found.results.items()]
     table = Table("", *found.runs, box=None, pad_edge=False)
     for name, *values in rows:
-        table.add_row(name, *(escape(_text(value)) for value in values))
+        table.add_row(escape(name), *(escape(_text(value)) for value in values))
     show(table)
     for line in found.code:
         console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -9,18 +9,21 @@ from pathlib import Path
 
 import typer
 import yaml
+from drivetrain_pipelines.errors import InputError
 from rich.table import Table
 
 from drivetrain.cli.errors import errors
 from drivetrain.cli.tables import show
 from drivetrain.cloud import launcher
 from drivetrain.cloud.cluster_file import ClusterFile
-from drivetrain.cloud.notices import wait_for_notice
+from drivetrain.cloud.notices import check_cloud, wait_for_notice
 from drivetrain.cloud.preflight import preflight
 from drivetrain.cloud.safety import check_safety
 from drivetrain.cluster import nodes
 from drivetrain.scheduling.rules import Pool
 from drivetrain.session import connect
+
+_WITHIN_S = 120.0
 
 
 def up(file: str, yes: bool, dry_run: bool) -> None:
@@ -82,16 +85,25 @@ def pools(file: str) -> None:
     print(yaml.safe_dump({"pools": found}, sort_keys=False), end="")
 
 
-def leave(within_s: float, on_notice: str | None, address: str | None) -> None:
+def leave(within_s: float | None, on_notice: str | None, address: str | None) -> None:
     """`drivetrain cluster leave`."""
     with errors():
+        if on_notice:
+            check_cloud(on_notice)
+            if within_s is not None:
+                raise InputError(
+                    "--within", f"{within_s:g}, beside --on-notice", "one of them: the notice tells the time"
+                )
         with connect(address or "auto"):  # never a new one
             node, cluster = nodes.this_node()
         if on_notice:
             within_s = wait_for_notice(on_notice)
             print(f"{on_notice} takes this machine back in {within_s:.0f} s", flush=True)
+        within_s = _WITHIN_S if within_s is None else within_s
         gone = nodes.leave(node, cluster, within_s, on_notice or "asked to leave")
     print("nobody uses this node any more" if gone else f"still in use after {within_s:.0f} s")
+    if not gone:
+        raise typer.Exit(1)
 
 
 def _show_groups(cluster: ClusterFile) -> None:

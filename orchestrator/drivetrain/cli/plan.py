@@ -55,7 +55,7 @@ def _show(plan: Plan, console: Console) -> None:
         table.add_column(name, justify="left" if name in ("zero", "") else "right", no_wrap=True)
     for choice in plan.choices:
         table.add_row(*_row(choice, terms, plan))
-    show(table)
+    show(table, whole=True)
     print()
     for name, text in _facts(plan):
         console.print(f"{name:<12}{text}", highlight=False, soft_wrap=True)

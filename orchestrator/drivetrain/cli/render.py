@@ -22,6 +22,7 @@ from drivetrain.reporting.assessment import describe_assessment
 from drivetrain.runs.outcomes import OUTCOMES, Reason
 
 View = dict[str, Any]
+_AGAIN_S = 60.0
 _PLAIN_EVERY_S = 5.0
 _WAITS_FOR = {
     "placing": "for agents",
@@ -83,11 +84,12 @@ class JsonLines:
 
 
 class PlainLines:
-    """A line when the phase changes, and one every few seconds."""
+    """A line when the phase changes, and one every few seconds; the same one again once a minute."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
-        self._phase, self._problem, self._printed, self._line = "", "", 0.0, ""
+        self._phase, self._problem, self._line = "", "", ""
+        self._printed = self._said = 0.0
 
     def show(self, view: View) -> None:
         """Print a line if it is time for one."""
@@ -103,9 +105,8 @@ class PlainLines:
             if not self._phase:
                 yield f"run {view['run_id']}"
             self._phase, self._printed = view["phase"], now
-            line = describe(view)
-            if view["phase"] != "ended" and line != self._line:
-                self._line = line
+            if view["phase"] != "ended" and ((line := describe(view)) != self._line or now > self._said + _AGAIN_S):
+                self._line, self._said = line, now
                 yield line
 
     def summary(self, summary: RunSummary) -> None:
@@ -186,8 +187,9 @@ def print_summary(console: Console, summary: RunSummary) -> None:
     elif facts.get("sample"):
         rows.append(("try", f'drivetrain predict {summary.run_id} "..."'))
     color = "green" if summary.succeeded else "red"
-    meaning = "" if summary.succeeded else f": {OUTCOMES[Reason(summary.reason)].meaning}"
-    console.print(f"[bold {color}]{summary.reason}[/]{meaning}  {summary.run_id}", highlight=False)
+    outcome = None if summary.succeeded else next((OUTCOMES[r] for r in Reason if r == summary.reason), None)
+    meaning = f": {outcome.meaning}" if outcome else ""
+    console.print(f"[bold {color}]{summary.reason}[/]{meaning}  {summary.run_id}", highlight=False, soft_wrap=True)
     rows.insert(0, ("because", facts.get("detail", "")))
     for title, value in rows:
         lines = str(value).replace("\n", "\n" + " " * 14)

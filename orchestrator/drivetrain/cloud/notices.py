@@ -7,8 +7,6 @@ interruption notices", Google Compute Engine "Preemption process", Azure "Schedu
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
@@ -16,34 +14,42 @@ import httpx
 from drivetrain_pipelines.errors import InputError
 
 METADATA = "http://169.254.169.254"
+CLOUDS = ("aws", "gcp", "azure")
 _LOOK_S = 2.0
+_PATIENCE_S = 180.0  # with the first answer: machines boot, and Azure begins to look for events when it is asked
 _GOOGLE_S = 30.0  # it tells no time: this is all that it gives
-_TIMEOUT = httpx.Timeout(130.0, connect=5.0)  # Azure's first answer may take two minutes
+_NO_ANSWER = (httpx.HTTPError, ValueError, KeyError)  # none, or one that is not as documented
+
+
+def check_cloud(cloud: str) -> None:
+    """Raises InputError for one whose notices are not known."""
+    if cloud not in CLOUDS:
+        raise InputError("--on-notice", cloud, f"one of {', '.join(CLOUDS)}")
 
 
 def wait_for_notice(cloud: str, metadata: str = METADATA) -> float:
     """Wait until a cloud says that it takes this machine back; returns the seconds that are left.
 
     Args:
-        cloud: "aws", "gcp" or "azure".
+        cloud: one of `CLOUDS`.
         metadata: base URL of its metadata service.
 
     Raises:
         InputError: another cloud, or none, answers there.
     """
-    if not (ask := _CLOUDS.get(cloud)):
-        raise InputError("--on-notice", cloud, f"one of {', '.join(_CLOUDS)}")
-    with httpx.Client(base_url=metadata, timeout=_TIMEOUT, trust_env=False) as client:
-        try:
-            left = ask(client)
-        except httpx.HTTPError as error:
-            fix = "Leave this to machines of that cloud, and let containers reach its metadata service."
-            raise InputError("--on-notice", cloud, f"the cloud of this machine, but: {error}", fix) from error
-        while left is None:
+    ask = {"aws": _aws, "gcp": _gcp, "azure": _azure}[cloud]
+    patience, answered = time.monotonic() + _PATIENCE_S, False
+    with httpx.Client(base_url=metadata, timeout=5.0, trust_env=False) as client:
+        while True:
+            try:
+                if (left := ask(client)) is not None:
+                    return max(0.0, left)
+                answered = True
+            except _NO_ANSWER as error:  # later on such services are away at times
+                if not answered and time.monotonic() > patience:
+                    fix = "Leave this to machines of that cloud, and let containers reach its metadata service."
+                    raise InputError("--on-notice", cloud, f"the cloud of this machine, but: {error!r}", fix) from error
             time.sleep(_LOOK_S)
-            with suppress(httpx.HTTPError):  # such services are away at times; they are asked again at once
-                left = ask(client)
-    return max(0.0, left)
 
 
 def _aws(client: httpx.Client) -> float | None:
@@ -73,6 +79,3 @@ def _azure_asked(client: httpx.Client, path: str) -> httpx.Response:
 
 def _seconds_until(moment: datetime) -> float:
     return (moment - datetime.now(UTC)).total_seconds()
-
-
-_CLOUDS: dict[str, Callable[[httpx.Client], float | None]] = {"aws": _aws, "gcp": _gcp, "azure": _azure}

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 
 import ray
+from drivetrain_pipelines.errors import InputError
 from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled
 from ray.autoscaler.v2.sdk import get_cluster_status
 from ray.core.generated import autoscaler_pb2
+from ray.exceptions import RpcError
 
 from drivetrain.scheduling.model import Node
 
+HEAD = "node:__internal_head__"  # the resource that Ray gives to the head alone
 _LOOK_S = 0.5
+_ANSWER_S = 5
 
 
 def usable_nodes() -> list[Node]:
@@ -32,31 +37,51 @@ def usable_nodes() -> list[Node]:
 
 
 def this_node() -> tuple[str, str]:
-    """The id of the node that this process is connected to, and the address of its cluster's GCS."""
+    """The id of the node that this process is connected to, and the address of its cluster's GCS.
+
+    Raises:
+        InputError: it is the head, without which the cluster cannot be.
+    """
     here = ray.get_runtime_context()
-    return here.get_node_id(), here.gcs_address
+    node = here.get_node_id()
+    resources = next(each["Resources"] for each in ray.nodes() if each["NodeID"] == node)  # type: ignore[no-untyped-call]
+    if HEAD in resources:
+        raise InputError("node", "the head", "one beside it", "A whole cluster is ended by `ray stop` on its head.")
+    return node, here.gcs_address
 
 
 def leave(node: str, gcs_address: str, within_s: float, why: str) -> bool:
-    """Tell a cluster that a node is about to go, and wait until nobody computes there any more.
+    """Tell a cluster that a node is about to go, for good, and wait until nobody computes there any more.
 
     Nobody who does this may be connected to the node: Ray ends it as soon as it is idle.
 
     Args:
         node: its id.
-        gcs_address: of the cluster's GCS.
-        within_s: seconds until it is gone; Ray ends it then at the latest.
+        gcs_address: of the cluster's GCS; it may be away for a while.
+        within_s: seconds until it is gone.
         why: for logs.
 
     Returns:
         Whether everybody left in time.
     """
-    until = time.time() + within_s
-    preemption = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")  # type: ignore[attr-defined]
-    GcsClient(gcs_address).drain_node(node, preemption, why, int(until * 1000))  # as `ray drain-node` does
-    while time.time() < until:
-        in_use = [each for each in get_cluster_status(gcs_address).active_nodes if each.node_id == node]
-        if not any(each.used_resources().get(kind) for each in in_use for kind in ("CPU", "GPU")):
-            return True
+    until, told = time.time() + within_s, False
+    while True:
+        with suppress(RpcError):  # a head that is started anew; it is asked again
+            told = told or _tell(node, gcs_address, until, why)
+            if told and not _in_use(node, gcs_address):
+                return True
+        if time.time() >= until:
+            return False
         time.sleep(_LOOK_S)
-    return False
+
+
+def _tell(node: str, gcs_address: str, until: float, why: str) -> bool:
+    """As `ray drain-node` does. A preemption is not refused."""
+    reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")  # type: ignore[attr-defined]
+    accepted, _ = GcsClient(gcs_address).drain_node(node, reason, why, int(until * 1000), _ANSWER_S)
+    return bool(accepted)
+
+
+def _in_use(node: str, gcs_address: str) -> bool:
+    there = [each for each in get_cluster_status(gcs_address, _ANSWER_S).active_nodes if each.node_id == node]
+    return any(each.used_resources().get(kind) for each in there for kind in ("CPU", "GPU"))

@@ -22,8 +22,9 @@ class Event:
             if type(value) in (int, Reason):
                 told.append(f"{each.name} {value}")
             elif value and isinstance(value, str | Place):
-                told.append(str(value))
-        return ": ".join(filter(None, (name, ", ".join(told))))
+                told.append(" ".join(str(value).split()))
+        words = ": ".join(filter(None, (name, ", ".join(told))))
+        return "".join(letter for letter in words if letter.isprintable())  # details may be of users' code
 
 
 @dataclass(frozen=True)
