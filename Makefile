@@ -30,13 +30,13 @@ lock: .venv/installed
 audit: .venv/installed
 	$(BIN)/pip-audit --disable-pip --require-hashes --requirement infra/requirements.lock
 
-# Tests that start nothing run side by side; the others, each with a cluster of its own, one after another.
+# What trains nothing is tested side by side, the rest one after another.
 test: check
-	$(BIN)/pytest --numprocesses 2 --dist loadfile -m "not slow" tests/unit tests/contracts tests/chaos
-	$(BIN)/pytest -m "not slow" tests/cluster tests/infra
+	$(BIN)/pytest --numprocesses 2 --dist loadfile -m "not slow" tests/unit tests/contracts tests/chaos tests/infra
+	$(BIN)/pytest -m "not slow" tests/cluster
 
 test-all: check
-	$(BIN)/pytest --numprocesses 2 tests/unit tests/contracts tests/chaos
+	$(BIN)/pytest --numprocesses 2 --dist loadfile tests/unit tests/contracts tests/chaos
 	$(BIN)/pytest tests/cluster tests/infra
 
 test-recipes: .venv/installed

@@ -65,7 +65,7 @@ def s3_server(folder: Path) -> Iterator[S3]:
     names = ("master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port", "filer.port.grpc")
     options = [f"-{name}={port}" for name, port in zip((*names, "s3.port", "s3.port.grpc"), ports, strict=False)]
     fixed = ["-ip=127.0.0.1", f"-dir={folder}", "-s3", f"-s3.config={folder}/s3.json", "-volume.max=20"]
-    quiet = ["-master.telemetry=false", "-s3.port.iceberg=0", "-master.volumeSizeLimitMB=256"]
+    quiet = ["-master.telemetry=false", "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.volumeSizeLimitMB=256"]
     log = (folder / "weed.log").open("wb")
     server = subprocess.Popen([_WEED, "server", *fixed, *quiet, *options], stdout=log, stderr=log)
     keys = {"AWS_ACCESS_KEY_ID": _KEY, "AWS_SECRET_ACCESS_KEY": _SECRET, "AWS_DEFAULT_REGION": "us-east-1"}

@@ -23,7 +23,7 @@ s3)
     cd "$STACK" # where security.toml is
     exec weed server -ip=127.0.0.1 -ip.bind=127.0.0.1 -dir="$STACK/s3" -master.telemetry=false -volume.max=50 \
         -master.volumeSizeLimitMB=1024 -s3 -s3.config="$STACK/s3.json" -s3.port="$S3_PORT" -s3.port.iceberg=0 \
-        -s3.port.grpc=$base -master.port=$((base + 1)) -master.port.grpc=$((base + 2)) -volume.port=$((base + 3)) \
+        -s3.port.lance=0 -s3.port.grpc=$base -master.port=$((base + 1)) -master.port.grpc=$((base + 2)) -volume.port=$((base + 3)) \
         -volume.port.grpc=$((base + 4)) -filer.port=$((base + 5)) -filer.port.grpc=$((base + 6)) > "$STACK/s3.log" 2>&1
     ;;
 mlflow)

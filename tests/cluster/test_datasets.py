@@ -45,6 +45,7 @@ def test_pictures_in_object_storage(pictures: Path, tmp_path: Path, monkeypatch:
         assert "exactly once per epoch" in audit.stdout
 
 
+@pytest.mark.slow  # test_recovery kills those who prepare
 def test_a_killed_preparation_goes_on(toy_job: Path, tmp_path: Path) -> None:
     """Whatever the number of actors, the bytes are the same; what was finished before the kill is not done again."""
     small = "--set=data.chunk_bytes=1024"

@@ -75,7 +75,7 @@ def test_drivetrain_commands_work(command: str, toy_job: Path, undisturbed: Resu
     words = [ours.get(word, word) for word in shlex.split(command)[1:]]
     words = ["training.steps=2" if word == "training.steps=50" else word for word in words]
     if words[0] == "scaling-curve":
-        words += ["--picture", str(tmp_path / "curve.png")]
+        words += ["--picture", str(tmp_path / "curve.png"), "--fractions", "0.5,1"]
     done = command_line(undisturbed.home, *words)
     assert done.returncode == 0, done.stderr
 

@@ -115,7 +115,8 @@ def gang_hosts(here: Site, client: Client, run: str) -> list[str]:
     return sorted(node["id"] for node in client.nodes() if run in node["ranks"])
 
 
-@pytest.mark.parametrize("how", ["cut off", pytest.param("powered off", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["cut off", "powered off"])
 def test_a_host_is_lost_while_training(how: str, toy_job: Path, undisturbed: Result, tmp_path: Path) -> None:
     """The gang goes on on another one, and nobody can tell from its result."""
     with site(3, tmp_path) as here, here.client("ann") as client:
@@ -133,7 +134,6 @@ def test_a_host_is_lost_while_training(how: str, toy_job: Path, undisturbed: Res
         assert other in placed
         found = client.wait(run, 240)
         assert_same(Result.of(found, here.home), undisturbed)
-        ray_asks_for_its_token(here)
         if how == "powered off":  # one that is cut off ends its ranks itself, when its lease does
             assert here.nodes[victim].processes() == []
 
@@ -154,6 +154,7 @@ def test_a_spot_machine_is_left_before_it_is_taken(toy_job: Path, undisturbed: R
         give_notice(notice_of(taken), datetime.now(UTC) + timedelta(seconds=60))
         wait_until(lambda: "nobody uses this node any more" in taken.log.read_text())
         print(f"left {time.monotonic() - began:.1f} s after the notice")
+        ray_asks_for_its_token(here)
         taken.power_off()
         found = client.wait(run, 240)
     stopping = next(entry for entry in found["history"] if entry["phase"] == "stopping")

@@ -157,7 +157,8 @@ def test_predict_and_list(undisturbed: Result) -> None:
     assert "completed" in listed
 
 
-@pytest.mark.parametrize("stage", [pytest.param(0, marks=pytest.mark.slow), pytest.param(1, marks=pytest.mark.slow), 3])
+@pytest.mark.slow  # test_checkpoints goes from stage to stage
+@pytest.mark.parametrize("stage", [0, 1, 3])
 def test_zero_stages_give_the_same_losses(toy_job: Path, shared_home: Path, undisturbed: Result, stage: int) -> None:
     """Stage 2 is the undisturbed run. Killed once, each stage also resumes from its own checkpoint."""
     job = run_job(toy_job, shared_home, f"training.zero={stage}")

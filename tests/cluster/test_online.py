@@ -310,6 +310,7 @@ def loss(model, batch):
 """
 
 
+@pytest.mark.slow  # streams of actors that die are tested above
 def test_a_job_survives_its_actors(pictures: Path, tmp_path: Path) -> None:
     """Through the whole system; the losses are those of an undisturbed run, and differ from those without flips."""
     (tmp_path / "job").mkdir()

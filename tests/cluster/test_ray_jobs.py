@@ -42,6 +42,7 @@ def ray_job(verb: str, jobs: str, *words: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow  # Ray's own way to do what the server does
 def test_submitted_and_stopped(jobs: str, toy_job: Path, undisturbed: Result, tmp_path: Path) -> None:
     """As the page on clusters shows it. The run is the same as without; stopping the job saves and ends it."""
     command = ["--working-dir", str(toy_job), "--", "drivetrain", "run", "job.yaml"]

@@ -32,6 +32,7 @@ def test_ranks_killed(toy_job: Path, shared_home: Path, undisturbed: Result) -> 
     assert_same(result, undisturbed)
 
 
+@pytest.mark.slow  # one that hangs is told below
 def test_rank_stopped(toy_job: Path, shared_home: Path, undisturbed: Result) -> None:
     """A process that does nothing keeps its connections, and its peers wait for it; the agent sees it."""
     job = run_job(toy_job, shared_home)
@@ -97,6 +98,7 @@ def test_coordinator_killed(toy_job: Path, shared_home: Path, undisturbed: Resul
     assert_same(result, undisturbed)
 
 
+@pytest.mark.slow  # its ranks are killed above
 def test_fork_server_killed(toy_job: Path, shared_home: Path, undisturbed: Result) -> None:
     job = run_job(toy_job, shared_home)
     view = job.kill_part("fork-server-0", 13)
@@ -105,6 +107,7 @@ def test_fork_server_killed(toy_job: Path, shared_home: Path, undisturbed: Resul
     assert_same(result, undisturbed)
 
 
+@pytest.mark.slow  # test_shared_cluster kills it at every turn
 def test_coordinator_killed_while_finishing(toy_job: Path, shared_home: Path, undisturbed: Result) -> None:
     job = run_job(toy_job, shared_home)
     view = job.wait_for(lambda view: view["phase"] == "finishing")
@@ -115,6 +118,7 @@ def test_coordinator_killed_while_finishing(toy_job: Path, shared_home: Path, un
     assert_same(result, undisturbed)
 
 
+@pytest.mark.slow  # killed while it trains, it is tested below
 def test_command_killed_while_finishing(toy_job: Path, shared_home: Path, undisturbed: Result) -> None:
     first = run_job(toy_job, shared_home)
     run_id = first.wait_for(lambda view: view["phase"] == "finishing")["run_id"]

@@ -44,6 +44,7 @@ def test_a_killed_node_is_replaced(toy_job: Path, undisturbed: Result, tmp_path:
     assert_same(Result.of(found, service.home), undisturbed)
 
 
+@pytest.mark.slow  # simulations shrink and grow thousands
 def test_an_elastic_run_shrinks_and_grows(toy_job: Path, tmp_path: Path) -> None:
     """It starts with what there is, grows when that pays, goes on smaller when a node dies; no sample is lost.
 
@@ -162,7 +163,7 @@ LOST_CALLS = (
 @pytest.mark.parametrize(
     ("steps", "enough"),
     [
-        (40, 200),
+        pytest.param(40, 200, marks=pytest.mark.slow),  # the coordinator's pauses are as hard on everybody
         pytest.param(300, 1000, marks=[pytest.mark.slow, pytest.mark.timeout(1200)]),
     ],
 )

@@ -116,6 +116,7 @@ def test_a_run_does_not_begin_anew_by_mistake(toy_job: Path, tmp_path: Path) -> 
     assert len(list(stored.glob("*/manifest.corrupt.json"))) == 2
 
 
+@pytest.mark.slow  # runs upload above
 def test_upload_by_hand(toy_job: Path, tmp_path: Path, s3: S3) -> None:
     """What could not be uploaded when the run ended is uploaded later; a plain folder is a location, too."""
     home, place = tmp_path / "home", tmp_path / "place"
