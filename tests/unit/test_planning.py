@@ -129,7 +129,7 @@ def test_cpus_hold_the_copy_too() -> None:
     small = replace(LARGE, parameters=10**8, trained=10**8, kept_bytes_per_row=1e6)
     needed = memory(small, setting(2, 2, precision="fp32"), cores)
     assert needed.copy == 12 * 10**8 / 2
-    assert needed.slack == pytest.approx(0.53 * (needed.weights + needed.gradients + needed.optimizer + needed.buffers))
+    assert needed.slack == pytest.approx(0.60 * (needed.weights + needed.gradients + needed.optimizer + needed.buffers))
     slacks = [memory(small, setting(zero, 2, precision="fp32"), cores).slack for zero in (0, 1, 2, 3)]
     assert slacks == sorted(slacks), "the more is divided, the more comes and goes"
     assert cores.peak("fp32") == 2e11

@@ -119,5 +119,5 @@ def _kept_freed(setting: Setting) -> float:
     The copy for checkpoints is not on the heap, and activations come and go in the same places with every step.
     """
     if setting.zero == 2:
-        return 0.53 if setting.workers > 1 else 0.35
-    return {0: 0.32, 1: 0.40, 3: 1.05}[setting.zero]  # stage 3 makes and frees whole weights, layer by layer
+        return 0.60 if setting.workers > 1 else 0.35
+    return {0: 0.32, 1: 0.49, 3: 1.05}[setting.zero]  # stage 3 makes and frees whole weights, layer by layer
