@@ -153,7 +153,7 @@ class RunLoop:
         state, actions = step(before, event)
         if is_transition(before, state):
             self._store.save(self._run_id, state, str(event))
-            _log.info("%s: %s -> %s on %s", self._run_id, before.phase, state.phase, event)
+            _log.info("%s: %s -> %s on %r", self._run_id, before.phase, state.phase, event)
         self._state = state
         for action in actions:
             self._act(action)

@@ -41,17 +41,17 @@ def metadata(server: ThreadingHTTPServer) -> str:
     return f"http://127.0.0.1:{server.server_port}"
 
 
-def at_look(number: int, act: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Do something while the machine waits for the so many-th time."""
+def at_looks(acts: dict[int, Callable[[], None]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do things while the machine waits, by how often it has waited."""
     looks = iter(range(1, 1000))
-    monkeypatch.setattr(notices.time, "sleep", lambda _: act() if next(looks) == number else None)
+    monkeypatch.setattr(notices.time, "sleep", lambda _: acts.get(next(looks), lambda: None)())
 
 
 @pytest.mark.parametrize("cloud", CLOUDS)
 def test_it_is_told_how_much_time_is_left(
     cloud: str, notice: Path, metadata: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    at_look(3, lambda: give_notice(notice, datetime.now(UTC) + timedelta(seconds=60)), monkeypatch)
+    at_looks({3: lambda: give_notice(notice, datetime.now(UTC) + timedelta(seconds=60))}, monkeypatch)
     left = wait_for_notice(cloud, metadata)
     assert left == 30 if cloud == "gcp" else 50 < left < 60
 
@@ -64,17 +64,27 @@ def test_a_notice_that_came_late_leaves_no_time(notice: Path, metadata: str) -> 
 
 @pytest.mark.parametrize("cloud", CLOUDS)
 @pytest.mark.parametrize("answer", [(503, ""), (200, "<html>"), (200, "{}")])
+@pytest.mark.parametrize("away_at", [0, 2])
 def test_a_service_that_is_away_is_asked_again(
-    cloud: str, answer: tuple[int, str], notice: Path, server: ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch
+    cloud: str,
+    answer: tuple[int, str],
+    away_at: int,
+    notice: Path,
+    server: ThreadingHTTPServer,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Before it has ever answered, and after."""
-    server.instead = answer  # type: ignore[attr-defined]
+
+    def away() -> None:
+        server.instead = answer  # type: ignore[attr-defined]
 
     def back() -> None:
         server.instead = None  # type: ignore[attr-defined]
         give_notice(notice, datetime.now(UTC) + timedelta(seconds=60))
 
-    at_look(4, back, monkeypatch)
+    if not away_at:
+        away()
+    at_looks({away_at: away, 4: back}, monkeypatch)
     assert 0 < wait_for_notice(cloud, f"http://127.0.0.1:{server.server_port}") < 61
 
 

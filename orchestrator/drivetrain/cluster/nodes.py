@@ -57,12 +57,15 @@ def leave(node: str, gcs_address: str, within_s: float, why: str) -> bool:
 
     Args:
         node: its id.
-        gcs_address: of the cluster's GCS; it may be away for a while.
+        gcs_address: of the cluster's GCS; while it is away it is asked again, which takes Ray up to 40 s each time.
         within_s: seconds until it is gone.
         why: for logs.
 
     Returns:
         Whether everybody left in time.
+
+    Raises:
+        InputError: the cluster has no such node.
     """
     until, told = time.time() + within_s, False
     while True:
@@ -76,7 +79,10 @@ def leave(node: str, gcs_address: str, within_s: float, why: str) -> bool:
 
 
 def _tell(node: str, gcs_address: str, until: float, why: str) -> bool:
-    """As `ray drain-node` does. A preemption is not refused."""
+    """As `ray drain-node` does. A preemption is not refused, not even one of a node that is not there."""
+    there = get_cluster_status(gcs_address, _ANSWER_S)
+    if not any(each.node_id == node for each in (*there.active_nodes, *there.idle_nodes)):
+        raise InputError("node", node[:12], "one of the cluster", "If Ray was started anew here, start this anew, too.")
     reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")  # type: ignore[attr-defined]
     accepted, _ = GcsClient(gcs_address).drain_node(node, reason, why, int(until * 1000), _ANSWER_S)
     return bool(accepted)
