@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from drivetrain.api import RunSummary, resume, run, validate
-    from drivetrain.client import Client
+    from drivetrain.api.client import Client
+    from drivetrain.api.runs import RunSummary, resume, run, validate
 
 __all__ = ["Client", "RunSummary", "resume", "run", "validate"]
 
@@ -14,11 +14,11 @@ __all__ = ["Client", "RunSummary", "resume", "run", "validate"]
 def __getattr__(name: str) -> Any:
     """Load the API when it is used: ``drivetrain --help`` must not wait for Ray."""
     if name == "Client":
-        from drivetrain.client import Client  # here: as below
+        from drivetrain.api.client import Client  # here: as below
 
         return Client
     if name in __all__:
-        from drivetrain import api  # here: see above
+        from drivetrain.api import runs as api  # here: see above
 
         return getattr(api, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from drivetrain_workers.run_folder import RunFolder
+from drivetrain_workers.records.run_folder import RunFolder
 
 
 @dataclass(frozen=True)

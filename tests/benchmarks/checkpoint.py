@@ -24,12 +24,12 @@ def rank_main(rank: int, folder: Path) -> None:
     """Both kinds of save, one after the other, after a step each."""
     import numpy as np
     import torch.distributed as dist
-    from drivetrain_workers.batching import solve
     from drivetrain_workers.checkpoints.save import CheckpointWriter
-    from drivetrain_workers.engine import Engine, join_group
-    from drivetrain_workers.objective import Objective, next_token_loss, next_token_weight
+    from drivetrain_workers.engine.batching import solve
+    from drivetrain_workers.engine.engine import Engine, join_group
+    from drivetrain_workers.modeling.objective import Objective, next_token_loss, next_token_weight
     from drivetrain_workers.recipes.language_model.model import gpt
-    from drivetrain_workers.run_folder import RunFolder
+    from drivetrain_workers.records.run_folder import RunFolder
     from drivetrain_workers.spec import KeepSpec, TrainingSpec
 
     device = join_group(rank, rank, _RANKS, f"file://{folder}/rendezvous")

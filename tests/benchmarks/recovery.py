@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from drivetrain.api import validate
-from drivetrain_workers.batching import solve
-from drivetrain_workers.deepspeed_config import deepspeed_config
+from drivetrain.api.runs import validate
+from drivetrain_workers.engine.batching import solve
+from drivetrain_workers.engine.deepspeed_config import deepspeed_config
 
 from tests.benchmarks.report import report
 

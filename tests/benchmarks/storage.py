@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 from drivetrain_pipelines.spec import StorageSpec
-from drivetrain_pipelines.storage import StorageFolder
+from drivetrain_pipelines.storage.folder import StorageFolder
 from drivetrain_pipelines.stream.dataset import CacheSettings, Dataset
 from drivetrain_pipelines.stream.reader import StreamReader
 

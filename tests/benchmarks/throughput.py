@@ -14,12 +14,12 @@ import tempfile
 from itertools import pairwise
 from pathlib import Path
 
-from drivetrain.api import validate
-from drivetrain_workers.agent import KEEP_FREED_MEMORY
-from drivetrain_workers.batching import solve
-from drivetrain_workers.checkpoints import ledger
-from drivetrain_workers.deepspeed_config import deepspeed_config
-from drivetrain_workers.run_folder import RunFolder
+from drivetrain.api.runs import validate
+from drivetrain_workers.agent.agent import KEEP_FREED_MEMORY
+from drivetrain_workers.engine.batching import solve
+from drivetrain_workers.engine.deepspeed_config import deepspeed_config
+from drivetrain_workers.records import ledger
+from drivetrain_workers.records.run_folder import RunFolder
 
 from tests.benchmarks.report import report
 

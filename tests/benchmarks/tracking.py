@@ -16,8 +16,8 @@ from statistics import fmean, median
 
 import numpy as np
 from drivetrain.runs.store import RunStore
-from drivetrain_workers.checkpoints import ledger
-from drivetrain_workers.run_folder import RunFolder
+from drivetrain_workers.records import ledger
+from drivetrain_workers.records.run_folder import RunFolder
 from scipy.stats import bootstrap
 
 from tests.benchmarks.report import report

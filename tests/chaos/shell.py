@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from drivetrain.coordinator.scheduler import Applicant, Scheduler
 from drivetrain.runs import events as ev
 from drivetrain.runs import states as st
 from drivetrain.runs.controller import actions_to_resume, is_transition, step
-from drivetrain.scheduler import Applicant, Scheduler
 from drivetrain.scheduling.rules import Rules, UserRules
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ class CrashError(Exception):
 
 
 class Coordinator:
-    """The shell, as `drivetrain.run_loop.RunLoop` and `drivetrain.coordinator.Coordinator` are it."""
+    """The shell, as `RunLoop` and `Coordinator` of `drivetrain.coordinator` are it."""
 
     def __init__(self, world: World) -> None:
         self._world = world

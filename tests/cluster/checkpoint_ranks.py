@@ -17,17 +17,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from drivetrain_workers.batching import solve
 from drivetrain_workers.checkpoints.layout import flat_states
 from drivetrain_workers.checkpoints.load import Checkpoint, restore
 from drivetrain_workers.checkpoints.proof import prove_state
 from drivetrain_workers.checkpoints.save import CheckpointWriter
 from drivetrain_workers.checkpoints.store import newest_valid
-from drivetrain_workers.engine import Engine, join_group
+from drivetrain_workers.engine.batching import solve
+from drivetrain_workers.engine.engine import Engine, join_group
 from drivetrain_workers.errors import ResumeMismatchError
-from drivetrain_workers.objective import Objective, row_weight
-from drivetrain_workers.process import end_with_parent
-from drivetrain_workers.run_folder import RunFolder
+from drivetrain_workers.modeling.objective import Objective, row_weight
+from drivetrain_workers.protocol.processes import end_with_parent
+from drivetrain_workers.records.run_folder import RunFolder
 from drivetrain_workers.spec import KeepSpec, OffloadSpec, OptimizerSpec, ScheduleSpec, TrainingSpec
 from torch import nn
 

@@ -26,7 +26,7 @@ SENTENCES = (
 LOSS = """
 import time
 
-from drivetrain_workers.objective import next_token_loss
+from drivetrain_workers.modeling.objective import next_token_loss
 
 
 def slow_loss(model, batch):

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from drivetrain_workers.checkpoints import ledger
-from drivetrain_workers.run_folder import RunFolder
+from drivetrain_workers.records import ledger
+from drivetrain_workers.records.run_folder import RunFolder
 
 View = dict[str, Any]
 COMMAND = Path(sys.executable).with_name("drivetrain")

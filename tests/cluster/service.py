@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
-from drivetrain.client import Client
+from drivetrain.api.client import Client
 from drivetrain.server.access import Tokens
 from ray.cluster_utils import Cluster
 

@@ -108,7 +108,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 def test_job_file_page_shows_every_key() -> None:
-    from drivetrain.spec import JobSpec
+    from drivetrain.job.spec import JobSpec
 
     page = (ROOT / "docs" / "job-file.md").read_text()
     for name, field in JobSpec.model_fields.items():
@@ -119,8 +119,8 @@ def test_job_file_page_shows_every_key() -> None:
 
 
 def test_cluster_page_shows_valid_settings() -> None:
+    from drivetrain.job.spec import ResourcesSpec, SchedulingSpec
     from drivetrain.scheduling.rules import Rules
-    from drivetrain.spec import ResourcesSpec, SchedulingSpec
 
     job, rules = re.findall(
         r"^```yaml\n(.*?)^```", (ROOT / "docs" / "cluster.md").read_text(), re.DOTALL | re.MULTILINE

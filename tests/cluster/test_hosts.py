@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import median
 
 import pytest
-from drivetrain.client import Client
+from drivetrain.api.client import Client
 from drivetrain.server.access import Tokens
 
 from tests.cluster.harness import COMMAND, LEISURE, Result, assert_same, step_gaps, wait_until

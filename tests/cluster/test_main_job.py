@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from drivetrain_workers.checkpoints import ledger
-from drivetrain_workers.run_folder import RunFolder
+from drivetrain_workers.records import ledger
+from drivetrain_workers.records.run_folder import RunFolder
 from safetensors.numpy import load_file
 
 from tests.cluster.harness import Result, command_line, run_job

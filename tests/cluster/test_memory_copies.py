@@ -8,7 +8,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from drivetrain_workers.checkpoints.memory import memory_folder
+from drivetrain_workers.checkpoints.memory_copies import memory_folder
 from ray.cluster_utils import Cluster
 
 from tests.cluster.harness import Result, RunningJob, View, command_line, run_job

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 from drivetrain_pipelines.errors import CorruptFileError, FetchError, InputError
-from drivetrain_pipelines.shards import Manifest
 from drivetrain_pipelines.spec import StorageSpec
-from drivetrain_pipelines.storage import StorageFolder, open_storage
+from drivetrain_pipelines.storage.fetch import Fetcher, RetryPolicy
+from drivetrain_pipelines.storage.folder import StorageFolder, open_storage
+from drivetrain_pipelines.storage.shards import Manifest
 from drivetrain_pipelines.stream.cache import CachedFiles
 from drivetrain_pipelines.stream.dataset import CacheSettings, Dataset
-from drivetrain_pipelines.stream.fetch import Fetcher, RetryPolicy
 from drivetrain_pipelines.stream.reader import StreamReader
 
 from tests.s3 import S3, s3_server

@@ -16,7 +16,7 @@ import httpx
 import psutil
 import pytest
 import yaml
-from drivetrain.client import Client, ServerError
+from drivetrain.api.client import Client, ServerError
 from drivetrain_pipelines.errors import InputError
 from mlflow import MlflowClient
 from prometheus_client.parser import text_string_to_metric_families

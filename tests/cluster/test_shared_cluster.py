@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import median
 
 import pytest
-from drivetrain.client import Client
+from drivetrain.api.client import Client
 from drivetrain.runs.store import RunStore
 
 from tests.cluster.harness import Result, assert_same, step_gaps

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from drivetrain_pipelines.storage import StorageFolder
+from drivetrain_pipelines.storage.folder import StorageFolder
 from drivetrain_workers.checkpoints.store import MANIFEST, committed
 
 from tests.cluster.harness import Result, command_line, resume_run, run_job, wait_until_gone

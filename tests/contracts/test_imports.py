@@ -10,10 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from drivetrain.api import TrackingError
-from drivetrain.client import ServerError
+from drivetrain.api.client import ServerError
+from drivetrain.api.runs import TrackingError
 from drivetrain.cluster.gang import NodesGoneError
-from drivetrain.coordinator import RunOwnedError
+from drivetrain.coordinator.coordinator import RunOwnedError
 from drivetrain_pipelines import errors as data_errors
 from drivetrain_workers import errors as training_errors
 
@@ -45,12 +45,12 @@ def test_help_is_instant_and_light() -> None:
 @pytest.mark.parametrize(
     ("module", "never"),
     [
-        ("drivetrain.coordinator", {"torch", "deepspeed"}),
-        ("drivetrain.wiring", {"torch", "deepspeed"}),
-        ("drivetrain_workers.agent", {"torch", "deepspeed", "mlflow"}),
+        ("drivetrain.coordinator.coordinator", {"torch", "deepspeed"}),
+        ("drivetrain.coordinator.wiring", {"torch", "deepspeed"}),
+        ("drivetrain_workers.agent.agent", {"torch", "deepspeed", "mlflow"}),
         ("drivetrain_pipelines.prepare.preprocessor", {"torch", "deepspeed", "mlflow"}),
         ("drivetrain_pipelines.online.actor", {"torch", "deepspeed", "mlflow"}),
-        ("drivetrain_workers.fork_server", {"ray", "mlflow"}),
+        ("drivetrain_workers.agent.fork_server", {"ray", "mlflow"}),
     ],
 )
 def test_processes_stay_in_their_lane(module: str, never: set[str]) -> None:
@@ -59,7 +59,7 @@ def test_processes_stay_in_their_lane(module: str, never: set[str]) -> None:
 
 def test_ranks_hold_no_ray_and_no_mlflow() -> None:
     """A rank is a fork of the fork server: it holds what that has imported."""
-    loaded = modules_after("from drivetrain_workers.fork_server import preload; preload()")
+    loaded = modules_after("from drivetrain_workers.agent.fork_server import preload; preload()")
     assert {"torch", "deepspeed"} <= loaded
     assert not loaded & {"ray", "mlflow"}
 

@@ -20,7 +20,7 @@ import httpx
 import psutil
 import pytest
 import yaml
-from drivetrain.client import Client
+from drivetrain.api.client import Client
 
 from tests.cluster.harness import LEISURE, wait_until_gone
 from tests.infra.tools import INFRA

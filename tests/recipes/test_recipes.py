@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from drivetrain_pipelines.raw.packages import PackageMember
-from drivetrain_workers.run_folder import RunFolder
+from drivetrain_pipelines.raw.package_archives import PackageMember
+from drivetrain_workers.records.run_folder import RunFolder
 from PIL import Image
 
 from tests.cluster.harness import COMMAND, Result, command_line, run_job

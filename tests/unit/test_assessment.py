@@ -18,7 +18,7 @@ from drivetrain_workers.assessment.judging import judge_all, next_token_judge, t
 from drivetrain_workers.assessment.pictures import draw_reliability
 from drivetrain_workers.assessment.scores import Outcomes, calibration_error, scores, worst_slices
 from drivetrain_workers.assessment.splits import Splits
-from drivetrain_workers.context import TrainContext
+from drivetrain_workers.modeling.context import TrainContext
 from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score

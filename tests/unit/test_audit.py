@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 from drivetrain_pipelines.order.mixture import SampleOrder
-from drivetrain_workers.audit import audit
+from drivetrain_workers.records.audit import audit
 
 
 def ledger(steps: int, batch: int, worlds: tuple[int, ...] = (2,)) -> list[dict]:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 from drivetrain_workers.checkpoints.policy import save_interval_s, to_keep
-from drivetrain_workers.checkpoints.store import CheckpointId
+from drivetrain_workers.records.run_folder import CheckpointId
 from drivetrain_workers.spec import CheckpointSpec, KeepSpec
 from pydantic import ValidationError
 

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from drivetrain.compare import compare
+from drivetrain.api.compare import compare
 from drivetrain.home import Home
 from drivetrain.runs.states import Queued
 from drivetrain.runs.store import RunStore
-from drivetrain_workers.checkpoints import ledger
-from drivetrain_workers.checkpoints.store import CheckpointId
+from drivetrain_workers.records import ledger
+from drivetrain_workers.records.run_folder import CheckpointId
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 from drivetrain.accounting.budget import overspent, since_resumed
 from drivetrain.accounting.cost import cost, held_seconds, worker_seconds
+from drivetrain.job.spec import JobSpec, ResourcesSpec
 from drivetrain.runs import states as st
 from drivetrain.runs.outcomes import Reason
-from drivetrain.spec import JobSpec, ResourcesSpec
 from pydantic import ValidationError
 
 PLACE = st.Place((("a", 2), ("b", 1)))

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from drivetrain.accounting.goodput import CLASSES, Goodput, account, stays
-from drivetrain_workers.step_times import TURN, StepTimes, Turns, read_turns
+from drivetrain_workers.records.step_times import TURN, StepTimes, Turns, read_turns
 from hypothesis import given
 from hypothesis import strategies as st
 

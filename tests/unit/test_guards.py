@@ -8,11 +8,11 @@ import pytest
 import torch
 from drivetrain_pipelines.errors import CorruptFileError, FetchError
 from drivetrain_pipelines.order.mixture import SampleOrder
-from drivetrain_workers.adjustments import Adjustments, Positions, Skip
-from drivetrain_workers.audit import audit
 from drivetrain_workers.errors import RewindError
-from drivetrain_workers.failures import classify
-from drivetrain_workers.guards import LossGuard, should_stop_early
+from drivetrain_workers.rank.failures import classify
+from drivetrain_workers.rank.guards import LossGuard, should_stop_early
+from drivetrain_workers.records.adjustments import Adjustments, Positions, Skip
+from drivetrain_workers.records.audit import audit
 from drivetrain_workers.spec import EarlyStopSpec, GuardSpec
 from hypothesis import given
 from hypothesis import strategies as st

@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import soundfile
-from drivetrain.files import with_files
 from drivetrain.home import Home
-from drivetrain.job import load_job
+from drivetrain.job.files import with_files
+from drivetrain.job.loading import load_job
 from drivetrain_pipelines.errors import InputError, PrepareError
 from drivetrain_pipelines.prepare.inputs import samples_of
 from drivetrain_pipelines.prepare.packing import pad

@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 import yaml
-from drivetrain.api import validate
-from drivetrain.gang_request import check_request, gang_request, waiting_since
-from drivetrain.job import load_job
+from drivetrain.api.runs import validate
+from drivetrain.coordinator.gang_request import check_request, gang_request, waiting_since
+from drivetrain.job.loading import load_job
+from drivetrain.job.spec import JobSpec
 from drivetrain.runs.outcomes import Reason
 from drivetrain.runs.states import Ended, Place, Placing, Preparing, Queued, Ready, Starting
 from drivetrain.runs.store import RunRecord
 from drivetrain.scheduling.model import Node
 from drivetrain.scheduling.rules import QueueRules, Rules, UserRules
-from drivetrain.spec import JobSpec
 from drivetrain_pipelines.errors import InputError
 
 VALID: dict[str, Any] = {

@@ -4,10 +4,10 @@ import os
 from pathlib import Path
 
 import pytest
-from drivetrain_pipelines.checksums import block_digests
-from drivetrain_workers.checkpoints import memory
-from drivetrain_workers.checkpoints.memory import MemoryCopies, own_memory_folder, remove_orphans
-from drivetrain_workers.checkpoints.store import CheckpointId
+from drivetrain_pipelines.storage.checksums import block_digests
+from drivetrain_workers.checkpoints import memory_copies
+from drivetrain_workers.checkpoints.memory_copies import MemoryCopies, own_memory_folder, remove_orphans
+from drivetrain_workers.records.run_folder import CheckpointId
 
 
 def write(copies: MemoryCopies, step: int, rank: int, world_size: int = 2, stage: int = 2, generation: int = 1) -> None:
@@ -84,8 +84,8 @@ def test_no_copy_leaves_anything_unfinished(tmp_path: Path) -> None:
 @pytest.mark.parametrize("planted", ["link", "open folder"])
 def test_a_planted_folder_is_not_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, planted: str) -> None:
     """Everybody may write to shared memory, and could put there a way to somebody's files."""
-    monkeypatch.setattr(memory, "_SHARED_MEMORY", tmp_path)
-    victim, own = tmp_path / "victim", memory.memory_folder("own", 0)
+    monkeypatch.setattr(memory_copies, "_SHARED_MEMORY", tmp_path)
+    victim, own = tmp_path / "victim", memory_copies.memory_folder("own", 0)
     (victim / "documents").mkdir(parents=True)
     if planted == "link":
         own.parent.symlink_to(victim)
@@ -100,8 +100,8 @@ def test_a_planted_folder_is_not_touched(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_memory_of_the_dead_is_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "_SHARED_MEMORY", tmp_path)
-    living, dead, own = (memory.memory_folder(name, 0) for name in ("living", "dead", "own"))
+    monkeypatch.setattr(memory_copies, "_SHARED_MEMORY", tmp_path)
+    living, dead, own = (memory_copies.memory_folder(name, 0) for name in ("living", "dead", "own"))
     owned = own_memory_folder(living)
     os.close(own_memory_folder(dead))
     write(MemoryCopies(dead), 2, 0)

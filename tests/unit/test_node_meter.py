@@ -4,8 +4,8 @@ import time
 from pathlib import Path
 
 import pytest
-from drivetrain_workers import node_meter
-from drivetrain_workers.node_meter import NodeMeter
+from drivetrain_workers.agent import node_meter
+from drivetrain_workers.agent.node_meter import NodeMeter
 
 
 def busy(seconds: float) -> None:

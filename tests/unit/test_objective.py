@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 from drivetrain_pipelines.errors import InputError
-from drivetrain_workers.context import TrainContext
-from drivetrain_workers.objective import Objective, row_weight
-from drivetrain_workers.predictions import write_predictions
+from drivetrain_workers.modeling.context import TrainContext
+from drivetrain_workers.modeling.objective import Objective, row_weight
+from drivetrain_workers.records.predictions import write_predictions
 from drivetrain_workers.spec import BestSpec
 from PIL import Image
 from torch import nn

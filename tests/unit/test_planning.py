@@ -6,13 +6,13 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from drivetrain.job.spec import JobSpec
 from drivetrain.planning.hardware import Device, cpu, gpu
-from drivetrain.planning.memory import Setting, host_memory, memory
+from drivetrain.planning.memory_estimate import Setting, host_memory, memory
 from drivetrain.planning.pace import Speed, assumed_speed, learned_speed, pace
 from drivetrain.planning.plan import Plan, Site, chosen, make_plan
-from drivetrain.spec import JobSpec
 from drivetrain_pipelines.errors import InputError
-from drivetrain_workers.model_requests import ModelProfile
+from drivetrain_workers.model_processes.requests import ModelProfile
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import pytest
-from drivetrain.gang_request import check_request
-from drivetrain.scheduler import Applicant, Scheduler
+from drivetrain.coordinator.gang_request import check_request
+from drivetrain.coordinator.scheduler import Applicant, Scheduler
 from drivetrain.scheduling.model import Node, Request
 from drivetrain.scheduling.rules import Pool, Rules, UserRules
 from drivetrain_pipelines.errors import InputError

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 from drivetrain_pipelines.errors import InputError, PrepareError
 from drivetrain_pipelines.raw.labels import read_labels
-from drivetrain_pipelines.raw.packages import PackageMember
+from drivetrain_pipelines.raw.package_archives import PackageMember
 from drivetrain_pipelines.raw.records import cut, cut_labelled, read
 from drivetrain_pipelines.raw.sources import check_source, format_of, list_files
 from drivetrain_pipelines.spec import Format, StorageSpec

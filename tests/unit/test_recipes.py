@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from drivetrain.job import load_job
-from drivetrain.recipes import copy_recipe, recipes
-from drivetrain.scaling_curve import Point, PowerLaw, draw
+from drivetrain.api.scaling_curve import Point, PowerLaw, draw
+from drivetrain.job.loading import load_job
+from drivetrain.job.recipes import copy_recipe, recipes
 from drivetrain_pipelines.errors import InputError
 from PIL import Image
 

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from drivetrain_pipelines.arrow_types import numbers_of
 from drivetrain_pipelines.errors import PrepareError
 from drivetrain_pipelines.prepare.audio import log_mel
 from drivetrain_pipelines.prepare.packing import best_fit_decreasing, fit
@@ -15,9 +14,10 @@ from drivetrain_pipelines.prepare.samples import maker_of
 from drivetrain_pipelines.prepare.splitting import AUTO, Splitter
 from drivetrain_pipelines.prepare.tokenizer import train_tokenizer
 from drivetrain_pipelines.raw.records import Chunk, Records
-from drivetrain_pipelines.shards import unigram_entropy
 from drivetrain_pipelines.spec import AudioSpec, DataSpec, ImageSpec
-from drivetrain_pipelines.storage import StorageFolder
+from drivetrain_pipelines.storage.arrow_types import numbers_of
+from drivetrain_pipelines.storage.folder import StorageFolder
+from drivetrain_pipelines.storage.shards import unigram_entropy
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image

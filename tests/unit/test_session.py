@@ -6,7 +6,7 @@ import socket
 from pathlib import Path
 
 import pytest
-from drivetrain import session
+from drivetrain.api import session
 
 
 @pytest.fixture

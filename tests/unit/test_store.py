@@ -8,8 +8,8 @@ import pytest
 from drivetrain.runs.outcomes import Reason
 from drivetrain.runs.states import Ended, Place, Placing, Preparing, Progress, Queued
 from drivetrain.runs.store import RunStore
-from drivetrain_pipelines.checksums import block_digests, read_json, write_json
 from drivetrain_pipelines.errors import CorruptFileError, InputError
+from drivetrain_pipelines.storage.checksums import block_digests, read_json, write_json
 from drivetrain_workers.checkpoints.policy import to_keep
 from drivetrain_workers.checkpoints.store import (
     CheckpointId,

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from drivetrain_pipelines.checksums import read_json, verify_bytes, write_json
 from drivetrain_pipelines.errors import CorruptFileError
-from drivetrain_pipelines.shards import Manifest, encode_shard
-from drivetrain_pipelines.storage import StorageFolder
+from drivetrain_pipelines.storage.checksums import read_json, verify_bytes, write_json
+from drivetrain_pipelines.storage.folder import StorageFolder
+from drivetrain_pipelines.storage.shards import Manifest, encode_shard
 from drivetrain_pipelines.stream.dataset import Dataset
 from drivetrain_pipelines.stream.reader import StreamReader
 from hypothesis import given, settings
@@ -215,13 +215,13 @@ def _nested(values: np.ndarray) -> pa.Array:
 
 
 def _shard(file: str, rows: int, content: pa.Buffer):
-    from drivetrain_pipelines.checksums import block_digests
-    from drivetrain_pipelines.shards import Shard
+    from drivetrain_pipelines.storage.checksums import block_digests
+    from drivetrain_pipelines.storage.shards import Shard
 
     return Shard(file, rows, content.size, block_digests(memoryview(content)))
 
 
 def _digest(content: bytes) -> str:
-    from drivetrain_pipelines.checksums import block_digests
+    from drivetrain_pipelines.storage.checksums import block_digests
 
     return block_digests(content)[0]

@@ -12,8 +12,8 @@ from drivetrain.tracking.embedded import make_database
 from drivetrain.tracking.spool import Record, Spool
 from drivetrain.tracking.tracker import Tracker
 from drivetrain_pipelines.errors import CorruptFileError
-from drivetrain_workers.checkpoints import ledger
-from drivetrain_workers.checkpoints.store import CheckpointId
+from drivetrain_workers.records import ledger
+from drivetrain_workers.records.run_folder import CheckpointId
 from mlflow import MlflowClient
 
 

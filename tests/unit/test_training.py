@@ -3,10 +3,10 @@ from __future__ import annotations
 import pytest
 import torch
 from drivetrain_pipelines.errors import InputError
-from drivetrain_workers.batching import solve, total_steps
-from drivetrain_workers.deepspeed_config import deepspeed_config, learning_rate_ratio
-from drivetrain_workers.model import checkpoint_activations
-from drivetrain_workers.objective import next_token_loss, next_token_weight
+from drivetrain_workers.engine.batching import solve, total_steps
+from drivetrain_workers.engine.deepspeed_config import deepspeed_config, learning_rate_ratio
+from drivetrain_workers.modeling.model import checkpoint_activations
+from drivetrain_workers.modeling.objective import next_token_loss, next_token_weight
 from drivetrain_workers.recipes.language_model.model import gpt
 from drivetrain_workers.spec import OffloadSpec, OptimizerSpec, ScheduleSpec, TrainingSpec
 from hypothesis import given

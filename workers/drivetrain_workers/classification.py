@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from drivetrain_workers.context import TrainContext
+from drivetrain_workers.modeling.context import TrainContext
 
 Batch = dict[str, torch.Tensor]
 

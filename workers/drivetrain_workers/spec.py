@@ -29,8 +29,8 @@ class ModelSpec(Spec):
     is explained, where that is not the probability of the chosen class. ``assess(model, splits)`` returns metrics that
     take too long for every evaluation; see `drivetrain_workers.assessment.splits.Splits`.
 
-    All but the factory and ``assess`` are given a `drivetrain_workers.context.TrainContext` if they have a parameter
-    ``context``. ``files`` are found like data, and the factory is given their paths by name.
+    All but the factory and ``assess`` are given a `drivetrain_workers.modeling.context.TrainContext` if they have
+    a parameter ``context``. ``files`` are found like data, and the factory is given their paths by name.
     """
 
     factory: FunctionPath

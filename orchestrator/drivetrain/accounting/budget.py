@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from drivetrain.accounting.cost import cost, held_seconds, worker_seconds
+from drivetrain.job.spec import JobSpec
 from drivetrain.runs.states import Queued, State
-from drivetrain.spec import JobSpec
 
 History = Sequence[tuple[float, str, State]]
 

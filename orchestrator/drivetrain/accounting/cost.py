@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
+from drivetrain.job.spec import ResourcesSpec
 from drivetrain.runs.states import Held, State
 from drivetrain.scheduling.model import workers_of
-from drivetrain.spec import ResourcesSpec
 
 _JOULES_PER_KWH = 3.6e6
 _History = Iterable[tuple[float, str, State]]

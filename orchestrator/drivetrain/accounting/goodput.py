@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import groupby, pairwise
 
 import numpy as np
-from drivetrain_workers.step_times import PARTS, TURN, Turns
+from drivetrain_workers.records.step_times import PARTS, TURN, Turns
 from numpy.typing import NDArray
 
 CLASSES = {
@@ -123,7 +123,7 @@ def account(found: Sequence[Stay], turns: Mapping[int, Turns]) -> Goodput:
 
     Args:
         found: as of `stays`.
-        turns: of each generation, as of `drivetrain_workers.step_times.read_turns`.
+        turns: of each generation, as of `drivetrain_workers.records.step_times.read_turns`.
     """
     stretches = _Stretches(found[0].begin)
     failed, reached = False, 0

@@ -7,13 +7,13 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from drivetrain_workers.step_times import read_turns
+from drivetrain_workers.records.step_times import read_turns
 
 from drivetrain.accounting.cost import Cost, cost, joules_of, worker_seconds
 from drivetrain.accounting.goodput import Goodput, account, stays
 from drivetrain.home import Home
+from drivetrain.job.spec import JobSpec
 from drivetrain.runs.store import RunStore
-from drivetrain.spec import JobSpec
 from drivetrain.tracking.spool import Record, read_records
 
 

@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
-from drivetrain.cli.cluster import Json as _Json
-from drivetrain.cli.cluster import Run as _Run
-from drivetrain.cli.cluster import Server as _Server
-from drivetrain.cli.cluster import Set as _Set
-from drivetrain.cli.cluster import add_cluster_verbs
+from drivetrain.cli.server_verbs import Json as _Json
+from drivetrain.cli.server_verbs import Run as _Run
+from drivetrain.cli.server_verbs import Server as _Server
+from drivetrain.cli.server_verbs import Set as _Set
+from drivetrain.cli.server_verbs import add_cluster_verbs
 
 app = typer.Typer(
     no_args_is_help=True,

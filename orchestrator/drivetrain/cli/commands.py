@@ -10,15 +10,15 @@ from typing import Any
 
 import typer
 from drivetrain_pipelines.errors import InputError
-from drivetrain_workers import model_requests
 from drivetrain_workers.checkpoints.remote import RemoteCheckpoints
 from drivetrain_workers.checkpoints.store import describe_all
 from drivetrain_workers.errors import CheckpointError
-from drivetrain_workers.model_requests import ExportRequest, PredictRequest, ask
-from drivetrain_workers.run_folder import RunFolder
+from drivetrain_workers.model_processes import requests
+from drivetrain_workers.model_processes.requests import ExportRequest, PredictRequest, ask
+from drivetrain_workers.records.run_folder import RunFolder
 from drivetrain_workers.spec import CheckpointSpec
 
-from drivetrain import api
+from drivetrain.api import runs
 from drivetrain.cli.errors import errors
 from drivetrain.cli.render import Renderer, renderer
 from drivetrain.home import Home
@@ -29,19 +29,19 @@ from drivetrain.runs.store import RunStore
 def run_job(job: str, overrides: list[str], as_json: bool, address: str | None) -> None:
     """`drivetrain run`."""
     with errors(), renderer(as_json) as out:
-        _finish(api.run(job, overrides, address, out.show), out)
+        _finish(runs.run(job, overrides, address, out.show), out)
 
 
 def resume_run(run_id: str, as_json: bool, address: str | None) -> None:
     """`drivetrain resume`."""
     with errors(), renderer(as_json) as out:
-        _finish(api.resume(run_id, address, out.show), out)
+        _finish(runs.resume(run_id, address, out.show), out)
 
 
 def validate_job(job: str, overrides: list[str]) -> None:
     """`drivetrain validate`."""
     with errors():
-        spec = api.validate(job, overrides).spec
+        spec = runs.validate(job, overrides).spec
         length = f"{spec.training.steps} steps" if spec.training.steps else f"{spec.training.epochs:g} epochs"
         least, most = spec.resources.min_workers, spec.resources.max_workers
         workers = str(most) if least == most else f"{least} to {most}"
@@ -61,7 +61,7 @@ def predict(
     with errors():
         folder, dataset = _begun(run_id)
         request = PredictRequest(str(folder.path), dataset, inputs, pictures, max_tokens, temperature, seed=seed)
-        for row in model_requests.predict(request):
+        for row in requests.predict(request):
             if as_json:
                 print(json.dumps(row, ensure_ascii=False))
             elif row.keys() == {"input", "text"}:
@@ -148,7 +148,7 @@ def list_runs(as_json: bool) -> None:
 def sync_run(run_id: str, timeout_s: float) -> None:
     """`drivetrain sync`."""
     with errors():
-        api.sync(run_id, timeout_s)
+        runs.sync(run_id, timeout_s)
         print("MLflow has everything")
 
 
@@ -160,7 +160,7 @@ def report_run(run_id: str, target: str | None) -> None:
         print(write_report(run_id, Path(target) if target else None))
 
 
-def _finish(summary: api.RunSummary, out: Renderer) -> None:
+def _finish(summary: runs.RunSummary, out: Renderer) -> None:
     out.summary(summary)
     if not summary.succeeded:
         raise typer.Exit(130 if summary.reason == "cancelled" else 1)

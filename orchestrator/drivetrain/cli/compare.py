@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from drivetrain.api.compare import Comparison, compare
 from drivetrain.cli.errors import errors
 from drivetrain.cli.tables import show
-from drivetrain.compare import Comparison, compare
 
 
 def diff_runs(first: str, second: str, picture: str | None, as_json: bool) -> None:

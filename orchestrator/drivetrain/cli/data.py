@@ -9,7 +9,7 @@ import typer
 from drivetrain_pipelines.stream.dataset import Dataset
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from drivetrain import datasets
+from drivetrain.api import datasets
 from drivetrain.cli.errors import errors
 from drivetrain.cli.render import renderer_console
 

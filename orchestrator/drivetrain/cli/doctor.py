@@ -10,12 +10,12 @@ from drivetrain_pipelines.spec import StorageSpec
 from rich.console import Console
 from rich.table import Table
 
+from drivetrain.api.session import connect
 from drivetrain.cli.errors import errors
 from drivetrain.cli.tables import show
 from drivetrain.doctor import cluster, collectives, machine, services
 from drivetrain.doctor.finding import Finding, Verdict
 from drivetrain.home import Home
-from drivetrain.session import connect
 
 _STYLES = {Verdict.OK: "green", Verdict.WARNING: "yellow", Verdict.FAILED: "bold red"}
 

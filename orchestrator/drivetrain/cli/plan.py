@@ -10,9 +10,9 @@ from datetime import timedelta
 from rich.console import Console
 from rich.table import Table
 
+from drivetrain.api.plans import plan_job
 from drivetrain.cli.errors import errors
 from drivetrain.cli.tables import show
-from drivetrain.planner import plan_job
 from drivetrain.planning.plan import Choice, Plan
 
 _TERMS = {

@@ -11,7 +11,7 @@ from drivetrain_pipelines.errors import InputError
 
 from drivetrain.cli.errors import errors
 from drivetrain.cli.render import renderer
-from drivetrain.recipes import copy_recipe, recipes
+from drivetrain.job.recipes import copy_recipe, recipes
 
 
 def list_recipes(as_json: bool) -> None:
@@ -34,8 +34,8 @@ def scaling_curve(
 ) -> None:
     """`drivetrain scaling-curve`."""
     with errors():
-        from drivetrain.job import load_job  # here: a wrong job is told at once, without waiting for Ray
-        from drivetrain.scaling_curve import PowerLaw, draw, measure
+        from drivetrain.api.scaling_curve import PowerLaw, draw, measure
+        from drivetrain.job.loading import load_job  # here: a wrong job is told at once, without waiting for Ray
 
         name = load_job(job, overrides).spec.name
         target = Path(picture or f"{name}-scaling.png")

@@ -11,10 +11,10 @@ from typing import Any
 import typer
 
 from drivetrain.accounting.words import describe_cost, describe_time
-from drivetrain.api import RunSummary
+from drivetrain.api.client import Client
+from drivetrain.api.runs import RunSummary
 from drivetrain.cli.errors import errors
 from drivetrain.cli.render import renderer
-from drivetrain.client import Client
 
 _Record = dict[str, Any]
 

@@ -16,7 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from drivetrain.accounting.words import describe_cost, describe_time
-from drivetrain.api import RunSummary
+from drivetrain.api.runs import RunSummary
 from drivetrain.home import Home
 from drivetrain.reporting.assessment import describe_assessment
 from drivetrain.runs.outcomes import OUTCOMES, Reason

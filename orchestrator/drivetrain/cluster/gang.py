@@ -10,9 +10,9 @@ from typing import Any
 
 import ray
 from drivetrain_pipelines.errors import DrivetrainError
-from drivetrain_workers.agent import NodeAgent
-from drivetrain_workers.messages import Generation
-from drivetrain_workers.run_folder import RunFolder
+from drivetrain_workers.agent.agent import NodeAgent
+from drivetrain_workers.protocol.messages import Generation
+from drivetrain_workers.records.run_folder import RunFolder
 from ray.util.placement_group import (
     PlacementGroup,
     get_placement_group,

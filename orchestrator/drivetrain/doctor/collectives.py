@@ -20,7 +20,14 @@ _FIX = (
 
 def start(rendezvous: str, rank: int, world_size: int) -> subprocess.Popen[str]:
     """One process of an all-reduce, on this machine."""
-    command = [sys.executable, "-m", "drivetrain_workers.all_reduce_check", rendezvous, str(rank), str(world_size)]
+    command = [
+        sys.executable,
+        "-m",
+        "drivetrain_workers.engine.all_reduce_check",
+        rendezvous,
+        str(rank),
+        str(world_size),
+    ]
     every_gpu = {key: value for key, value in os.environ.items() if key != "CUDA_VISIBLE_DEVICES"}  # Ray hides them
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=every_gpu)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pynvml
 from drivetrain_pipelines.spec import StorageSpec
-from drivetrain_pipelines.storage import open_storage
+from drivetrain_pipelines.storage.folder import open_storage
 from packaging.requirements import Requirement
 
 from drivetrain.doctor.finding import Finding, attempt, failed, ok, warning

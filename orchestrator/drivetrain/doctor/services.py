@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import psutil
 
-from drivetrain.client import DEFAULT_SERVER, Client
+from drivetrain.api.client import DEFAULT_SERVER, Client
 from drivetrain.doctor.finding import Finding, attempt, failed, ok, warning
 from drivetrain.home import Home
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import linear_regression, median
 
-from drivetrain_workers.model_requests import ModelProfile
+from drivetrain_workers.model_processes.requests import ModelProfile
 
 from drivetrain.planning.hardware import Device
-from drivetrain.planning.memory import Setting
+from drivetrain.planning.memory_estimate import Setting
 
 _CPU_UPDATE_S = 20e-9  # for each trained parameter: torch's optimizers, and DeepSpeed's sums over gloo
 _BETWEEN_NODES = 50e9  # bytes per second of each node, 400 Gb/s; a ring crosses it once

@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from drivetrain_pipelines.errors import InputError
-from drivetrain_workers.batching import solve, total_steps
-from drivetrain_workers.model_requests import ModelProfile
+from drivetrain_workers.engine.batching import solve, total_steps
+from drivetrain_workers.model_processes.requests import ModelProfile
 from drivetrain_workers.spec import OffloadSpec, TrainingSpec
 
+from drivetrain.job.spec import JobSpec
 from drivetrain.planning.hardware import Device
-from drivetrain.planning.memory import Memory, Setting, host_memory, memory
+from drivetrain.planning.memory_estimate import Memory, Setting, host_memory, memory
 from drivetrain.planning.pace import Pace, Speed, pace
-from drivetrain.spec import JobSpec
 
 _USABLE = 0.92  # of a GPU's memory: the allocator cannot use the rest
 _FASTER = 0.98  # of another's time: less is worth no higher stage

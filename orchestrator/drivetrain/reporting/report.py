@@ -14,9 +14,9 @@ from drivetrain.accounting.picture import draw_goodput
 from drivetrain.accounting.statement import account_of
 from drivetrain.accounting.words import describe_cost, describe_time
 from drivetrain.home import Home
+from drivetrain.job.spec import flatten
 from drivetrain.reporting.assessment import describe_assessment
 from drivetrain.runs.store import RunRecord, RunStore
-from drivetrain.spec import flatten
 from drivetrain.tracking.curves import draw_loss
 from drivetrain.tracking.spool import read_records
 

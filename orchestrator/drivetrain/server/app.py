@@ -11,13 +11,13 @@ from drivetrain_pipelines.errors import DrivetrainError, InputError
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
-from drivetrain import packages
+from drivetrain.job import bundle
 from drivetrain.server import cluster, metrics, runs
 from drivetrain.server.dependencies import Parts
 from drivetrain.server.limits import Limits, TokenBucket
 
 _RATE, _BURST = 100.0, 400  # requests a second and address: people never, a loop that forgot to sleep soon
-_BODY_BYTES = packages.MAX_BYTES + (1 << 20)
+_BODY_BYTES = bundle.MAX_BYTES + (1 << 20)
 _FOLLOWERS = 128  # threads: each long poll waits in one
 
 

@@ -9,10 +9,10 @@ from typing import Annotated
 from fastapi import Depends, HTTPException, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
+from drivetrain.api.session import Session
 from drivetrain.home import Home
 from drivetrain.runs.store import RunStore
 from drivetrain.server.access import Principal, Role, Tokens
-from drivetrain.session import Session
 
 
 @dataclass(frozen=True)

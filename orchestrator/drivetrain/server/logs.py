@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 
-from drivetrain_workers.run_folder import RunFolder
+from drivetrain_workers.records.run_folder import RunFolder
 
 _LOOK_S = 0.3
 _PIECE_BYTES = 1 << 16

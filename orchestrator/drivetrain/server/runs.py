@@ -12,10 +12,10 @@ from fastapi import APIRouter, HTTPException, Query, Request
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from drivetrain import packages
 from drivetrain.accounting.statement import account_of
-from drivetrain.environment import GitState
-from drivetrain.job import load_job
+from drivetrain.job import bundle
+from drivetrain.job.loading import load_job
+from drivetrain.job.provenance import GitState
 from drivetrain.runs.states import Ended
 from drivetrain.runs.store import RunRecord
 from drivetrain.server.access import Principal, Role
@@ -42,9 +42,9 @@ class Submission(BaseModel):
 async def put_package(digest: str, request: Request, server: Server, _: User) -> dict[str, str]:
     """Upload a job's folder, named by the SHA-256 of its bytes."""
     content = await request.body()
-    if packages.digest(content) != digest:
+    if bundle.digest(content) != digest:
         raise InputError("package", "bytes with another digest", digest, "Upload it again.")
-    await asyncio.to_thread(packages.unpack, content, server.home.packages / digest)
+    await asyncio.to_thread(bundle.unpack, content, server.home.packages / digest)
     return {"package": digest}
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import uvicorn
 from drivetrain_pipelines.errors import InputError
 
+from drivetrain.api.session import open_session
 from drivetrain.home import Home, user_name
 from drivetrain.private_files import write_private
 from drivetrain.runs.store import RunStore
@@ -18,7 +19,6 @@ from drivetrain.scheduling.rules import load_rules
 from drivetrain.server.access import Role, Tokens
 from drivetrain.server.app import create_app
 from drivetrain.server.dependencies import Parts
-from drivetrain.session import open_session
 
 _GOODBYE_S = 5
 
@@ -31,7 +31,7 @@ class ServerSettings:
         host: an address; beyond loopback it needs tokens and TLS, or a proxy that does TLS.
         certificate, key: PEM files for TLS.
         behind_proxy: whether a proxy in front does TLS.
-        address: of the Ray cluster, see `drivetrain.session.connect`.
+        address: of the Ray cluster, see `drivetrain.api.session.connect`.
     """
 
     host: str = "127.0.0.1"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from drivetrain_pipelines.locks import exclusive
+from drivetrain_pipelines.storage.locks import exclusive
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 

@@ -11,8 +11,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from drivetrain_pipelines.checksums import read_json, write_json
 from drivetrain_pipelines.errors import CorruptFileError
+from drivetrain_pipelines.storage.checksums import read_json, write_json
 
 Record = dict[str, Any]
 _SPOOL = "spool.jsonl"

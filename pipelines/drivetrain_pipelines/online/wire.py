@@ -13,9 +13,9 @@ from typing import Any
 import numpy.typing as npt
 import pyarrow as pa
 
-from drivetrain_pipelines.arrow_types import array_of, numbers_of
-from drivetrain_pipelines.checksums import read_json, write_json
 from drivetrain_pipelines.errors import CorruptFileError
+from drivetrain_pipelines.storage.arrow_types import array_of, numbers_of
+from drivetrain_pipelines.storage.checksums import read_json, write_json
 from drivetrain_pipelines.stream.columns import Columns
 
 _MOST_CHARACTERS = 2000  # gRPC carries it in a header, of which it takes 16 KiB

@@ -10,16 +10,16 @@ import numpy as np
 import pyarrow as pa
 from tokenizers import Tokenizer
 
-from drivetrain_pipelines.checksums import block_digests
 from drivetrain_pipelines.errors import InputError, PrepareError
 from drivetrain_pipelines.prepare.record_reader import RecordReader
 from drivetrain_pipelines.prepare.samples import maker_of
 from drivetrain_pipelines.prepare.splitting import Splitter
 from drivetrain_pipelines.raw.records import ONE_EACH, Chunk, Records, cut
 from drivetrain_pipelines.raw.sources import SourceFile, format_of
-from drivetrain_pipelines.shards import Manifest, Shard, encode_shard
 from drivetrain_pipelines.spec import DataSpec
-from drivetrain_pipelines.storage import StorageFolder
+from drivetrain_pipelines.storage.checksums import block_digests
+from drivetrain_pipelines.storage.folder import StorageFolder
+from drivetrain_pipelines.storage.shards import Manifest, Shard, encode_shard
 from drivetrain_pipelines.stream.columns import Columns
 from drivetrain_pipelines.stream.dataset import Dataset
 

@@ -17,17 +17,17 @@ import numpy as np
 import ray
 import ray.exceptions
 
-from drivetrain_pipelines.checksums import tree_digest
 from drivetrain_pipelines.errors import CorruptFileError, PrepareError
-from drivetrain_pipelines.locks import exclusive
 from drivetrain_pipelines.prepare.preprocessor import PARTS, ChunkResult, Preprocessor
 from drivetrain_pipelines.prepare.splitting import AUTO
 from drivetrain_pipelines.raw.labels import read_labels
 from drivetrain_pipelines.raw.records import ONE_EACH, Chunk, cut, cut_labelled
 from drivetrain_pipelines.raw.sources import SourceFile, format_of, list_files
-from drivetrain_pipelines.shards import Manifest, schema_from_text, unigram_entropy
 from drivetrain_pipelines.spec import DataSpec
-from drivetrain_pipelines.storage import StorageFolder
+from drivetrain_pipelines.storage.checksums import tree_digest
+from drivetrain_pipelines.storage.folder import StorageFolder
+from drivetrain_pipelines.storage.locks import exclusive
+from drivetrain_pipelines.storage.shards import Manifest, schema_from_text, unigram_entropy
 
 _FORMAT = 2  # part of every fingerprint: raise it when the same settings begin to give other bytes
 _NAMED = 10  # bad records that are named; all are counted

@@ -9,16 +9,16 @@ from pathlib import Path
 import pyarrow as pa
 from tokenizers import Tokenizer
 
-from drivetrain_pipelines.checksums import block_digests
 from drivetrain_pipelines.errors import CorruptFileError, PrepareError
 from drivetrain_pipelines.prepare.record_reader import RecordReader
 from drivetrain_pipelines.prepare.samples import Maker, maker_of
 from drivetrain_pipelines.prepare.splitting import Splitter
 from drivetrain_pipelines.prepare.tokenizer import TOKENIZER_FILE, load_tokenizer, train_tokenizer
 from drivetrain_pipelines.raw.records import Chunk
-from drivetrain_pipelines.shards import Shard, encode_shard, schema_to_text
 from drivetrain_pipelines.spec import DataSpec
-from drivetrain_pipelines.storage import StorageFolder
+from drivetrain_pipelines.storage.checksums import block_digests
+from drivetrain_pipelines.storage.folder import StorageFolder
+from drivetrain_pipelines.storage.shards import Shard, encode_shard, schema_to_text
 
 PARTS = ".parts"
 _TOKENIZER_SAMPLE_BYTES = 64 << 20  # more text than this changes a small vocabulary little and costs minutes

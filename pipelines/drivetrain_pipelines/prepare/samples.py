@@ -12,7 +12,6 @@ import numpy.typing as npt
 import pyarrow as pa
 from tokenizers import Tokenizer
 
-from drivetrain_pipelines.arrow_types import array_of, is_list, numbers_of
 from drivetrain_pipelines.errors import PrepareError
 from drivetrain_pipelines.prepare.audio import log_mel, read_audio
 from drivetrain_pipelines.prepare.packing import concatenate, fit, pad
@@ -20,6 +19,7 @@ from drivetrain_pipelines.prepare.splitting import Splitter
 from drivetrain_pipelines.prepare.tokenizer import END_OF_TEXT, encode, token_dtype
 from drivetrain_pipelines.raw.records import Records
 from drivetrain_pipelines.spec import DataSpec, ImageSpec
+from drivetrain_pipelines.storage.arrow_types import array_of, is_list, numbers_of
 
 
 @dataclass

@@ -13,10 +13,10 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import csv, ipc, parquet
 
-from drivetrain_pipelines.arrow_types import array_of
 from drivetrain_pipelines.errors import PrepareError
 from drivetrain_pipelines.raw.sources import SourceFile, open_file
 from drivetrain_pipelines.spec import StorageSpec
+from drivetrain_pipelines.storage.arrow_types import array_of
 
 _BY_BYTES = ("text", "jsonl")  # can be cut at any line
 ONE_EACH = ("images", "audio", "documents")  # files that are one record each

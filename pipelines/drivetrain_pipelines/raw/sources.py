@@ -12,11 +12,11 @@ from typing import Any, get_args
 import fsspec
 import xxhash
 
-from drivetrain_pipelines.checksums import BLOCK_BYTES, content_digest
 from drivetrain_pipelines.errors import InputError, PrepareError
-from drivetrain_pipelines.raw.packages import SCHEMES, PackageMember
+from drivetrain_pipelines.raw.package_archives import SCHEMES, PackageMember
 from drivetrain_pipelines.spec import Format, StorageSpec
-from drivetrain_pipelines.storage import is_local, open_storage
+from drivetrain_pipelines.storage.checksums import BLOCK_BYTES, content_digest
+from drivetrain_pipelines.storage.folder import is_local, open_storage
 
 SUFFIXES: dict[str, tuple[str, ...]] = {
     "text": (".txt", ".md", ".text", ".raw", ".txt.gz", ".raw.gz"),

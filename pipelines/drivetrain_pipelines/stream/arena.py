@@ -11,10 +11,10 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import ipc
 
-from drivetrain_pipelines.checksums import verify_bytes
 from drivetrain_pipelines.errors import CorruptFileError
 from drivetrain_pipelines.order.permutation import Int64Array
-from drivetrain_pipelines.shards import Shard
+from drivetrain_pipelines.storage.checksums import verify_bytes
+from drivetrain_pipelines.storage.shards import Shard
 from drivetrain_pipelines.stream.columns import Allocate, Column, Columns, ShardFile, Values, column_of
 
 Index = dict[str, Int64Array]

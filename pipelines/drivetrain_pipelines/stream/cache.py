@@ -17,9 +17,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from drivetrain_pipelines.errors import InputError
-from drivetrain_pipelines.locks import exclusive
-from drivetrain_pipelines.shards import Shard
-from drivetrain_pipelines.stream.fetch import Fetcher
+from drivetrain_pipelines.storage.fetch import Fetcher
+from drivetrain_pipelines.storage.locks import exclusive
+from drivetrain_pipelines.storage.shards import Shard
 
 _DOWNLOADS = 4  # files at a time; the blocks of each come in parallel too
 _ROOM_PATIENCE_S = 30.0  # for other ranks to let go of shards

@@ -12,10 +12,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from drivetrain_pipelines.arrow_types import dtype_of, flat_of, is_list, is_ragged, row_of
 from drivetrain_pipelines.errors import CorruptFileError
 from drivetrain_pipelines.order.permutation import Int64Array
-from drivetrain_pipelines.stream.memory import HUGE_PAGE, PAGE, AddressRange
+from drivetrain_pipelines.storage.arrow_types import dtype_of, flat_of, is_list, is_ragged, row_of
+from drivetrain_pipelines.stream.address_range import HUGE_PAGE, PAGE, AddressRange
 
 # Of Arrow's allocators jemalloc is the quickest to hand the memory of the batch before out again.
 _POOL = pa.jemalloc_memory_pool() if "jemalloc" in pa.supported_memory_backends() else pa.default_memory_pool()

@@ -10,16 +10,16 @@ from pathlib import Path
 
 import numpy as np
 
-from drivetrain_pipelines.checksums import content_digest
 from drivetrain_pipelines.order.mixture import SampleOrder
 from drivetrain_pipelines.order.permutation import Int64Array
-from drivetrain_pipelines.shards import Manifest
 from drivetrain_pipelines.spec import DataSpec, StorageSpec
-from drivetrain_pipelines.storage import StorageFolder, open_storage
+from drivetrain_pipelines.storage.checksums import content_digest
+from drivetrain_pipelines.storage.fetch import Fetcher
+from drivetrain_pipelines.storage.folder import StorageFolder, open_storage
+from drivetrain_pipelines.storage.shards import Manifest
 from drivetrain_pipelines.stream.arena import ShardArena
 from drivetrain_pipelines.stream.cache import CachedFiles
 from drivetrain_pipelines.stream.columns import Columns
-from drivetrain_pipelines.stream.fetch import Fetcher
 from drivetrain_pipelines.stream.files import LocalFiles, ShardFiles
 
 

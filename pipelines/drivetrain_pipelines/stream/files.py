@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from drivetrain_pipelines.shards import Shard
+from drivetrain_pipelines.storage.shards import Shard
 
 
 class ShardFiles(Protocol):

@@ -14,10 +14,10 @@ import numpy as np
 from drivetrain_pipelines.errors import CorruptFileError
 from drivetrain_pipelines.order.mixture import SampleOrder
 from drivetrain_pipelines.order.permutation import Int64Array
+from drivetrain_pipelines.stream.address_range import keep_freed_memory
 from drivetrain_pipelines.stream.arena import ShardArena
 from drivetrain_pipelines.stream.columns import Allocate, Columns, Values
 from drivetrain_pipelines.stream.files import ShardFiles
-from drivetrain_pipelines.stream.memory import keep_freed_memory
 
 _PLAN_SAMPLES = 16_384  # located in one pass: numpy's cost per call is then no matter
 _PLAN_BYTES = 64 << 20  # the shards of a plan must be there all at once

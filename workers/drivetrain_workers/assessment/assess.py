@@ -10,10 +10,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from drivetrain_pipelines.checksums import atomic_write
 from drivetrain_pipelines.errors import InputError
 from drivetrain_pipelines.online.transform import OnlineTransform
 from drivetrain_pipelines.spec import DataSpec
+from drivetrain_pipelines.storage.checksums import atomic_write
 from drivetrain_pipelines.user_code import load_function
 
 from drivetrain_workers.assessment.baselines import standard_baseline
@@ -29,10 +29,10 @@ from drivetrain_workers.assessment.judging import (
 from drivetrain_workers.assessment.pictures import draw_reliability
 from drivetrain_workers.assessment.scores import scores, worst_slices
 from drivetrain_workers.assessment.splits import Splits
-from drivetrain_workers.model_requests import AssessRequest
-from drivetrain_workers.objective import load_objective
-from drivetrain_workers.run_folder import RunFolder
-from drivetrain_workers.trained import load_trained, print_answer
+from drivetrain_workers.model_processes.requests import AssessRequest
+from drivetrain_workers.model_processes.trained import load_trained, print_answer
+from drivetrain_workers.modeling.objective import load_objective
+from drivetrain_workers.records.run_folder import RunFolder
 
 _NAMED = 5  # slices, the worst first
 Found = dict[str, Any]

@@ -14,7 +14,7 @@ from drivetrain_workers.assessment.judging import Judge, batches, context_of
 from drivetrain_workers.assessment.pictures import draw_bars, draw_images, draw_tokens
 from drivetrain_workers.assessment.splits import Splits
 from drivetrain_workers.classification import main_column
-from drivetrain_workers.objective import Batch
+from drivetrain_workers.modeling.objective import Batch
 
 _ROWS = 4
 _PATH_STEPS = 32  # from nothing (black, silence, padding) to the input

@@ -14,9 +14,9 @@ from drivetrain_pipelines.stream.columns import Columns, Ragged
 
 from drivetrain_workers.assessment.scores import Outcomes
 from drivetrain_workers.assessment.splits import Splits, rows_of, spread, taken
-from drivetrain_workers.context import TrainContext
-from drivetrain_workers.engine import to_tensor
-from drivetrain_workers.objective import IGNORED, Batch, next_token_targets
+from drivetrain_workers.engine.engine import to_tensor
+from drivetrain_workers.modeling.context import TrainContext
+from drivetrain_workers.modeling.objective import IGNORED, Batch, next_token_targets
 
 _ROWS = 64
 _MOST_ROWS = 4096  # of the eval split, evenly spread over it

@@ -12,11 +12,11 @@ import torch.distributed as dist
 from drivetrain_pipelines.errors import CorruptFileError, WrongBytesError
 
 from drivetrain_workers.checkpoints.load import Checkpoint
-from drivetrain_workers.checkpoints.memory import MemoryCopies
+from drivetrain_workers.checkpoints.memory_copies import MemoryCopies
 from drivetrain_workers.checkpoints.remote import RemoteCheckpoints
-from drivetrain_workers.checkpoints.store import CheckpointId, newest_valid, set_aside_corrupt
+from drivetrain_workers.checkpoints.store import newest_valid, set_aside_corrupt
 from drivetrain_workers.errors import CheckpointError
-from drivetrain_workers.run_folder import RunFolder
+from drivetrain_workers.records.run_folder import CheckpointId, RunFolder
 
 
 def agree_on_checkpoint(

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from drivetrain_pipelines.checksums import read_json
+from drivetrain_pipelines.storage.checksums import read_json
 
 from drivetrain_workers.checkpoints.layout import (
     WEIGHTS,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from drivetrain_workers.checkpoints.store import CheckpointId
+from drivetrain_workers.records.run_folder import CheckpointId
 from drivetrain_workers.spec import KeepSpec
 
 _PRIOR_FAILURES, _PRIOR_S = 1.0, 24 * 3600.0  # one failure a day, until a run's own experience outweighs it

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from drivetrain_pipelines.checksums import block_digests
+from drivetrain_pipelines.storage.checksums import block_digests
 
 from drivetrain_workers.checkpoints.load import Checkpoint
 from drivetrain_workers.checkpoints.snapshot import HostBuffer

@@ -13,14 +13,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from drivetrain_pipelines.checksums import atomic_write, parse_json
 from drivetrain_pipelines.errors import CorruptFileError
-from drivetrain_pipelines.storage import StorageFolder, open_storage
-from drivetrain_pipelines.stream.fetch import Fetcher
+from drivetrain_pipelines.storage.checksums import atomic_write, parse_json
+from drivetrain_pipelines.storage.fetch import Fetcher
+from drivetrain_pipelines.storage.folder import StorageFolder, open_storage
 
 from drivetrain_workers.checkpoints.policy import to_keep
-from drivetrain_workers.checkpoints.store import MANIFEST, CheckpointId, rank_file, rank_index, score_of, scores
-from drivetrain_workers.run_folder import RunFolder
+from drivetrain_workers.checkpoints.store import MANIFEST, rank_file, rank_index, score_of, scores
+from drivetrain_workers.records.run_folder import CheckpointId, RunFolder
 from drivetrain_workers.spec import CheckpointSpec
 
 _CORRUPT = "manifest.corrupt.json"  # the manifest of a checkpoint that could not be loaded

@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from drivetrain_pipelines.checksums import atomic_write, block_digests, write_json
+from drivetrain_pipelines.storage.checksums import atomic_write, block_digests, write_json
 
-from drivetrain_workers.checkpoints import ledger
 from drivetrain_workers.checkpoints.layout import parameter_shapes
-from drivetrain_workers.checkpoints.memory import MemoryCopies
+from drivetrain_workers.checkpoints.memory_copies import MemoryCopies
 from drivetrain_workers.checkpoints.policy import save_interval_s, to_keep
 from drivetrain_workers.checkpoints.snapshot import HostBuffer
-from drivetrain_workers.checkpoints.store import CheckpointId, commit, rank_file, rank_index, remove_old
-from drivetrain_workers.run_folder import RunFolder
+from drivetrain_workers.checkpoints.store import commit, rank_file, rank_index, remove_old
+from drivetrain_workers.records import ledger
+from drivetrain_workers.records.run_folder import CheckpointId, RunFolder
 from drivetrain_workers.spec import KeepSpec
 
 

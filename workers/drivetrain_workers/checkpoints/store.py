@@ -8,7 +8,6 @@ from ever writing into the files of its successors.
 from __future__ import annotations
 
 import math
-import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -17,33 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from drivetrain_pipelines.checksums import fsync_folder, read_json, verify_file, write_json
 from drivetrain_pipelines.errors import CorruptFileError
+from drivetrain_pipelines.storage.checksums import fsync_folder, read_json, verify_file, write_json
 
 from drivetrain_workers.errors import CheckpointError
+from drivetrain_workers.records.run_folder import CheckpointId
 
 MANIFEST = "manifest.json"
-_FOLDER = re.compile(r"^step-(\d{8,})\.g(\d{4,})$")
 _COMMIT_TIMEOUT_S = 600.0
 _COMMIT_POLL_S = 0.01
-
-
-@dataclass(frozen=True, order=True)
-class CheckpointId:
-    """A checkpoint's name; the order is that of training."""
-
-    step: int
-    generation: int
-
-    def folder(self, root: Path) -> Path:
-        """Where it lies."""
-        return root / f"step-{self.step:08d}.g{self.generation:04d}"
-
-    @classmethod
-    def parse(cls, name: str) -> CheckpointId | None:
-        """None when ``name`` is not a checkpoint folder's."""
-        match = _FOLDER.match(name)
-        return cls(int(match[1]), int(match[2])) if match else None
 
 
 def rank_file(rank: int) -> str:

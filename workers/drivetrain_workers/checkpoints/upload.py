@@ -8,7 +8,7 @@ from collections.abc import Callable
 import tenacity
 
 from drivetrain_workers.checkpoints.remote import RemoteCheckpoints
-from drivetrain_workers.checkpoints.store import CheckpointId
+from drivetrain_workers.records.run_folder import CheckpointId
 
 _FIRST_RETRY_S, _LAST_RETRY_S = 1.0, 60.0
 

@@ -17,14 +17,14 @@ from drivetrain_pipelines.prepare.tokenizer import TOKENIZER_FILE, load_tokenize
 from drivetrain_pipelines.spec import DataSpec
 from drivetrain_pipelines.stream.columns import Columns
 
-from drivetrain_workers.context import TrainContext
-from drivetrain_workers.engine import to_tensor
+from drivetrain_workers.engine.engine import to_tensor
 from drivetrain_workers.inference.generation import Sampling, generate
-from drivetrain_workers.model_requests import PredictRequest
-from drivetrain_workers.objective import load_objective
-from drivetrain_workers.predictions import is_image, save_images
-from drivetrain_workers.run_folder import RunFolder
-from drivetrain_workers.trained import Trained, load_trained, print_answer
+from drivetrain_workers.model_processes.requests import PredictRequest
+from drivetrain_workers.model_processes.trained import Trained, load_trained, print_answer
+from drivetrain_workers.modeling.context import TrainContext
+from drivetrain_workers.modeling.objective import load_objective
+from drivetrain_workers.records.predictions import is_image, save_images
+from drivetrain_workers.records.run_folder import RunFolder
 
 _INPUT = "{input}"
 

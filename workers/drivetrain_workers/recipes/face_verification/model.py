@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from drivetrain_workers.assessment.judging import batches
 from drivetrain_workers.assessment.splits import Splits
-from drivetrain_workers.context import TrainContext
+from drivetrain_workers.modeling.context import TrainContext
 from network import from_onnx
 from torch import nn
 

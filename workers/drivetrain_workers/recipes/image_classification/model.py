@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from drivetrain_workers.context import TrainContext
+from drivetrain_workers.modeling.context import TrainContext
 from torch import nn
 
 _GROUPS = 8

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from distance import told_apart
 from drivetrain_workers.assessment.splits import Splits
-from drivetrain_workers.context import TrainContext
+from drivetrain_workers.modeling.context import TrainContext
 from torch import nn
 
 _SIDE = 16

@@ -10,7 +10,7 @@ from average_precision import mean_average_precision, overlap
 from data import CLASSES
 from drivetrain_workers.assessment.judging import batches
 from drivetrain_workers.assessment.splits import Splits
-from drivetrain_workers.context import TrainContext
+from drivetrain_workers.modeling.context import TrainContext
 from torch import nn
 
 _ROWS, _COLUMNS = 12, 16  # of the grid; cells of 8 x 8 pixels

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from drivetrain_workers.context import TrainContext
+from drivetrain_workers.modeling.context import TrainContext
 from torch import nn
 
 _MOST_SHIFT = 8  # frames that a word begins earlier or later, while training

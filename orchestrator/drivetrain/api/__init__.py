@@ -1,0 +1,1 @@
+"""What programs call: local runs, a remote server, datasets, plans, comparisons."""

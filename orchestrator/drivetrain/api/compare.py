@@ -1,0 +1,120 @@
+"""What differs between two runs, in what they were given and in what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from difflib import unified_diff
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from drivetrain_workers.records import ledger
+from drivetrain_workers.records.run_folder import RunFolder
+
+from drivetrain.home import Home
+from drivetrain.job.provenance import kept_environment
+from drivetrain.job.spec import flatten
+from drivetrain.runs.store import RunRecord, RunStore
+from drivetrain.tracking.curves import draw_losses
+from drivetrain.tracking.spool import read_records
+
+Pair = tuple[Any, Any]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two runs, side by side.
+
+    Attributes:
+        settings, environment: what differs, by key.
+        code: a unified diff of the jobs' code.
+        data: the dataset versions.
+        worlds: of each, (first step, world size), whenever the world size changed.
+        same_steps: steps from the first on whose losses are the same to the bit.
+        losses: of both at the step after those; None where one has no such step.
+        results: figures of the summaries that both have.
+    """
+
+    runs: tuple[str, str]
+    settings: dict[str, Pair]
+    environment: dict[str, Pair]
+    code: list[str]
+    data: Pair
+    worlds: tuple[list[tuple[int, int]], list[tuple[int, int]]]
+    same_steps: int
+    losses: tuple[float, float] | None
+    results: dict[str, Pair]
+
+    @property
+    def same_input(self) -> bool:
+        """Whether nothing that a result may depend on differs."""
+        return not (self.settings or self.environment or self.code) and self.data[0] == self.data[1]
+
+
+def compare(first: str, second: str, picture: Path | None = None) -> Comparison:
+    """Compare two runs of this home; their losses over each other go to ``picture``.
+
+    Raises:
+        InputError: there is no such run, or several.
+        CorruptFileError: a ledger is not what was written.
+    """
+    home = Home.from_environment()
+    store = RunStore(home.database_url)
+    records = store.get(first), store.get(second)
+    folders = home.run(records[0].id), home.run(records[1].id)
+    losses = _losses(folders[0]), _losses(folders[1])
+    same = _same_steps(*losses)
+    after = [run[same][1] for run in losses if len(run) > same]
+    if picture:
+        spools = {record.id: read_records(folder.spool) for record, folder in zip(records, folders, strict=True)}
+        draw_losses({run: [r for r in spool if r["op"] == "metrics"] for run, spool in spools.items()}, picture)
+    return Comparison(
+        (records[0].id, records[1].id),
+        _different(*(flatten(folder.resolved()) for folder in folders)),
+        _different(*(kept_environment(folder) for folder in folders)),
+        list(_code_diff(*folders)),
+        (records[0].facts.get("dataset_version"), records[1].facts.get("dataset_version")),
+        (_worlds(folders[0]), _worlds(folders[1])),
+        same,
+        (after[0], after[1]) if len(after) == 2 else None,
+        _results(*records),
+    )
+
+
+def _different(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Pair]:
+    keys = dict.fromkeys([*first, *second])
+    return {key: (first.get(key), second.get(key)) for key in keys if first.get(key) != second.get(key)}
+
+
+def _code_diff(first: RunFolder, second: RunFolder) -> Iterator[str]:
+    names = {path.relative_to(folder.code) for folder in (first, second) for path in folder.code.rglob("*.py")}
+    for name in sorted(names):
+        before, after = _lines(first.code / name), _lines(second.code / name)
+        yield from unified_diff(before, after, f"{first.path.name}/{name}", f"{second.path.name}/{name}", lineterm="")
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def _losses(folder: RunFolder) -> list[tuple[int, float]]:
+    return [(record["step"], record["loss"]) for record in ledger.read(folder.ledger)]
+
+
+def _same_steps(first: list[tuple[int, float]], second: list[tuple[int, float]]) -> int:
+    pairs = zip(first, second, strict=False)
+    return next((number for number, (one, other) in enumerate(pairs) if one != other), min(len(first), len(second)))
+
+
+def _worlds(folder: RunFolder) -> list[tuple[int, int]]:
+    groups = groupby(ledger.read(folder.ledger), key=lambda record: record["world_size"])
+    return [(next(iter(group))["step"], int(size)) for size, group in groups]
+
+
+def _results(first: RunRecord, second: RunRecord) -> dict[str, Pair]:
+    shown = ("reason", "train_loss", "eval_loss", "tokens_per_s", "peak_bytes")
+    found = {key: (first.facts.get(key), second.facts.get(key)) for key in shown}
+    for key in ("wall_s", "goodput", "dollars", "energy_kwh"):
+        found[key] = tuple(record.facts.get("account", {}).get(key) for record in (first, second))
+    return {key: pair for key, pair in found.items() if pair != (None, None)}

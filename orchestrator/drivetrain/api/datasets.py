@@ -1,0 +1,151 @@
+"""Prepared datasets from outside a run: make, find, check, look into, clean up; and what a run used of one."""
+
+from __future__ import annotations
+
+import atexit
+import fcntl
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from drivetrain_pipelines.errors import CorruptFileError, FetchError, InputError
+from drivetrain_pipelines.prepare.prepare import Prepared, lock_of, prepare
+from drivetrain_pipelines.prepare.tokenizer import TOKENIZER_FILE, load_tokenizer
+from drivetrain_pipelines.spec import StorageSpec
+from drivetrain_pipelines.storage.folder import is_local
+from drivetrain_pipelines.stream.columns import Ragged
+from drivetrain_pipelines.stream.dataset import CacheSettings, Dataset, open_dataset
+from drivetrain_workers.records import ledger
+from drivetrain_workers.records.adjustments import Adjustments
+from drivetrain_workers.records.audit import Audit, audit
+
+from drivetrain.api.session import connect
+from drivetrain.home import Home
+from drivetrain.job.files import with_files
+from drivetrain.job.loading import load_job
+from drivetrain.job.spec import JobSpec
+from drivetrain.runs.store import RunStore
+
+_CACHE_BYTES = 64 << 30
+
+
+def prepare_data(
+    job: str, overrides: Iterable[str], address: str | None, on_progress: Callable[[int, int, str], None]
+) -> Prepared:
+    """Make the dataset version that a job needs, or find it. Raises `InputError`, `PrepareError`."""
+    checked, home = load_job(job, overrides), Home.from_environment()
+    data = with_files(checked.spec, home).data
+    with connect(address):
+        root = data.location or str(home.datasets)
+        actors = checked.spec.resources.preprocessors
+        return prepare(data, root, home.downloads, checked.folder, actors, on_progress)
+
+
+def find_dataset(where: str, endpoint_url: str | None = None) -> Dataset:
+    """A dataset by its folder, its URL, its name (the newest version) or ``NAME/VERSION``.
+
+    Raises:
+        InputError: there is none.
+        CorruptFileError: its manifest is not valid.
+    """
+    if is_local(where):
+        root = Home.from_environment().datasets
+        folders = [Path(where), root / where, *sorted((root / where).glob("*"), key=_age)]
+        found = [folder for folder in folders if (folder / "manifest.json").is_file()]
+        if not found:
+            names = ", ".join(sorted(path.name for path in root.glob("*"))) or "none yet"
+            raise InputError("DATASET", repr(where), f"a folder, a URL, or one of {root}: {names}")
+        return Dataset(str(found[0]))
+    # Of this process alone: what is looked at is the storage, not what was fetched of it before.
+    folder = tempfile.mkdtemp(prefix="drivetrain-inspect-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Dataset(where.rstrip("/"), StorageSpec(endpoint_url=endpoint_url), CacheSettings(Path(folder), _CACHE_BYTES))
+
+
+def verify(dataset: Dataset) -> Iterator[str]:
+    """Read every byte of every shard; yields what is wrong, by file and block."""
+    for split, shards in dataset.manifest.splits.items():
+        arena, files = dataset.open(split)
+        try:
+            for number in range(len(shards)):
+                try:
+                    arena.map_shard(number, files.acquire(number))
+                except (CorruptFileError, FetchError) as error:
+                    yield str(error)
+                else:
+                    arena.unmap_shard(number)
+                    files.release(number)
+        finally:
+            arena.close()
+            files.close()
+
+
+def head(dataset: Dataset, split: str, rows: int) -> Iterator[dict[str, Any]]:
+    """The first samples of a split as people read them: tokens as text, large arrays by their shape.
+
+    Raises:
+        InputError: no such split.
+    """
+    if split not in dataset.manifest.splits:
+        raise InputError("--split", repr(split), " or ".join(dataset.manifest.splits))
+    count = min(rows, dataset.manifest.rows(split))
+    columns = dataset.read(split, np.arange(count, dtype=np.int64))
+    tokenizer = load_tokenizer(dataset.folder.read(TOKENIZER_FILE), TOKENIZER_FILE) if "tokens" in columns else None
+    for number in range(count):
+        sample: dict[str, Any] = {}
+        for name, values in columns.items():
+            row = values.row(number) if isinstance(values, Ragged) else values[number]
+            if name == "tokens" and tokenizer:
+                sample["text"] = tokenizer.decode(row.tolist(), skip_special_tokens=False)
+            elif row.size == 1:
+                sample[name] = row.reshape(-1)[0].item()
+            else:
+                sample[name] = f"{row.dtype}{list(row.shape)}"
+        yield sample
+
+
+def garbage() -> list[Path]:
+    """Versions that no run refers to, and folders of preparations that were never finished."""
+    home = Home.from_environment()
+    used = {record.facts.get("dataset") for record in RunStore(home.database_url).runs()}
+    return [folder for folder in sorted(home.datasets.glob("*/*")) if folder.is_dir() and str(folder) not in used]
+
+
+def remove(folders: Iterable[Path]) -> None:
+    """Remove folders of dataset versions, but none that is being made; the manifest first, so that no half is found."""
+    home = Home.from_environment()
+    home.downloads.mkdir(exist_ok=True)
+    for folder in folders:
+        with lock_of(home.downloads, folder.parent.name, folder.name).open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            (folder / "manifest.json").unlink(missing_ok=True)
+            shutil.rmtree(folder)
+
+
+def audit_run(run_id: str) -> Audit:
+    """What the ledger of a run proves.
+
+    Raises:
+        InputError: there is no such run, or it has not trained yet.
+        CorruptFileError: a piece of the ledger, or the manifest, is not what was written.
+    """
+    home = Home.from_environment()
+    record = RunStore(home.database_url).get(run_id)
+    folder = home.run(record.id)
+    records = ledger.read(folder.ledger)
+    if not records:
+        raise InputError("RUN", repr(run_id), "a run that has saved a checkpoint", "Its ledger is empty so far.")
+    spec = JobSpec.model_validate_json(folder.job_resolved.read_text())
+    dataset = open_dataset(record.facts["dataset"], spec.data)
+    skips = Adjustments.read(folder.adjustments).skips
+    return audit(records, dataset.training_order(spec.data, spec.seed), spec.training.global_batch_size, skips)
+
+
+def _age(folder: Path) -> float:
+    return -folder.stat().st_mtime

@@ -1,0 +1,55 @@
+"""Planning a job from outside a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import psutil
+from drivetrain_pipelines.errors import InputError
+from drivetrain_pipelines.prepare.prepare import find
+
+from drivetrain.api.datasets import prepare_data
+from drivetrain.home import Home
+from drivetrain.job.files import with_files
+from drivetrain.job.loading import load_job
+from drivetrain.planning.forecast import forecast
+from drivetrain.planning.hardware import Room, gpu
+from drivetrain.planning.plan import Plan
+
+
+def plan_job(
+    path: str,
+    overrides: Iterable[str],
+    gpu_name: str | None,
+    gpus: int | None,
+    nodes: int,
+    on_progress: Callable[[int, int, str], None],
+) -> Plan:
+    """Plan a job. Its dataset is prepared first if that was not done before.
+
+    Args:
+        gpu_name: see `drivetrain.planning.hardware.gpu`; None plans for CPUs of this machine.
+        gpus: of each node; None spreads the job's workers over the nodes.
+        on_progress: of the preparation, see `drivetrain_pipelines.prepare.prepare.prepare`.
+
+    Raises:
+        InputError: nothing fits, or the job is not valid.
+        PrepareError: there is no data.
+        CheckpointError: the model cannot be profiled.
+    """
+    overrides = list(overrides)
+    device = gpu(gpu_name, "--gpu") if gpu_name else None
+    if gpus is not None:
+        if not device:
+            raise InputError("--gpus", str(gpus), "a number of GPUs together with their kind", "Add --gpu h100.")
+        overrides.append(f"resources.workers={gpus * nodes}")
+    job, home = load_job(path, overrides), Home.from_environment()
+    spec = with_files(job.spec, home)
+    workers = spec.resources.max_workers
+    if workers % nodes:
+        raise InputError("--nodes", str(nodes), f"a number that divides the {workers} workers of the job")
+    data = spec.data
+    prepared = find(data, data.location or str(home.datasets), home.downloads, job.folder)
+    prepared = prepared or prepare_data(path, overrides, None, on_progress)
+    room = Room(workers, nodes, device, psutil.virtual_memory().total * nodes / workers)
+    return forecast(spec, job.folder, prepared.folder.location, room, home)

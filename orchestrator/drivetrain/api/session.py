@@ -1,0 +1,269 @@
+"""A client's session: join or start Ray, find the coordinator, submit runs, follow them."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import secrets
+import shutil
+import socket
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import ray
+from drivetrain_pipelines.errors import DrivetrainError, InputError
+from drivetrain_pipelines.storage.checksums import atomic_write
+from ray._common.utils import get_ray_address_file
+from ray._private import ray_constants
+
+from drivetrain.cluster.nodes import HEAD
+from drivetrain.coordinator.wiring import RayCoordinator
+from drivetrain.home import Home, user_name
+from drivetrain.job.loading import Job
+from drivetrain.job.provenance import GitState, keep_environment, kept_git_state
+from drivetrain.job.spec import JobSpec
+from drivetrain.runs.outcomes import Reason
+from drivetrain.runs.states import Ended, Queued
+from drivetrain.runs.store import RunRecord, RunStore
+
+NAMESPACE = "drivetrain"
+_VIEW_WAIT_S = 1.0
+_LISTENS_S = 2.0
+_CLOSING_S = 180.0
+
+
+class Session:
+    """A connection to the coordinator of a Ray cluster."""
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+        self._store = RunStore(home.database_url)
+        self._coordinator = _coordinator(home)
+
+    def run(self, job: Job) -> RunRecord:
+        """Begin a run of the job; or go on with one of the very same job that was interrupted."""
+        for record in self._store.runs():
+            if record.fingerprint == job.fingerprint and not record.ended:
+                return self.resume(record.id)
+        return self.submit(job, user_name())
+
+    def submit(self, job: Job, user: str, key: str | None = None, git: GitState | None = None) -> RunRecord:
+        """Begin a run of the job for a user; the one that they have submitted with the same key, if there is one.
+
+        Args:
+            git: what git knows of the code, where the job's folder is only a copy of it.
+
+        Raises:
+            InputError: the cluster could never hold it, or its rules do not allow it; no run was made.
+        """
+        run_id = f"{job.spec.name}-{secrets.token_hex(3)}"
+        if key and (known := self._store.by_key(user, key)):
+            if not known.ended:  # the one who submitted it may have died before it was begun
+                self._call("adopt", known.id)
+            return known
+        self._lay_out(run_id, job, git or GitState.of(job.folder))
+        if not self._store.create(run_id, job.fingerprint, Queued(), user, key, mlflow_uri=self._home.mlflow_uri):
+            shutil.rmtree(self._home.run(run_id).path)
+            return self.submit(job, user, key, git)
+        try:
+            self._call("adopt", run_id, True)
+        except InputError:
+            self._store.forget(run_id)
+            shutil.rmtree(self._home.run(run_id).path)
+            raise
+        return self._store.get(run_id)
+
+    def retry(self, run_id: str, user: str) -> RunRecord:
+        """Begin a new run of the same job, from the code and the settings that the run has kept."""
+        folder = self._home.run(self._store.get(run_id).id)
+        spec = JobSpec.model_validate_json(folder.job_resolved.read_text())
+        job = Job(folder.job_written.read_text(), spec, folder.code)
+        return self.submit(job, user, git=kept_git_state(folder))
+
+    def recover(self) -> list[str]:
+        """Look after every run that has not ended and that nobody looks after; returns what could not be taken up."""
+        problems = []
+        for record in self._store.runs():
+            if not record.ended:
+                try:
+                    self._call("adopt", record.id)
+                except (DrivetrainError, ray.exceptions.RayError) as error:
+                    problems.append(f"{record.id}: {error}")
+        return problems
+
+    def view(self, run_id: str, known_version: int = -1, timeout_s: float = 0.0) -> dict[str, Any]:
+        """Figures of a run; waits until they are newer than ``known_version``, at most ``timeout_s``."""
+        view: dict[str, Any] = self._call("view", run_id, known_version, timeout_s)
+        return view
+
+    def cluster(self) -> dict[str, Any]:
+        """Nodes, who holds what of them, and who waits."""
+        found: dict[str, Any] = self._call("cluster")
+        return found
+
+    def resume(self, run_id: str) -> RunRecord:
+        """Go on with a run that was interrupted, cancelled or has failed; one that is complete stays as it is."""
+        record = self._settled(run_id)
+        if record.ended and record.facts["reason"] == Reason.COMPLETED:
+            if record.facts["tracked"]:
+                return record
+            self._store.learn(record.id, released=False)  # closing it again ships what the tracking server has missed
+        elif record.ended:
+            self._store.learn(record.id, released=False)
+            progress = replace(record.state.progress, failures={})  # whatever was wrong, the user tries it again
+            self._store.save(record.id, Queued(progress=progress), "resumed by the user")
+        self._call("adopt", record.id)
+        return self._store.get(record.id)
+
+    def _settled(self, run_id: str) -> RunRecord:
+        """A run's record; one that has ended, but has not given back everything, does so first."""
+        record = self._store.get(run_id)
+        if isinstance(record.state, Ended) and not record.ended:
+            self._call("adopt", record.id)
+            deadline = time.monotonic() + _CLOSING_S
+            while not record.ended and time.monotonic() < deadline:
+                time.sleep(0.2)
+                record = self._store.get(run_id)
+        return record
+
+    def follow(self, run_id: str, cancelled: Callable[[], bool]) -> Iterator[dict[str, Any]]:
+        """Views of a run, each newer than the one before, until it has ended.
+
+        Args:
+            cancelled: asked once a second; the first time that it says so, the run is asked to save and end.
+        """
+        version, told = -1, False
+        while True:
+            if not told and cancelled():
+                self.cancel(run_id)
+                told = True
+            view = self._call("view", run_id, version, _VIEW_WAIT_S)
+            if view["version"] < version:  # the coordinator was restarted and counts anew
+                version = -1
+            if view["version"] > version:
+                version = view["version"]
+                yield view
+            if view["phase"] == "ended" and view["facts"].get("released"):
+                return
+
+    def cancel(self, run_id: str) -> None:
+        """Ask a run to save and end."""
+        self._call("cancel", run_id)
+
+    def _call(self, method: str, *arguments: Any) -> Any:
+        """Call the coordinator; one that was killed is back within seconds."""
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                return ray.get(getattr(self._coordinator, method).remote(*arguments))
+            except ray.exceptions.RayTaskError as error:
+                if isinstance(error.cause, DrivetrainError):
+                    raise error.cause from None
+                raise
+            except ray.exceptions.RayActorError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
+
+    def _lay_out(self, run_id: str, job: Job, git: GitState) -> None:
+        folder = self._home.run(run_id)
+        folder.code.mkdir(parents=True)
+        for file in job.code_files:
+            target = folder.code / file
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(job.folder / file, target)
+        contents = {
+            folder.job_written: job.written,
+            folder.job_resolved: job.spec.model_dump_json(indent=2),
+            folder.path / "code_version": job.code_version,
+        }
+        for path, text in contents.items():
+            with atomic_write(path) as sink:
+                sink.write(text.encode())
+        keep_environment(folder, git)
+
+
+@contextmanager
+def open_session(address: str | None = None) -> Iterator[Session]:
+    """A session on a Ray cluster. Args: see `connect`."""
+    with connect(address):
+        yield Session(Home.from_environment())
+
+
+@contextmanager
+def connect(address: str | None = None) -> Iterator[None]:
+    """Join a Ray cluster, or start one that ends with the block.
+
+    Args:
+        address: of a cluster; None joins the one that ``RAY_ADDRESS`` names or that `ray start` has started on this
+            machine, else starts one that listens on loopback. Ray asks everybody who connects for the token in
+            ``~/.ray/auth_token``.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's default of 15 lets every other process go first
+    join = address or os.environ.get("RAY_ADDRESS") or _cluster_of_this_machine()
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "namespace": NAMESPACE}
+    if join:
+        try:
+            ray.init(address=join, **quiet)
+        except ConnectionError as error:
+            raise InputError("Ray address", join, "a Ray cluster that runs") from error
+    else:
+        with _on_loopback():
+            ray.init(address="local", include_dashboard=False, **quiet)
+        _protect_token()
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _cluster_of_this_machine() -> str | None:
+    """The address that `ray start` has left, if somebody listens there: one that was killed leaves it, too."""
+    try:
+        address = Path(get_ray_address_file(None)).read_text().strip()
+        host, _, port = address.rpartition(":")
+        socket.create_connection((host, int(port)), _LISTENS_S).close()
+    except (OSError, ValueError):
+        return None
+    return address
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """What Ray starts meanwhile listens on 127.0.0.1 alone, as it does by itself on systems without clusters."""
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False  # Ray has no public way to ask for it: it resolves loopback addresses
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+def _protect_token() -> None:
+    """Ray leaves the token that it has made readable by everybody on the machine."""
+    token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser()
+    if token.exists():
+        token.chmod(0o600)
+
+
+def _coordinator(home: Home) -> Any:
+    """The coordinator of this home's runs, made if it is not there; Ray restarts it for ever."""
+    actor = ray.remote(RayCoordinator).options(
+        name=f"coordinator-{hashlib.sha256(str(home.path).encode()).hexdigest()[:8]}",
+        lifetime="detached",
+        get_if_exists=True,
+        num_cpus=0,
+        # On the head, with which the cluster ends anyway: cut off on another node it could not be told from a dead one.
+        resources={HEAD: 0.001},
+        max_restarts=-1,
+        max_task_retries=-1,  # every call may be made again
+        max_concurrency=256,  # every follower of a run waits in one of them
+    )
+    return actor.remote(home, uuid.uuid4().hex)

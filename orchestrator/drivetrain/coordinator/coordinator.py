@@ -1,0 +1,130 @@
+"""The coordinator: one detached Ray actor that looks after all runs of a cluster.
+
+Killing it never stops training: Ray starts it again, it reads its records, finds the agents by name and goes on.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, Any
+
+from drivetrain_pipelines.errors import DrivetrainError
+
+from drivetrain.coordinator.run_loop import RunLoop
+from drivetrain.runs.store import RunStore
+from drivetrain.runs.view import RunView
+
+_log = logging.getLogger(__name__)
+
+
+class RunOwnedError(DrivetrainError):
+    """Another coordinator looks after the run."""
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(run_id)
+        self.run_id = run_id
+
+    def __str__(self) -> str:
+        return f"run {self.run_id} is being looked after by another coordinator; wait for it or end it there"
+
+
+class Coordinator:
+    """Runs as a Ray actor with several threads.
+
+    Args:
+        store: of all runs.
+        session: names this coordinator over its restarts.
+        build: makes the loop of a run.
+        check: raises `InputError` when the cluster could never hold a run.
+        folder_of: folder of a run, for its lock.
+        overview: of the cluster, see `Scheduler.overview`.
+    """
+
+    def __init__(
+        self,
+        store: RunStore,
+        session: str,
+        build: Callable[[str], RunLoop],
+        check: Callable[[str], None],
+        folder_of: Callable[[str], Path],
+        overview: Callable[[], dict[str, Any]],
+    ) -> None:
+        self._store, self._session, self._build, self._check = store, session, build, check
+        self._folder_of, self._overview = folder_of, overview
+        self._lock = threading.Lock()
+        self._loops: dict[str, RunLoop] = {}
+        for record in store.runs():
+            if record.session == session and not record.ended:
+                try:
+                    self.adopt(record.id)
+                except Exception:  # one run's trouble must not keep the others waiting
+                    _log.exception("run %s could not be taken up again", record.id)
+
+    def adopt(self, run_id: str, new: bool = False) -> None:
+        """Look after a run from now on; it begins, or goes on where its records end. Twice is as good as once.
+
+        Args:
+            new: whether it was just submitted: one that could never run is refused then, and never later.
+
+        Raises:
+            RunOwnedError: somebody else does.
+            InputError: the cluster cannot hold it.
+        """
+        if closing := self._loops.get(run_id):
+            closing.wait_if_closing()
+        with self._lock:
+            loop = self._loops.get(run_id)
+            if loop and not loop.ended:
+                return
+            if new:
+                self._check(run_id)
+            lock = self._own(run_id)
+            try:
+                self._store.claim(run_id, self._session)
+                self._loops[run_id] = self._build(run_id)
+            except BaseException:
+                lock.close()
+                raise
+            self._loops[run_id].start(on_end=lock.close)
+
+    def view(self, run_id: str, known_version: int = -1, timeout_s: float = 0.0) -> dict[str, Any]:
+        """Figures of a run; waits for news, at most ``timeout_s``."""
+        if loop := self._loops.get(run_id):
+            return loop.view(known_version, timeout_s)
+        record = self._store.get(run_id)  # it ended before this coordinator was started, or nobody looks after it
+        version = known_version + 1
+        if not record.ended and known_version >= 0:
+            time.sleep(timeout_s)
+            version = known_version
+        return asdict(RunView(run_id, phase=record.state.phase, version=version, facts=record.facts))
+
+    def cancel(self, run_id: str) -> None:
+        """Ask a run to save and end."""
+        self.adopt(run_id)  # one that nobody looks after is ended by whoever does from now on
+        self._loops[run_id].cancel()
+
+    def cluster(self) -> dict[str, Any]:
+        """Nodes, who holds what of them, and who waits; with the reasons."""
+        found = self._overview()
+        for entry in found["queue"]:
+            if loop := self._loops.get(entry["run"]):
+                entry["why"] = loop.view(-1, 0)["waiting"]
+        return found
+
+    def _own(self, run_id: str) -> IO[str]:
+        """Hold the run's lock until it has ended: two coordinators never look after one run."""
+        folder = self._folder_of(run_id)
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "owner.lock").open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            lock.close()
+            raise RunOwnedError(run_id) from error
+        return lock

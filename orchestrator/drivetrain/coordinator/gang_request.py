@@ -1,0 +1,79 @@
+"""What a run asks of the scheduler."""
+
+from __future__ import annotations
+
+import math
+
+from drivetrain_pipelines.errors import InputError
+
+from drivetrain.job.spec import JobSpec
+from drivetrain.runs.states import Held, Queued, State
+from drivetrain.runs.store import RunRecord
+from drivetrain.scheduling.model import Node, Request
+from drivetrain.scheduling.policy import cluster_can_hold
+from drivetrain.scheduling.rules import Rules
+
+
+def waiting_since(created: float, history: list[tuple[float, str, State]]) -> float:
+    """When a run would have begun to wait, had it waited for as long as it did in one go.
+
+    Time in which it held a place is no waiting; one that a user resumes begins anew.
+
+    Args:
+        history: of its transitions, as `RunStore.history`.
+    """
+    since, held_from = created, None
+    for at, _, state in history:
+        if isinstance(state, Held):
+            held_from = at if held_from is None else held_from
+        elif isinstance(state, Queued):
+            since, held_from = at, None
+        elif held_from is not None:
+            since, held_from = since + at - held_from, None
+    return since
+
+
+def gang_request(record: RunRecord, since: float, spec: JobSpec, rules: Rules) -> Request:
+    """The gang of a run. A queue that the rules do not know any more counts as one of priority 0."""
+    queue = rules.queues.get(spec.scheduling.queue)
+    hours = spec.scheduling.expected_hours
+    return Request(
+        run=record.id,
+        user=record.user,
+        queue=spec.scheduling.queue,
+        priority=spec.scheduling.priority + (queue.priority if queue else 0),
+        since=since,
+        workers=spec.resources.max_workers,
+        min_workers=spec.resources.min_workers,
+        cpus=spec.resources.cpus_per_worker,
+        gpus=record.facts.get("gpus_per_worker", 0),
+        expected_s=math.inf if hours is None else hours * 3600,
+        preemptible=spec.scheduling.preemptible,
+    )
+
+
+def check_request(request: Request, nodes: list[Node], rules: Rules) -> None:
+    """A gang must be one that the cluster, its queue and its user could have if nothing else ran.
+
+    Args:
+        nodes: of the cluster, with those that could be added.
+
+    Raises:
+        InputError: it is not.
+    """
+    if request.queue not in rules.queues:
+        raise InputError("scheduling.queue", repr(request.queue), ", ".join(sorted(rules.queues)))
+    for whose, limit in (
+        (f"queue {request.queue}", rules.queues[request.queue].max_workers),
+        (f"user {request.user}", rules.user(request.user).max_workers),
+    ):
+        if limit is not None and request.min_workers > limit:
+            raise InputError("resources.workers", f"{request.min_workers} workers", f"the {limit} of {whose}")
+    if not cluster_can_hold(nodes, request):
+        have = f"{sum(node.cpus for node in nodes):g} CPUs and {sum(node.gpus for node in nodes):g} GPUs"
+        raise InputError(
+            "resources.workers",
+            f"{request.min_workers} workers of {request.cpus:g} CPUs and {request.gpus:g} GPUs",
+            f"what fits on {len(nodes)} nodes with {have}",
+            "Try --set resources.workers=1.",
+        )

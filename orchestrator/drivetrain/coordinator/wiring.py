@@ -1,0 +1,130 @@
+"""Puts the parts together. The only place that knows all of them."""
+
+from __future__ import annotations
+
+import logging
+import os
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+
+from drivetrain_pipelines.errors import InputError
+from drivetrain_workers.protocol.processes import yield_to_training
+from sqlalchemy import make_url
+from tenacity import retry, retry_if_exception_type, wait_fixed
+
+from drivetrain.cluster.autoscaler import Autoscaler
+from drivetrain.cluster.gang import Gang
+from drivetrain.cluster.nodes import usable_nodes
+from drivetrain.coordinator.coordinator import Coordinator
+from drivetrain.coordinator.gang_request import check_request, gang_request, waiting_since
+from drivetrain.coordinator.preparation import Stages
+from drivetrain.coordinator.run_loop import RunLoop
+from drivetrain.coordinator.scheduler import Scheduler
+from drivetrain.home import Home
+from drivetrain.job.provenance import kept_git_state
+from drivetrain.job.spec import JobSpec, flatten
+from drivetrain.runs.store import RunRecord, RunStore
+from drivetrain.scheduling.model import Node, Request
+from drivetrain.scheduling.rules import LastingRules
+from drivetrain.tracking.spool import Spool
+from drivetrain.tracking.tracker import Destination, Tracker
+
+_LOG_BYTES = 10 << 20
+
+
+class RayCoordinator(Coordinator):
+    """The coordinator as Ray builds it, from arguments that survive a restart.
+
+    Args:
+        home: of the cluster's head.
+        session: see `Coordinator`.
+    """
+
+    def __init__(self, home: Home, session: str) -> None:
+        yield_to_training()
+        log = RotatingFileHandler(home.coordinator_log, maxBytes=_LOG_BYTES, backupCount=1)
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", handlers=[log], force=True)
+        # Ray does not restart an actor whose constructor raises; whoever asked for it has opened the database before.
+        open_store = retry(retry=retry_if_exception_type(InputError), wait=wait_fixed(2.0))(RunStore)
+        store = open_store(home.database_url)
+
+        def spec_of(run_id: str) -> JobSpec:
+            return _spec_of(home, run_id)
+
+        rules = LastingRules(home.scheduling_rules)
+
+        def all_nodes() -> list[Node]:
+            nodes = usable_nodes()
+            return [*nodes, *rules().possible_nodes(nodes)]
+
+        scheduler = Scheduler(rules, usable_nodes, store, provision=Autoscaler())
+
+        def request_of(run_id: str) -> Request:
+            record = store.get(run_id)
+            since = waiting_since(record.created, store.history(run_id))
+            return gang_request(record, since, spec_of(run_id), rules())
+
+        def build(run_id: str) -> RunLoop:
+            spec, folder = spec_of(run_id), home.run(run_id)
+            request = request_of(run_id)
+            gang = Gang(run_id, spec.resources.cpus_per_worker, int(request.gpus), folder)
+            tracker = tracker_of(home, store.get(run_id))
+            if not any(record["op"] == "begin" for record in tracker.records()):
+                _describe(tracker, spec, home, run_id, store.get(run_id).user)
+            stages = Stages(spec, home, folder, tracker, int(request.gpus))
+            return RunLoop(run_id, store, gang, stages, tracker, scheduler.applicant(request))
+
+        def check(run_id: str) -> None:
+            if "gpus_per_worker" not in store.get(run_id).facts:
+                store.learn(run_id, gpus_per_worker=_gpus_per_worker(spec_of(run_id), all_nodes()))
+            check_request(request_of(run_id), all_nodes(), rules())
+
+        super().__init__(store, session, build, check, lambda run_id: home.run(run_id).path, scheduler.overview)
+        scheduler.start()  # now that the book has everybody who holds a place
+
+
+def tracker_of(home: Home, record: RunRecord) -> Tracker:
+    """The tracker of a run, which ships what it has logged; there must be one at a time."""
+    spec = _spec_of(home, record.id)
+    experiment = spec.tracking.experiment or spec.name
+    return Tracker(Spool(home.run(record.id).spool), lambda: _connect(home, record, experiment))
+
+
+def _spec_of(home: Home, run_id: str) -> JobSpec:
+    return JobSpec.model_validate_json(home.run(run_id).job_resolved.read_text())
+
+
+def _gpus_per_worker(spec: JobSpec, nodes: list[Node]) -> int:
+    """Fixed when the run begins: it must not go on with CPUs when the last GPU node has left."""
+    wanted = spec.resources.gpus_per_worker
+    return wanted if wanted != "auto" else int(any(node.gpus for node in nodes))
+
+
+def _connect(home: Home, record: RunRecord, experiment: str) -> Destination:
+    # Here: importing mlflow takes seconds, in a thread.
+    from drivetrain.tracking.embedded import make_database
+    from drivetrain.tracking.mlflow_client import MlflowRun
+
+    uri, artifacts = record.facts["mlflow_uri"], None
+    if database := uri.startswith("sqlite:") and make_url(uri).database:
+        artifacts = home.mlflow_artifacts
+        make_database(Path(database), artifacts)
+    return MlflowRun(uri, experiment, artifacts, record.id, record.user, record.created)
+
+
+def _describe(tracker: Tracker, spec: JobSpec, home: Home, run_id: str, user: str) -> None:
+    """What a run logs of itself before it begins."""
+    folder = home.run(run_id)
+    tracker.params(flatten(spec.model_dump(mode="json")))
+    code = (folder.path / "code_version").read_text()
+    tracker.tags(user=user, code_version=code, seed=spec.seed, home=os.fspath(home.path))
+    tracker.artifact(folder.job_written)
+    tracker.artifact(folder.job_resolved)
+    if folder.environment.exists():  # not where a version that kept none has submitted it
+        tracker.artifact(folder.environment)
+    if (git := kept_git_state(folder)).commit:
+        tracker.tags(git_commit=git.commit, git_dirty=bool(git.uncommitted))
+    if git.uncommitted:
+        tracker.artifact(folder.uncommitted)
+    for path in sorted(folder.code.rglob("*.py")):
+        tracker.artifact(path, f"code/{path.parent.relative_to(folder.code)}".removesuffix("/."))

@@ -1,0 +1,219 @@
+"""Reading and checking a job file: every mistake is found here, before anything starts."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib.util
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from drivetrain_pipelines.errors import InputError
+from drivetrain_pipelines.raw.checks import check_data, check_location
+from drivetrain_pipelines.raw.sources import check_source
+from drivetrain_workers.engine.batching import solve
+from drivetrain_workers.engine.deepspeed_config import check_passthrough
+from drivetrain_workers.spec import FACTS_OF_DATA
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from drivetrain.job.code_checks import check_arguments, check_function
+from drivetrain.job.spec import JobSpec
+
+_UNION_MEMBERS = (
+    "int",
+    "range",
+    "constrained-int",
+    "literal['auto']",
+    "bool",
+    "section",
+)  # pydantic names them in an error's location
+RECIPES = "drivetrain_workers.recipes"
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML with the floats of YAML 1.2: PyYAML alone reads ``3e-4`` as text."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
+)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A checked job.
+
+    Attributes:
+        written: the file's text as the user wrote it.
+        spec: as resolved: defaults filled in, overrides applied, paths absolute.
+        folder: the job file's folder, which holds the user's code.
+    """
+
+    written: str
+    spec: JobSpec
+    folder: Path
+
+    @property
+    def code_files(self) -> list[Path]:
+        """Python files below the job's folder, relative to it; they are snapshotted with the run."""
+        found = (path.relative_to(self.folder) for path in self.folder.rglob("*.py"))
+        return sorted(path for path in found if not any(part.startswith((".", "__pycache__")) for part in path.parts))
+
+    @property
+    def code_version(self) -> str:
+        """Digest of the user's code."""
+        digest = hashlib.sha256()
+        for path in self.code_files:
+            digest.update(str(path).encode() + b"\0" + (self.folder / path).read_bytes() + b"\0")
+        return digest.hexdigest()[:16]
+
+    @property
+    def fingerprint(self) -> str:
+        """What makes two submissions the same job: resolved spec and code."""
+        return hashlib.sha256(f"{self.spec.model_dump_json()}{self.code_version}".encode()).hexdigest()[:16]
+
+
+def load_job(path: str, overrides: Iterable[str] = ()) -> Job:
+    """Read a job file (or the name of a recipe), apply ``--set`` overrides and check everything that can be checked.
+
+    Raises:
+        InputError: names the key or file, the value, and what is allowed.
+    """
+    file = find_job_file(path)
+    try:
+        written = file.read_text()
+        document = yaml.load(written, _Loader)  # noqa: S506  # a SafeLoader
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise InputError(str(file), "text that is not YAML", "a YAML job file", " ".join(str(error).split())) from error
+    if not isinstance(document, dict):
+        raise InputError(str(file), type(document).__name__, "a mapping with the sections of a job")
+    for override in overrides:
+        _override(document, override)
+    spec = _validate(document)
+    return Job(written, _check(spec, file.parent), file.parent)
+
+
+def find_job_file(path: str) -> Path:
+    """The job file that ``path`` means: a file, a folder with ``job.yaml``, or a recipe's name."""
+    given = Path(path).expanduser()
+    candidates = [given, given / "job.yaml", recipes_folder() / path.replace("-", "_") / "job.yaml"]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate.resolve()
+    recipes = sorted(p.parent.name.replace("_", "-") for p in recipes_folder().glob("*/job.yaml"))
+    close = difflib.get_close_matches(path, recipes, n=1)
+    fix = f"Did you mean {close[0]}?" if close else "" if given.exists() else "There is no such file."
+    raise InputError("JOB", repr(path), f"a job file, a folder with job.yaml, or a recipe ({', '.join(recipes)})", fix)
+
+
+def recipes_folder() -> Path:
+    """Where the recipes are."""
+    spec = importlib.util.find_spec(RECIPES)
+    assert spec is not None
+    assert spec.submodule_search_locations
+    return Path(spec.submodule_search_locations[0])
+
+
+def _override(document: dict[str, Any], override: str) -> None:
+    key, separator, value = override.partition("=")
+    if not separator or not key:
+        raise InputError("--set", repr(override), "section.key=value")
+    *sections, last = key.split(".")
+    target: Any = document
+    for section in sections:
+        target = target.setdefault(section, {})
+        if not isinstance(target, dict):
+            raise InputError(f"--set {key}", repr(value), f"a key inside a section; {section} is {target!r}")
+    try:
+        target[last] = yaml.load(value, _Loader)  # noqa: S506  # a SafeLoader
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise InputError(f"--set {key}", repr(value)[:200], "a value in YAML", " ".join(str(error).split())) from error
+
+
+def _validate(document: dict[str, Any]) -> JobSpec:
+    try:
+        return JobSpec.model_validate(document)
+    except ValidationError as error:
+        raise _first_error(error.errors()) from error
+
+
+def _first_error(errors: list[ErrorDetails]) -> InputError:
+    """Unknown keys first: a misspelt key also makes the right one look missing."""
+    error = min(errors, key=lambda e: e["type"] != "extra_forbidden")
+    names = [part for part in error["loc"] if isinstance(part, str) and part not in _UNION_MEMBERS]
+    key = ".".join(names)
+    if error["type"] == "extra_forbidden":
+        allowed = sorted(_section(names[:-1]).model_fields)
+        close = difflib.get_close_matches(names[-1], allowed, n=1)
+        fix = f"Did you mean {'.'.join([*names[:-1], close[0]])}?" if close else ""
+        return InputError(key, "an unknown key", ", ".join(allowed), fix)
+    if error["type"] == "missing":
+        return InputError(key, "nothing", "a value; the key is required")
+    message = error["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    section = error["type"] == "value_error" and isinstance(error["input"], dict)
+    given = "settings that do not go together" if section else repr(error["input"])[:200]
+    return InputError(key or "job", given, message)
+
+
+def _section(path: list[str]) -> type[BaseModel]:
+    section: type[BaseModel] = JobSpec
+    for name in path:
+        section = next(_models(section.model_fields[name].annotation))
+    return section
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The models that an annotation is made of."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _models(part)
+
+
+def _check(spec: JobSpec, folder: Path) -> JobSpec:
+    """Checks that need more than one section or the file system; returns the spec with absolute paths."""
+    for workers in range(spec.resources.min_workers, spec.resources.max_workers + 1):
+        solve(spec.training.global_batch_size, spec.training.micro_batch_size, workers)
+    check_passthrough(spec.training)
+    for key, function in (
+        ("model.factory", spec.model.factory),
+        ("model.loss", spec.model.loss),
+        ("model.weight", spec.model.weight),
+        ("model.metrics", spec.model.metrics),
+        ("model.predict", spec.model.predict),
+        ("model.outcomes", spec.model.outcomes),
+        ("model.assess", spec.model.assess),
+        ("baseline.function", None if isinstance(spec.baseline, bool) else spec.baseline.function),
+        ("data.reader", spec.data.reader),
+        ("data.transform", spec.data.transform),
+        ("data.online.transform", spec.data.online and spec.data.online.transform),
+    ):
+        if function:
+            check_function(key, function, folder)
+    check_arguments(spec.model.factory, folder, spec.model.args, spec.model.files, FACTS_OF_DATA)
+    if spec.training.best.metric != "loss" and not spec.model.metrics:
+        raise InputError(
+            "training.best.metric", repr(spec.training.best.metric), "loss", "Set model.metrics for others."
+        )
+    if spec.sample and spec.data.kind != "tokens":
+        raise InputError(
+            "sample", f"set, for data of the kind {spec.data.kind}", "null", "Only language models generate text."
+        )
+    if spec.explain and not spec.model.outcomes and (spec.data.kind != "tokens" or spec.model.loss):
+        raise InputError("explain", "true, without model.outcomes", "true beside it, or false")
+    storage = spec.data.storage
+    files = {
+        name: check_source(source, f"model.files.{name}", folder, "any", storage)
+        for name, source in spec.model.files.items()
+    }
+    checkpoint = spec.checkpoint
+    if checkpoint.location:
+        location = check_location("checkpoint.location", checkpoint.location, checkpoint.storage, folder)
+        checkpoint = checkpoint.model_copy(update={"location": location})
+    model = spec.model.model_copy(update={"files": files})
+    return spec.model_copy(update={"data": check_data(spec.data, folder), "model": model, "checkpoint": checkpoint})

@@ -1,0 +1,49 @@
+"""Jobs that come with Drivetrain: to run as they are, and to copy and change."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from drivetrain_pipelines.errors import InputError
+
+from drivetrain.job.loading import recipes_folder
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A folder with ``job.yaml``, its code, and ``README.md``.
+
+    Attributes:
+        name: as `drivetrain run` takes it.
+        title: of its page.
+    """
+
+    name: str
+    title: str
+    folder: Path
+
+
+def recipes() -> list[Recipe]:
+    """All of them, by name."""
+    folders = sorted(path.parent for path in recipes_folder().glob("*/job.yaml"))
+    return [Recipe(folder.name.replace("_", "-"), _title(folder / "README.md"), folder) for folder in folders]
+
+
+def copy_recipe(name: str, target: Path) -> None:
+    """Copy a recipe into a new or empty folder.
+
+    Raises:
+        InputError: there is no such recipe, or the folder holds something.
+    """
+    found = {recipe.name: recipe for recipe in recipes()}
+    if name not in found:
+        raise InputError("RECIPE", repr(name), ", ".join(found))
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise InputError("DIR", repr(str(target)), "a new or an empty folder")
+    shutil.copytree(found[name].folder, target, ignore=shutil.ignore_patterns("__*"), dirs_exist_ok=True)
+
+
+def _title(page: Path) -> str:
+    return page.read_text("utf-8").splitlines()[0].removeprefix("# ")

@@ -1,0 +1,101 @@
+"""What a run of a job will take: its model is profiled, and what came of runs like it is looked up."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from statistics import median
+from tempfile import NamedTemporaryFile
+
+import numpy as np
+from drivetrain_pipelines.errors import InputError
+from drivetrain_pipelines.stream.columns import Ragged
+from drivetrain_pipelines.stream.dataset import Dataset, open_dataset
+from drivetrain_workers.model_processes.requests import ModelProfile, ProfileRequest, profile
+
+from drivetrain.home import Home
+from drivetrain.job.spec import JobSpec
+from drivetrain.planning.hardware import Room, cpu
+from drivetrain.planning.pace import assumed_speed, learned_speed
+from drivetrain.planning.plan import Plan, Site, make_plan
+from drivetrain.runs.store import RunRecord, RunStore
+from drivetrain.tracking.spool import read_records
+
+_BASE_BYTES = 315e6  # of a rank before there is a model; past runs tell it better
+_SAMPLE_BYTES = 64 << 20
+_SAMPLE_ROWS = 2048
+
+
+def forecast(spec: JobSpec, code_folder: Path, location: str, room: Room, home: Home) -> Plan:
+    """Plan a job.
+
+    Args:
+        code_folder: the user's code.
+        location: of the prepared dataset.
+        home: where past runs are.
+
+    Raises:
+        InputError: no setting fits.
+        CheckpointError: the model cannot be profiled.
+    """
+    found = profile(ProfileRequest(spec.model_dump(mode="json"), str(code_folder), location))
+    dataset = open_dataset(location, spec.data)
+    rows = dataset.manifest.rows
+    return make_plan(spec, found, _site(spec, found, room, home, dataset), rows("train"), rows("eval"))
+
+
+def _site(spec: JobSpec, found: ModelProfile, room: Room, home: Home, dataset: Dataset) -> Site:
+    past = list(_alike(spec, room.gpu is not None, home))
+    base = max((record.facts["base_bytes"] for record, _ in past), default=_BASE_BYTES)
+    device = room.gpu or cpu(room.worker_bytes, base, found.matmul_flops, spec.resources.cpus_per_worker)
+    speed = assumed_speed(found, device, spec.training.precision)
+    if steps := [step for record, past_spec in past for step in _steps(record, past_spec, found, home)]:
+        speed = learned_speed(speed, steps)
+    return Site(device, room.workers, room.nodes, speed, _read_speed(dataset), _write_speed(home.path))
+
+
+def _alike(spec: JobSpec, on_gpus: bool, home: Home) -> Iterator[tuple[RunRecord, JobSpec]]:
+    """Finished runs of this home with the same model, on the same kind of device."""
+    for record in RunStore(home.database_url).runs():
+        resolved = home.run(record.id).job_resolved
+        if not record.ended or not resolved.exists() or "base_bytes" not in record.facts:
+            continue
+        past = JobSpec.model_validate_json(resolved.read_text())
+        same = past.model == spec.model and past.training.precision == spec.training.precision
+        same = same and past.data.sequence_length == spec.data.sequence_length
+        if same and bool(record.facts["gpus_per_worker"]) == on_gpus and isinstance(past.resources.workers, int):
+            yield record, past
+
+
+def _steps(record: RunRecord, past: JobSpec, found: ModelProfile, home: Home) -> Iterator[tuple[float, float]]:
+    """What a worker did in a step of a past run, see `learned_speed`: by the median of all steps."""
+    logged = read_records(home.run(record.id).spool)
+    seconds = [entry["values"]["step_s"] for entry in logged if "step_s" in entry.get("values", ())]
+    if seconds:
+        flops = found.flops_per_row * past.training.global_batch_size
+        yield flops / past.resources.max_workers, median(seconds)
+
+
+def _read_speed(dataset: Dataset) -> float:
+    """Bytes per second at which some rows are read here."""
+    rows = np.arange(min(_SAMPLE_ROWS, dataset.manifest.rows("train")))
+    began = time.perf_counter()
+    columns = dataset.read("train", rows)
+    seconds = time.perf_counter() - began
+    return sum(float(c.values.nbytes if isinstance(c, Ragged) else c.nbytes) for c in columns.values()) / seconds
+
+
+def _write_speed(folder: Path) -> float:
+    """Bytes per second at which a file is written and synced in the folder."""
+    content = os.urandom(1 << 20)
+    with NamedTemporaryFile(dir=folder) as file, suppress(OSError):
+        began = time.perf_counter()
+        for _ in range(_SAMPLE_BYTES >> 20):
+            file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+        return _SAMPLE_BYTES / (time.perf_counter() - began)
+    raise InputError("DRIVETRAIN_HOME", str(folder), f"a folder with room for {_SAMPLE_BYTES >> 20} MB")

@@ -1,0 +1,1 @@
+"""Files and folders on any storage: shards, checksums, fetching, locks."""

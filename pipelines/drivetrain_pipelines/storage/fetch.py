@@ -1,0 +1,149 @@
+"""Files from object storage, whole and proven: blocks in parallel, each checked against its checksum, and retried.
+
+No S3 client notices a flipped bit, and few a body that ends early; what counts here is the checksum in the manifest.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tenacity
+import xxhash
+
+from drivetrain_pipelines.errors import FetchError, WrongBytesError
+from drivetrain_pipelines.storage.checksums import BLOCK_BYTES
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """How long a block is tried for.
+
+    Attributes:
+        deadline_s: from the first attempt; an outage shorter than this fails nothing.
+        first_s: upper bound of the first pause; it doubles, and each pause is drawn at random below its bound.
+        last_s: upper bound of all pauses.
+        wrong_bytes: answers with other bytes than were written, after which storage itself must have them wrong.
+    """
+
+    deadline_s: float = 300.0
+    first_s: float = 0.1
+    last_s: float = 5.0
+    wrong_bytes: int = 8
+
+
+class ChecksumError(OSError):
+    """What came does not have the checksum of what was written."""
+
+
+class _WrongTooOften(tenacity.stop.stop_base):
+    """Stops when storage has answered with wrong bytes ``limit`` times."""
+
+    def __init__(self, limit: int) -> None:
+        self._left = limit
+
+    def __call__(self, retry_state: tenacity.RetryCallState) -> bool:
+        self._left -= bool(retry_state.outcome and isinstance(retry_state.outcome.exception(), ChecksumError))
+        return self._left <= 0
+
+
+class Fetcher:
+    """Downloads from one fsspec file system; safe to use from many threads.
+
+    Args:
+        filesystem: of the remote storage.
+        connections: blocks in flight at a time.
+        policy: for each block.
+    """
+
+    def __init__(self, filesystem: Any, connections: int = 8, policy: RetryPolicy | None = None) -> None:
+        self._filesystem, self._connections, self._policy = filesystem, connections, policy or RetryPolicy()
+        self._pool = ThreadPoolExecutor(connections, thread_name_prefix="fetch")
+        self._lock = threading.Lock()
+        self._closing = threading.Event()
+        self.counters: Counter[str] = Counter()
+
+    def fetch(self, url: str, digests: list[str], target: Path, progress: Callable[[], None] = lambda: None) -> None:
+        """Fill ``target``, which has its full size already, from a remote file; then every block is what was uploaded.
+
+        Args:
+            progress: called after each block.
+
+        Raises:
+            FetchError: a block could not be had within the deadline; names file, block and the last problem.
+            WrongBytesError: storage has it wrong, or not at all.
+        """
+        under_way: deque[tuple[int, Future[bytes]]] = deque()  # a few: a file may be larger than memory
+        with target.open("r+b", buffering=0) as file:
+            size = os.fstat(file.fileno()).st_size
+
+            def write_first() -> None:
+                number, block = under_way.popleft()
+                os.pwrite(file.fileno(), block.result(), number * BLOCK_BYTES)
+                progress()
+
+            try:
+                for number, digest in enumerate(digests):
+                    length = min(BLOCK_BYTES, size - number * BLOCK_BYTES)
+                    under_way.append((number, self._pool.submit(self._block, url, number, length, digest)))
+                    if len(under_way) == 2 * self._connections:
+                        write_first()
+                while under_way:
+                    write_first()
+                os.fsync(file.fileno())  # a name in the cache must not outlive its bytes
+            finally:
+                for _, block in under_way:
+                    block.cancel()
+
+    def close(self) -> None:
+        """Give up whatever is under way."""
+        self._closing.set()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _block(self, url: str, number: int, length: int, digest: str) -> bytes:
+        policy, began = self._policy, time.monotonic()
+        retrying = tenacity.Retrying(
+            wait=tenacity.wait_random_exponential(policy.first_s, policy.last_s),
+            stop=tenacity.stop_any(
+                _WrongTooOften(policy.wrong_bytes),
+                tenacity.stop_after_delay(policy.deadline_s),
+                tenacity.stop_when_event_set(self._closing),
+            ),
+            sleep=tenacity.sleep_using_event(self._closing),
+            retry=tenacity.retry_if_not_exception_type(FileNotFoundError),  # else whatever the client below raises
+            before_sleep=lambda _: self._count("retries"),
+            reraise=False,
+        )
+        try:
+            return retrying(self._attempt, url, number, length, digest)
+        except FileNotFoundError as error:
+            raise WrongBytesError(url, number, "there is no such file") from error
+        except tenacity.RetryError as error:
+            attempts, last = error.last_attempt.attempt_number, error.last_attempt.exception()
+            problem = f"{attempts} attempts in {time.monotonic() - began:.0f} s, the last: {last!r}"
+            kind = WrongBytesError if isinstance(last, ChecksumError) else FetchError
+            raise kind(url, number, problem) from last
+
+    def _attempt(self, url: str, number: int, length: int, digest: str) -> bytes:
+        self._count("requests")
+        start = number * BLOCK_BYTES
+        data: bytes = self._filesystem.cat_file(url, start=start, end=start + length)
+        if len(data) != length:
+            self._count("truncated")
+            raise OSError(f"{len(data)} of {length} bytes came")
+        if xxhash.xxh3_64_hexdigest(data) != digest:
+            self._count("corrupt")
+            raise ChecksumError("the bytes that came do not have the checksum of those that were written")
+        self._count("bytes", length)
+        return data
+
+    def _count(self, what: str, amount: int = 1) -> None:
+        with self._lock:
+            self.counters[what] += amount

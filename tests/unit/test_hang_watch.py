@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from drivetrain_workers.agent.hang_watch import Watch, is_stopped, stack_of, waits_for_peers
+from drivetrain_workers.protocol.messages import Beat
+from drivetrain_workers.rank.pulse import Pulse
+
+
+def beat(phases: int, for_s: float = 0.0, longest_s: float = 1.0, phase: str = "step") -> Beat:
+    return Beat(step=phases // 2, phase=phase, phases=phases, for_s=for_s, longest_s=longest_s)
+
+
+def test_a_long_step_is_no_hang() -> None:
+    watch = Watch()
+    watch.heard(0, beat(10, for_s=25.0), now=100.0)
+    assert watch.late(now=104.0) == []  # 29 s of 30
+    assert watch.late(now=106.0) == [0]
+    watch.heard(0, beat(11), now=107.0)
+    assert watch.late(now=108.0) == []
+    watch.heard(0, beat(12, for_s=100.0, longest_s=20.0), now=200.0)
+    assert watch.late(now=299.0) == []  # ten times as long as ever before
+    assert watch.late(now=301.0) == [0]
+
+
+def test_the_first_time_may_take_long() -> None:
+    watch = Watch()
+    watch.heard(0, beat(1, for_s=300.0, longest_s=0.0), now=0.0)
+    assert watch.late(now=200.0) == []
+    assert watch.late(now=301.0) == [0]
+
+
+def test_the_job_may_set_the_limit() -> None:
+    watch = Watch(hang_after_s=5.0)
+    watch.heard(0, beat(1, for_s=4.0, longest_s=0.0), now=0.0)
+    assert watch.late(now=0.5) == []
+    assert watch.late(now=1.5) == [0]
+    assert "the limit is 5 s" in watch.describe(0, now=1.5)
+
+
+def test_who_is_behind_is_named_first() -> None:
+    watch = Watch()
+    for rank, phases in enumerate([21, 20, 21]):
+        watch.heard(rank, beat(phases, for_s=40.0), now=0.0)
+    assert watch.late(now=1.0) == [1, 0, 2]
+
+
+def test_a_stopped_process_is_seen_soon() -> None:
+    watch = Watch()
+    watch.heard(0, beat(10), now=0.0)
+    watch.heard(1, beat(10), now=0.0)
+    watch.state(1, stopped=True, now=0.5)
+    assert watch.late(now=1.0) == []
+    watch.state(1, stopped=False, now=1.2)  # somebody only looked at it
+    watch.state(1, stopped=True, now=1.4)
+    assert watch.late(now=2.0) == []
+    watch.state(1, stopped=True, now=2.5)
+    assert watch.late(now=2.5) == [1]
+    assert "stopped" in watch.describe(1, now=2.5)
+
+
+def test_the_pulse_tells_phase_and_longest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("drivetrain_workers.rank.pulse.BEAT_S", 0.01)
+    told: list[Beat] = []
+    pulse = Pulse(told.append)
+    for step in range(3):
+        pulse.enter("step", step)
+        time.sleep(0.05 if step == 0 else 0.02)
+    pulse.enter("data", 3)
+    time.sleep(0.05)
+    steps = [b for b in told if b.phase == "step"]
+    assert {b.step for b in steps} == {0, 1, 2}
+    assert steps[0].longest_s == 0
+    assert steps[-1].longest_s >= 0.05
+    assert told[-1].phase == "data"
+    assert [b.phases for b in told] == sorted(b.phases for b in told)
+
+
+def test_a_process_can_be_looked_into() -> None:
+    code = "import time\ndef all_reduce():\n    print('in', flush=True)\n    time.sleep(60)\nall_reduce()"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        process.stdout.readline()
+        assert not is_stopped(process.pid)
+        os.kill(process.pid, signal.SIGSTOP)
+        time.sleep(0.05)
+        assert is_stopped(process.pid)
+        stack = stack_of(process.pid)
+        assert any(frame.startswith("all_reduce (<string>:") for frame in stack)
+        assert waits_for_peers(stack)
+        process.kill()
+    assert not is_stopped(process.pid)
+    assert stack_of(process.pid) == []

@@ -1,0 +1,1 @@
+"""The agent of a node: owns the fork server and the rank processes."""

@@ -1,0 +1,96 @@
+"""The warm parent of a node's rank processes.
+
+Importing torch and DeepSpeed costs a rank many seconds; forking from a process that has imported them costs
+milliseconds. This process imports once, then forks a disposable rank for every request of its agent and reports each
+exit through the process's own handle. It never creates a CUDA context or a thread, which a fork would not survive.
+"""
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing
+import os
+import sys
+from multiprocessing.connection import wait
+from multiprocessing.context import ForkProcess
+from typing import Any
+
+from drivetrain_workers.protocol.messages import Endpoint, receive, send
+
+# What the first `deepspeed.initialize` of a process would import lazily, at ten seconds and more.
+PRELOAD = (
+    "torch",
+    "deepspeed",
+    "torch._dynamo",
+    "torch._inductor.compile_fx",
+    "deepspeed.runtime.zero.muon.muon_optimizer",
+    "deepspeed.runtime.zero.stage_1_and_2",
+    "deepspeed.runtime.zero.stage3",
+    "deepspeed.module_inject.auto_ep_layer",
+    "drivetrain_workers.rank.main",
+)
+
+
+def preload() -> None:
+    """Import what ranks need, and keep out what DeepSpeed's autotuner would bring along: MLflow, and Ray with it."""
+    sys.modules["mlflow"] = None  # type: ignore[assignment]  # Python's own way to say: not importable
+    for name in PRELOAD:
+        importlib.import_module(name)
+    del sys.modules["mlflow"]
+
+
+def main() -> None:
+    """Serve one agent, whose endpoint comes by environment, until it goes away."""
+    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # asking for GPUs must not create a CUDA context before forks
+    endpoint = Endpoint(os.environ["DRIVETRAIN_AGENT"], os.environ.pop("DRIVETRAIN_AGENT_KEY"))
+    connection = endpoint.connect()
+    preload()
+    send(connection, {"type": "warm", "pid": os.getpid()})
+    fork = multiprocessing.get_context("fork")
+    children: dict[int, tuple[ForkProcess, dict[str, Any]]] = {}  # by sentinel
+    while True:
+        for ready in wait([connection, *children]):
+            if not isinstance(ready, int):
+                request = _receive_or_exit(connection)
+                if request["type"] == "end":
+                    _end(children)
+                    send(connection, {"type": "ended"})
+                    break  # `wait` named children that are gone now
+                child = fork.Process(target=_run, args=(request["entry"], request["task"]))
+                child.start()
+                children[child.sentinel] = (child, request)
+                send(connection, {"type": "forked", "pid": child.pid, **_identity(request)})
+            else:
+                child, request = children.pop(ready)
+                child.join()
+                send(connection, {"type": "exited", "pid": child.pid, "code": child.exitcode, **_identity(request)})
+
+
+def _end(children: dict[int, tuple[ForkProcess, dict[str, Any]]]) -> None:
+    """SIGKILL every rank and wait until the kernel has let go of it: a new generation must not meet the old."""
+    for child, _ in children.values():
+        child.kill()
+    for child, _ in children.values():
+        child.join()
+    children.clear()
+
+
+def _receive_or_exit(connection: Any) -> dict[str, Any]:
+    """The next request, or the end of this process when the agent is gone (its ranks see that for themselves)."""
+    try:
+        return receive(connection)
+    except (EOFError, OSError):
+        sys.exit(0)
+
+
+def _identity(request: dict[str, Any]) -> dict[str, Any]:
+    return {key: request[key] for key in ("rank", "generation") if key in request}
+
+
+def _run(entry: str, task: str) -> None:
+    module, _, function = entry.partition(":")
+    getattr(importlib.import_module(module), function)(task)
+
+
+if __name__ == "__main__":
+    main()

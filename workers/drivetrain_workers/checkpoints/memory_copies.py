@@ -1,0 +1,151 @@
+"""Copies of the ranks' states in their node's memory: what a restart loads when it is newer than what storage has.
+
+Files as those of a checkpoint, in the node's shared memory, but without a manifest: a copy is complete when every rank
+of a generation finds its own file. Of each rank the two newest stay, for while one is written, the one before is whole.
+They serve the same world size and ZeRO stage only; all other restarts load from storage.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from drivetrain_pipelines.errors import CorruptFileError
+from drivetrain_pipelines.storage.checksums import atomic_write, read_json, verify_file, write_json
+
+from drivetrain_workers.checkpoints.store import rank_file, rank_index
+from drivetrain_workers.records.run_folder import CheckpointId
+
+_KEPT = 2
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  # folders in it are ours alone
+_OWNER = "owner.lock"
+
+
+def memory_folder(run_id: str, first_rank: int) -> Path:
+    """Where the copies of a node lie; ``first_rank`` is that of its agent."""
+    return _SHARED_MEMORY / f"drivetrain-{os.getuid()}" / f"{run_id}-{first_rank}"
+
+
+def own_memory_folder(folder: Path) -> int:
+    """Make a node's folder; it is owned for as long as the returned file descriptor is open. Raises OSError."""
+    with _locked(folder.parent, make=True):
+        folder.mkdir(exist_ok=True)
+        descriptor = os.open(folder / _OWNER, os.O_RDWR | os.O_CREAT, 0o600)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    return descriptor
+
+
+def remove_orphans(folder: Path) -> None:
+    """Give back the memory of runs whose owners were killed; ``folder`` is one that stays. Raises OSError."""
+    if folder.parent.is_symlink() or folder.parent.exists():
+        with _locked(folder.parent, make=False):
+            for other in folder.parent.iterdir():
+                if other != folder and not _is_owned(other):
+                    shutil.rmtree(other, ignore_errors=True)
+
+
+def remove_memory_folder(folder: Path) -> None:
+    """The run has ended: give its memory back."""
+    shutil.rmtree(folder, ignore_errors=True)
+    with suppress(OSError):  # another run's are still there, or none ever were
+        folder.parent.rmdir()
+
+
+@contextmanager
+def _locked(parent: Path, make: bool) -> Iterator[None]:
+    """Nobody else owns or removes folders in ``parent`` meanwhile. It must be ours: anybody could have put it there."""
+    if make:
+        with suppress(FileExistsError):
+            parent.mkdir(mode=0o700)
+    descriptor = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        facts = os.fstat(descriptor)
+        if facts.st_uid != os.getuid() or stat.S_IMODE(facts.st_mode) != 0o700:
+            raise PermissionError(f"{parent} is not a private folder of this user; remove it")
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+class MemoryCopies:
+    """The copies on one node.
+
+    Args:
+        folder: see `memory_folder`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def write(self, checkpoint: CheckpointId, rank: int, index: dict[str, Any], content: memoryview) -> None:
+        """Store a rank's state. Raises OSError when memory is short."""
+        folder = checkpoint.folder(self._folder)
+        self.make_room(checkpoint, rank)
+        with atomic_write(folder / rank_file(rank)) as file:
+            file.write(content)
+        write_json(folder / rank_index(rank), index)
+
+    def find(self, rank: int, world_size: int, stage: int) -> list[CheckpointId]:
+        """Copies from which a rank of this world size and ZeRO stage can go on; every byte is right."""
+        return [c for c in self.complete(rank) if self._serves(c, rank, world_size, stage)]
+
+    def open(self, checkpoint: CheckpointId, rank: int) -> tuple[Path, dict[str, Any]]:
+        """Folder and index of a rank's copy."""
+        return checkpoint.folder(self._folder), read_json(self.paths(checkpoint, rank)[1])
+
+    def paths(self, checkpoint: CheckpointId, rank: int) -> tuple[Path, Path]:
+        """State and index of one rank."""
+        folder = checkpoint.folder(self._folder)
+        return folder / rank_file(rank), folder / rank_index(rank)
+
+    def complete(self, rank: int) -> list[CheckpointId]:
+        """Copies of a rank whose writing has ended, newest first."""
+        found = [CheckpointId.parse(path.parent.name) for path in self._folder.glob(f"*/{rank_index(rank)}")]
+        return sorted((c for c in found if c), reverse=True)
+
+    def make_room(self, coming: CheckpointId, rank: int) -> None:
+        """Before a copy of a rank is written: its folder, and none of the older ones but the newest."""
+        coming.folder(self._folder).mkdir(parents=True, exist_ok=True)
+        complete = self.complete(rank)
+        self._forget(rank, set(complete[: _KEPT - 1]) | {coming})
+
+    def forget_newer(self, rank: int, chosen: CheckpointId | None) -> None:
+        """A rank goes on from ``chosen``: newer copies are of no use, nor is what was not written to its end."""
+        self._forget(rank, {c for c in self.complete(rank) if chosen and c <= chosen})
+
+    def _forget(self, rank: int, kept: set[CheckpointId]) -> None:
+        for path in self._folder.glob(f"step-*/{Path(rank_file(rank)).stem}.*"):  # parts and temporary files, too
+            if CheckpointId.parse(path.parent.name) not in kept:
+                path.unlink(missing_ok=True)
+                with suppress(OSError):  # not empty: other ranks still have theirs there
+                    path.parent.rmdir()
+
+    def _serves(self, checkpoint: CheckpointId, rank: int, world_size: int, stage: int) -> bool:
+        try:
+            _, index = self.open(checkpoint, rank)
+            verify_file(self.paths(checkpoint, rank)[0], index["bytes"], index["xxh3"])
+        except CorruptFileError:
+            return False
+        return bool((index["facts"]["world_size"], index["facts"]["zero_stage"]) == (world_size, stage))
+
+
+def _is_owned(folder: Path) -> bool:
+    try:
+        descriptor = os.open(folder / _OWNER, os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    else:
+        return False
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,1 @@
+"""DeepSpeed as Drivetrain uses it."""

@@ -1,0 +1,46 @@
+"""An all-reduce between processes, as training makes them: does it come through, is the sum right, how fast is it.
+
+Run as ``python -m drivetrain_workers.engine.all_reduce_check RENDEZVOUS RANK WORLD_SIZE``; prints one JSON object.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+_TIMEOUT = timedelta(seconds=60)
+_NUMBERS, _ROUNDS = 4 << 20, 5  # 16 MiB of float32
+
+
+def main(rendezvous: str, rank: int, world_size: int) -> None:
+    """Join the others, sum with them, say how it went."""
+    if rendezvous.startswith("file://"):
+        os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=world_size, timeout=_TIMEOUT)
+    backend, group, device = "gloo", None, torch.device("cpu")
+    everybody = torch.tensor(torch.cuda.is_available())
+    dist.all_reduce(everybody, dist.ReduceOp.MIN)
+    if everybody:  # else NCCL would leave out the nodes without GPUs
+        backend, group = "nccl", dist.new_group(backend="nccl", timeout=_TIMEOUT)
+        device = torch.device("cuda", rank % torch.cuda.device_count())
+        torch.cuda.set_device(device)
+    seconds = []
+    for _ in range(_ROUNDS):
+        numbers = torch.full((_NUMBERS,), float(rank + 1), device=device)
+        began = time.monotonic()
+        dist.all_reduce(numbers, group=group)
+        right = bool((numbers == world_size * (world_size + 1) / 2).all())  # also waits for the GPU
+        seconds.append(time.monotonic() - began)
+    dist.destroy_process_group()
+    fastest = numbers.nbytes / min(seconds)
+    print(json.dumps({"backend": backend, "right": right, "bytes_per_s": fastest}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))

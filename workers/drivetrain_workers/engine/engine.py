@@ -1,0 +1,273 @@
+"""A DeepSpeed engine that does the same mathematics at every world size."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import deepspeed
+import torch
+import torch.distributed as dist
+from deepspeed import comm
+from drivetrain_pipelines.errors import InputError
+from drivetrain_pipelines.stream.columns import Columns, Ragged, Values
+
+from drivetrain_workers.engine.batching import BatchPlan
+from drivetrain_workers.engine.collectives import CollectiveClock
+from drivetrain_workers.engine.deepspeed_config import deepspeed_config, learning_rate_ratio
+from drivetrain_workers.modeling.context import TrainContext
+from drivetrain_workers.modeling.model import checkpoint_activations
+from drivetrain_workers.modeling.objective import Objective
+from drivetrain_workers.spec import TrainingSpec
+
+# A column of a batch: a tensor [rows, ...], or one tensor per row where rows have different lengths.
+ModelInput = torch.Tensor | list[torch.Tensor]
+
+
+def _joined(pieces: list[Any]) -> Any:
+    """One column of several pieces of it."""
+    return torch.cat(pieces) if all(map(torch.is_tensor, pieces)) else [value for piece in pieces for value in piece]
+
+
+def _nothing() -> None:
+    """Before an update that nobody waits for."""
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one optimizer step reports; the same on every rank.
+
+    Attributes:
+        communicated_s: see `CollectiveClock`; of this rank.
+    """
+
+    loss: float
+    gradient_norm: float
+    learning_rate: float
+    stop_asked: bool
+    save_asked: bool
+    busy: bool
+    communicated_s: float
+
+
+@dataclass(frozen=True)
+class EvalPart:
+    """A rank's part of what the model is evaluated on.
+
+    Attributes:
+        columns: its rows; at least one, which may be a stranger where the rank has none.
+        rows: how many of them are this rank's own.
+        total_rows: of all ranks.
+        start: where its first row stands among those.
+    """
+
+    columns: Columns
+    rows: int
+    total_rows: int
+    start: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found; the same on every rank."""
+
+    loss: float
+    metrics: dict[str, float]
+
+
+def join_group(rank: int, local_rank: int, world_size: int, rendezvous: str) -> torch.device:
+    """Initialise torch.distributed (NCCL on GPUs, gloo on CPUs) and DeepSpeed on top; returns this rank's device."""
+    on_gpu = torch.cuda.is_available()
+    device = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
+    if on_gpu:
+        torch.cuda.set_device(device)
+    else:
+        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+        # DeepSpeed's shared-memory all-reduce would be compiled now (35 s, a compiler); training goes through gloo.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    if rendezvous.startswith("file://"):
+        os.environ["GLOO_SOCKET_IFNAME"] = "lo"  # the whole gang is on this machine: nothing listens beyond it
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(local_rank), "WORLD_SIZE": str(world_size)}
+    backend = "nccl" if on_gpu else "gloo"
+    dist.init_process_group(backend, init_method=rendezvous, rank=rank, world_size=world_size)
+    deepspeed.init_distributed(dist_backend=backend, verbose=False)
+    return device
+
+
+class Engine:
+    """DeepSpeed's engine with our batch plan, loss weighting and evaluation around it.
+
+    Args:
+        model: the network; moved to ``device``.
+        objective: loss, metrics and predictions of the job.
+        spec: training section.
+        plan: how the global batch is spread.
+        steps: optimizer steps of the whole run, for the schedule.
+        seed: the job's.
+        classes: names of the labels.
+
+    Attributes:
+        objective: as given.
+        before_update: called before the optimizer changes weights and moments.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        objective: Objective,
+        spec: TrainingSpec,
+        plan: BatchPlan,
+        steps: int,
+        device: torch.device,
+        seed: int = 0,
+        classes: tuple[str, ...] = (),
+    ) -> None:
+        self.before_update: Callable[[], None] = _nothing
+        self.objective, self._plan, self._device = objective, plan, device
+        self._steps, self._seed, self._classes = steps, seed, classes
+        if spec.activation_checkpointing:
+            checkpoint_activations(model)
+        self._rank = dist.get_rank()
+        ratio = learning_rate_ratio(spec.schedule, steps)
+        self.deepspeed, *_ = deepspeed.initialize(
+            model=model,
+            model_parameters=[p for p in model.parameters() if p.requires_grad],
+            config=deepspeed_config(spec, plan, device.type == "cpu"),
+            lr_scheduler=lambda optimizer: torch.optim.lr_scheduler.LambdaLR(optimizer, ratio),
+        )
+        self._collectives = CollectiveClock(comm.comm.cdb)
+        if spec.compile:
+            self.deepspeed.compile(backend=spec.compile)
+
+    def step(
+        self,
+        columns: Columns,
+        position: int,
+        stop_asked: bool = False,
+        save_asked: bool = False,
+        busy: bool = False,
+    ) -> StepResult:
+        """One optimizer step on this rank's rows of a global batch.
+
+        DeepSpeed averages gradients over micro-batches and ranks as if all were equally large. Weighting each
+        micro-batch's mean loss by its share of the global batch (in rows, tokens, or what the job counts), times the
+        number of micro-batches that the average divides by, makes the sum the mean over the global batch, however its
+        rows are spread.
+
+        Args:
+            position: of the global batch in the stream of samples.
+        """
+        engine, plan = self.deepspeed, self._plan
+        self._collectives.take()  # of what came before
+        parts = plan.accumulation * plan.world_size
+        start = position + plan.rows(self._rank).start
+        micro_batches = plan.micro_batches(self._rank)
+        weights = [self._weigh(columns, rows, start, training=True) for rows in micro_batches]
+        whole = torch.tensor(sum(weights), dtype=torch.float64, device=self._device)
+        comm.all_reduce(whole)
+        total = torch.zeros((), device=self._device)
+        for rows, weight in zip(micro_batches, weights, strict=True):
+            share = weight / max(float(whole), 1.0)
+            context = self._context(rows, start, training=True)
+            loss = self.objective.loss(engine, self._batch(columns, rows), context) * share
+            engine.backward(loss * parts)
+            learning_rate = engine.optimizer.param_groups[0]["lr"]
+            if engine.is_gradient_accumulation_boundary():
+                self.before_update()
+            engine.step()
+            total += loss.detach()
+        # One small collective carries the loss and what any rank asks for, so all ranks do it after the same step.
+        asked = torch.tensor([float(stop_asked), float(save_asked), float(busy)], device=self._device)
+        report = torch.cat([total.view(1), asked])
+        comm.all_reduce(report)
+        norm = engine.get_global_grad_norm()
+        told, *flags = report.tolist()
+        stop, save, any_busy = (flag > 0 for flag in flags)
+        communicated_s = self._collectives.take()
+        return StepResult(told, float(norm or 0.0), float(learning_rate), stop, save, any_busy, communicated_s)
+
+    @torch.no_grad()
+    def evaluate(self, part: EvalPart, metrics: bool = True) -> Evaluation:
+        """Mean loss and metrics over all rows; exact, no row padded or dropped.
+
+        Every rank makes the same number of forward passes, because ZeRO-3 communicates in each.
+        """
+        engine, micro = self.deepspeed, self._plan.micro_batch
+        largest_share = -(-part.total_rows // self._plan.world_size)
+        engine.eval()
+        sums: dict[str, torch.Tensor] = {}  # total and count, by metric
+        for start in range(0, largest_share, micro):
+            rows = slice(min(start, part.rows), min(start + micro, part.rows))
+            own = rows.stop > rows.start
+            batch, context = self._batch(part.columns, rows), self._context(rows, part.start, training=False)
+            weight = self._weigh(part.columns, rows, part.start, training=False)
+            loss = self.objective.loss(engine, batch, context)
+            # A micro-batch without tokens may have a loss that is no number, and counts for nothing.
+            found = {"": (float(loss) * weight if weight else 0.0, weight)}
+            if metrics:
+                context = self._context(rows, part.start, training=False)
+                found |= self.objective.metrics(engine, batch, weight, context)
+            for name, pair in found.items():
+                zero = torch.zeros(2, dtype=torch.float64, device=self._device)
+                sums.setdefault(name, zero)
+                if own:  # what a stranger gives may be no number, and 0 times that is none either
+                    sums[name] += torch.tensor(pair, dtype=torch.float64, device=self._device)
+        self._check_names(list(sums))
+        table = torch.stack([sums[name] for name in sorted(sums)])
+        dist.all_reduce(table)
+        engine.train()
+        means = {name: float(total / count) for name, (total, count) in zip(sorted(sums), table, strict=True)}
+        return Evaluation(means.pop(""), means)
+
+    def _check_names(self, names: list[str]) -> None:
+        """Raises `InputError` when metrics have other names on another rank: they would be added up wrongly."""
+        everywhere: list[list[str]] = [[]] * self._plan.world_size
+        dist.all_gather_object(everywhere, sorted(names))
+        different = next((there for there in everywhere if there != everywhere[0]), None)
+        if different:
+            given = f"a function that returned {everywhere[0]} for one part of the samples and {different} for another"
+            raise InputError("model.metrics", given, "the same names for every batch")
+
+    @torch.no_grad()
+    def predict(self, part: EvalPart, most_rows: int) -> dict[str, Any]:
+        """The job's predictions for the first rows of every rank's part; by name, a value for every row."""
+        micro, most = self._plan.micro_batch, min(most_rows, part.rows)
+        pieces = []
+        self.deepspeed.eval()
+        for start in range(0, min(most_rows, -(-part.total_rows // self._plan.world_size)), micro):
+            rows = slice(min(start, most), min(start + micro, most))
+            batch, context = self._batch(part.columns, rows), self._context(rows, part.start, training=False)
+            predicted = self.objective.predict(self.deepspeed, batch, context)
+            if rows.stop > rows.start:
+                pieces.append(predicted)
+        self.deepspeed.train()
+        return {name: _joined([piece[name] for piece in pieces]) for name in (pieces[0] if pieces else {})}
+
+    def _weigh(self, columns: Columns, rows: slice, start: int, training: bool) -> float:
+        if rows.stop == rows.start or self.objective.weighs_rows:
+            return float(rows.stop - rows.start)
+        return self.objective.weight(self._batch(columns, rows), self._context(rows, start, training))
+
+    def _context(self, rows: slice, start: int, training: bool) -> TrainContext:
+        """Of a call with some of this rank's rows, the first of which stands at position ``start``."""
+        positions = torch.arange(start + rows.start, start + max(rows.start + 1, rows.stop), device=self._device)
+        step, world_size = int(self.deepspeed.global_steps), self._plan.world_size
+        return TrainContext(step, self._steps, training, self._rank, world_size, self._seed, positions, self._classes)
+
+    def _batch(self, columns: Columns, rows: slice) -> dict[str, ModelInput]:
+        """Rows as tensors on the device; where there are none, one row that counts for nothing."""
+        if rows.start == rows.stop:
+            rows = slice(0, 1)
+        return {name: to_tensor(values[rows], self._device) for name, values in columns.items()}
+
+
+def to_tensor(values: Values, device: torch.device) -> ModelInput:
+    """A column of a batch as models are given it."""
+    if isinstance(values, Ragged):
+        # Copied, because Arrow's memory may not be written and torch has no read-only tensors.
+        return [torch.from_numpy(values.row(n).copy()).to(device) for n in range(len(values))]
+    tensor = torch.from_numpy(values).to(device, non_blocking=True)
+    # Unsigned tokens and labels are widened here, where it costs nothing; images stay bytes.
+    return tensor if tensor.is_floating_point() or tensor.dtype == torch.uint8 else tensor.long()

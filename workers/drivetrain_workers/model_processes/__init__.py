@@ -1,0 +1,1 @@
+"""Processes that load a trained model to answer one request."""

@@ -1,0 +1,114 @@
+"""What a model needs, found by running it on fake tensors, which have shapes and no memory."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+from drivetrain_pipelines.errors import InputError
+from drivetrain_pipelines.spec import DataSpec
+from drivetrain_pipelines.stream.columns import Columns, Ragged, Values
+from drivetrain_pipelines.stream.dataset import open_dataset
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from drivetrain_workers.engine.engine import to_tensor
+from drivetrain_workers.engine.training_data import model_facts
+from drivetrain_workers.model_processes.requests import ModelProfile, ProfileRequest
+from drivetrain_workers.model_processes.trained import print_answer
+from drivetrain_workers.modeling.context import TrainContext
+from drivetrain_workers.modeling.model import build_model, checkpoint_activations
+from drivetrain_workers.modeling.objective import load_objective
+
+_ROWS = (1, 3)  # two sizes of micro-batch tell what grows with it from what does not
+_SIDE = 1024  # of the matrices whose product tells how fast this machine is
+
+
+def profile(request: ProfileRequest) -> ModelProfile:
+    """Parameters, floating-point operations, and bytes that a training step keeps.
+
+    Raises:
+        InputError: the model cannot be run on fake tensors.
+    """
+    data = DataSpec(**request.job["data"])
+    dataset = open_dataset(request.dataset_folder, data)
+    columns = dataset.read("train", np.arange(max(_ROWS)))
+    facts, section = model_facts(dataset, data), request.job["model"]
+    objective = load_objective(section, request.code_folder)
+    kept, operations = [], []
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            model = build_model(section, request.code_folder, facts, request.job["seed"])
+            if request.job["training"]["activation_checkpointing"]:
+                checkpoint_activations(model)
+            for rows in _ROWS:
+                batch = _tensors(columns, rows)
+                context = TrainContext(0, 1, True, 0, 1, 0, torch.arange(rows))
+                counter = _KeptBytes(model)
+                with counter, FlopCounterMode(display=False) as flops:
+                    torch.autograd.backward(objective.loss(model, batch, context))
+                kept.append(counter.bytes)
+                operations.append(flops.get_total_flops())
+    except Exception as error:  # the user's model, with whatever it does
+        given = f"a model that fails without real numbers: {error!r:.300}"
+        raise InputError("model.factory", given, "one that can be run on torch's fake tensors") from error
+    sizes = [parameter.numel() for parameter in model.parameters()]
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    (few, many), (flops_few, flops_many) = kept, operations
+    span = _ROWS[1] - _ROWS[0]
+    return ModelProfile(
+        parameters=sum(sizes),
+        trained=trained,
+        largest=max(sizes),
+        flops_per_row=(flops_many - flops_few) / span,
+        kept_bytes_per_row=(many - few) / span,
+        kept_bytes_fixed=max(0.0, few - _ROWS[0] * (many - few) / span),
+        row_bytes=sum(_row_bytes(values) for values in columns.values()),
+        matmul_flops=_matmul_flops(),
+    )
+
+
+class _KeptBytes(torch.autograd.graph.saved_tensors_hooks):
+    """Counts the memory that autograd keeps for the backward pass, but for the model's own."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self.bytes = 0
+        self._own = {t.untyped_storage()._cdata for t in (*model.parameters(), *model.buffers())}
+        super().__init__(self._keep, lambda tensor: tensor)
+
+    def _keep(self, tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in self._own:
+            self._own.add(storage._cdata)
+            self.bytes += storage.nbytes()
+        return tensor
+
+
+def _tensors(columns: Columns, rows: int) -> dict[str, Any]:
+    """As a rank gives them to the model."""
+    return {name: to_tensor(values[slice(0, rows)], torch.device("cpu")) for name, values in columns.items()}
+
+
+def _matmul_flops() -> float:
+    """Operations per second of one core of this machine, in fp32."""
+    torch.set_num_threads(1)
+    square, seconds = torch.ones(_SIDE, _SIDE), []
+    for _ in range(5):
+        began = time.perf_counter()
+        square @ square
+        seconds.append(time.perf_counter() - began)
+    return 2 * _SIDE**3 / min(seconds)
+
+
+def _row_bytes(values: Values) -> float:
+    flat = values.values if isinstance(values, Ragged) else values
+    return float(flat.nbytes) / len(values)
+
+
+if __name__ == "__main__":
+    print_answer(lambda: json.dumps(asdict(profile(ProfileRequest(**json.load(sys.stdin))))))

@@ -1,0 +1,66 @@
+"""The model of a run with the weights of one of its checkpoints, without DeepSpeed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from drivetrain_pipelines.errors import DrivetrainError, InputError
+from drivetrain_pipelines.spec import DataSpec
+from drivetrain_pipelines.stream.dataset import Dataset, open_dataset
+
+from drivetrain_workers.checkpoints.load import Checkpoint
+from drivetrain_workers.checkpoints.store import newest_valid
+from drivetrain_workers.engine.training_data import model_facts
+from drivetrain_workers.errors import CheckpointError
+from drivetrain_workers.modeling.model import build_model
+from drivetrain_workers.records.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model ready for use, and what it came from."""
+
+    model: torch.nn.Module
+    checkpoint: Checkpoint
+    dataset: Dataset
+    job: dict[str, Any]
+
+
+def load_trained(run_folder: str, dataset_folder: str, step: int | None = None) -> Trained:
+    """Build the job's model and fill it, from the checkpoint of ``step`` or the newest valid one.
+
+    Raises:
+        CheckpointError: there is no such checkpoint, or none that is valid.
+    """
+    folder = RunFolder(Path(run_folder))
+    found, problems = newest_valid(folder.checkpoints, step)
+    if found is None:
+        which = "no checkpoint yet" if step is None else f"no checkpoint of step {step}"
+        raise CheckpointError(f"the run has {which}" + "".join(f"; {problem}" for problem in problems))
+    job = folder.resolved()
+    data = DataSpec(**job["data"])
+    dataset = open_dataset(dataset_folder, data)
+    model = build_model(job["model"], str(folder.code), model_facts(dataset, data), job["seed"]).eval()
+    checkpoint = Checkpoint(found)
+    trained = checkpoint.weights()
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if name in trained:
+            tensor.data.copy_(trained[name])
+    return Trained(model, checkpoint, dataset, job)
+
+
+def print_answer(make: Callable[[], str]) -> None:
+    """Print what ``make`` returns as one line of JSON, or its error; see `requests.ask`."""
+    answer: dict[str, Any]
+    try:
+        answer = {"answer": make()}
+    except InputError as error:
+        answer = {"input": error.args}
+    except DrivetrainError as error:
+        answer = {"error": str(error)}
+    print(json.dumps(answer), flush=True)

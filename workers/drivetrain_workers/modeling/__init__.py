@@ -1,0 +1,1 @@
+"""The job's model, loss and metrics."""

@@ -1,0 +1,175 @@
+"""What a job trains for and is judged by: its loss, what that is a mean over, its metrics, its predictions."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from drivetrain_pipelines.errors import InputError
+from drivetrain_pipelines.user_code import load_function
+
+from drivetrain_workers.modeling.context import TrainContext
+
+Batch = dict[str, Any]
+Function = Callable[..., Any]
+
+IGNORED = -100  # a target that counts for nothing
+
+
+class Objective:
+    """The functions of a job that are called with batches. Each is given a `TrainContext` if it asks for ``context``.
+
+    Args:
+        loss: ``(model, batch)`` -> mean loss of the batch over what ``weight`` counts.
+        weight: ``(batch)`` -> how many that are.
+        metrics: ``(model, batch)`` -> by name, either a mean over the same, or a pair ``(total, count)``.
+        predict: ``(model, batch)`` -> by name, a value for every row.
+        outcomes: ``(model, batch)`` -> decisions and what was right; see `drivetrain_workers.spec.ModelSpec`.
+    """
+
+    def __init__(
+        self,
+        loss: Function,
+        weight: Function,
+        metrics: Function | None = None,
+        predict: Function | None = None,
+        outcomes: Function | None = None,
+    ) -> None:
+        self._loss, self._weight = _with_context(loss), _with_context(weight)
+        self._metrics = _with_context(metrics) if metrics else None
+        self._predict = _with_context(predict) if predict else None
+        self._outcomes = _with_context(outcomes) if outcomes else None
+        self.weighs_rows = weight is row_weight
+
+    def loss(self, model: torch.nn.Module, batch: Batch, context: TrainContext) -> torch.Tensor:
+        """Mean loss of a batch."""
+        loss: torch.Tensor = self._loss(model, batch, context=context)
+        return loss
+
+    def weight(self, batch: Batch, context: TrainContext) -> float:
+        """What the mean of `loss` is over."""
+        return float(self._weight(batch, context=context))
+
+    def metrics(
+        self, model: torch.nn.Module, batch: Batch, weight: float, context: TrainContext
+    ) -> dict[str, tuple[float, float]]:
+        """(total, count) of every metric.
+
+        Raises:
+            InputError: the job's function returned something else.
+        """
+        if self._metrics is None:
+            return {}
+        values = self._metrics(model, batch, context=context)
+        try:
+            pairs = {str(name): _total_and_count(value, weight) for name, value in values.items()}
+        except (AttributeError, TypeError, ValueError) as error:
+            wanted = "a dictionary of numbers, or of pairs (total, count)"
+            raise InputError("model.metrics", f"a function that returned {values!r:.200}", wanted) from error
+        if taken := {"", "loss"} & pairs.keys():
+            raise InputError(
+                "model.metrics", f"the name {min(taken)!r}", "any other name", "The loss is logged anyway."
+            )
+        return pairs
+
+    @property
+    def predicts(self) -> bool:
+        """Whether the job has predictions."""
+        return self._predict is not None
+
+    def predict(self, model: torch.nn.Module, batch: Batch, context: TrainContext) -> dict[str, Any]:
+        """The job's predictions for a batch, by name.
+
+        Raises:
+            InputError: the job's function returned something else.
+        """
+        if self._predict is None:
+            return {}
+        columns = self._predict(model, batch, context=context)
+        rows = row_weight(batch)
+        if not isinstance(columns, dict) or any(not _has_rows(column, rows) for column in columns.values()):
+            wanted = f"a dictionary of columns of {rows} values, one for each row"
+            raise InputError("model.predict", f"a function that returned {columns!r:.200}", wanted)
+        return columns
+
+    @property
+    def judges(self) -> bool:
+        """Whether the job tells what the model has decided."""
+        return self._outcomes is not None
+
+    def outcomes(self, model: torch.nn.Module, batch: Batch, context: TrainContext) -> dict[str, Any]:
+        """What the model has decided about a batch, and what was right."""
+        assert self._outcomes, "asked of a job without model.outcomes"
+        said: dict[str, Any] = self._outcomes(model, batch, context=context)
+        return said
+
+
+def load_objective(section: dict[str, Any], code_folder: str) -> Objective:
+    """From the ``model`` section of a job; next-token prediction where it has no loss."""
+
+    def load(key: str) -> Function | None:
+        return load_function(section[key], code_folder, f"model.{key}") if section.get(key) else None
+
+    loss, weight = load("loss"), load("weight")
+    if loss is None:
+        loss, weight = next_token_loss, next_token_weight
+    return Objective(loss, weight or row_weight, load("metrics"), load("predict"), load("outcomes"))
+
+
+def row_weight(batch: Batch) -> int:
+    """A mean over rows."""
+    return len(next(iter(batch.values())))
+
+
+def next_token_loss(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+    """Mean cross-entropy, in nats, of predicting each token from those before it.
+
+    Args:
+        batch: ``tokens`` int64 ``[rows, length + 1]``; where whole documents were packed, ``segments`` of the same
+            shape: no token is predicted from another document's, and padding (segment 0) counts for nothing.
+    """
+    logits = model(batch["tokens"][:, :-1])
+    targets = next_token_targets(batch).flatten()
+    total = F.cross_entropy(logits.flatten(0, 1).float(), targets, ignore_index=IGNORED, reduction="sum")
+    return total / (targets != IGNORED).sum().clamp(min=1)  # a batch of padding has the loss 0, not NaN
+
+
+def next_token_weight(batch: Batch) -> torch.Tensor:
+    """Tokens that `next_token_loss` is a mean over."""
+    return (next_token_targets(batch) != IGNORED).sum()
+
+
+def next_token_targets(batch: Batch) -> torch.Tensor:
+    """The next token of each position ``[rows, length]``, or `IGNORED` where there is none of the same document."""
+    targets: torch.Tensor = batch["tokens"][:, 1:]
+    if "segments" not in batch:
+        return targets
+    segments = batch["segments"]
+    foreign = (segments[:, 1:] == 0) | (segments[:, 1:] != segments[:, :-1])
+    return targets.masked_fill(foreign, IGNORED)
+
+
+def _with_context(function: Function) -> Function:
+    """``function`` with a keyword argument ``context``, which is dropped if it does not want it."""
+    if "context" in inspect.signature(function).parameters:
+        return function
+
+    def without(*arguments: Any, context: TrainContext) -> Any:
+        del context
+        return function(*arguments)
+
+    return without
+
+
+def _total_and_count(value: Any, weight: float) -> tuple[float, float]:
+    if isinstance(value, tuple):
+        total, count = value
+        return float(total), float(count)
+    return (float(value) * weight, weight) if weight else (0.0, 0.0)
+
+
+def _has_rows(column: Any, rows: int) -> bool:
+    return hasattr(column, "__len__") and not (torch.is_tensor(column) and column.dim() == 0) and len(column) == rows

@@ -1,0 +1,1 @@
+"""What agents, fork servers, ranks and the control plane say to each other."""

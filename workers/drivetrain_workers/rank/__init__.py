@@ -1,0 +1,1 @@
+"""The rank process: one device, one share of every step."""

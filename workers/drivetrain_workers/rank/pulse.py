@@ -1,0 +1,38 @@
+"""A rank's pulse: twice a second it tells its agent where its main thread is."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+from drivetrain_workers.protocol.messages import BEAT_S, Beat
+
+
+class Pulse:
+    """The rank's side: the main thread says what it begins, a thread tells the agent.
+
+    Args:
+        report: sends a beat.
+    """
+
+    def __init__(self, report: Callable[[Beat], None]) -> None:
+        self._report = report
+        self._now = (0, "start", 0, time.monotonic())
+        self._longest: dict[str, float] = {}
+        threading.Thread(target=self._beat, name="pulse", daemon=True).start()
+
+    def enter(self, phase: str, step: int) -> None:
+        """The main thread begins a phase, and has ended the one before."""
+        _, before, count, since = self._now
+        now = time.monotonic()
+        self._longest[before] = max(self._longest.get(before, 0.0), now - since)
+        self._now = (step, phase, count + 1, now)
+
+    def _beat(self) -> None:
+        with suppress(OSError):  # without its agent the process ends by itself
+            while True:
+                step, phase, count, since = self._now
+                self._report(Beat(step, phase, count, time.monotonic() - since, self._longest.get(phase, 0.0)))
+                time.sleep(BEAT_S)
