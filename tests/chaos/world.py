@@ -18,8 +18,8 @@ from itertools import count
 
 from drivetrain.runs import events as ev
 from drivetrain.runs import states as st
-from drivetrain.runs.outcomes import Reason
 from drivetrain.scheduling.model import Node, Placement, Request
+from drivetrain_workers.protocol.reasons import Reason
 
 from tests.chaos.shell import Coordinator, CrashError
 

@@ -4,8 +4,9 @@ import pytest
 from drivetrain.runs import events as ev
 from drivetrain.runs import states as st
 from drivetrain.runs.controller import actions_to_resume, step
-from drivetrain.runs.outcomes import OUTCOMES, Reason
+from drivetrain.runs.outcomes import OUTCOMES
 from drivetrain.runs.policies import keep_ranks, retry_delay
+from drivetrain_workers.protocol.reasons import Reason
 from hypothesis import given
 from hypothesis import strategies as st_
 

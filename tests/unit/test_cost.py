@@ -7,7 +7,7 @@ from drivetrain.accounting.budget import overspent, since_resumed
 from drivetrain.accounting.cost import cost, held_seconds, worker_seconds
 from drivetrain.job.spec import JobSpec, ResourcesSpec
 from drivetrain.runs import states as st
-from drivetrain.runs.outcomes import Reason
+from drivetrain_workers.protocol.reasons import Reason
 from pydantic import ValidationError
 
 PLACE = st.Place((("a", 2), ("b", 1)))

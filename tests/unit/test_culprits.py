@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from drivetrain.runs.culprits import Failure, describe
-from drivetrain.runs.outcomes import Reason
+from drivetrain_workers.protocol.reasons import Reason
 
 KILLED = Failure(10.2, 3, Reason.RANK_KILLED, "was killed by signal 9")
 PEER = Failure(10.1, 0, Reason.COLLECTIVE, "exited with code 1: connection closed")

@@ -94,7 +94,7 @@ def test_adjustments_are_kept(tmp_path: Path) -> None:
     ],
 )
 def test_errors_have_a_class(error: Exception, kind: str) -> None:
-    from drivetrain.runs.outcomes import Reason
+    from drivetrain_workers.protocol.reasons import Reason
 
     assert classify(error) == kind
     assert Reason(kind)

@@ -11,12 +11,12 @@ from drivetrain.api.runs import validate
 from drivetrain.coordinator.gang_request import check_request, gang_request, waiting_since
 from drivetrain.job.loading import load_job
 from drivetrain.job.spec import JobSpec
-from drivetrain.runs.outcomes import Reason
 from drivetrain.runs.states import Ended, Place, Placing, Preparing, Queued, Ready, Starting
 from drivetrain.runs.store import RunRecord
 from drivetrain.scheduling.model import Node
 from drivetrain.scheduling.rules import QueueRules, Rules, UserRules
 from drivetrain_pipelines.errors import InputError
+from drivetrain_workers.protocol.reasons import Reason
 
 VALID: dict[str, Any] = {
     "name": "toy",

@@ -5,7 +5,6 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from drivetrain.runs.outcomes import Reason
 from drivetrain.runs.states import Ended, Place, Placing, Preparing, Progress, Queued
 from drivetrain.runs.store import RunStore
 from drivetrain_pipelines.errors import CorruptFileError, InputError
@@ -20,6 +19,7 @@ from drivetrain_workers.checkpoints.store import (
     remove_old,
     score_of,
 )
+from drivetrain_workers.protocol.reasons import Reason
 from drivetrain_workers.spec import KeepSpec
 
 PLACE = Place((("node", 2),), 1.0)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from drivetrain.accounting.tally import Tally
-from drivetrain.runs.outcomes import Reason
 from drivetrain.runs.states import Ended, Place, Placing, Progress, Queued, Starting, State, Training
+from drivetrain_workers.protocol.reasons import Reason
 
 
 def after(*failures: Reason, restarts: int) -> Progress:

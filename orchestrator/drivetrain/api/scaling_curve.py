@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from drivetrain_pipelines.errors import DrivetrainError, InputError
 from drivetrain_pipelines.prepare.prepare import find
+from drivetrain_workers.protocol.reasons import Reason
 from matplotlib.figure import Figure
 
 from drivetrain.api import runs
 from drivetrain.home import Home
 from drivetrain.job.files import with_files
 from drivetrain.job.loading import Job, load_job
-from drivetrain.runs.outcomes import Reason
 from drivetrain.runs.store import RunRecord, RunStore
 from drivetrain.tracking.spool import read_records
 

@@ -19,6 +19,7 @@ from typing import Any
 import ray
 from drivetrain_pipelines.errors import DrivetrainError, InputError
 from drivetrain_pipelines.storage.checksums import atomic_write
+from drivetrain_workers.protocol.reasons import Reason
 from ray._common.utils import get_ray_address_file
 from ray._private import ray_constants
 
@@ -28,7 +29,6 @@ from drivetrain.home import Home, user_name
 from drivetrain.job.loading import Job
 from drivetrain.job.provenance import GitState, keep_environment, kept_git_state
 from drivetrain.job.spec import JobSpec
-from drivetrain.runs.outcomes import Reason
 from drivetrain.runs.states import Ended, Queued
 from drivetrain.runs.store import RunRecord, RunStore
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager, redirect_stdout
 from datetime import timedelta
 from typing import Any, Protocol, TextIO
 
+from drivetrain_workers.protocol.reasons import Reason
 from rich.console import Console
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -19,7 +20,7 @@ from drivetrain.accounting.words import describe_cost, describe_time
 from drivetrain.api.runs import RunSummary
 from drivetrain.home import Home
 from drivetrain.reporting.assessment import describe_assessment
-from drivetrain.runs.outcomes import OUTCOMES, Reason
+from drivetrain.runs.outcomes import OUTCOMES
 
 View = dict[str, Any]
 _AGAIN_S = 60.0

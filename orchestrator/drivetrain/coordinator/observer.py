@@ -7,12 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from drivetrain_workers.protocol.reasons import Reason
 from drivetrain_workers.records import ledger
 
 from drivetrain.accounting.cost import joules_of
 from drivetrain.runs import events as ev
 from drivetrain.runs.culprits import Failure, describe
-from drivetrain.runs.outcomes import Reason
 from drivetrain.runs.view import RunView
 from drivetrain.tracking.tracker import Tracker
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import ray
 from drivetrain_pipelines.errors import DrivetrainError
+from drivetrain_workers.protocol.reasons import Reason
 
 from drivetrain.cluster.gang import Agent, Gang, NodesGoneError
 from drivetrain.coordinator.gang_request import waiting_since
@@ -28,7 +29,7 @@ from drivetrain.coordinator.scheduler import Applicant
 from drivetrain.runs import events as ev
 from drivetrain.runs import states as st
 from drivetrain.runs.controller import actions_to_resume, is_transition, step
-from drivetrain.runs.outcomes import OUTCOMES, Reason
+from drivetrain.runs.outcomes import OUTCOMES
 from drivetrain.runs.store import RunStore
 from drivetrain.runs.view import RunView
 from drivetrain.scheduling.model import node_of

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import cast
 
+from drivetrain_workers.protocol.reasons import Reason
+
 from drivetrain.runs import events as ev
 from drivetrain.runs import states as st
-from drivetrain.runs.outcomes import Reason
 from drivetrain.runs.policies import keep_ranks, retry_delay
 from drivetrain.scheduling.model import Placement
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from drivetrain.runs.outcomes import Reason
+from drivetrain_workers.protocol.reasons import Reason
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, fields
 
-from drivetrain.runs.outcomes import Reason
+from drivetrain_workers.protocol.reasons import Reason
+
 from drivetrain.runs.states import Place
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from drivetrain.runs.outcomes import OUTCOMES, Reason
+from drivetrain_workers.protocol.reasons import Reason
+
+from drivetrain.runs.outcomes import OUTCOMES
 from drivetrain.runs.states import Progress
 from drivetrain.scheduling.model import Placement
 

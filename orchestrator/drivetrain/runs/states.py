@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from drivetrain.runs.outcomes import Reason
+from drivetrain_workers.protocol.reasons import Reason
+
 from drivetrain.scheduling.model import Placement
 
 

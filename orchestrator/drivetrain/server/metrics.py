@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from drivetrain_workers.protocol.reasons import Reason
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -16,7 +17,6 @@ from prometheus_client.registry import Collector
 
 from drivetrain.accounting.statement import account_of
 from drivetrain.accounting.tally import Tally
-from drivetrain.runs.outcomes import Reason
 from drivetrain.runs.states import TRANSITIONS
 from drivetrain.runs.store import RunRecord
 from drivetrain.server.dependencies import Parts, Viewer

@@ -1,4 +1,4 @@
-"""What agent, fork server and ranks say to each other: JSON over authenticated local sockets, never pickles."""
+"""Messages between agent, fork server and ranks: JSON over authenticated local sockets, never pickles."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ from dataclasses import asdict, dataclass
 from multiprocessing.connection import Client, Connection, Listener
 from typing import Any
 
-Event = dict[str, Any]
+from pydantic import TypeAdapter
+
+from drivetrain_workers.protocol import events
+from drivetrain_workers.protocol.events import AgentEvent, RankId
+
 BEAT_S = 0.5  # between two beats of a rank
 
 
@@ -65,6 +69,11 @@ class RankTask:
     dataset_folder: str
     memory_folder: str
 
+    @property
+    def id(self) -> RankId:
+        """Name the process: its rank, and its generation."""
+        return RankId(self.rank, self.generation.number)
+
     @classmethod
     def from_json(cls, text: str) -> RankTask:
         """Inverse of `to_json`."""
@@ -79,29 +88,57 @@ class RankTask:
 
 
 @dataclass(frozen=True)
-class Beat:
-    """Where a rank's main thread is.
+class ForkRank:
+    """Ask the fork server for a rank process.
 
     Attributes:
-        step: optimizer steps done.
-        phase: ``data``, ``step``, ``evaluate``, ``save``; before those, the part of the start that is under way.
-        phases: counts phases begun, so that two ranks in the same phase can be compared.
-        for_s: seconds in this phase.
-        longest_s: that this phase took before, at most; 0 where it is the first.
+        entry: ``package.module:function`` that the process calls with ``task``.
+        task: a `RankTask` as JSON.
     """
 
-    step: int
-    phase: str
-    phases: int
-    for_s: float
-    longest_s: float
+    source: RankId
+    entry: str
+    task: str
 
 
-def send(connection: Connection[Any, Any], message: Event) -> None:
+@dataclass(frozen=True)
+class KillRanks:
+    """Ask the fork server to end all ranks; it answers with `RanksKilled`."""
+
+
+@dataclass(frozen=True)
+class StopTraining:
+    """Ask a rank to save a checkpoint after the current step and to end."""
+
+
+Message = AgentEvent | ForkRank | KillRanks | StopTraining
+
+_TYPES = {
+    kind.__name__: TypeAdapter(kind)
+    for kind in (
+        *(kind for kind in vars(events).values() if isinstance(kind, type) and issubclass(kind, AgentEvent)),
+        *(ForkRank, KillRanks, StopTraining),
+    )
+}
+
+
+def encode(message: Message) -> bytes:
+    """Return a message as JSON, with the name of its type."""
+    return json.dumps({"type": type(message).__name__, "fields": asdict(message)}).encode()
+
+
+def decode(content: bytes) -> Message:
+    """Return the message of `encode`. Raises `pydantic.ValidationError` where a field has another type."""
+    found = json.loads(content)
+    message: Message = _TYPES[found["type"]].validate_python(found["fields"])
+    return message
+
+
+def send(connection: Connection[Any, Any], message: Message) -> None:
     """Send one message. Raises OSError when the other side is gone."""
-    connection.send_bytes(json.dumps(message).encode())
+    connection.send_bytes(encode(message))
 
 
-def receive(connection: Connection[Any, Any]) -> Event:
+def receive(connection: Connection[Any, Any]) -> Message:
     """Wait for one message. Raises EOFError or OSError when the other side is gone."""
-    return json.loads(connection.recv_bytes())  # type: ignore[no-any-return]  # the sender is `send`
+    return decode(connection.recv_bytes())

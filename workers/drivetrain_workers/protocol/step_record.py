@@ -1,0 +1,56 @@
+"""The record of one optimizer step: written to the ledger, reported by the rank, logged by the tracker."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The result of one evaluation.
+
+    Attributes:
+        loss: mean over the evaluation split.
+        metrics: the job's own, by name.
+        score: by which checkpoints are compared; lower is better.
+    """
+
+    loss: float
+    metrics: dict[str, float]
+    score: float
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """What one optimizer step consumed, and its result.
+
+    Attributes:
+        step: optimizer steps done after it.
+        positions: ``(start, stop)`` of the samples in the stream.
+        generation: of the ranks that did it.
+        time: at its end, in seconds since the epoch.
+        evaluation: after this step, if there was one.
+    """
+
+    step: int
+    positions: tuple[int, int]
+    world_size: int
+    generation: int
+    time: float
+    loss: float
+    learning_rate: float
+    gradient_norm: float
+    evaluation: Evaluation | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON form; without ``evaluation`` where there was none."""
+        fields = asdict(self) | {"positions": list(self.positions)}
+        return fields if self.evaluation else {key: value for key, value in fields.items() if key != "evaluation"}
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> Self:
+        """Return the record of `to_json`."""
+        evaluation = Evaluation(**record["evaluation"]) if "evaluation" in record else None
+        start, stop = record["positions"]
+        return cls(**{**record, "positions": (start, stop), "evaluation": evaluation})
