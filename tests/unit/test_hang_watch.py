@@ -8,7 +8,7 @@ import time
 
 import pytest
 from drivetrain_workers.agent.hang_watch import Watch, is_stopped, stack_of, waits_for_peers
-from drivetrain_workers.protocol.messages import Beat
+from drivetrain_workers.protocol.events import Beat
 from drivetrain_workers.rank.pulse import Pulse
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from drivetrain_pipelines.errors import InputError
-from drivetrain_pipelines.spec import FunctionPath, Spec, StorageSpec
-from pydantic import Field, field_validator, model_validator
+from drivetrain_pipelines.spec import DataSpec, FunctionPath, Spec, StorageSpec
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 FACTS_OF_DATA = ("vocab_size", "classes", "sequence_length")  # what a model's factory may ask for
 
@@ -205,3 +205,15 @@ class CheckpointSpec(Spec):
     @classmethod
     def _number_of_newest(cls, value: Any) -> Any:
         return {"last": value} if isinstance(value, int) else value
+
+
+class TrainJob(BaseModel):
+    """The sections of a resolved job that training needs; the others are ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    seed: int
+    data: DataSpec
+    model: ModelSpec
+    training: TrainingSpec
+    checkpoint: CheckpointSpec

@@ -15,7 +15,8 @@ from multiprocessing.connection import wait
 from multiprocessing.context import ForkProcess
 from typing import Any
 
-from drivetrain_workers.protocol.messages import Endpoint, receive, send
+from drivetrain_workers.protocol.events import ForkServerReady, RankExited, RankForked, RankId, RanksKilled
+from drivetrain_workers.protocol.messages import Endpoint, ForkRank, KillRanks, Message, receive, send
 
 # What the first `deepspeed.initialize` of a process would import lazily, at ten seconds and more.
 PRELOAD = (
@@ -45,28 +46,32 @@ def main() -> None:
     endpoint = Endpoint(os.environ["DRIVETRAIN_AGENT"], os.environ.pop("DRIVETRAIN_AGENT_KEY"))
     connection = endpoint.connect()
     preload()
-    send(connection, {"type": "warm", "pid": os.getpid()})
+    send(connection, ForkServerReady(os.getpid()))
     fork = multiprocessing.get_context("fork")
-    children: dict[int, tuple[ForkProcess, dict[str, Any]]] = {}  # by sentinel
+    children: dict[int, tuple[ForkProcess, RankId]] = {}  # by sentinel
     while True:
         for ready in wait([connection, *children]):
             if not isinstance(ready, int):
                 request = _receive_or_exit(connection)
-                if request["type"] == "end":
+                if isinstance(request, KillRanks):
                     _end(children)
-                    send(connection, {"type": "ended"})
+                    send(connection, RanksKilled())
                     break  # `wait` named children that are gone now
-                child = fork.Process(target=_run, args=(request["entry"], request["task"]))
+                assert isinstance(request, ForkRank)
+                child = fork.Process(target=_run, args=(request.entry, request.task))
                 child.start()
-                children[child.sentinel] = (child, request)
-                send(connection, {"type": "forked", "pid": child.pid, **_identity(request)})
+                assert child.pid
+                children[child.sentinel] = (child, request.source)
+                send(connection, RankForked(request.source, child.pid))
             else:
-                child, request = children.pop(ready)
+                child, source = children.pop(ready)
                 child.join()
-                send(connection, {"type": "exited", "pid": child.pid, "code": child.exitcode, **_identity(request)})
+                assert child.pid
+                assert child.exitcode is not None
+                send(connection, RankExited(source, child.pid, child.exitcode))
 
 
-def _end(children: dict[int, tuple[ForkProcess, dict[str, Any]]]) -> None:
+def _end(children: dict[int, tuple[ForkProcess, RankId]]) -> None:
     """SIGKILL every rank and wait until the kernel has let go of it: a new generation must not meet the old."""
     for child, _ in children.values():
         child.kill()
@@ -75,16 +80,12 @@ def _end(children: dict[int, tuple[ForkProcess, dict[str, Any]]]) -> None:
     children.clear()
 
 
-def _receive_or_exit(connection: Any) -> dict[str, Any]:
-    """The next request, or the end of this process when the agent is gone (its ranks see that for themselves)."""
+def _receive_or_exit(connection: Any) -> Message:
+    """Return the next request, or end this process when the agent is gone (its ranks see that for themselves)."""
     try:
         return receive(connection)
     except (EOFError, OSError):
         sys.exit(0)
-
-
-def _identity(request: dict[str, Any]) -> dict[str, Any]:
-    return {key: request[key] for key in ("rank", "generation") if key in request}
 
 
 def _run(entry: str, task: str) -> None:

@@ -9,17 +9,20 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from drivetrain_workers.protocol.messages import Beat
+from drivetrain_workers.protocol.events import Beat, RankHung, RankId
 
 _STOPPED_S = 1.0  # a process in the state "stopped" for so long was not only looked at
 _TIMES, _AT_LEAST_S = 10.0, 30.0  # as long as ever before, ten times over, is a hang
 _DATA_S = 400.0  # storage and transforming actors are waited for, for 300 s, by those who can say what is missing
 _FIRST_S = 600.0  # for a phase that was not seen to end yet: it may compile, or load from slow storage
 _STACK_TIMEOUT_S = 5.0
+_OTHERS_FIRST_S = 2.0
 _IN_COLLECTIVE = ("all_reduce", "all_gather", "reduce_scatter", "broadcast", "barrier", "wait")
 
 
@@ -67,15 +70,73 @@ class Watch:
         where = f"in phase {seen.beat.phase!r} after step {seen.beat.step}"
         return f"{where} for {seen.beat.for_s + now - seen.at:.0f} s; the limit is {self._limit(seen.beat):.0f} s"
 
-    def progress(self, rank: int) -> int:
-        """Phases begun by a rank."""
-        return self._seen[rank].beat.phases
-
     def _limit(self, beat: Beat) -> float:
         if self.hang_after_s is not None:
             return self.hang_after_s
         at_least_s = _DATA_S if beat.phase in ("data", "download") else _AT_LEAST_S
         return max(at_least_s, _TIMES * beat.longest_s) if beat.longest_s else _FIRST_S
+
+
+class Supervisor(Protocol):
+    """What `HangReporter` needs to know of the ranks; see `RankSupervisor`."""
+
+    @property
+    def generation(self) -> int:
+        """Number of the newest generation."""
+
+    @property
+    def pids(self) -> dict[int, int]:
+        """Process ids by rank."""
+
+    def late(self, is_stopped: Callable[[int], bool]) -> list[int]:
+        """Return the ranks that hang, the most likely cause first."""
+
+    def describe(self, rank: int) -> str:
+        """Say where a rank is."""
+
+
+class HangReporter:
+    """Looks for a generation that makes no progress, and reports it once.
+
+    Args:
+        ranks: of the node.
+        report: receives the event.
+        logs: folder for the stacks of all ranks.
+        wait: sleeps.
+    """
+
+    def __init__(
+        self,
+        ranks: Supervisor,
+        report: Callable[[RankHung], None],
+        logs: Path,
+        wait: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._ranks, self._report, self._logs, self._wait = ranks, report, logs, wait
+        self._reported = 0
+
+    def look(self) -> None:
+        """Look once."""
+        number = self._ranks.generation
+        late = self._ranks.late(is_stopped)
+        if late and number != self._reported:
+            self._reported = number
+            self._report_hang(number, late)
+
+    def _report_hang(self, number: int, late: list[int]) -> None:
+        """Name the rank that the others wait for, and keep what all of them were doing."""
+        stacks = {rank: stack_of(pid) for rank, pid in self._ranks.pids.items()}
+        guilty = next((rank for rank in late if not waits_for_peers(stacks.get(rank, []))), late[0])
+        stack = stacks.get(guilty, [])
+        if waits_for_peers(stack):
+            self._wait(_OTHERS_FIRST_S)  # the one that they wait for may be another node's, whose agent names it
+        log = self._logs / f"hang-{number}-ranks-{min(stacks, default=guilty)}.txt"
+        lines = [f"rank {rank}\n" + "".join(f"  {frame}\n" for frame in frames) for rank, frames in stacks.items()]
+        log.write_text("\n".join(lines))
+        doing = f", in {stack[0]}" if stack else ""
+        where = self._ranks.describe(guilty)
+        message = f"rank {guilty} makes no progress: {where}{doing}; all stacks are in {log}"
+        self._report(RankHung(RankId(guilty, number), message))
 
 
 def is_stopped(pid: int) -> bool:

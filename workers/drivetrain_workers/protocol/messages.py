@@ -88,6 +88,55 @@ class RankTask:
 
 
 @dataclass(frozen=True)
+class AgentTask:
+    """Everything that an agent needs.
+
+    Attributes:
+        run_folder: of the run, reachable from the agent's node.
+        dataset_folder: prepared dataset version.
+        first_rank: rank of the node's first process.
+        ranks: processes on the node, one per device.
+        threads: CPU threads per rank.
+        gpus: GPUs per rank; with none, GPUs that the node may have are hidden.
+        lease_s: without a call for this long the agent ends itself and its ranks.
+        several_nodes: whether the run may use more than this node.
+        successor: name of the agent that keeps copies of this node's memory; empty where this is the only one.
+    """
+
+    run_folder: str
+    dataset_folder: str
+    first_rank: int
+    ranks: int
+    threads: int
+    gpus: int
+    lease_s: float
+    several_nodes: bool
+    successor: str
+
+
+@dataclass(frozen=True)
+class AgentSnapshot:
+    """The processes of an agent, for people and for tests.
+
+    Attributes:
+        ranks: process ids by rank, of ``generation``.
+    """
+
+    pid: int
+    fork_server: int
+    generation: int
+    ranks: dict[int, int]
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where the first rank of a generation listens."""
+
+    ip: str
+    port: int
+
+
+@dataclass(frozen=True)
 class ForkRank:
     """Ask the fork server for a rank process.
 
@@ -113,7 +162,7 @@ class StopTraining:
 
 Message = AgentEvent | ForkRank | KillRanks | StopTraining
 
-_TYPES = {
+_TYPES: dict[str, TypeAdapter[Any]] = {
     kind.__name__: TypeAdapter(kind)
     for kind in (
         *(kind for kind in vars(events).values() if isinstance(kind, type) and issubclass(kind, AgentEvent)),

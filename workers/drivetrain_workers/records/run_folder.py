@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from drivetrain_workers.spec import TrainJob
+
 _CHECKPOINT = re.compile(r"^step-(\d{8,})\.g(\d{4,})$")
 
 
@@ -103,6 +105,10 @@ class RunFolder:
     def log(self, rank: int) -> Path:
         """Output of a rank's processes, over all generations."""
         return self.path / "logs" / f"rank-{rank}.log"
+
+    def train_job(self) -> TrainJob:
+        """Return the sections of the resolved job that training needs."""
+        return TrainJob.model_validate_json(self.job_resolved.read_text())
 
     def resolved(self) -> dict[str, Any]:
         """The resolved job as a dictionary."""

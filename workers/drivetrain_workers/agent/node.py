@@ -1,0 +1,178 @@
+"""What an agent needs of its node and of Ray: processes, memory, storage, meters, time."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn, Protocol
+
+import ray
+import ray.util
+from drivetrain_pipelines.online.actor import start_transformers
+
+from drivetrain_workers.agent.fork_server_process import ForkServerProcess
+from drivetrain_workers.agent.node_meter import NodeMeter, Reading
+from drivetrain_workers.agent.peers import PeerCopies
+from drivetrain_workers.agent.rank_supervisor import Link
+from drivetrain_workers.checkpoints.memory_copies import (
+    MemoryCopies,
+    memory_folder,
+    own_memory_folder,
+    remove_memory_folder,
+    remove_orphans,
+)
+from drivetrain_workers.checkpoints.remote import RemoteCheckpoints
+from drivetrain_workers.checkpoints.upload import Uploader
+from drivetrain_workers.protocol.events import AgentEvent, CheckpointUploaded, ProblemFound
+from drivetrain_workers.protocol.messages import Address, AgentTask, Endpoint, Message
+from drivetrain_workers.protocol.processes import yield_to_training
+from drivetrain_workers.records.run_folder import RunFolder
+from drivetrain_workers.spec import TrainJob
+
+
+class ForkServer(Protocol):
+    """The fork server of an agent; see `ForkServerProcess`."""
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Where ranks reach the agent."""
+
+    @property
+    def pid(self) -> int:
+        """Process id."""
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the process runs."""
+
+    def kill(self) -> None:
+        """End the process, and its ranks with it."""
+
+
+class AgentNode(Protocol):
+    """The node of an agent. `RayNode` is the real one; tests have a simulated one."""
+
+    @property
+    def memory_folder(self) -> Path:
+        """Where copies of the ranks' states lie in the node's memory."""
+
+    def start_fork_server(self, on_message: Callable[[Message, Link], None]) -> ForkServer:
+        """Start the fork server; ``on_message`` takes what it and the ranks say."""
+
+    def start_transformers(self) -> list[Any]:
+        """Start the actors of the job's online transform, if it has one; they end with their handles."""
+
+    def open_peer_copies(self) -> PeerCopies | None:
+        """Open this node's memory for copies of checkpoints, if the job wants them and there is a peer."""
+
+    def start_uploader(self, report: Callable[[AgentEvent], None]) -> Uploader | None:
+        """Upload checkpoints from now on, if the job has a place for them outside the run's folder."""
+
+    def start_meter(self) -> Callable[[], Reading]:
+        """Measure from now on; the result returns what was measured since it was called last."""
+
+    def address(self) -> Address:
+        """Return an address of this node with a free TCP port."""
+
+    def every(self, seconds: float, work: Callable[[], None]) -> None:
+        """Call ``work`` again and again, in a thread."""
+
+    def delay(self, seconds: float, work: Callable[[], None]) -> None:
+        """Call ``work`` once, in a thread."""
+
+    def forget_copies(self) -> None:
+        """Remove all copies from the node's memory."""
+
+    def exit(self) -> NoReturn:
+        """End the agent."""
+
+
+class RayNode:
+    """The node on which a Ray actor runs.
+
+    Args:
+        task: of the agent.
+        job: of the run.
+    """
+
+    def __init__(self, task: AgentTask, job: TrainJob) -> None:
+        self._task, self._job, self._folder = task, job, RunFolder(Path(task.run_folder))
+        self.memory_folder = memory_folder(self._folder.path.name, task.first_rank)
+
+    def start_fork_server(self, on_message: Callable[[Message, Link], None]) -> ForkServerProcess:
+        """See `AgentNode`."""
+        first = self._task.first_rank
+        log = self._folder.log(first).with_name(f"agent-{first}.log")
+        server = ForkServerProcess(self._task.threads, bool(self._task.gpus), log, on_message)
+        yield_to_training()  # after the fork server, whose children are to be served first
+        return server
+
+    def start_transformers(self) -> list[Any]:
+        """See `AgentNode`. Where CPUs are short the actors share those of the ranks."""
+        if self._job.data.online is None:
+            return []
+        free: float = ray.available_resources().get("CPU", 0)  # type: ignore[no-untyped-call]  # Ray's
+        cpus = int(self._job.data.online.actors <= free)
+        where = (self._folder.online, cpus, self._task.several_nodes)
+        return start_transformers(*where, self._task.dataset_folder, self._job.data, self._job.seed, self._folder.code)
+
+    def open_peer_copies(self) -> PeerCopies | None:
+        """See `AgentNode`."""
+        remove_orphans(self.memory_folder)
+        if not self._job.checkpoint.memory_every:
+            return None
+        self._memory_lock = own_memory_folder(self.memory_folder)
+        return PeerCopies(MemoryCopies(self.memory_folder), self._task.successor) if self._task.successor else None
+
+    def start_uploader(self, report: Callable[[AgentEvent], None]) -> Uploader | None:
+        """See `AgentNode`. One agent of the gang uploads for all."""
+        if self._task.first_rank != 0 or not self._job.checkpoint.location:
+            return None
+        remote = RemoteCheckpoints(self._folder, self._job.checkpoint)
+        uploader = Uploader(
+            remote,
+            lambda checkpoint: report(CheckpointUploaded(remote.url(checkpoint))),
+            lambda problem: report(ProblemFound(problem)),
+        )
+        uploader.wake()  # for what an agent before this one has left
+        return uploader
+
+    def start_meter(self) -> Callable[[], Reading]:
+        """See `AgentNode`."""
+        gpus = [str(gpu) for gpu in ray.get_gpu_ids()] if self._task.gpus else []
+        return NodeMeter(gpus, self._folder.path).read
+
+    def address(self) -> Address:
+        """See `AgentNode`."""
+        ip: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]  # Ray's
+        with socket.socket() as probe:
+            probe.bind(("", 0))
+            return Address(ip, probe.getsockname()[1])
+
+    def every(self, seconds: float, work: Callable[[], None]) -> None:
+        """See `AgentNode`."""
+
+        def loop() -> None:
+            while True:
+                time.sleep(seconds)
+                work()
+
+        threading.Thread(target=loop, name=getattr(work, "__name__", "agent"), daemon=True).start()
+
+    def delay(self, seconds: float, work: Callable[[], None]) -> None:
+        """See `AgentNode`."""
+        timer = threading.Timer(seconds, work)
+        timer.daemon = True
+        timer.start()
+
+    def forget_copies(self) -> None:
+        """See `AgentNode`."""
+        remove_memory_folder(self.memory_folder)
+
+    def exit(self) -> NoReturn:
+        """See `AgentNode`."""
+        os._exit(1)

@@ -1,0 +1,192 @@
+"""The rank processes of one node: starts and ends generations through the fork server, and follows each process.
+
+Knows messages, not sockets or processes: what the fork server and the ranks say is handed to `RankSupervisor.receive`,
+and what it answers goes through `Link`.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Protocol
+
+from drivetrain_workers.agent.hang_watch import Watch
+from drivetrain_workers.protocol.events import (
+    AgentEvent,
+    ForkServerReady,
+    Heartbeat,
+    PhaseReached,
+    RankExited,
+    RankFailed,
+    RankForked,
+    RankId,
+    RankLost,
+    RanksKilled,
+)
+from drivetrain_workers.protocol.messages import ForkRank, Generation, KillRanks, Message, RankTask, StopTraining
+from drivetrain_workers.protocol.reasons import Reason
+
+_GRACE_S = 0.3  # so that a cause is reported before its consequences
+_ENTRY = "drivetrain_workers.rank.main:main"
+
+Delay = Callable[[float, Callable[[], None]], None]
+
+
+class Link(Protocol):
+    """The way to a fork server or a rank."""
+
+    def send(self, message: Message) -> None:
+        """Send one message. Raises OSError when the other side is gone."""
+
+
+class RankSupervisor:
+    """The ranks of one node, over all generations. Safe to use from several threads.
+
+    Args:
+        task_of: makes the task of a rank from its number and its generation.
+        ranks: of this node.
+        report: receives what the coordinator has to know.
+        hang_after_s: see `Watch`.
+        delay: calls a function after some seconds, in another thread.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        task_of: Callable[[int, Generation], RankTask],
+        ranks: range,
+        report: Callable[[AgentEvent], None],
+        hang_after_s: float | None,
+        delay: Delay,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._task_of, self._ranks, self._report = task_of, ranks, report
+        self._hang_after_s, self._delay, self._clock = hang_after_s, delay, clock
+        self._changed = threading.Condition()
+        self._fork_server: Link | None = None
+        self._unconfirmed_kills = 0
+        self._generation: Generation | None = None
+        self._pids: dict[int, int] = {}  # by rank; these and the following are of the current generation
+        self._links: dict[int, Link] = {}
+        self._failures: dict[RankId, RankFailed] = {}
+        self._watch = Watch(hang_after_s)
+
+    @property
+    def generation(self) -> int:
+        """Number of the newest generation; 0 before the first."""
+        return self._generation.number if self._generation else 0
+
+    @property
+    def pids(self) -> dict[int, int]:
+        """Process ids by rank."""
+        with self._changed:
+            return dict(self._pids)
+
+    def start(self, generation: Generation) -> None:
+        """End all ranks of older generations, then fork this one's. Calling it twice changes nothing."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._fork_server)
+            if self.generation >= generation.number:
+                return
+            self._watch = Watch(self._hang_after_s)
+            self._generation = generation  # before the lock is released to wait: a second call must see it
+            self._kill()
+            if self.generation != generation.number:
+                return  # overtaken by a newer one
+            assert self._fork_server
+            for rank in self._ranks:
+                task = self._task_of(rank, generation)
+                self._fork_server.send(ForkRank(task.id, _ENTRY, task.to_json()))
+
+    def stop(self) -> None:
+        """Kill all ranks; return when they are gone."""
+        with self._changed:
+            self._kill()
+
+    def ask_stop(self) -> None:
+        """Ask the ranks to save a checkpoint after the current step and to end."""
+        with self._changed:
+            for link in self._links.values():
+                with suppress(OSError):  # a rank that just died is reported by its exit
+                    link.send(StopTraining())
+
+    def receive(self, message: Message, link: Link) -> None:
+        """Take in a message of the fork server or of a rank."""
+        with self._changed:
+            match message:
+                case ForkServerReady():
+                    self._fork_server = link
+                    self._changed.notify_all()
+                case RanksKilled():
+                    self._unconfirmed_kills -= 1
+                    self._changed.notify_all()
+                case Heartbeat(source, beat):
+                    if self._is_current(source):
+                        self._watch.heard(source.rank, beat, self._clock())
+                case RankFailed(source):
+                    self._failures[source] = message
+                case RankExited(source):
+                    if self._is_current(source):
+                        self._exited(message)
+                case AgentEvent():
+                    self._follow(message, link)
+                    self._report(message)
+                case _:
+                    raise TypeError(f"{message} is not for an agent")
+
+    def late(self, is_stopped: Callable[[int], bool]) -> list[int]:
+        """Return the ranks that hang, the most likely cause first; see `Watch.late`.
+
+        Args:
+            is_stopped: whether a process is stopped.
+        """
+        with self._changed:
+            now = self._clock()
+            for rank, pid in self._pids.items():
+                self._watch.state(rank, is_stopped(pid), now)
+            return [rank for rank in self._watch.late(now) if rank in self._pids]
+
+    def describe(self, rank: int) -> str:
+        """Say where a rank is; see `Watch.describe`."""
+        with self._changed:
+            return self._watch.describe(rank, self._clock())
+
+    def _follow(self, event: AgentEvent, link: Link) -> None:
+        match event:
+            case RankForked(source, pid) if self._is_current(source):
+                self._pids[source.rank] = pid
+            case PhaseReached(source) if self._is_current(source):
+                self._links[source.rank] = link
+
+    def _is_current(self, source: RankId) -> bool:
+        return self._generation is not None and source.generation == self._generation.number
+
+    def _exited(self, event: RankExited) -> None:
+        """Report a rank of the current generation that has ended. A generation that was killed reports nothing."""
+        self._pids.pop(event.source.rank, None)
+        failure = self._failures.get(event.source)
+        if event.code <= 0 or (failure and failure.reason is not Reason.COLLECTIVE):
+            self._report_exit(event)
+        else:  # it only lost its peer, or its own report is still on its way from another socket
+            self._delay(_GRACE_S, lambda: self._report_exit(event))
+
+    def _report_exit(self, event: RankExited) -> None:
+        if event.code == 0:
+            self._report(event)
+            return
+        with self._changed:
+            failure = self._failures.get(event.source)
+        reason, message = (failure.reason, failure.message) if failure else (Reason.RANK_KILLED, "")
+        self._report(RankLost(event.source, event.code, reason, message, time=event.time))
+
+    def _kill(self) -> None:
+        """Have the fork server kill every rank, also those that it is still asked to fork, and wait for it."""
+        self._pids.clear()
+        self._links.clear()
+        if self._fork_server is None:
+            return
+        self._unconfirmed_kills += 1
+        self._fork_server.send(KillRanks())
+        self._changed.wait_for(lambda: not self._unconfirmed_kills)
