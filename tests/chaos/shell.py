@@ -69,7 +69,7 @@ class Coordinator:
         world = self._world
         state, applicant = world.state(run), self._scheduler.applicant(world.jobs[run].request)
         applicant.connect(lambda event: world.later(0, 0.5, lambda: self._deliver(run, event)), lambda _: None)
-        if isinstance(state, st.Held):
+        if isinstance(state, st.Allocated):
             applicant.holds(state.place, leaving=isinstance(state, st.Stopping))
         elif isinstance(state, st.Preparing):
             applicant.prepares()

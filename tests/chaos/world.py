@@ -310,7 +310,7 @@ class World:
         given = dict.fromkeys(self.nodes, 0.0)
         for run, job in self.jobs.items():
             state = self.state(run)
-            for node, ranks in state.place.placement if isinstance(state, st.Held) else ():
+            for node, ranks in state.place.placement if isinstance(state, st.Allocated) else ():
                 if node in given:
                     given[node] += ranks * job.request.cpus
         for node, cpus in given.items():

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from drivetrain.job.spec import ResourcesSpec
-from drivetrain.runs.states import Held, State
+from drivetrain.runs.states import Allocated, State
 from drivetrain.scheduling.model import workers_of
 
 _JOULES_PER_KWH = 3.6e6
@@ -72,6 +72,6 @@ def held_seconds(history: _History, now: float) -> float:
 
 
 def _held(history: _History, now: float) -> Iterator[tuple[int, float]]:
-    marks = [(at, workers_of(state.place.placement) if isinstance(state, Held) else 0) for at, _, state in history]
+    marks = [(at, workers_of(state.place.placement) if isinstance(state, Allocated) else 0) for at, _, state in history]
     for (at, workers), (then, _) in pairwise([*marks, (now, 0)]):
         yield workers, max(0.0, then - at)

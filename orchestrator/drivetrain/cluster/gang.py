@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 import ray
 from drivetrain_pipelines.errors import DrivetrainError
 from drivetrain_workers.agent.agent import NodeAgent
-from drivetrain_workers.protocol.messages import Generation
+from drivetrain_workers.agent.event_log import LoggedEvent
+from drivetrain_workers.model_processes.requests import Request
+from drivetrain_workers.protocol.messages import Address, AgentSnapshot, AgentTask, Generation
 from drivetrain_workers.records.run_folder import RunFolder
 from ray.util.placement_group import (
     PlacementGroup,
@@ -22,6 +23,7 @@ from ray.util.placement_group import (
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from drivetrain.cluster.nodes import usable_nodes
+from drivetrain.cluster.protocols import AgentHandle, AgentLostError, NodesGoneError
 from drivetrain.scheduling.model import Placement
 
 LEASE_S = 120.0
@@ -30,28 +32,67 @@ _LOOK_S = 1.0
 _NODE_LABEL = "ray.io/node-id"
 
 
-class NodesGoneError(DrivetrainError):
-    """Nodes of a placement do not live any more."""
+class RayAgent:
+    """An agent that runs as a Ray actor; see `AgentHandle`."""
 
-    def __init__(self, nodes: list[str]) -> None:
-        super().__init__(nodes)
-        self.nodes = nodes
+    def __init__(self, index: int, ranks: int, actor: Any) -> None:
+        self.index, self.ranks, self._actor = index, ranks, actor
 
-    def __str__(self) -> str:
-        return f"gone from the cluster: node {', '.join(node[:8] for node in self.nodes)}"
+    @property
+    def id(self) -> str:
+        """See `AgentHandle`."""
+        return str(self._actor._actor_id.hex())
+
+    def address(self) -> Address:
+        """See `AgentHandle`."""
+        found: Address = self._get(self._actor.address.remote())
+        return found
+
+    def start(self, generation: Generation) -> Callable[[], None]:
+        """See `AgentHandle`."""
+        call = self._actor.start.remote(generation)
+        return lambda: self._get(call)
+
+    def stop(self) -> None:
+        """See `AgentHandle`."""
+        self._actor.stop.remote()  # a dead agent is reported by its listener
+
+    def ask_stop(self) -> None:
+        """See `AgentHandle`."""
+        self._actor.ask_stop.remote()
+
+    def events(self, since: int, timeout_s: float) -> list[LoggedEvent]:
+        """See `AgentHandle`."""
+        found: list[LoggedEvent] = self._get(self._actor.events.remote(since, timeout_s))
+        return found
+
+    def snapshot(self) -> AgentSnapshot:
+        """See `AgentHandle`."""
+        found: AgentSnapshot = self._get(self._actor.snapshot.remote())
+        return found
+
+    def ask(self, request: Request) -> str:
+        """See `AgentHandle`."""
+        return str(self._get(self._actor.ask.remote(request)))
+
+    def finish_uploads(self, timeout_s: float) -> bool:
+        """See `AgentHandle`."""
+        call = self._actor.finish_uploads.remote(timeout_s)
+        return bool(self._get(call, timeout_s + _FAREWELL_S))
+
+    def _get(self, call: Any, timeout_s: float | None = None) -> Any:
+        try:
+            return ray.get(call, timeout=timeout_s)
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, DrivetrainError | OSError):
+                raise error.cause from None
+            raise AgentLostError(self.index, f"its agent failed: {error.cause!r}") from error
+        except ray.exceptions.RayError as error:
+            raise AgentLostError(self.index, str(error).splitlines()[0]) from error
 
 
-@dataclass(frozen=True)
-class Agent:
-    """One agent of a gang, and how many ranks it has."""
-
-    index: int
-    handle: Any
-    ranks: int
-
-
-class Gang:
-    """The agents of one run.
+class RayGang:
+    """The agents of one run; see `Gang`.
 
     Args:
         run_id: names the placement group and the agents.
@@ -63,15 +104,8 @@ class Gang:
         self._run_id, self._cpus, self._gpus, self._folder = run_id, cpus, gpus, folder
         self._lock = threading.Lock()  # of the placement group: one that nobody wants any more is not made
 
-    def place(self, dataset: str, placement: Placement, wanted: Callable[[], bool]) -> list[Agent]:
-        """Get the placement group and all agents, reusing what is alive; waits until the nodes have room.
-
-        Args:
-            wanted: asked while it waits; without agents it returns when nobody wants them any more.
-
-        Raises:
-            NodesGoneError: a node has left the cluster.
-        """
+    def place(self, dataset: str, placement: Placement, wanted: Callable[[], bool]) -> list[AgentHandle]:
+        """See `Gang`. The placement group and agents that are alive are used again."""
         self._check(placement)
         with self._lock:
             if not wanted():
@@ -84,22 +118,24 @@ class Gang:
         self._check(placement)
         firsts = [sum(ranks for _, ranks in placement[:index]) for index in range(len(placement))]
         return [
-            Agent(index, self._agent(group, index, firsts[index], ranks, dataset), ranks)
+            RayAgent(index, ranks, self._agent(group, index, firsts[index], ranks, dataset))
             for index, (_, ranks) in enumerate(placement)
         ]
 
-    def attach(self, placement: Placement) -> list[Agent]:
-        """The agents that live. Raises ValueError when one of them is gone."""
-        return [Agent(index, ray.get_actor(self._name(index)), ranks) for index, (_, ranks) in enumerate(placement)]
+    def attach(self, placement: Placement) -> list[AgentHandle]:
+        """See `Gang`."""
+        return [RayAgent(index, ranks, self._find(index)) for index, (_, ranks) in enumerate(placement)]
 
-    def start(self, agents: list[Agent], number: int) -> None:
-        """Start a generation on all agents; returns when they have taken it."""
+    def start(self, agents: Sequence[AgentHandle], number: int) -> None:
+        """See `Gang`."""
         world_size = sum(agent.ranks for agent in agents)
         generation = Generation(number, world_size, self._rendezvous(agents, number))
-        ray.get([agent.handle.start.remote(generation) for agent in agents])
+        accepted = [agent.start(generation) for agent in agents]
+        for wait in accepted:
+            wait()
 
     def release(self, keep_copies: bool = False) -> None:
-        """End all agents and give the resources back; copies in memory may stay for those who come after them."""
+        """See `Gang`."""
         with self._lock:
             try:
                 group = get_placement_group(self._run_id)
@@ -119,12 +155,18 @@ class Gang:
                     ray.get(agent.forget_copies.remote(), timeout=_FAREWELL_S)
             ray.kill(agent)
 
+    def _find(self, index: int) -> Any:
+        try:
+            return ray.get_actor(self._name(index))
+        except ValueError as error:
+            raise AgentLostError(index, str(error)) from error
+
     def _check(self, placement: Placement) -> None:
         alive = {node.id for node in usable_nodes()}
         if gone := [node for node, _ in placement if node not in alive]:
             raise NodesGoneError(gone)
 
-    def _rendezvous(self, agents: list[Agent], number: int) -> str:
+    def _rendezvous(self, agents: Sequence[AgentHandle], number: int) -> str:
         if len(agents) == 1:  # a file: no port to be taken by others, nothing that listens
             folder = self._folder.path / "rendezvous"
             folder.mkdir(parents=True, exist_ok=True)
@@ -133,8 +175,8 @@ class Gang:
                 if old != own:
                     old.unlink()
             return f"file://{own}"
-        address = ray.get(agents[0].handle.address.remote())
-        return f"tcp://{address['ip']}:{address['port']}"
+        address = agents[0].address()
+        return f"tcp://{address.ip}:{address.port}"
 
     def _placement_group(self, placement: Placement) -> PlacementGroup:
         group: PlacementGroup
@@ -163,10 +205,19 @@ class Gang:
             max_task_retries=-1,  # a call that the network has lost, not the agent, is made again: all may be
             scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=index),
         )
-        own = (first_rank, ranks, self._cpus, self._gpus)
         count = len(group.bundle_specs)
-        successor = self._name((index + 1) % count) if count > 1 else ""
-        return actor.remote(str(self._folder.path), dataset, *own, LEASE_S, len(usable_nodes()) > 1, successor)
+        task = AgentTask(
+            str(self._folder.path),
+            dataset,
+            first_rank=first_rank,
+            ranks=ranks,
+            threads=self._cpus,
+            gpus=self._gpus,
+            lease_s=LEASE_S,
+            several_nodes=len(usable_nodes()) > 1,
+            successor=self._name((index + 1) % count) if count > 1 else "",
+        )
+        return actor.remote(task)
 
     def _name(self, index: int) -> str:
         return f"{self._run_id}/agent-{index}"

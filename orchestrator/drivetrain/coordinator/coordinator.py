@@ -114,7 +114,7 @@ class Coordinator:
         found = self._overview()
         for entry in found["queue"]:
             if loop := self._loops.get(entry["run"]):
-                entry["why"] = loop.view(-1, 0)["waiting"]
+                entry["why"] = loop.waiting
         return found
 
     def _own(self, run_id: str) -> IO[str]:

@@ -7,7 +7,7 @@ import math
 from drivetrain_pipelines.errors import InputError
 
 from drivetrain.job.spec import JobSpec
-from drivetrain.runs.states import Held, Queued, State
+from drivetrain.runs.states import Allocated, Queued, State
 from drivetrain.runs.store import RunRecord
 from drivetrain.scheduling.model import Node, Request
 from drivetrain.scheduling.policy import cluster_can_hold
@@ -24,7 +24,7 @@ def waiting_since(created: float, history: list[tuple[float, str, State]]) -> fl
     """
     since, held_from = created, None
     for at, _, state in history:
-        if isinstance(state, Held):
+        if isinstance(state, Allocated):
             held_from = at if held_from is None else held_from
         elif isinstance(state, Queued):
             since, held_from = at, None

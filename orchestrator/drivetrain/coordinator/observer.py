@@ -1,152 +1,167 @@
-"""What the agents of a run tell, and what it means: for the view, the tracker and the pure core."""
+"""What the events of a run's agents mean: for the view, the tracker and the pure core."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from drivetrain_workers.protocol import events as told
 from drivetrain_workers.protocol.reasons import Reason
+from drivetrain_workers.protocol.step_record import Evaluation, StepRecord
 from drivetrain_workers.records import ledger
 
 from drivetrain.accounting.cost import joules_of
+from drivetrain.coordinator.live_run import LiveRun
 from drivetrain.runs import events as ev
 from drivetrain.runs.culprits import Failure, describe
-from drivetrain.runs.view import RunView
 from drivetrain.tracking.tracker import Tracker
 
 _log = logging.getLogger(__name__)
 
 
-class Observer:
-    """Takes in the events of one run's agents.
+@dataclass(frozen=True)
+class Findings:
+    """What follows from an agent's event.
 
-    Args:
-        view: of the run, kept up to date.
-        tracker: where metrics go.
-        ledger_folder: of the run.
-        learn: stores facts of the run.
-        decide: has the core decide on an event.
-        blame: notes that a rank has failed, and not for a fault of the job's own.
-        created: when the run was submitted, in seconds since the epoch.
+    Attributes:
+        events: for the core to decide on.
+        failed_ranks: that failed for no fault of the job's own.
     """
 
-    def __init__(
-        self,
-        view: RunView,
-        tracker: Tracker,
-        ledger_folder: Path,
-        learn: Callable[..., None],
-        decide: Callable[[ev.Event], None],
-        blame: Callable[[int], None],
-        created: float,
-    ) -> None:
-        self._view, self._tracker, self._ledger = view, tracker, ledger_folder
-        self._learn, self._decide, self._blame = learn, decide, blame
-        self._created = created
+    events: tuple[ev.Event, ...] = ()
+    failed_ranks: tuple[int, ...] = ()
+
+
+_NOTHING = Findings()
+
+
+class Observer:
+    """Interprets the events of one run's agents.
+
+    Args:
+        live: the run; its view and its facts are kept up to date.
+        tracker: where metrics go.
+        ledger_folder: of the run.
+    """
+
+    def __init__(self, live: LiveRun, tracker: Tracker, ledger_folder: Path) -> None:
+        self._live, self._tracker, self._ledger = live, tracker, ledger_folder
         self._failures: dict[int, list[Failure]] = {}  # by generation
 
-    def observe(self, event: dict[str, Any], generation: int) -> None:
-        """Take in one event; ``generation`` is the one that the run is at."""
-        current = event.get("generation") == generation
-        match event["type"]:
-            case "forked" | "phase" if current:
-                self._started(event)
-            case "step" if current:
-                self._stepped(event)
-            case "system":
+    def observe(self, event: told.AgentEvent, generation: int) -> Findings:
+        """Take in one event; ``generation`` is the run's newest."""
+        if isinstance(event, told.RankEvent):
+            return self._of_rank(event, event.source.generation == generation)
+        match event:
+            case told.NodeMeasured():
                 self._measured(event)
-            case "eval":
-                self._evaluated(event["step"], event["time"], event)
-            case "predictions":
-                self._tracker.artifact(Path(event["path"]), "predictions")
-            case "checkpoint":
-                self._view.facts = {**self._view.facts, "checkpoint": event["folder"]}
-                self._decide(ev.Committed(event["generation"], event["step"]))
-            case "uploaded":
-                self._learn(stored=max(event["url"], self._view.facts.get("stored", "")))
-            case "corrupt_checkpoint" | "warning":
-                self._view.problem = event["message"]
-                _log.warning("%s: %s", self._view.run_id, event["message"])
-            case "finished":
-                self._learn(peak_bytes=event["peak_bytes"], base_bytes=event["base_bytes"])
-                self._decide(ev.RanksFinished(event["generation"], event["complete"]))
-            case "exited" if event["code"] != 0:
-                self._lost(event, current)
-            case "hung" if current:
-                self._hung(event)
-            case _:
-                pass  # an older generation's, or of no consequence
+            case told.CheckpointUploaded(url):
+                self._live.update_facts(stored=max(url, self._live.view.facts.get("stored", "")))
+            case told.ProblemFound(message):
+                self._live.view.problem = message
+                _log.warning("%s: %s", self._live.id, message)
+        return _NOTHING
 
-    def _started(self, event: dict[str, Any]) -> None:
-        if event["type"] == "forked":
-            self._view.pids = {**self._view.pids, f"rank-{event['rank']}": event["pid"]}
-        elif event["rank"] == 0:
-            self._view.mark(event["phase"], event["time"])
-        if event.get("phase") == "initialized" and event["rank"] == 0:
-            self._learn(parameters=event["parameters"])
-        if event.get("phase") == "loaded" and event["rank"] == 0:
-            self._view.steps, self._view.step = event["steps"], event["step"]
-            self._fill_gap(event["step"], event["unsaved"])
-            self._decide(ev.RanksReady(event["generation"], event["step"]))
+    def _of_rank(self, event: told.RankEvent, current: bool) -> Findings:
+        """Take in an event of a rank; of those of an older generation only what is true for ever."""
+        match event:
+            case told.EvaluationDone():
+                self._evaluated(event.step, event.time, event.evaluation)
+            case told.PredictionsWritten(_, path):
+                self._tracker.artifact(Path(path), "predictions")
+            case told.CheckpointCommitted(source, step, folder):
+                self._live.show_facts(checkpoint=folder)
+                return Findings((ev.Committed(source.generation, step),))
+            case told.TrainingFinished(source):
+                self._live.update_facts(peak_bytes=event.peak_bytes, base_bytes=event.base_bytes)
+                return Findings((ev.RanksFinished(source.generation, event.complete),))
+            case told.RankLost():
+                return self._lost(event, current)
+            case _ if current:
+                return self._of_current_rank(event)
+        return _NOTHING
 
-    def _stepped(self, event: dict[str, Any]) -> None:
-        if "stepped" not in self._view.timeline:
-            self._view.mark("stepped", event["time"])
-        self._view.stepped(event)
-        values = {
-            "loss": event["loss"],
-            "learning_rate": event["learning_rate"],
-            "gradient_norm": event["gradient_norm"],
-            "tokens_per_s": event["tokens"] / event["step_s"],
-            "data_wait_share": event["data_wait_s"] / event["step_s"],
-            "step_s": event["step_s"],
-            "world_size": event["world_size"],
+    def _of_current_rank(self, event: told.RankEvent) -> Findings:
+        view, rank = self._live.view, event.source.rank
+        match event:
+            case told.RankForked(_, pid):
+                view.pids = {**view.pids, f"rank-{rank}": pid}
+            case told.PhaseReached(_, phase) if rank == 0:
+                view.mark(phase, event.time)
+            case told.RankInitialized(_, parameters) if rank == 0:
+                view.mark("initialized", event.time)
+                self._live.update_facts(parameters=parameters)
+            case told.RankLoaded() if rank == 0:
+                view.mark("loaded", event.time)
+                view.steps, view.step = event.steps, event.step
+                self._log_missing(event.step, event.unsaved)
+                return Findings((ev.RanksReady(event.source.generation, event.step),))
+            case told.StepDone():
+                return self._stepped(event)
+            case told.RankHung(source, message):
+                view.problem = message
+                self._live.show_facts(lost_at=event.time)
+                lost = ev.RankLost(source.generation, Reason.HUNG, message, event.time)
+                return Findings((lost,), (rank,))
+        return _NOTHING
+
+    def _stepped(self, event: told.StepDone) -> Findings:
+        view, record = self._live.view, event.record
+        if "stepped" not in view.timeline:
+            view.mark("stepped", event.time)
+        view.stepped(event)
+        values = _values(record) | {
+            "tokens_per_s": event.tokens / event.step_s,
+            "data_wait_share": event.data_wait_s / event.step_s,
+            "step_s": event.step_s,
         }
-        self._tracker.metrics("train", event["step"], event["time"], values)
-        self._decide(ev.Stepped(event["generation"], event["step"]))
+        self._tracker.metrics("train", record.step, record.time, values)
+        return Findings((ev.Stepped(record.generation, record.step),))
 
-    def _measured(self, event: dict[str, Any]) -> None:
-        second = int(event["time"] - self._created)
-        if self._tracker.metrics(f"system/{event['node']}", second, event["time"], event["values"]):
-            self._view.energy_j += joules_of(event["values"])
-        if self._view.facts.get("energy_from") != event["from"]:
-            self._learn(energy_from=event["from"])
+    def _measured(self, event: told.NodeMeasured) -> None:
+        second = int(event.time - self._live.created)
+        if self._tracker.metrics(f"system/{event.node}", second, event.time, event.values):
+            self._live.view.energy_j += joules_of(event.values)
+        if self._live.view.facts.get("energy_from") != event.energy_from:
+            self._live.update_facts(energy_from=event.energy_from)
 
-    def _fill_gap(self, loaded_step: int, unsaved: list[dict[str, Any]]) -> None:
-        """Reports that died with an agent are in the ledger, or came with the state that this generation has loaded."""
+    def _log_missing(self, loaded_step: int, unsaved: Iterable[StepRecord]) -> None:
+        """Log the steps whose reports died with an agent: they are in the ledger, or came with the loaded state."""
         if not loaded_step:
             return
-        for record in [*ledger.read(self._ledger), *unsaved]:
-            if record["step"] <= loaded_step:  # the tracker takes only what it does not have yet
-                values = {key: record[key] for key in ("loss", "learning_rate", "gradient_norm", "world_size")}
-                self._tracker.metrics("train", record["step"], record["time"], values)
-                if "evaluation" in record:
-                    self._evaluated(record["step"], record["time"], record["evaluation"])
+        reported = self._tracker.newest_step("train") - 1  # of the newest step the evaluation may be missing
+        for record in [*ledger.read_after(self._ledger, reported), *unsaved]:
+            if record.step <= loaded_step:  # the tracker takes only what it does not have yet
+                self._tracker.metrics("train", record.step, record.time, _values(record))
+                if record.evaluation:
+                    self._evaluated(record.step, record.time, record.evaluation)
 
-    def _evaluated(self, step: int, at: float, found: dict[str, Any]) -> None:
-        metrics = {f"eval_{name}": value for name, value in found["metrics"].items()}
-        self._tracker.metrics("eval", step, at, {"eval_loss": found["loss"], **metrics})
-        self._view.eval_loss, self._view.metrics = found["loss"], found["metrics"]
+    def _evaluated(self, step: int, at: float, found: Evaluation) -> None:
+        metrics = {f"eval_{name}": value for name, value in found.metrics.items()}
+        self._tracker.metrics("eval", step, at, {"eval_loss": found.loss, **metrics})
+        self._live.view.eval_loss, self._live.view.metrics = found.loss, found.metrics
 
-    def _hung(self, event: dict[str, Any]) -> None:
-        self._view.problem = event["message"]
-        self._view.facts = {**self._view.facts, "lost_at": event["time"]}
-        self._blame(event["rank"])
-        self._decide(ev.RankLost(event["generation"], Reason.HUNG, event["message"], event["time"]))
-
-    def _lost(self, event: dict[str, Any], current: bool) -> None:
-        reason = Reason(event.get("kind", Reason.RANK_KILLED))
-        code, generation = event["code"], event["generation"]
-        how = f"was killed by signal {-code}" if code < 0 else f"exited with code {code}"
-        how += f": {event['message']}" if "message" in event else ""
+    def _lost(self, event: told.RankLost, current: bool) -> Findings:
+        generation, rank = event.source.generation, event.source.rank
+        how = f"was killed by signal {-event.code}" if event.code < 0 else f"exited with code {event.code}"
+        how += f": {event.message}" if event.message else ""
         failures = self._failures.setdefault(generation, [])
-        failures.append(Failure(event["time"], event["rank"], reason, how))
-        if generation == max(self._failures):  # also when the next one has begun: other nodes tell later
-            self._view.problem = describe(failures)
-        if current:
-            self._view.facts = {**self._view.facts, "lost_at": event["time"]}
-            if reason is Reason.RANK_KILLED:
-                self._blame(event["rank"])
-        self._decide(ev.RankLost(generation, reason, f"rank {event['rank']} {how}", event["time"]))
+        failures.append(Failure(event.time, rank, event.reason, how))
+        if generation == max(self._failures):  # also when the next one has begun: other nodes report later
+            self._live.view.problem = describe(failures)
+        lost = ev.RankLost(generation, event.reason, f"rank {rank} {how}", event.time)
+        if not current:
+            return Findings((lost,))
+        self._live.show_facts(lost_at=event.time)
+        return Findings((lost,), (rank,) if event.reason is Reason.RANK_KILLED else ())
+
+
+def _values(record: StepRecord) -> dict[str, float]:
+    return {
+        "loss": record.loss,
+        "learning_rate": record.learning_rate,
+        "gradient_norm": record.gradient_norm,
+        "world_size": record.world_size,
+    }

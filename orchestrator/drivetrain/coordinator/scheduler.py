@@ -62,10 +62,10 @@ class Scheduler:
         self._provision = provision or _unheard
         self._changed = threading.Condition()
         self._dirty = True
-        self._to_prepare: dict[str, Applicant] = {}
+        self._to_prepare: dict[str, SchedulerHandle] = {}
         self._preparing: set[str] = set()
-        self._waiting: dict[str, Applicant] = {}
-        self._holding: dict[str, tuple[Applicant, Holding]] = {}
+        self._waiting: dict[str, SchedulerHandle] = {}
+        self._holding: dict[str, tuple[SchedulerHandle, Holding]] = {}
         usage, at = store.usage()
         self._strikes = Strikes()
         self._meter = UsageMeter(at, usage)
@@ -75,9 +75,9 @@ class Scheduler:
         """Pass over the book in a thread from now on."""
         threading.Thread(target=self._run, name="scheduler", daemon=True).start()
 
-    def applicant(self, request: Request) -> Applicant:
+    def handle_of(self, request: Request) -> SchedulerHandle:
         """A run's line to the scheduler."""
-        return Applicant(self, request)
+        return SchedulerHandle(self, request)
 
     def overview(self) -> dict[str, Any]:
         """Nodes with those who hold them, and everybody who waits, the next first; as JSON."""
@@ -100,41 +100,41 @@ class Scheduler:
             ]
             return {"nodes": list(nodes.values()), "queue": queue, "usage": dict(self._meter.usage)}
 
-    def update(self, applicant: Applicant, **change: Any) -> None:
+    def update(self, handle: SchedulerHandle, **change: Any) -> None:
         """Enter a change into the book: a run is in one of its lists, or in none.
 
         Args:
             change: ``prepares``, ``preparing``, ``waits`` (True), ``holds`` (a Holding), or nothing.
         """
-        run = applicant.request.run
+        run = handle.request.run
         with self._changed:
             self._to_prepare.pop(run, None)
             self._waiting.pop(run, None)
             self._holding.pop(run, None)
             self._preparing.discard(run)
             if change.get("prepares"):
-                self._to_prepare[run] = applicant
+                self._to_prepare[run] = handle
             elif change.get("preparing"):
                 self._preparing.add(run)
             elif change.get("waits"):
-                self._waiting[run] = applicant
+                self._waiting[run] = handle
             elif holding := change.get("holds"):
-                self._holding[run] = (applicant, holding)
+                self._holding[run] = (handle, holding)
             self._dirty = True
             self._changed.notify_all()
 
-    def strike(self, node: str) -> None:
+    def report_node_failure(self, node: str) -> None:
         """Blame a failure on a node."""
         with self._changed:
             if self._strikes.strike(node, self.clock(), self._rules()):
                 _log.warning("node %s is in quarantine", node)
 
-    def expects_end(self, applicant: Applicant, at: float) -> None:
+    def expect_end(self, handle: SchedulerHandle, at: float) -> None:
         """Note when a run will give its place back."""
         with self._changed:
-            if found := self._holding.get(applicant.request.run):
-                known = replace(found[1], request=applicant.request, expected_end=at, steady=True)
-                self._holding[applicant.request.run] = (applicant, known)
+            if found := self._holding.get(handle.request.run):
+                known = replace(found[1], request=handle.request, expected_end=at, steady=True)
+                self._holding[handle.request.run] = (handle, known)
 
     def _run(self) -> None:
         while True:
@@ -153,7 +153,7 @@ class Scheduler:
             self._measure(now, Capacity(nodes), rules.half_life_s)
             self._begin_preparations(rules)
             holdings = [holding for _, holding in self._holding.values()]
-            requests = [applicant.request for applicant in self._waiting.values()]
+            requests = [handle.request for handle in self._waiting.values()]
             nodes = self._strikes.usable(nodes, requests, now)
             decision = schedule(now, nodes, holdings, requests, self._meter.usage, rules)
             for run, why in decision.waiting.items():
@@ -161,14 +161,14 @@ class Scheduler:
             for action in decision.actions:
                 _log.info("%s", action)
                 if isinstance(action, Admit):
-                    applicant = self._waiting.pop(action.run)
+                    handle = self._waiting.pop(action.run)
                     place = Place(action.placement, now, action.level)
-                    self._holding[action.run] = (applicant, applicant.holding(place))
-                    applicant.tell(ev.PlaceGiven(place))
+                    self._holding[action.run] = (handle, handle.holding(place))
+                    handle.tell(ev.PlaceGiven(place))
                 else:
-                    applicant, holding = self._holding[action.run]
-                    self._holding[action.run] = (applicant, replace(holding, leaving=True))
-                    applicant.tell(ev.YieldAsked(action.why))
+                    handle, holding = self._holding[action.run]
+                    self._holding[action.run] = (handle, replace(holding, leaving=True))
+                    handle.tell(ev.YieldAsked(action.why))
             gangs = [replace(h.request, workers=h.workers) for _, h in self._holding.values()] + decision.short
         if rules.pools:
             self._provision(gangs)
@@ -187,16 +187,16 @@ class Scheduler:
             if len(self._preparing) >= rules.max_preparing:
                 self._to_prepare[request.run].waits("waits for others to prepare their data")
                 continue
-            applicant = self._to_prepare.pop(request.run)
+            handle = self._to_prepare.pop(request.run)
             self._preparing.add(request.run)
-            applicant.tell(ev.Admitted())
+            handle.tell(ev.Admitted())
 
-    def _by_precedence(self, book: dict[str, Applicant]) -> list[Request]:
-        rules, requests = self._rules(), [applicant.request for applicant in book.values()]
+    def _by_precedence(self, book: dict[str, SchedulerHandle]) -> list[Request]:
+        rules, requests = self._rules(), [handle.request for handle in book.values()]
         return list(by_precedence(self.clock(), requests, FairShares(self._meter.usage, rules), rules))
 
 
-class Applicant:
+class SchedulerHandle:
     """What one run tells the scheduler, and what the scheduler tells it.
 
     Args:
@@ -214,15 +214,15 @@ class Applicant:
         """Whom to tell of decisions, and of reasons to wait."""
         self.tell, self.waits = tell, waits
 
-    def wants_to_prepare(self) -> None:
+    def want_to_prepare(self) -> None:
         """The run waits for its turn to prepare data."""
         self._scheduler.update(self, prepares=True)
 
-    def prepares(self) -> None:
+    def prepare(self) -> None:
         """The run has been preparing data since before this scheduler started."""
         self._scheduler.update(self, preparing=True)
 
-    def wants_place(self, left_s: float | None, since: float) -> None:
+    def want_place(self, left_s: float | None, since: float) -> None:
         """The run waits for a place.
 
         Args:
@@ -234,22 +234,22 @@ class Applicant:
             self.request = replace(self.request, expected_s=left_s * self._workers / self.request.workers)
         self._scheduler.update(self, waits=True)
 
-    def holds(self, place: Place, leaving: bool) -> None:
+    def hold(self, place: Place, leaving: bool) -> None:
         """The run has had a place since before this scheduler started."""
         self._scheduler.update(self, holds=replace(self.holding(place), leaving=leaving))
 
-    def expects_end(self, in_s: float | None, restart_s: float | None) -> None:
+    def expect_end(self, in_s: float | None, restart_s: float | None) -> None:
         """How long the run will take with the workers that it has, and how long its last start took, where known."""
         if restart_s is not None:
             self.request = replace(self.request, restart_s=max(0.0, restart_s))
         if in_s is not None:
-            self._scheduler.expects_end(self, self._scheduler.clock() + in_s)
+            self._scheduler.expect_end(self, self._scheduler.clock() + in_s)
 
-    def blames(self, node: str) -> None:
+    def report_node_failure(self, node: str) -> None:
         """A rank or an agent of the run has failed on a node, and not for a fault of the job's own."""
-        self._scheduler.strike(node)
+        self._scheduler.report_node_failure(node)
 
-    def leaves(self) -> None:
+    def leave(self) -> None:
         """The run wants nothing and holds nothing."""
         self._scheduler.update(self)
 

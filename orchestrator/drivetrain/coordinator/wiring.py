@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from functools import partial
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
@@ -13,13 +14,19 @@ from sqlalchemy import make_url
 from tenacity import retry, retry_if_exception_type, wait_fixed
 
 from drivetrain.cluster.autoscaler import Autoscaler
-from drivetrain.cluster.gang import Gang
+from drivetrain.cluster.gang import RayGang
 from drivetrain.cluster.nodes import usable_nodes
+from drivetrain.coordinator.actions import Actions
+from drivetrain.coordinator.agent_events import AgentEvents
+from drivetrain.coordinator.bookkeeping import Bookkeeping
+from drivetrain.coordinator.conclusion import Conclusion
 from drivetrain.coordinator.coordinator import Coordinator
 from drivetrain.coordinator.gang_request import check_request, gang_request, waiting_since
-from drivetrain.coordinator.preparation import Stages
+from drivetrain.coordinator.live_run import LiveRun
+from drivetrain.coordinator.observer import Observer
+from drivetrain.coordinator.preparation import Preparation
 from drivetrain.coordinator.run_loop import RunLoop
-from drivetrain.coordinator.scheduler import Scheduler
+from drivetrain.coordinator.scheduler import Scheduler, SchedulerHandle
 from drivetrain.home import Home
 from drivetrain.job.provenance import kept_git_state
 from drivetrain.job.spec import JobSpec, flatten
@@ -65,14 +72,7 @@ class RayCoordinator(Coordinator):
             return gang_request(record, since, spec_of(run_id), rules())
 
         def build(run_id: str) -> RunLoop:
-            spec, folder = spec_of(run_id), home.run(run_id)
-            request = request_of(run_id)
-            gang = Gang(run_id, spec.resources.cpus_per_worker, int(request.gpus), folder)
-            tracker = tracker_of(home, store.get(run_id))
-            if not any(record["op"] == "begin" for record in tracker.records()):
-                _describe(tracker, spec, home, run_id, store.get(run_id).user)
-            stages = Stages(spec, home, folder, tracker, int(request.gpus))
-            return RunLoop(run_id, store, gang, stages, tracker, scheduler.applicant(request))
+            return _build_loop(home, store, spec_of(run_id), run_id, scheduler.handle_of(request_of(run_id)))
 
         def check(run_id: str) -> None:
             if "gpus_per_worker" not in store.get(run_id).facts:
@@ -81,6 +81,22 @@ class RayCoordinator(Coordinator):
 
         super().__init__(store, session, build, check, lambda run_id: home.run(run_id).path, scheduler.overview)
         scheduler.start()  # now that the book has everybody who holds a place
+
+
+def _build_loop(home: Home, store: RunStore, spec: JobSpec, run_id: str, scheduler: SchedulerHandle) -> RunLoop:
+    """Build everything that looks after one run."""
+    folder, record, gpus = home.run(run_id), store.get(run_id), int(scheduler.request.gpus)
+    tracker = tracker_of(home, record)
+    if not any(logged["op"] == "begin" for logged in tracker.records()):
+        _describe(tracker, spec, home, run_id, record.user)
+    books = Bookkeeping(spec, home, folder, tracker)
+    live = LiveRun(record, store, books.energy_since_resumed(store.history(run_id)))
+    agents = AgentEvents(live, Observer(live, tracker, folder.ledger), scheduler)
+    gang = RayGang(run_id, spec.resources.cpus_per_worker, gpus, folder)
+    preparation = Preparation(spec, home, folder, tracker, gpus)
+    conclusion = Conclusion(spec, folder, tracker)
+    actions = Actions(live, store, gang, agents, scheduler, tracker, preparation, conclusion, books)
+    return RunLoop(live, actions, scheduler, tracker, partial(books.overspent, live.history))
 
 
 def tracker_of(home: Home, record: RunRecord) -> Tracker:

@@ -80,7 +80,7 @@ def _place_given(state: st.State, event: ev.Event) -> Decision:
 
 def _place_lost(state: st.State, event: ev.Event) -> Decision:
     event = cast("ev.PlaceLost", event)
-    if not isinstance(state, st.Held) or isinstance(state, st.Finishing):
+    if not isinstance(state, st.Allocated) or isinstance(state, st.Finishing):
         return state, []
     if isinstance(state, st.Stopping):
         return _stopped(state, f"{event.detail}; the checkpoint before stays")
@@ -158,7 +158,7 @@ def _rank_lost(state: st.State, event: ev.Event) -> Decision:
     delay = retry_delay(progress, event.reason)
     if delay is None:
         return _give_up(replace(state, progress=progress), event.reason, event.detail)
-    held = cast("st.Held", state)
+    held = cast("st.Allocated", state)
     if delay == 0:
         return _next_generation(held, progress)
     return st.Waiting(held.dataset, held.place, event.time + delay, progress=progress), [ev.StopRanks()]
@@ -175,7 +175,7 @@ def _agent_lost(state: st.State, event: ev.Event) -> Decision:
     progress = _count_failure(state.progress, Reason.AGENT_LOST)
     if retry_delay(progress, Reason.AGENT_LOST) is None:
         return _give_up(replace(state, progress=progress), Reason.AGENT_LOST, event.detail)
-    held = replace(cast("st.Held", state), progress=progress)
+    held = replace(cast("st.Allocated", state), progress=progress)
     placing, actions = _placing(held, held.place)
     return placing, [ev.StopRanks(), *actions]
 
@@ -184,7 +184,7 @@ def _ranks_finished(state: st.State, event: ev.Event) -> Decision:
     event = cast("ev.RanksFinished", event)
     if not _concerns(state, event.generation):
         return state, []
-    held = cast("st.Held", state)
+    held = cast("st.Allocated", state)
     if event.complete:
         return st.Finishing(held.dataset, held.place, progress=state.progress), [ev.Conclude(held.dataset)]
     return _stopped(held, f"stopped after step {state.progress.step}, with a checkpoint")
@@ -215,7 +215,7 @@ def _tick(state: st.State, event: ev.Event) -> Decision:
     return state, []
 
 
-def _next_generation(state: st.Held, progress: st.Progress) -> Decision:
+def _next_generation(state: st.Allocated, progress: st.Progress) -> Decision:
     progress = replace(progress, generation=progress.generation + 1)
     return st.Starting(state.dataset, state.place, progress=progress), [ev.StartGeneration(progress.generation)]
 
@@ -224,11 +224,11 @@ def _ready(state: st.State, dataset: str, why: str, lost: Placement = ()) -> Dec
     return st.Ready(dataset, why, lost, progress=state.progress), [ev.GiveBack(keep_copies=bool(lost))]
 
 
-def _placing(state: st.Ready | st.Held, place: st.Place) -> Decision:
+def _placing(state: st.Ready | st.Allocated, place: st.Place) -> Decision:
     return st.Placing(state.dataset, place, progress=state.progress), [ev.PlaceGang(state.dataset, place)]
 
 
-def _stopped(state: st.Held, detail: str) -> Decision:
+def _stopped(state: st.Allocated, detail: str) -> Decision:
     """The ranks have ended before the last step: for good, or until there is another place."""
     if not isinstance(state, st.Stopping):
         return _end(state, Reason.CANCELLED, detail)

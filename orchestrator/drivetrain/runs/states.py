@@ -64,7 +64,7 @@ class State:
 
 
 @dataclass(frozen=True)
-class Held(State):
+class Allocated(State):
     """Base of the states in which the run has a place on the cluster."""
 
     dataset: str
@@ -96,29 +96,29 @@ class Ready(State):
 
 
 @dataclass(frozen=True)
-class Placing(Held):
+class Placing(Allocated):
     """Waiting for the gang's agents to be there."""
 
 
 @dataclass(frozen=True)
-class Starting(Held):
+class Starting(Allocated):
     """Agents warm up; a generation of ranks is forked, joins and loads."""
 
 
 @dataclass(frozen=True)
-class Training(Held):
+class Training(Allocated):
     """Optimizer steps are being made."""
 
 
 @dataclass(frozen=True)
-class Waiting(Held):
+class Waiting(Allocated):
     """After repeated failures: until ``not_before`` (seconds since the epoch)."""
 
     not_before: float
 
 
 @dataclass(frozen=True)
-class Stopping(Held):
+class Stopping(Allocated):
     """The ranks were asked to save and end.
 
     Attributes:
@@ -132,7 +132,7 @@ class Stopping(Held):
 
 
 @dataclass(frozen=True)
-class Finishing(Held):
+class Finishing(Allocated):
     """Training is done; sample, pictures and tracking are being completed."""
 
 
@@ -174,7 +174,7 @@ def from_record(record: dict[str, Any]) -> State:
     fields["progress"] = Progress(**{k: v for k, v in record.get("progress", {}).items() if k in progress_keys})
     if place := fields.get("place"):
         fields["place"] = Place(_placement(place["placement"]), place["since"], place["level"])
-    elif issubclass(kind, Held):
+    elif issubclass(kind, Allocated):
         fields["place"] = Place()  # of a version that knew no places: it has to be given one
     if "lost" in fields:
         fields["lost"] = _placement(fields["lost"])

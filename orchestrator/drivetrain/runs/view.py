@@ -7,6 +7,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
+from drivetrain_workers.protocol.events import StepDone
+
 _SPEED_WINDOW = 20  # steps
 
 
@@ -50,11 +52,12 @@ class RunView:
     def __post_init__(self) -> None:
         self._recent: deque[tuple[float, float, float]] = deque(maxlen=_SPEED_WINDOW)  # step_s, data_wait_s, tokens
 
-    def stepped(self, event: dict[str, Any]) -> None:
+    def stepped(self, event: StepDone) -> None:
         """Take in a rank's report of one step."""
-        self._recent.append((event["step_s"], event["data_wait_s"], event["tokens"]))
+        record = event.record
+        self._recent.append((event.step_s, event.data_wait_s, event.tokens))
         seconds = sum(s for s, _, _ in self._recent)
-        self.step, self.loss, self.learning_rate = event["step"], event["loss"], event["learning_rate"]
+        self.step, self.loss, self.learning_rate = record.step, record.loss, record.learning_rate
         self.tokens_per_s = sum(tokens for _, _, tokens in self._recent) / seconds
         self.data_wait_share = sum(wait for _, wait, _ in self._recent) / seconds
         self.step_s = seconds / len(self._recent)

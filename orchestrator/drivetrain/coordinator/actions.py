@@ -1,0 +1,282 @@
+"""Carrying out what the core of a run has decided.
+
+What may block (preparing, placing, concluding) runs in a thread of its own, and answers with an event.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, Protocol
+
+from drivetrain_pipelines.errors import DrivetrainError
+from drivetrain_workers.protocol.messages import AgentSnapshot
+from drivetrain_workers.protocol.reasons import Reason
+
+from drivetrain.cluster.protocols import AgentHandle, AgentLostError, Gang, NodesGoneError
+from drivetrain.coordinator.agent_events import AgentEvents
+from drivetrain.coordinator.gang_request import waiting_since
+from drivetrain.coordinator.live_run import LiveRun
+from drivetrain.coordinator.scheduler import SchedulerHandle
+from drivetrain.runs import events as ev
+from drivetrain.runs import states as st
+from drivetrain.runs.outcomes import OUTCOMES
+from drivetrain.runs.store import RunStore
+from drivetrain.tracking.tracker import Tracker
+
+_log = logging.getLogger(__name__)
+_FLUSH_TIMEOUT_S = 60.0
+_UPLOAD_TIMEOUT_S = 60.0  # of a run that ends early; a complete one waits longer
+_PLACE_TRIES = 3
+_RETRY_DELAY_S = 0.2
+
+Spawn = Callable[[Callable[[], None]], None]
+
+
+class Preparation(Protocol):
+    """See `drivetrain.coordinator.preparation.Preparation`."""
+
+    def prepare(self, on_progress: Callable[[int, int, str], None]) -> tuple[str, dict[str, Any]]:
+        """Return the dataset's folder and what is known of it. Raises DrivetrainError, OSError."""
+
+
+class Conclusion(Protocol):
+    """See `drivetrain.coordinator.conclusion.Conclusion`."""
+
+    def conclude(self, agents: Sequence[AgentHandle], dataset: str, entropy: float | None) -> dict[str, Any]:
+        """Complete what follows training; return the facts of the summary."""
+
+    def finish_uploads(self, agents: Sequence[AgentHandle], timeout_s: float) -> str:
+        """Wait for the last uploads; return what is missing."""
+
+
+class Bookkeeping(Protocol):
+    """See `drivetrain.coordinator.bookkeeping.Bookkeeping`."""
+
+    def log_checkpoints(self) -> None:
+        """Log the checkpoints that the run has kept."""
+
+    def account(self, store: RunStore) -> dict[str, Any]:
+        """Draw up the account; return the facts of the summary."""
+
+
+def spawn_thread(work: Callable[[], None]) -> None:
+    """Run ``work`` in a thread."""
+    threading.Thread(target=work, daemon=True).start()
+
+
+class Actions:
+    """The actions of one run. Doing one twice is harmless.
+
+    Args:
+        live: the run.
+        store: durable records.
+        gang: the run's agents.
+        agents: listens to them.
+        scheduler: gives allocations.
+        tracker: where the run is logged.
+        preparation, conclusion, bookkeeping: the work before, after and beyond training.
+        spawn: runs what may block.
+    """
+
+    def __init__(
+        self,
+        live: LiveRun,
+        store: RunStore,
+        gang: Gang,
+        agents: AgentEvents,
+        scheduler: SchedulerHandle,
+        tracker: Tracker,
+        preparation: Preparation,
+        conclusion: Conclusion,
+        bookkeeping: Bookkeeping,
+        spawn: Spawn = spawn_thread,
+    ) -> None:
+        self._live, self._store, self._gang, self._agents, self._scheduler = live, store, gang, agents, scheduler
+        self._tracker, self._spawn = tracker, spawn
+        self._preparation, self._conclusion, self._bookkeeping = preparation, conclusion, bookkeeping
+
+    def perform(self, action: ev.Action) -> None:
+        """Carry out one action."""
+        match action:
+            case ev.Prepare():
+                self._spawn(self._prepare)
+            case ev.GiveBack(keep_copies):
+                self._give_back(keep_copies)
+            case ev.PlaceGang(dataset, place):
+                self._spawn(partial(self._place, dataset, place))
+            case ev.Attach(generation):
+                self._attach(generation)
+            case ev.StartGeneration(generation):
+                self._start_generation(generation)
+            case ev.StopRanks():
+                for agent in self._agents.agents:
+                    agent.stop()
+            case ev.AskStop():
+                for agent in self._agents.agents:
+                    agent.ask_stop()
+            case ev.Conclude(dataset):
+                self._spawn(partial(self._conclude, dataset))
+            case ev.Release(reason, detail):
+                self._release(reason, detail)
+            case _:
+                raise TypeError(f"no way to carry out {action}")
+
+    # Before training ------------------------------------------------------------------------------------------
+
+    def _prepare(self) -> None:
+        try:
+            dataset, facts = self._preparation.prepare(self._show_progress)
+        except (DrivetrainError, OSError) as error:
+            self._live.post(ev.Failed(Reason.PREPARE_FAILED, str(error)))
+            return
+        began_with = self._live.view.facts.get("dataset_version", facts["dataset_version"])
+        if facts["dataset_version"] != began_with:
+            changed = f"the data is version {facts['dataset_version']} now, the run began with {began_with}"
+            self._live.post(ev.Failed(Reason.PREPARE_FAILED, f"{changed}; restore the data, or start a new run"))
+            return
+        self._live.update_facts(**facts)
+        self._live.post(ev.Prepared(dataset))
+
+    def _show_progress(self, done: int, total: int, what: str) -> None:
+        self._live.show(preparing=(done, total, what))
+
+    # Agents ---------------------------------------------------------------------------------------------------
+
+    def _give_back(self, keep_copies: bool) -> None:
+        self._agents.forget()
+        self._gang.release(keep_copies)
+        self._scheduler.want_place(self._live.view.eta_s, waiting_since(self._live.created, self._live.history()))
+
+    def _place(self, dataset: str, place: st.Place) -> None:
+        """Get agents at a place; the outcome counts only while the run still wants that place."""
+
+        def wanted() -> bool:
+            return isinstance(self._live.state, st.Placing) and self._live.state.place == place
+
+        outcome = self._try_to_place(dataset, place, wanted)
+        self._live.post(partial(self._take_in, outcome, wanted))
+
+    def _try_to_place(self, dataset: str, place: st.Place, wanted: Callable[[], bool]) -> ev.Event | _Placed:
+        for tries_left in reversed(range(_PLACE_TRIES)):
+            try:
+                agents = self._gang.place(dataset, place.placement, wanted)
+                return _Placed(agents, self._snapshots(agents))
+            except NodesGoneError as error:
+                return ev.PlaceLost(str(error))
+            except AgentLostError as error:  # one died at once
+                if not (tries_left and wanted()):
+                    return ev.PlaceUnfit(str(error))
+                time.sleep(_RETRY_DELAY_S)
+            except Exception as error:  # Ray has several kinds for a group that was released meanwhile
+                if wanted():
+                    _log.exception("placing %s", self._live.id)
+                return ev.Failed(Reason.PLACEMENT_FAILED, str(error))
+        raise AssertionError("the last try returns")
+
+    def _take_in(self, outcome: ev.Event | _Placed, wanted: Callable[[], bool]) -> Iterator[ev.Event]:
+        if wanted():
+            if isinstance(outcome, _Placed):
+                self._agents.listen_to(outcome.agents)
+                self._show_pids(outcome.snapshots)
+                yield ev.GangPlaced()
+            else:
+                yield outcome
+        elif isinstance(self._live.state, st.Ended):  # cancelled meanwhile
+            self._gang.release()
+
+    def _attach(self, generation: int) -> None:
+        state = self._live.state
+        assert isinstance(state, st.Allocated)
+        try:
+            agents = self._gang.attach(state.place.placement)
+            snapshots = self._snapshots(agents)
+        except AgentLostError as error:
+            self._live.post(ev.AgentLost(generation, f"not found after a restart: {error}"))
+            return
+        self._show_pids(snapshots)
+        self._agents.listen_to(agents)
+        begun = [snapshot.generation == generation for snapshot in snapshots]
+        if isinstance(state, st.Starting) and not any(begun):
+            self._start_generation(generation)
+        elif not all(begun) and not isinstance(state, st.Finishing | st.Waiting):
+            detail = "the coordinator was restarted while it was starting the generation"
+            self._live.post(ev.RankLost(generation, Reason.COLLECTIVE, detail, time.time()))
+
+    def _snapshots(self, agents: Sequence[AgentHandle]) -> list[AgentSnapshot]:
+        """Return those of all agents. Raises AgentLostError for one that is dead, whose node is reported."""
+        try:
+            return [agent.snapshot() for agent in agents]
+        except AgentLostError as error:
+            self._agents.report_failure_of(error.index)
+            raise
+
+    def _show_pids(self, snapshots: Sequence[AgentSnapshot]) -> None:
+        pids = dict(self._live.view.pids)  # replaced, not changed: others may be reading
+        for index, snapshot in enumerate(snapshots):
+            pids |= {f"agent-{index}": snapshot.pid, f"fork-server-{index}": snapshot.fork_server}
+            pids |= {f"rank-{rank}": pid for rank, pid in snapshot.ranks.items()}
+        self._live.view.pids = pids
+
+    def _start_generation(self, generation: int) -> None:
+        self._live.view.timeline = {}
+        self._live.view.mark("told")
+        try:
+            self._gang.start(self._agents.agents, generation)
+        except (AgentLostError, OSError) as error:  # the agent, or its fork server, is dead
+            self._live.post(ev.AgentLost(generation, str(error)))
+            return
+        self._tracker.tags(generation=generation, restarts=self._live.state.progress.restarts)
+
+    # After training -------------------------------------------------------------------------------------------
+
+    def _conclude(self, dataset: str) -> None:
+        try:
+            entropy = self._live.view.facts["unigram_entropy"]
+            facts = self._conclusion.conclude(self._agents.agents, dataset, entropy)
+        except Exception as error:  # the model is trained and saved: what is missing is reported, not fatal
+            _log.exception("concluding %s", self._live.id)
+            facts = {"problem": f"the run is complete, but its summary is not: {error}"}
+        self._live.update_facts(**facts)
+        self._live.post(ev.Concluded())
+
+    def _release(self, reason: Reason, detail: str) -> None:
+        tracked = False
+        try:
+            try:
+                self._live.update_facts(reason=str(reason), detail=detail or OUTCOMES[reason].meaning)
+                if reason is not Reason.COMPLETED:
+                    self._finish_uploads()
+            finally:  # whatever else fails, the allocation is released, and only then reported to be free
+                self._gang.release()
+                self._scheduler.leave()
+            self._account()
+            self._tracker.tags(reason=reason, detail=detail)
+            self._tracker.end(OUTCOMES[reason].status)
+            tracked = self._tracker.flush(_FLUSH_TIMEOUT_S)
+            self._tracker.close()
+        finally:  # those who follow the run must see it end
+            outcome = {"tracked": tracked, "tracking_problem": self._tracker.problem}
+            self._live.update_facts(released=True, **outcome, **self._tracker.identity)
+
+    def _finish_uploads(self) -> None:
+        if missing := self._conclusion.finish_uploads(self._agents.agents, _UPLOAD_TIMEOUT_S):
+            self._live.update_facts(problem=missing)
+
+    def _account(self) -> None:
+        try:
+            self._bookkeeping.log_checkpoints()
+            self._live.update_facts(**self._bookkeeping.account(self._store))
+        except Exception as error:  # the run has ended, well or badly: what is missing is reported, not fatal
+            _log.exception("the account of %s", self._live.id)
+            self._live.update_facts(problem=f"the account of the run is not complete: {error}")
+
+
+class _Placed:
+    """All agents of a place are there."""
+
+    def __init__(self, agents: Sequence[AgentHandle], snapshots: Sequence[AgentSnapshot]) -> None:
+        self.agents, self.snapshots = agents, snapshots

@@ -1,0 +1,140 @@
+"""After training: wait for uploads, draw the curves, sample and assess the model, register it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Sequence
+from statistics import median
+from typing import Any
+
+from drivetrain_pipelines.errors import InputError
+from drivetrain_workers.checkpoints.remote import RemoteCheckpoints
+from drivetrain_workers.checkpoints.store import committed
+from drivetrain_workers.errors import CheckpointError
+from drivetrain_workers.model_processes.requests import AssessRequest, ExportRequest, PredictRequest, Request, ask
+from drivetrain_workers.records.run_folder import RunFolder
+
+from drivetrain.cluster.protocols import AgentHandle, AgentLostError
+from drivetrain.job.spec import JobSpec
+from drivetrain.tracking.curves import draw_loss
+from drivetrain.tracking.spool import Record
+from drivetrain.tracking.tracker import Tracker
+
+_log = logging.getLogger(__name__)
+_UPLOAD_S = 600.0
+
+
+class Conclusion:
+    """The conclusion of one run.
+
+    Args:
+        spec: the resolved job.
+        folder: of the run.
+        tracker: of the run.
+    """
+
+    def __init__(self, spec: JobSpec, folder: RunFolder, tracker: Tracker) -> None:
+        self._spec, self.folder, self._tracker = spec, folder, tracker
+
+    def conclude(self, agents: Sequence[AgentHandle], dataset: str, entropy: float | None) -> dict[str, Any]:
+        """Draw the curves, generate the sample, assess the model, log all; returns the facts of the summary.
+
+        Raises:
+            CheckpointError: the model could not be exported.
+        """
+        records = [record for record in self._tracker.records() if record["op"] == "metrics"]
+        picture = self.folder.path / "loss.png"
+        draw_loss(records, entropy, self._spec.name, picture)
+        self._tracker.artifact(picture)
+        checkpoint = committed(self.folder.checkpoints)[0].folder(self.folder.checkpoints)
+        facts = {
+            "checkpoint": str(checkpoint),
+            "train_loss": _last(records, "loss"),
+            "eval_loss": _last(records, "eval_loss"),
+            "metrics": _last_metrics(records),
+            "tokens_per_s": _mean(records, "tokens_per_s"),
+            "step_s": median(_values(records, "step_s") or [0.0]),
+            "picture": str(picture),
+        }
+        if problem := self.finish_uploads(agents, _UPLOAD_S):
+            facts["problem"] = problem
+        if sample := self._spec.sample:
+            self._try("sample", facts, lambda: self._sample(agents, dataset, sample.prompt))
+        if self._spec.assessed:
+            self._try("assessment", facts, lambda: self._assess(agents, dataset, facts))
+        if name := self._spec.tracking.register_as:
+            target = self.folder.path / "export"
+            ask(ExportRequest(str(self.folder.path), dataset, str(target)))
+            self._tracker.register(name, target)
+        return facts
+
+    def _try(self, name: str, facts: dict[str, Any], make: Callable[[], Any]) -> None:
+        """Add what the trained model is good for to the facts; what fails there takes nothing else along."""
+        try:
+            facts[name] = make()
+        except (CheckpointError, InputError, AgentLostError) as error:
+            facts["problem"] = f"the model is trained, but there is no {name}: {error}"
+
+    def _sample(self, agents: Sequence[AgentHandle], dataset: str, prompt: str) -> str:
+        request = PredictRequest(str(self.folder.path), dataset, [prompt], str(self.folder.path))
+        said = str(json.loads(_ask(agents, request))[0]["text"])
+        target = self.folder.path / "sample.txt"
+        target.write_text(said)
+        self._tracker.artifact(target)
+        return said
+
+    def _assess(self, agents: Sequence[AgentHandle], dataset: str, facts: dict[str, Any]) -> dict[str, Any]:
+        metrics = {**facts["metrics"], **({} if facts["eval_loss"] is None else {"loss": facts["eval_loss"]})}
+        found: dict[str, Any] = json.loads(_ask(agents, AssessRequest(str(self.folder.path), dataset, metrics)))
+        baseline = found.get("baseline", {"scores": {}})
+        values = {f"assessment/{name}": value for name, value in found["scores"].items()}
+        values |= {f"baseline/{name}": value for name, value in baseline["scores"].items()}
+        self._tracker.metrics("assessment", self._tracker.newest_step("train") or 1, time.time(), values)
+        if "winner" in baseline:
+            self._tracker.tags(baseline=baseline["name"], winner=baseline["winner"])
+        for path in sorted(self.folder.assessment.iterdir()):
+            self._tracker.artifact(path, "assessment")
+        return found
+
+    def finish_uploads(self, agents: Sequence[AgentHandle], timeout_s: float) -> str:
+        """Wait for the upload of the last checkpoints; says what is missing, and what to do about it."""
+        location = self._spec.checkpoint.location
+        if not location:
+            return ""
+        try:
+            if not agents:
+                RemoteCheckpoints(self.folder, self._spec.checkpoint).sync()
+                return ""
+            # They have those files on their node.
+            if agents[0].finish_uploads(timeout_s):
+                return ""
+        except (OSError, AgentLostError) as error:
+            _log.warning("uploading to %s: %s", location, error)
+        upload = f"drivetrain checkpoints {self.folder.path.name} --upload"
+        return f"{location} lacks checkpoints of this run; `{upload}` uploads them"
+
+
+def _ask(agents: Sequence[AgentHandle], request: Request) -> str:
+    """On the gang's node where it still is; after a crash, here."""
+    return agents[0].ask(request) if agents else ask(request)
+
+
+def _values(records: list[Record], key: str) -> list[float]:
+    return [record["values"][key] for record in records if key in record["values"]]
+
+
+def _last(records: list[Record], key: str) -> float | None:
+    return next(reversed(_values(records, key)), None)
+
+
+def _last_metrics(records: list[Record]) -> dict[str, float]:
+    """The job's own metrics at the last evaluation, by the names that the job gives them."""
+    values: dict[str, float] = next((r["values"] for r in reversed(records) if r["series"] == "eval"), {})
+    return {name.removeprefix("eval_"): value for name, value in values.items() if name != "eval_loss"}
+
+
+def _mean(records: list[Record], key: str) -> float | None:
+    values = _values(records, key)
+    return sum(values) / len(values) if values else None

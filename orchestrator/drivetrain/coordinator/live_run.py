@@ -1,0 +1,94 @@
+"""What the parts of a run's loop share: its state, its figures, its facts, and the queue of what is to be decided."""
+
+from __future__ import annotations
+
+import copy
+import os
+import queue
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from typing import Any, Protocol
+
+from drivetrain.runs import events as ev
+from drivetrain.runs import states as st
+from drivetrain.runs.store import RunRecord, RunStore
+from drivetrain.runs.view import RunView
+
+Work = Callable[[], Iterable[ev.Event]]  # done in the loop's thread; the loop decides on each event as it comes
+
+
+class Inbox(Protocol):
+    """A queue; `queue.SimpleQueue` is one."""
+
+    def put(self, item: ev.Event | Work) -> None:
+        """Add an item."""
+
+    def get(self, block: bool = True, timeout: float | None = None) -> ev.Event | Work:
+        """Remove and return the oldest item. Raises `queue.Empty` after ``timeout`` seconds without one."""
+
+
+class LiveRun:
+    """One run while its loop looks after it. Only the loop's thread changes the state.
+
+    Args:
+        record: of the run.
+        store: durable records.
+        energy_j: that the run has taken since it was submitted or resumed.
+        inbox: what is to be decided.
+    """
+
+    def __init__(self, record: RunRecord, store: RunStore, energy_j: float = 0.0, inbox: Inbox | None = None) -> None:
+        self.id, self.created, self.state, self._store = record.id, record.created, record.state, store
+        self.inbox: Inbox = inbox or queue.SimpleQueue()
+        self.view = RunView(record.id, facts=record.facts, pids={"coordinator": os.getpid()}, energy_j=energy_j)
+        self._changed = threading.Condition()
+
+    @property
+    def generation(self) -> int:
+        """Number of the newest generation."""
+        return self.state.progress.generation
+
+    def post(self, item: ev.Event | Work) -> None:
+        """Have the loop decide on an event, or do some work in its thread."""
+        self.inbox.put(item)
+
+    def save(self, state: st.State, why: str) -> None:
+        """Store a transition."""
+        self._store.save(self.id, state, why)
+
+    def update_facts(self, **facts: Any) -> None:
+        """Store what is known of the run, and show it."""
+        self._store.learn(self.id, **facts)
+        self.show_facts(**facts)
+
+    def show_facts(self, **facts: Any) -> None:
+        """Show what is known of the run, without storing it."""
+        with self._changed:
+            self.view.facts = {**self.view.facts, **facts}
+
+    def show(self, **figures: Any) -> None:
+        """Publish the figures that are given, and those that were changed in the view."""
+        with self._changed:
+            for name, value in figures.items():
+                setattr(self.view, name, value)
+            self.view.phase = self.state.phase
+            self.view.generation = self.generation
+            self.view.restarts = self.state.progress.restarts
+            self.view.version += 1
+            self._changed.notify_all()
+
+    def show_waiting(self, why: str) -> None:
+        """Show why the scheduler has no allocation for the run yet."""
+        if why != self.view.waiting:
+            self.show(waiting=why)
+
+    def wait_for_view(self, known_version: int, timeout_s: float) -> dict[str, Any]:
+        """Return the run's figures; wait until they are newer than ``known_version``, at most ``timeout_s``."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.view.version > known_version, timeout_s)
+            return copy.deepcopy(asdict(self.view))
+
+    def history(self) -> list[tuple[float, str, st.State]]:
+        """Return every transition; see `RunStore.history`."""
+        return self._store.history(self.id)
