@@ -49,11 +49,11 @@ def test_submitted_and_stopped(jobs: str, toy_job: Path, undisturbed: Result, tm
     first = ray_job("submit", jobs, *command)
     assert "all steps are done" in first
     store = RunStore(f"sqlite:///{tmp_path / 'home' / 'drivetrain.db'}")
-    (record,) = store.runs()
+    (record,) = store.page()
     assert_same(Result(0, record.id, record.facts, {}, tmp_path / "home", ""), undisturbed)
 
     ray_job("submit", jobs, "--no-wait", "--submission-id", "second", *command, "--set", "training.steps=400")
-    while (second := store.runs()[0]).id == record.id or second.state.phase != "training":
+    while (second := store.page()[0]).id == record.id or second.state.phase != "training":
         time.sleep(0.2)
     ray_job("stop", jobs, "second")
     deadline = time.monotonic() + 60

@@ -130,7 +130,7 @@ def test_a_run_over_two_nodes(slurm: Slurm, toy_job: Path) -> None:
     said = slurm.wait(job, "COMPLETED", "FAILED", "CANCELLED")
     assert "cancelled" in said
     assert "completed" in said
-    (record,) = RunStore(f"sqlite:///{home / 'drivetrain.db'}").runs()
+    (record,) = RunStore(f"sqlite:///{home / 'drivetrain.db'}").page()
     assert record.facts["reason"] == "completed"
     assert record.state.progress.step == 40
     assert record.state.progress.generation == 2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,10 +11,12 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from drivetrain.database.engine import open_database
 from drivetrain.database.tables import Base
-from drivetrain.runs.states import Place, Placing, Queued, Training
-from drivetrain.runs.store import RunStore
+from drivetrain.runs import store as store_module
+from drivetrain.runs.states import Ended, Place, Placing, Progress, Queued, Starting, Training
+from drivetrain.runs.store import RunRecord, RunStore
 from drivetrain_pipelines.errors import InputError
-from sqlalchemy import create_engine, text
+from drivetrain_workers.protocol.reasons import Reason
+from sqlalchemy import Connection, create_engine, text
 
 from tests.postgres import Postgres
 
@@ -36,7 +38,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def test_migrations_lead_to_the_tables_of_this_version(url: str) -> None:
     with open_database(url).connect() as connection:
         context = MigrationContext.configure(connection)
-        assert context.get_current_revision() == "0002"
+        assert context.get_current_revision() == "0003"
         assert compare_metadata(context, Base.metadata) == []
 
 
@@ -122,3 +124,111 @@ def test_what_cannot_be_opened_is_told(tmp_path: Path) -> None:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     with pytest.raises(InputError, match="tables of version 9999"):
         open_database(newer)
+
+
+def test_the_third_migration_fills_what_runs_are_looked_up_by(url: str) -> None:
+    """Runs that an older version has stored are found, and their transitions are counted."""
+    engine = open_database(url)
+    store = RunStore(url)
+    store.create("toy-1", "f", Queued())
+    store.save("toy-1", Placing("/data", Place()), "PlaceGiven()")
+    store.save("toy-1", Starting("/data", Place(), progress=_after_a_failure(1)), "RankLost()")
+    store.save("toy-1", Starting("/data", Place(), progress=_after_a_failure(2)), "RankLost()")
+    store.save("toy-1", Ended(Reason.CANCELLED, progress=_after_a_failure(2)), "CancelAsked()")
+    store.create("toy-2", "f", Ended(Reason.CANCELLED))
+    store.create("toy-3", "f", Queued(), released=True)
+    store.learn("toy-1", released=True, dataset="/data")
+    names = ("admissions", "recoveries", "ends")
+    expected = [store.counters(name) for name in names]
+    assert expected == [{"": 1}, {"rank_killed": 2}, {"cancelled": 1}]
+    with engine.begin() as connection:
+        connection.execute(text("DROP TABLE counters"))
+        _back_to_the_second_migration(connection)
+    again = RunStore(url)
+    assert [again.counters(name) for name in names] == expected
+    assert {record.id for record in again.unended()} == {"toy-2", "toy-3"}
+    assert [record.id for record in again.page(phase="ended", ended=True)] == ["toy-1"]
+    assert again.datasets() == {"/data"}
+
+
+def _after_a_failure(restarts: int) -> Progress:
+    return Progress(failures={Reason.RANK_KILLED: restarts}, restarts=restarts)
+
+
+def _back_to_the_second_migration(connection: Connection) -> None:
+    for name in ("newest", "newest_unended", "newest_of_user", "newest_of_phase", "newest_of_fingerprint", "dataset"):
+        connection.execute(text(f"DROP INDEX ix_runs_{name}"))
+    for column in ("phase", "ended", "dataset"):
+        connection.execute(text(f"ALTER TABLE runs DROP COLUMN {column}"))
+    connection.execute(text('CREATE INDEX ix_runs_user ON runs ("user")'))
+    connection.execute(text("CREATE INDEX ix_runs_fingerprint ON runs (fingerprint)"))
+    connection.execute(text("UPDATE alembic_version SET version_num = '0002'"))
+
+
+def test_runs_are_paged_newest_first(url: str) -> None:
+    store = RunStore(url)
+    for number in range(7):
+        ended = {"released": True} if number % 2 else {}
+        store.create(f"toy-{number}", f"f{number % 2}", Ended(Reason.COMPLETED), ("ann", "bob")[number % 2], **ended)
+    store.save("toy-6", Queued(), "resumed by the user")
+
+    def ids(records: Iterable[RunRecord]) -> str:
+        return "".join(record.id.removeprefix("toy-") for record in records)
+
+    assert ids(store.page()) == ids(store.iterate()) == "6543210"
+    assert ids(store.page(3)) == "654"
+    assert ids(store.page(3, "toy-4")) == "321"
+    assert ids(store.page(3, "toy-0")) == ""
+    assert ids(store.page(2, "toy-4", user="ann")) == "20"
+    assert ids(store.page(phase="queued")) == "6"
+    assert ids(store.page(2, phase="ended")) == "54"
+    assert ids(store.page(ended=True)) == "531"
+    assert ids(store.unended()) == "6420"
+    assert ids(store.unended(fingerprint="f1")) == ""
+    assert ids(store.iterate(fingerprint="f1")) == "531"
+    store.claim("toy-2", "session")
+    assert ids(store.unended(session="session")) == "2"
+    with pytest.raises(InputError, match="toy-9"):
+        store.page(3, "toy-9")
+
+
+def test_runs_of_the_same_moment_are_paged_once_each(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module.time, "time", lambda: 5.0)
+    monkeypatch.setattr(store_module, "_PAGE", 2)
+    store = RunStore(url)
+    for name in "cabde":
+        store.create(name, "f", Queued())
+    assert [record.id for record in store.iterate()] == list("edcba")
+
+
+def test_a_prefix_is_looked_up_in_the_index(url: str) -> None:
+    """Ids with capitals, punctuation and letters beyond ASCII: every one is found by each prefix that no other has."""
+    store = RunStore(url)
+    ids = ["toy-1", "toy-10", "Toy-2", "toy_3", "toy.4", "tor-5", "toz-6", "töy-7"]
+    for name in ids:
+        store.create(name, "f", Queued())
+    for name in ids:
+        for length in range(1, len(name) + 1):
+            alike = [other for other in ids if other.startswith(name[:length])]
+            if len(alike) == 1 or name[:length] in ids:
+                assert store.get(name[:length]).id == (name[:length] if name[:length] in ids else name)
+            else:
+                with pytest.raises(InputError, match=", ".join(sorted(alike))):
+                    store.get(name[:length])
+    with open_database(url).connect() as connection:
+        explain = "EXPLAIN QUERY PLAN"
+        if connection.dialect.name == "postgresql":  # which reads so small a table as a whole, if it is let
+            connection.execute(text("SET enable_seqscan = off"))
+            explain = "EXPLAIN"
+        plan = connection.execute(text(f"{explain} SELECT id FROM runs WHERE id >= 'toy' AND id < 'toz'")).all()
+    assert "Index Cond" in str(plan) or "SEARCH runs USING COVERING INDEX" in str(plan)
+
+
+def test_the_message_about_an_unknown_run_stays_short(url: str) -> None:
+    store = RunStore(url)
+    for number in range(12):
+        store.create(f"toy-{number:02}", "f", Queued())
+    for wrong in ("nothing", "toy"):
+        with pytest.raises(InputError) as caught:
+            store.get(wrong)
+        assert str(caught.value).count("toy-") == 10

@@ -24,6 +24,7 @@ DEFAULT_SERVER = "http://127.0.0.1:8900"
 _TIMEOUT = httpx.Timeout(60.0, connect=10.0)
 _RETRY_S = 60.0  # a server that is being restarted is back within that
 _POLL_S = 10.0
+_PAGE = 100  # runs of one request, where all are wanted
 _Json = dict[str, Any]
 
 
@@ -101,10 +102,24 @@ class Client:
         }
         return self._json("POST", "/runs", json=body)  # type: ignore[no-any-return]
 
-    def runs(self, user: str | None = None, phase: str | None = None) -> list[_Json]:
-        """Runs, newest first."""
-        wanted = {key: value for key, value in (("user", user), ("phase", phase)) if value}
-        return self._json("GET", "/runs", params=wanted)  # type: ignore[no-any-return]
+    def runs(
+        self, user: str | None = None, phase: str | None = None, limit: int = 50, before: str | None = None
+    ) -> list[_Json]:
+        """Return at most ``limit`` (up to 1000) runs, newest first.
+
+        Args:
+            user, phase: only those of this user, in this phase.
+            before: id of the last run of the page before this one; None begins with the newest run.
+        """
+        filters = {key: value for key, value in (("user", user), ("phase", phase), ("before", before)) if value}
+        return self._json("GET", "/runs", params={**filters, "limit": limit})  # type: ignore[no-any-return]
+
+    def all_runs(self, user: str | None = None, phase: str | None = None) -> Iterator[_Json]:
+        """Yield every run, newest first, asking for a page at a time. Args: see `runs`."""
+        before: str | None = None
+        while page := self.runs(user, phase, _PAGE, before):
+            yield from page
+            before = page[-1]["run_id"]
 
     def status(self, run_id: str) -> _Json:
         """A run: record, live figures (``view``), history."""

@@ -110,7 +110,7 @@ def head(dataset: Dataset, split: str, rows: int) -> Iterator[dict[str, Any]]:
 def garbage() -> list[Path]:
     """Versions that no run refers to, and folders of preparations that were never finished."""
     home = Home.from_environment()
-    used = {record.facts.get("dataset") for record in RunStore(home.database_url).runs()}
+    used = RunStore(home.database_url).datasets()
     return [folder for folder in sorted(home.datasets.glob("*/*")) if folder.is_dir() and str(folder) not in used]
 
 

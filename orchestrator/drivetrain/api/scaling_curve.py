@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -125,11 +126,13 @@ def _point(
 
 def _done_before(job: Job, home: Home) -> RunRecord | None:
     """A run of the very same job, and of the same data, that is complete."""
-    alike = [record for record in RunStore(home.database_url).runs() if record.fingerprint == job.fingerprint]
-    complete = [record for record in alike if record.facts.get("reason") == Reason.COMPLETED]
-    if not complete:
+    alike = RunStore(home.database_url).iterate(fingerprint=job.fingerprint)
+    complete = (record for record in alike if record.facts.get("reason") == Reason.COMPLETED)
+    if (newest := next(complete, None)) is None:
         return None
     data = with_files(job.spec, home).data
     found = find(data, data.location or str(home.datasets), home.downloads, job.folder)
     version = found.manifest.version if found else None
-    return next((record for record in complete if record.facts.get("dataset_version") == version), None)
+    return next(
+        (record for record in chain([newest], complete) if record.facts.get("dataset_version") == version), None
+    )

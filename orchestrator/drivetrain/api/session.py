@@ -22,6 +22,7 @@ from drivetrain_pipelines.storage.checksums import atomic_write
 from drivetrain_workers.protocol.reasons import Reason
 from ray._common.utils import get_ray_address_file
 from ray._private import ray_constants
+from tenacity import retry, retry_if_exception, stop_after_delay, wait_fixed
 
 from drivetrain.cluster.nodes import HEAD
 from drivetrain.coordinator.wiring import RayCoordinator
@@ -38,6 +39,16 @@ _LISTENS_S = 2.0
 _CLOSING_S = 180.0
 
 
+def _coordinator_is_away(error: BaseException) -> bool:
+    """Whether the coordinator is dead, rather than an actor that it has called: Ray makes that one a RayTaskError."""
+    return isinstance(error, ray.exceptions.RayActorError) and not isinstance(error, ray.exceptions.RayTaskError)
+
+
+_while_it_restarts = retry(
+    retry=retry_if_exception(_coordinator_is_away), wait=wait_fixed(0.2), stop=stop_after_delay(60.0), reraise=True
+)
+
+
 class Session:
     """A connection to the coordinator of a Ray cluster."""
 
@@ -48,9 +59,8 @@ class Session:
 
     def run(self, job: Job) -> RunRecord:
         """Begin a run of the job; or go on with one of the very same job that was interrupted."""
-        for record in self._store.runs():
-            if record.fingerprint == job.fingerprint and not record.ended:
-                return self.resume(record.id)
+        if interrupted := self._store.unended(fingerprint=job.fingerprint):
+            return self.resume(interrupted[0].id)
         return self.submit(job, user_name())
 
     def submit(self, job: Job, user: str, key: str | None = None, git: GitState | None = None) -> RunRecord:
@@ -89,12 +99,11 @@ class Session:
     def recover(self) -> list[str]:
         """Look after every run that has not ended and that nobody looks after; returns what could not be taken up."""
         problems = []
-        for record in self._store.runs():
-            if not record.ended:
-                try:
-                    self._call("adopt", record.id)
-                except (DrivetrainError, ray.exceptions.RayError) as error:
-                    problems.append(f"{record.id}: {error}")
+        for record in self._store.unended():
+            try:
+                self._call("adopt", record.id)
+            except (DrivetrainError, ray.exceptions.RayError) as error:
+                problems.append(f"{record.id}: {error}")
         return problems
 
     def view(self, run_id: str, known_version: int = -1, timeout_s: float = 0.0) -> dict[str, Any]:
@@ -156,20 +165,15 @@ class Session:
         """Ask a run to save and end."""
         self._call("cancel", run_id)
 
+    @_while_it_restarts
     def _call(self, method: str, *arguments: Any) -> Any:
         """Call the coordinator; one that was killed is back within seconds."""
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                return ray.get(getattr(self._coordinator, method).remote(*arguments))
-            except ray.exceptions.RayTaskError as error:
-                if isinstance(error.cause, DrivetrainError):
-                    raise error.cause from None
-                raise
-            except ray.exceptions.RayActorError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.2)
+        try:
+            return ray.get(getattr(self._coordinator, method).remote(*arguments))
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, DrivetrainError):
+                raise error.cause from None
+            raise
 
     def _lay_out(self, run_id: str, job: Job, git: GitState) -> None:
         folder = self._home.run(run_id)

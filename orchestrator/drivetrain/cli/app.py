@@ -273,16 +273,22 @@ def scaling_curve(
 
 
 @app.command("list")
-def list_runs(json: _Json = False, server: _Server = None) -> None:
+def list_runs(
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="show at most so many")] = 50,
+    every: Annotated[bool, typer.Option("--all", help="show every run")] = False,
+    json: _Json = False,
+    server: _Server = None,
+) -> None:
     """List the runs of this home, or of a server, newest first."""
+    most = None if every else limit
     if server:
         from drivetrain.cli.remote import list_runs as list_there
 
-        list_there(server, json)
+        list_there(server, most, json)
         return
-    from drivetrain.cli.commands import list_runs as list_all
+    from drivetrain.cli.commands import list_runs as list_here
 
-    list_all(json)
+    list_here(most, json)
 
 
 add_cluster_verbs(app)

@@ -20,6 +20,7 @@ from drivetrain_workers.spec import CheckpointSpec
 
 from drivetrain.api import runs
 from drivetrain.cli.errors import errors
+from drivetrain.cli.paging import first
 from drivetrain.cli.render import Renderer, renderer
 from drivetrain.home import Home
 from drivetrain.reporting.report import write_report
@@ -132,10 +133,10 @@ def _begun(run_id: str) -> tuple[RunFolder, str]:
     return home.run(record.id), record.facts["dataset"]
 
 
-def list_runs(as_json: bool) -> None:
+def list_runs(limit: int | None, as_json: bool) -> None:
     """`drivetrain list`."""
     with errors():
-        for record in RunStore(Home.from_environment().database_url).runs():
+        for record in first(RunStore(Home.from_environment().database_url).iterate(), limit):
             line = {
                 "run_id": record.id,
                 "phase": record.state.phase,

@@ -14,6 +14,7 @@ from drivetrain.accounting.words import describe_cost, describe_time
 from drivetrain.api.client import Client
 from drivetrain.api.runs import RunSummary
 from drivetrain.cli.errors import errors
+from drivetrain.cli.paging import first
 from drivetrain.cli.render import renderer
 
 _Record = dict[str, Any]
@@ -103,10 +104,10 @@ def resume(server: str | None, run: str, as_json: bool) -> None:
         _print(client.resume(run), as_json)
 
 
-def list_runs(server: str | None, as_json: bool) -> None:
+def list_runs(server: str | None, limit: int | None, as_json: bool) -> None:
     """`drivetrain list --server`."""
     with _client(server) as client:
-        for run in client.runs():
+        for run in first(client.all_runs(), limit):
             _print(run, as_json)
 
 

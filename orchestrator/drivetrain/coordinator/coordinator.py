@@ -59,12 +59,11 @@ class Coordinator:
         self._folder_of, self._overview = folder_of, overview
         self._lock = threading.Lock()
         self._loops: dict[str, RunLoop] = {}
-        for record in store.runs():
-            if record.session == session and not record.ended:
-                try:
-                    self.adopt(record.id)
-                except Exception:  # one run's trouble must not keep the others waiting
-                    _log.exception("run %s could not be taken up again", record.id)
+        for record in store.unended(session=session):
+            try:
+                self.adopt(record.id)
+            except Exception:  # one run's trouble must not keep the others waiting
+                _log.exception("run %s could not be taken up again", record.id)
 
     def adopt(self, run_id: str, new: bool = False) -> None:
         """Look after a run from now on; it begins, or goes on where its records end. Twice is as good as once.

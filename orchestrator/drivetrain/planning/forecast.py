@@ -27,6 +27,7 @@ from drivetrain.tracking.spool import read_records
 _BASE_BYTES = 315e6  # of a rank before there is a model; past runs tell it better
 _SAMPLE_BYTES = 64 << 20
 _SAMPLE_ROWS = 2048
+_MOST_PAST_RUNS = 200  # enough for a median; each costs the reading of a file
 
 
 def forecast(spec: JobSpec, code_folder: Path, location: str, room: Room, home: Home) -> Plan:
@@ -58,10 +59,10 @@ def _site(spec: JobSpec, found: ModelProfile, room: Room, home: Home, dataset: D
 
 
 def _alike(spec: JobSpec, on_gpus: bool, home: Home) -> Iterator[tuple[RunRecord, JobSpec]]:
-    """Finished runs of this home with the same model, on the same kind of device."""
-    for record in RunStore(home.database_url).runs():
+    """Yield the newest runs of this home that have ended, with the same model, on the same kind of device."""
+    for record in RunStore(home.database_url).page(_MOST_PAST_RUNS, ended=True):
         resolved = home.run(record.id).job_resolved
-        if not record.ended or not resolved.exists() or "base_bytes" not in record.facts:
+        if not resolved.exists() or "base_bytes" not in record.facts:
             continue
         past = JobSpec.model_validate_json(resolved.read_text())
         same = past.model == spec.model and past.training.precision == spec.training.precision

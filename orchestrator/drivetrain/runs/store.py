@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from drivetrain_pipelines.errors import InputError
-from sqlalchemy import select
+from sqlalchemy import Executable, Select, select, tuple_
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import Session
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
 from drivetrain.database.engine import READS, open_database
-from drivetrain.database.tables import Run, Transition, Usage
+from drivetrain.database.tables import Counter, Run, Transition, Usage
+from drivetrain.runs.counters import counted
 from drivetrain.runs.states import Ended, State, from_record, to_record
+
+TransitionRecord = tuple[float, str, State]  # when, on which event, to which state
+_PAGE = 500  # rows that are loaded at once where many are looked through
+_SUGGESTIONS = 10  # ids in the message about a run that was not found
+_LAST_CHARACTER = chr(0x10FFFF)  # sorts behind every character that an id may hold
+_ENDED = Ended.__name__.lower()
 
 # A database that is restarted, or locked, comes back; a run must not end for that.
 _patiently = retry(
@@ -76,6 +84,7 @@ class RunStore:
             user=user,
             idempotency_key=key,
         )
+        _derive_columns(row)
         try:
             with Session(self._engine) as session, session.begin():
                 session.add(row)
@@ -95,25 +104,76 @@ class RunStore:
 
     @_patiently
     def get(self, run_id: str) -> RunRecord:
-        """One run; a unique prefix of its id will do.
+        """Return one run, by its id or by a unique prefix of its id.
 
         Raises:
             InputError: there is no such run, or several.
         """
         with Session(self._reading) as session:
-            rows = session.scalars(select(Run).where(Run.id.startswith(run_id, autoescape=True))).all()
-            exact = [row for row in rows if row.id == run_id] or rows
-            if len(exact) == 1:
-                return _record(exact[0])
-        ids = [record.id for record in self.runs()]
-        allowed = ", ".join([row.id for row in rows] or ids[:10]) or "no run yet"
-        raise InputError("RUN", repr(run_id), allowed)
+            if row := session.get(Run, run_id):
+                return _record(row)
+            alike = select(Run.id).where(Run.id >= run_id, Run.id < run_id + _LAST_CHARACTER).order_by(Run.id)
+            found = session.scalars(alike.limit(_SUGGESTIONS)).all()
+            if len(found) == 1:
+                return _record(session.get_one(Run, found[0]))
+            suggested = found or session.scalars(_newest(select(Run.id)).limit(_SUGGESTIONS)).all()
+        raise InputError("RUN", repr(run_id), ", ".join(suggested) or "no run yet")
 
     @_patiently
-    def runs(self) -> list[RunRecord]:
-        """All runs, newest first."""
+    def unended(self, *, session: str | None = None, fingerprint: str | None = None) -> list[RunRecord]:
+        """Return the runs that have not ended, newest first.
+
+        Args:
+            session: only those of this coordinator.
+            fingerprint: only those of this very job.
+        """
+        query = _where(select(Run), ended=False, session=session, fingerprint=fingerprint)
+        with Session(self._reading) as reading:
+            return [_record(row) for row in reading.scalars(_newest(query))]
+
+    @_patiently
+    def page(
+        self,
+        limit: int = 50,
+        before: str | None = None,
+        *,
+        user: str | None = None,
+        phase: str | None = None,
+        fingerprint: str | None = None,
+        ended: bool | None = None,
+    ) -> list[RunRecord]:
+        """Return some runs, newest first.
+
+        Args:
+            limit: at most so many.
+            before: id of the last run of the page before this one; None begins with the newest run.
+            user, phase, fingerprint, ended: only those that have this value; None allows all.
+
+        Raises:
+            InputError: there is no run ``before``.
+        """
+        query = _where(select(Run), user=user, phase=phase, fingerprint=fingerprint, ended=ended)
         with Session(self._reading) as session:
-            return [_record(row) for row in session.scalars(select(Run).order_by(Run.created.desc()))]
+            if before is not None:
+                last = session.get(Run, before)
+                if last is None:
+                    raise InputError("before", repr(before), "the id of a run")
+                query = query.where(tuple_(Run.created, Run.id) < (last.created, last.id))
+            return [_record(row) for row in session.scalars(_newest(query).limit(limit))]
+
+    def iterate(self, **wanted: Any) -> Iterator[RunRecord]:
+        """Yield runs, newest first, loading a page at a time. Args: the filters of `page`."""
+        before: str | None = None
+        while records := self.page(_PAGE, before, **wanted):
+            yield from records
+            before = records[-1].id
+
+    @_patiently
+    def datasets(self) -> set[str]:
+        """Return the locations of all datasets that a run refers to."""
+        query = select(Run.dataset).where(Run.dataset.is_not(None)).distinct()
+        with Session(self._reading) as session:
+            return {location for location in session.scalars(query) if location}
 
     def forget(self, run_id: str) -> None:
         """Remove a run that never began."""
@@ -131,7 +191,11 @@ class RunStore:
         """Store a transition, with the event that caused it."""
         record = to_record(state)
         with Session(self._engine) as session, session.begin():
-            session.get_one(Run, run_id, with_for_update=True).state = record
+            row = session.get_one(Run, run_id, with_for_update=True)
+            for name, label in counted(from_record(row.state).progress, state):
+                session.execute(self._raise(name, label))
+            row.state = record
+            _derive_columns(row)
             session.add(Transition(run_id=run_id, time=time.time(), event=why, state=record))
 
     @_patiently
@@ -140,25 +204,29 @@ class RunStore:
         with Session(self._engine) as session, session.begin():
             row = session.get_one(Run, run_id, with_for_update=True)
             row.facts = {**row.facts, **_storable(facts)}
+            _derive_columns(row)
+
+    def history(self, run_id: str) -> list[TransitionRecord]:
+        """Return every transition of a run, in order."""
+        return [transition for _, transition in self.history_after(run_id, 0)]
 
     @_patiently
-    def history(self, run_id: str) -> list[tuple[float, str, State]]:
-        """Every transition of a run: when, on which event, to which state."""
-        query = select(Transition).where(Transition.run_id == run_id).order_by(Transition.id)
-        with Session(self._reading) as session:
-            return [(row.time, row.event, from_record(row.state)) for row in session.scalars(query)]
+    def history_after(self, run_id: str, number: int) -> list[tuple[int, TransitionRecord]]:
+        """Return the transitions of a run whose numbers are above the given one, in order, with their numbers.
 
-    @_patiently
-    def transitions_after(self, number: int, until: float) -> list[tuple[int, str, State]]:
-        """Transitions of all runs with numbers above the given one, in order: number, run, state.
-
-        Args:
-            until: seconds since the epoch; a few seconds ago, since numbers are given before they are committed.
+        The transitions of one run are stored one after another: a later one has a higher number.
         """
-        newer = select(Transition).where(Transition.id > number, Transition.time <= until)
-        query = newer.order_by(Transition.id)
+        columns = select(Transition.id, Transition.time, Transition.event, Transition.state)
+        query = columns.where(Transition.run_id == run_id, Transition.id > number).order_by(Transition.id)
         with Session(self._reading) as session:
-            return [(row.id, row.run_id, from_record(row.state)) for row in session.scalars(query)]
+            return [(each, (at, why, from_record(state))) for each, at, why, state in session.execute(query)]
+
+    @_patiently
+    def counters(self, name: str) -> dict[str, int]:
+        """Return a counter of `drivetrain.runs.counters` by its labels."""
+        with Session(self._reading) as session:
+            rows = session.execute(select(Counter.label, Counter.value).where(Counter.name == name))
+            return {row.label: row.value for row in rows}
 
     @_patiently
     def usage(self) -> tuple[dict[str, float], float]:
@@ -173,6 +241,30 @@ class RunStore:
         with Session(self._engine) as session, session.begin():
             for user, share in shares.items():
                 session.merge(Usage(user=user, share=share, time=now))
+
+    def _raise(self, name: str, label: str) -> Executable:
+        """Add one to a counter; the first time, it is made."""
+        dialect = sqlite if self._engine.dialect.name == "sqlite" else postgresql
+        insert = dialect.insert(Counter).values(name=name, label=label, value=1)
+        more = {"value": Counter.value + 1}
+        return insert.on_conflict_do_update(index_elements=["name", "label"], set_=more)
+
+
+def _where(query: Select[Any], **values: Any) -> Select[Any]:
+    """Restrict a query to runs that have the given values; None allows all."""
+    return query.filter_by(**{name: value for name, value in values.items() if value is not None})
+
+
+def _newest(query: Select[Any]) -> Select[Any]:
+    """Order by age, newest first; the id tells runs apart that were submitted at the same moment."""
+    return query.order_by(Run.created.desc(), Run.id.desc())
+
+
+def _derive_columns(row: Run) -> None:
+    """Fill the columns by which runs are looked up."""
+    row.phase = row.state["phase"]
+    row.ended = row.phase == _ENDED and bool(row.facts.get("released"))
+    row.dataset = row.facts.get("dataset")
 
 
 def _record(row: Run) -> RunRecord:

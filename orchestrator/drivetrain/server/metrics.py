@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -16,18 +14,17 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from drivetrain.accounting.statement import account_of
-from drivetrain.accounting.tally import Tally
+from drivetrain.runs.counters import ADMISSIONS, ENDS, RECOVERIES
 from drivetrain.runs.states import TRANSITIONS
 from drivetrain.runs.store import RunRecord
 from drivetrain.server.dependencies import Parts, Viewer
 
 router = APIRouter()
 
-_SETTLED_S = 5.0
 # What has not happened is told too: a query for it, and its first rise, must not come up empty.
 _NO_RUNS = {(kind.__name__.lower(),): 0 for kind in TRANSITIONS}
 _NO_NODES = {(state,): 0 for state in ("usable", "draining", "quarantined")}
-_NEVER: dict[str, int] = dict.fromkeys(Reason, 0)
+_NEVER = {str(reason): 0 for reason in Reason}
 _OF_A_VIEW = {
     "step": "optimizer steps done",
     "steps": "optimizer steps to do",
@@ -62,15 +59,13 @@ class _Figures(Collector):
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
-        self._tally, self._counted = Tally(), 0
-        self._lock = threading.Lock()
 
     def describe(self) -> list[Metric]:
         """Nothing: registering must not ask the cluster."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        runs = [record for record in self._parts.store.runs() if not record.ended]
+        runs = self._parts.store.unended()
         yield from self._of_the_cluster(runs)
         yield from self._of_all_times()
         yield from self._of_runs(runs)
@@ -91,14 +86,11 @@ class _Figures(Collector):
             yield _gauge(device, "of the cluster", ["state"], both)
 
     def _of_all_times(self) -> Iterator[Metric]:
-        with self._lock:  # two who ask at once must not count a transition twice
-            for number, run, state in self._parts.store.transitions_after(self._counted, time.time() - _SETTLED_S):
-                self._tally.add(run, state)
-                self._counted = number
-            admissions = CounterMetricFamily("drivetrain_admissions", "places that were given", self._tally.admissions)
-            recoveries = _counter("recoveries", "from failures", ["reason"], _NEVER | self._tally.recoveries)
-            ends = _counter("runs_ended", "how runs have ended", ["reason"], _NEVER | self._tally.ends)
-        yield from (admissions, recoveries, ends)
+        counters = self._parts.store.counters
+        admissions = counters(ADMISSIONS).get("", 0)
+        yield CounterMetricFamily("drivetrain_admissions", "places that were given", admissions)
+        yield _counter("recoveries", "from failures", ["reason"], _NEVER | counters(RECOVERIES))
+        yield _counter("runs_ended", "how runs have ended", ["reason"], _NEVER | counters(ENDS))
 
     def _of_runs(self, runs: list[RunRecord]) -> Iterator[Metric]:
         views = [(_labels(record), self._parts.session.view(record.id)) for record in runs]

@@ -70,15 +70,11 @@ def list_runs(
     _: Viewer,
     user: str | None = None,
     phase: str | None = None,
-    limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 50,
+    before: Annotated[str | None, Query(max_length=300)] = None,
 ) -> list[dict[str, Any]]:
-    """Runs, newest first."""
-    found = [
-        record
-        for record in server.store.runs()
-        if (user is None or record.user == user) and (phase is None or record.state.phase == phase)
-    ]
-    return [_summary(record) for record in found[:limit]]
+    """Runs, newest first; ``before`` the id of the last one of the page before."""
+    return [_summary(record) for record in server.store.page(limit, before, user=user, phase=phase)]
 
 
 @router.get("/runs/{run_id}")

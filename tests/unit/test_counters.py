@@ -1,8 +1,11 @@
-"""What the server counts for Prometheus."""
+"""What is counted over all runs, from transition to transition."""
 
 from __future__ import annotations
 
-from drivetrain.accounting.tally import Tally
+from collections import Counter
+from itertools import pairwise
+
+from drivetrain.runs.counters import ADMISSIONS, ENDS, RECOVERIES, counted
 from drivetrain.runs.states import Ended, Place, Placing, Progress, Queued, Starting, State, Training
 from drivetrain_workers.protocol.reasons import Reason
 
@@ -26,10 +29,13 @@ def test_every_recovery_is_counted_once_by_its_reason() -> None:
         Queued(progress=after(restarts=3)),  # resumed by the user
         Ended(Reason.COMPLETED, progress=after(restarts=3)),
     ]
-    tally = Tally()
-    for state in states:
-        tally.add("a", state)
-        tally.add("b", Queued())
-    assert tally.recoveries == {killed: 1, lost: 2}
-    assert tally.admissions == 2
-    assert tally.ends == {Reason.CANCELLED: 1, Reason.COMPLETED: 1}
+    found: Counter[tuple[str, str]] = Counter()
+    for before, state in pairwise([Queued(), *states]):
+        found.update(counted(before.progress, state))
+    assert found == {
+        (RECOVERIES, killed): 1,
+        (RECOVERIES, lost): 2,
+        (ADMISSIONS, ""): 2,
+        (ENDS, Reason.CANCELLED): 1,
+        (ENDS, Reason.COMPLETED): 1,
+    }
