@@ -81,7 +81,7 @@ def _drivetrain(home: Path) -> float:
     done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
     run_id = json.loads(done.stdout.splitlines()[-1])["run_id"]
     records = ledger.read(RunFolder(home / "runs" / run_id).ledger)
-    return _seconds_a_step([record["time"] for record in records])
+    return _seconds_a_step([record.time for record in records])
 
 
 def _seconds_a_step(times: list[float]) -> float:

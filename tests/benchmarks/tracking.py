@@ -82,7 +82,7 @@ def _step_times(result: Result) -> list[float]:
     """Seconds from step to step, by the rank's own clock."""
     assert result.code == 0, result.errors
     records = ledger.read(RunFolder(result.home / "runs" / result.run_id).ledger)
-    return [later["time"] - earlier["time"] for earlier, later in pairwise(records)]
+    return [later.time - earlier.time for earlier, later in pairwise(records)]
 
 
 def _by_mood(order: list[str], times: list[float]) -> dict[str, list[float]]:

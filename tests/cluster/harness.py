@@ -69,7 +69,7 @@ def assert_same(result: Result, undisturbed: Result) -> None:
 
 def step_gaps(home: Path, run_id: str) -> list[float]:
     """Seconds from step to step, by the ranks' own clock."""
-    times = [record["time"] for record in ledger.read(RunFolder(home / "runs" / run_id).ledger)]
+    times = [record.time for record in ledger.read(RunFolder(home / "runs" / run_id).ledger)]
     return [later - earlier for earlier, later in pairwise(times)]
 
 

@@ -134,8 +134,8 @@ def test_report_is_one_page_with_everything(undisturbed: Result) -> None:
 
 def test_ledger_accounts_for_every_position(undisturbed: Result) -> None:
     records = ledger.read(RunFolder(undisturbed.home / "runs" / undisturbed.run_id).ledger)
-    assert [record["positions"] for record in records] == [[8 * i, 8 * (i + 1)] for i in range(40)]
-    assert {record["step"]: record["loss"] for record in records} == undisturbed.series("loss")
+    assert [record.positions for record in records] == [(8 * i, 8 * (i + 1)) for i in range(40)]
+    assert {record.step: record.loss for record in records} == undisturbed.series("loss")
 
 
 def test_predict_and_list(undisturbed: Result) -> None:

@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from drivetrain_pipelines.order.mixture import SampleOrder
+from drivetrain_workers.protocol.step_record import StepRecord
 from drivetrain_workers.records.audit import audit
 
+from tests.unit.step_records import step_record
 
-def ledger(steps: int, batch: int, worlds: tuple[int, ...] = (2,)) -> list[dict]:
+
+def ledger(steps: int, batch: int, worlds: tuple[int, ...] = (2,)) -> list[StepRecord]:
     return [
-        {"step": n + 1, "positions": [n * batch, (n + 1) * batch], "world_size": worlds[n * len(worlds) // steps]}
+        step_record(n + 1, positions=(n * batch, (n + 1) * batch), world_size=worlds[n * len(worlds) // steps])
         for n in range(steps)
     ]
 
@@ -26,7 +31,7 @@ def test_a_clean_run(streams: list[list[int]]) -> None:
 def test_what_is_wrong_is_said() -> None:
     order = SampleOrder.of([[50]], [1], 1, 4, 8)
     records = ledger(10, 8)
-    records[4]["positions"] = [0, 8]
+    records[4] = replace(records[4], positions=(0, 8))
     assert audit(records, order, 8).problems == ["step 5 consumed positions [0, 8] instead of [32, 40]"]
     del records[4]
     assert audit(records, order, 8).problems[0].startswith("step 5 is missing")

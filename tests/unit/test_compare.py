@@ -12,6 +12,8 @@ from drivetrain.runs.store import RunStore
 from drivetrain_workers.records import ledger
 from drivetrain_workers.records.run_folder import CheckpointId
 
+from tests.unit.step_records import step_record
+
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
@@ -26,7 +28,7 @@ def make(home: Home, run: str, losses: list[float], sizes: list[int], code: str,
     folder.job_resolved.write_text(json.dumps({"seed": 1, "training": settings}))
     folder.environment.write_text(json.dumps({"torch": settings.get("torch", "2.13.0")}))
     records = [
-        {"step": number + 1, "loss": loss, "world_size": size}
+        step_record(number + 1, loss=loss, world_size=size)
         for number, (loss, size) in enumerate(zip(losses, sizes, strict=True))
     ]
     ledger.write(folder.ledger, CheckpointId(len(records), 1), records)

@@ -17,6 +17,8 @@ from drivetrain_workers.spec import EarlyStopSpec, GuardSpec
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.unit.step_records import step_record
+
 
 def falling(steps: int) -> list[float]:
     noise = np.random.default_rng(0).normal(0, 0.05, steps)
@@ -60,8 +62,7 @@ def test_steps_take_the_batches_that_are_not_passed_over(skipped: list[int], glo
 def test_the_audit_knows_what_was_passed_over() -> None:
     order = SampleOrder.of([[40]], [1], 0, 1, 8)
     skip = Skip(16, 24, 3, "loss nan")
-    positions = [(start, start + 8) for start in (0, 8, 24, 32)]
-    records = [{"step": n + 1, "positions": list(p), "world_size": 1} for n, p in enumerate(positions)]
+    records = [step_record(n + 1, positions=(start, start + 8)) for n, start in enumerate((0, 8, 24, 32))]
     found = audit(records, order, 8, (skip,))
     assert found.problems == []
     assert found.skips == ["positions 16 to 24 after step 3: loss nan"]

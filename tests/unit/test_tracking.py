@@ -1,19 +1,14 @@
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
 
-import pytest
 from drivetrain.tracking.embedded import make_database
 from drivetrain.tracking.spool import Record, Spool
 from drivetrain.tracking.tracker import Tracker
-from drivetrain_pipelines.errors import CorruptFileError
-from drivetrain_workers.records import ledger
-from drivetrain_workers.records.run_folder import CheckpointId
 from mlflow import MlflowClient
 
 
@@ -99,22 +94,6 @@ def test_spool_survives_a_torn_line_and_a_lost_mark(tmp_path: Path) -> None:
     last = Spool(tmp_path)
     assert [record["op"] for record in last.pending()[0]] == ["a", "b", "c"]
     last.close()
-
-
-def test_ledger_keeps_the_newest_generation_of_each_step(tmp_path: Path) -> None:
-    def records(generation: int, *numbers: int) -> list[ledger.Record]:
-        return [{"step": number, "generation": generation} for number in numbers]
-
-    ledger.write(tmp_path, CheckpointId(4, 1), records(1, 1, 2, 3, 4))
-    ledger.write(tmp_path, CheckpointId(8, 1), records(1, 5, 6, 7, 8))
-    ledger.write(tmp_path, CheckpointId(8, 2), records(2, 5, 6, 7, 8))
-    found = ledger.read(tmp_path)
-    assert [record["step"] for record in found] == list(range(1, 9))
-    assert [record["generation"] for record in found] == [1, 1, 1, 1, 2, 2, 2, 2]
-    piece = next(tmp_path.glob("*g0001.json"))
-    os.truncate(piece, 20)
-    with pytest.raises(CorruptFileError, match=piece.name):
-        ledger.read(tmp_path)
 
 
 def test_a_database_is_made_whole_or_not_at_all(tmp_path: Path) -> None:

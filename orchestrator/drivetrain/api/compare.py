@@ -9,6 +9,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from drivetrain_workers.protocol.step_record import StepRecord
 from drivetrain_workers.records import ledger
 from drivetrain_workers.records.run_folder import RunFolder
 
@@ -63,7 +64,8 @@ def compare(first: str, second: str, picture: Path | None = None) -> Comparison:
     store = RunStore(home.database_url)
     records = store.get(first), store.get(second)
     folders = home.run(records[0].id), home.run(records[1].id)
-    losses = _losses(folders[0]), _losses(folders[1])
+    steps = ledger.read(folders[0].ledger), ledger.read(folders[1].ledger)
+    losses = _losses(steps[0]), _losses(steps[1])
     same = _same_steps(*losses)
     after = [run[same][1] for run in losses if len(run) > same]
     if picture:
@@ -75,7 +77,7 @@ def compare(first: str, second: str, picture: Path | None = None) -> Comparison:
         _different(*(kept_environment(folder) for folder in folders)),
         list(_code_diff(*folders)),
         (records[0].facts.get("dataset_version"), records[1].facts.get("dataset_version")),
-        (_worlds(folders[0]), _worlds(folders[1])),
+        (_worlds(steps[0]), _worlds(steps[1])),
         same,
         (after[0], after[1]) if len(after) == 2 else None,
         _results(*records),
@@ -98,8 +100,8 @@ def _lines(path: Path) -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
-def _losses(folder: RunFolder) -> list[tuple[int, float]]:
-    return [(record["step"], record["loss"]) for record in ledger.read(folder.ledger)]
+def _losses(steps: list[StepRecord]) -> list[tuple[int, float]]:
+    return [(record.step, record.loss) for record in steps]
 
 
 def _same_steps(first: list[tuple[int, float]], second: list[tuple[int, float]]) -> int:
@@ -107,9 +109,9 @@ def _same_steps(first: list[tuple[int, float]], second: list[tuple[int, float]])
     return next((number for number, (one, other) in enumerate(pairs) if one != other), min(len(first), len(second)))
 
 
-def _worlds(folder: RunFolder) -> list[tuple[int, int]]:
-    groups = groupby(ledger.read(folder.ledger), key=lambda record: record["world_size"])
-    return [(next(iter(group))["step"], int(size)) for size, group in groups]
+def _worlds(steps: list[StepRecord]) -> list[tuple[int, int]]:
+    groups = groupby(steps, key=lambda record: record.world_size)
+    return [(next(iter(group)).step, size) for size, group in groups]
 
 
 def _results(first: RunRecord, second: RunRecord) -> dict[str, Pair]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 from drivetrain_pipelines.order.mixture import SampleOrder
 from drivetrain_pipelines.order.permutation import Int64Array
 
+from drivetrain_workers.protocol.step_record import StepRecord
 from drivetrain_workers.records.adjustments import Positions, Skip
 
 _AT_ONCE = 1 << 20  # positions located in one pass
@@ -36,7 +37,7 @@ class Audit:
     problems: list[str]
 
 
-def audit(records: list[dict[str, Any]], order: SampleOrder, global_batch: int, skips: tuple[Skip, ...] = ()) -> Audit:
+def audit(records: Sequence[StepRecord], order: SampleOrder, global_batch: int, skips: tuple[Skip, ...] = ()) -> Audit:
     """Check the records of a ledger, in order of step, against the order of samples.
 
     Args:
@@ -45,12 +46,13 @@ def audit(records: list[dict[str, Any]], order: SampleOrder, global_batch: int, 
     stretches = Positions(global_batch, skips)
     problems = []
     for number, record in enumerate(records):
-        expected = [stretches.start(number), stretches.start(number) + global_batch]
-        if record["step"] != number + 1:
-            problems.append(f"step {number + 1} is missing; step {record['step']} stands in its place")
+        expected = stretches.start(number), stretches.start(number) + global_batch
+        if record.step != number + 1:
+            problems.append(f"step {number + 1} is missing; step {record.step} stands in its place")
             break
-        if record["positions"] != expected:
-            problems.append(f"step {record['step']} consumed positions {record['positions']} instead of {expected}")
+        if record.positions != expected:
+            given = f"{[*record.positions]} instead of {[*expected]}"
+            problems.append(f"step {record.step} consumed positions {given}")
     samples = stretches.start(len(records) - 1) + global_batch if records else 0
     epochs = []
     for number, stream in enumerate(order.streams):
@@ -60,8 +62,8 @@ def audit(records: list[dict[str, Any]], order: SampleOrder, global_batch: int, 
         if wrong:
             problems.append(f"stream {number}: {wrong} samples were not used exactly once per epoch")
         epochs.append(delivered / stream.size)
-    worlds = [(record["step"], record["world_size"]) for record in records[:1]]
-    worlds += [(b["step"], b["world_size"]) for a, b in pairwise(records) if a["world_size"] != b["world_size"]]
+    worlds = [(record.step, record.world_size) for record in records[:1]]
+    worlds += [(b.step, b.world_size) for a, b in pairwise(records) if a.world_size != b.world_size]
     passed_over = [f"positions {s.start} to {s.stop} after step {s.step}: {s.why}" for s in skips]
     used = len(records) * global_batch
     return Audit(len(records), used, epochs, worlds, passed_over, problems)

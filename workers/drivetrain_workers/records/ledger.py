@@ -6,35 +6,41 @@ again by a later generation, whose records replace theirs.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from drivetrain_pipelines.storage.checksums import read_json, write_json
 
+from drivetrain_workers.protocol.step_record import StepRecord
 from drivetrain_workers.records.run_folder import CheckpointId
 
-Record = dict[str, Any]
 
-
-def write(folder: Path, name: CheckpointId, records: list[Record]) -> None:
+def write(folder: Path, name: CheckpointId, records: Sequence[StepRecord]) -> None:
     """Store the records since the checkpoint before ``name``."""
     folder.mkdir(parents=True, exist_ok=True)
     for left in folder.glob("*.tmp"):  # by a rank 0 that was killed in this very place; there is one at a time
         left.unlink(missing_ok=True)
-    write_json(_piece(folder, name), records)
+    write_json(_piece(folder, name), [record.to_json() for record in records])
 
 
-def read(folder: Path) -> list[Record]:
-    """All records in order of step, each step once: the newest generation's.
+def read(folder: Path) -> list[StepRecord]:
+    """Return all records in order of step, each step once: the newest generation's.
 
     Raises:
         CorruptFileError: names the piece.
     """
-    by_step: dict[int, Record] = {}
+    return read_after(folder, 0)
+
+
+def read_after(folder: Path, step: int) -> list[StepRecord]:
+    """Return the records of the steps after ``step``, as `read`; only the pieces that hold some of them are opened."""
+    by_step: dict[int, StepRecord] = {}
     names = [name for path in folder.glob("step-*.json") if (name := CheckpointId.parse(path.stem))]
-    for name in sorted(names, key=lambda n: (n.generation, n.step)):
-        by_step.update({record["step"]: record for record in read_json(_piece(folder, name))})
-    return [by_step[step] for step in sorted(by_step)]
+    # A piece is named by its last step.
+    for name in sorted((n for n in names if n.step > step), key=lambda n: (n.generation, n.step)):
+        found = map(StepRecord.from_json, read_json(_piece(folder, name)))
+        by_step.update({record.step: record for record in found if record.step > step})
+    return [by_step[number] for number in sorted(by_step)]
 
 
 def _piece(folder: Path, name: CheckpointId) -> Path:
