@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from drivetrain_workers.checkpoints.layout import flat_states
 from drivetrain_workers.checkpoints.load import Checkpoint, restore
 from drivetrain_workers.checkpoints.proof import prove_state
 from drivetrain_workers.checkpoints.save import CheckpointWriter
 from drivetrain_workers.checkpoints.store import newest_valid
 from drivetrain_workers.engine.batching import solve
+from drivetrain_workers.engine.deepspeed_internals import flat_states
 from drivetrain_workers.engine.engine import Engine, join_group
 from drivetrain_workers.errors import ResumeMismatchError
 from drivetrain_workers.modeling.objective import Objective, row_weight

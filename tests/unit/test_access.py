@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 import time
 from pathlib import Path
 
+import httpx
 import pytest
 from drivetrain.private_files import read_private, write_private
 from drivetrain.server.access import Principal, Role, Tokens
-from drivetrain.server.limits import Limits, TokenBucket
+from drivetrain.server.limits import Limits
 from drivetrain.server.serve import ServerSettings, serve
 from drivetrain_pipelines.errors import InputError
+from limits import RateLimitItemPerSecond
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
@@ -74,12 +77,29 @@ def test_private_files(tmp_path: Path) -> None:
         read_private(path)
 
 
-def test_a_bucket_refills() -> None:
-    bucket = TokenBucket(rate=2.0, burst=3)
-    assert [bucket.wait_s("a", 0.0) for _ in range(4)] == [0, 0, 0, 0.5]
-    assert bucket.wait_s("b", 0.0) == 0
-    assert bucket.wait_s("a", 0.5) == 0
-    assert bucket.wait_s("a", 0.5) == 0.5
+def test_each_address_has_a_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1_000_000_000.0  # a window of ten seconds begins
+    monkeypatch.setattr("time.time", lambda: now)
+    limits = Limits(PlainTextResponse("served"), large="/", max_bytes=1000, rate=RateLimitItemPerSecond(3, 10))
+
+    async def ask(address: str, times: int) -> list[httpx.Response]:
+        transport = httpx.ASGITransport(limits, client=(address, 1))
+        async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
+            return [await client.get("/") for _ in range(times)]
+
+    def statuses(address: str, times: int) -> list[int]:
+        return [answer.status_code for answer in asyncio.run(ask(address, times))]
+
+    assert statuses("192.0.2.1", 4) == [200, 200, 200, 429]
+    assert statuses("192.0.2.2", 1) == [200]
+    now += 4
+    (refused,) = asyncio.run(ask("192.0.2.1", 1))
+    assert refused.json() == {"detail": "too many requests"}
+    assert refused.headers["retry-after"] == "6"
+    now += 6 + 4  # six tenths of the window before count
+    assert statuses("192.0.2.1", 3) == [200, 200, 429]
+    now += 20
+    assert statuses("192.0.2.1", 4) == [200, 200, 200, 429]
 
 
 @pytest.mark.parametrize(
@@ -114,7 +134,7 @@ def test_what_is_sent_in_chunks_is_bounded_too() -> None:
         return PlainTextResponse(str(len(await request.body())))
 
     app = Starlette(routes=[Route("/", takes_all, methods=["PUT"])])
-    app.add_middleware(Limits, large="/", max_bytes=1000, bucket=TokenBucket(100.0, 100))
+    app.add_middleware(Limits, large="/", max_bytes=1000, rate=RateLimitItemPerSecond(100))
     with TestClient(app) as client:
         assert client.put("/", content=iter([b"x" * 400, b"x" * 400])).text == "800"
         assert client.put("/", content=iter([b"x" * 400] * 3)).status_code == 413

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import atexit
-import fcntl
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from drivetrain_pipelines.stream.dataset import CacheSettings, Dataset, open_dat
 from drivetrain_workers.records import ledger
 from drivetrain_workers.records.adjustments import Adjustments
 from drivetrain_workers.records.audit import Audit, audit
+from filelock import Timeout
 
 from drivetrain.api.session import connect
 from drivetrain.home import Home
@@ -119,11 +120,8 @@ def remove(folders: Iterable[Path]) -> None:
     home = Home.from_environment()
     home.downloads.mkdir(exist_ok=True)
     for folder in folders:
-        with lock_of(home.downloads, folder.parent.name, folder.name).open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                continue
+        lock = lock_of(home.downloads, folder.parent.name, folder.name)
+        with suppress(Timeout), lock.acquire(timeout=0):  # a version whose lock is held is being made
             (folder / "manifest.json").unlink(missing_ok=True)
             shutil.rmtree(folder)
 

@@ -20,10 +20,9 @@ import ray
 from drivetrain_pipelines.errors import DrivetrainError, InputError
 from drivetrain_pipelines.storage.checksums import atomic_write
 from drivetrain_workers.protocol.reasons import Reason
-from ray._common.utils import get_ray_address_file
-from ray._private import ray_constants
 from tenacity import retry, retry_if_exception, stop_after_delay, wait_fixed
 
+from drivetrain.cluster import ray_internals
 from drivetrain.cluster.nodes import HEAD
 from drivetrain.coordinator.wiring import RayCoordinator
 from drivetrain.home import Home, user_name
@@ -219,7 +218,7 @@ def connect(address: str | None = None) -> Iterator[None]:
         except ConnectionError as error:
             raise InputError("Ray address", join, "a Ray cluster that runs") from error
     else:
-        with _on_loopback():
+        with ray_internals.only_on_loopback():
             ray.init(address="local", include_dashboard=False, **quiet)
         _protect_token()
     try:
@@ -231,23 +230,12 @@ def connect(address: str | None = None) -> Iterator[None]:
 def _cluster_of_this_machine() -> str | None:
     """The address that `ray start` has left, if somebody listens there: one that was killed leaves it, too."""
     try:
-        address = Path(get_ray_address_file(None)).read_text().strip()
+        address = ray_internals.address_file().read_text().strip()
         host, _, port = address.rpartition(":")
         socket.create_connection((host, int(port)), _LISTENS_S).close()
     except (OSError, ValueError):
         return None
     return address
-
-
-@contextmanager
-def _on_loopback() -> Iterator[None]:
-    """What Ray starts meanwhile listens on 127.0.0.1 alone, as it does by itself on systems without clusters."""
-    before = ray_constants.ENABLE_RAY_CLUSTER
-    ray_constants.ENABLE_RAY_CLUSTER = False  # Ray has no public way to ask for it: it resolves loopback addresses
-    try:
-        yield
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def _protect_token() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,9 +11,9 @@ from typing import Any
 import yaml
 from drivetrain_pipelines.errors import InputError
 from jsonschema import ValidationError
-from ray.autoscaler._private.util import prepare_config, validate_config
 
-logging.getLogger("ray.autoscaler._private.util").setLevel(logging.WARNING)  # it tells what it fills in
+from drivetrain.cluster.ray_internals import complete_cluster_config
+
 _TYPE_KEYS = {"aws": "InstanceType", "gcp": "machineType", "azure": "azure_arm_parameters.vmSize"}
 _PLACEHOLDER = re.compile(r"<[a-zA-Z][^<>]*(?<! )>")  # not what a shell reads from and writes to
 
@@ -75,8 +74,7 @@ class ClusterFile:
             if isinstance(value, str) and (found := _PLACEHOLDER.search(value)):
                 raise InputError(f"{path}: {key}", found[0], "a value of your own", "`terraform output` tells most.")
         try:
-            self.config: dict[str, Any] = prepare_config(written)
-            validate_config(self.config)
+            self.config = complete_cluster_config(written)
         except ValidationError as error:
             key = ".".join(str(part) for part in error.absolute_path)
             raise InputError(f"{path}: {key}", repr(error.instance)[:200], error.message[:300]) from error

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from drivetrain_pipelines.errors import DrivetrainError
-from ray.autoscaler._private.providers import _get_node_provider
 from ray.autoscaler.tags import TAG_RAY_NODE_KIND, TAG_RAY_NODE_STATUS, TAG_RAY_USER_NODE_TYPE
 
 from drivetrain.cloud.cluster_file import ClusterFile
+from drivetrain.cluster.ray_internals import node_provider
 from drivetrain.private_files import write_private
 
 _GONE_S = 300.0
@@ -78,7 +78,7 @@ def nodes(file: ClusterFile) -> list[CloudNode]:
 
 def _nodes(file: ClusterFile) -> Iterator[CloudNode]:
     groups = {group.name: group for group in (file.head, *file.workers)}
-    provider = _get_node_provider(file.config["provider"], file.name, use_cache=False)
+    provider = node_provider(file.config)
     for node in provider.non_terminated_nodes({}):
         tags = provider.node_tags(node)
         group = tags.get(TAG_RAY_USER_NODE_TYPE, "")

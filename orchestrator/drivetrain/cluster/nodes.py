@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import time
-from contextlib import suppress
 
 import ray
 from drivetrain_pipelines.errors import InputError
-from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled
-from ray.autoscaler.v2.sdk import get_cluster_status
-from ray.core.generated import autoscaler_pb2
 from ray.exceptions import RpcError
+from tenacity import Retrying, retry_if_exception_type, retry_if_not_result, wait_fixed
 
+from drivetrain.cluster import ray_internals
 from drivetrain.scheduling.model import Node
 
 HEAD = "node:__internal_head__"  # the resource that Ray gives to the head alone
 _LOOK_S = 0.5
-_ANSWER_S = 5
 
 
 def usable_nodes() -> list[Node]:
     """The nodes that live, and which of them were told to leave (by `leave`, or `ray drain-node`)."""
-    # Ray has no public way to ask; its own Train and Serve ask like this.
-    draining = ray._private.state.state.get_draining_nodes()
+    draining = ray_internals.draining_nodes()
     return [
         Node(
             node["NodeID"],
@@ -67,27 +63,22 @@ def leave(node: str, gcs_address: str, within_s: float, why: str) -> bool:
     Raises:
         InputError: the cluster has no such node.
     """
-    until, told = time.time() + within_s, False
-    while True:
-        with suppress(RpcError):  # a head that is started anew; it is asked again
-            told = told or _tell(node, gcs_address, until, why)
-            if told and not _in_use(node, gcs_address):
-                return True
-        if time.time() >= until:
-            return False
-        time.sleep(_LOOK_S)
+    until = time.time() + within_s
+    retrying = Retrying(
+        retry=retry_if_exception_type(RpcError) | retry_if_not_result(bool),  # the head may be restarting
+        stop=lambda _: time.time() >= until,
+        wait=wait_fixed(_LOOK_S),
+        retry_error_callback=lambda _: False,
+    )
+    return retrying(_announce, node, gcs_address, until, why) and retrying(_is_unused, node, gcs_address)
 
 
-def _tell(node: str, gcs_address: str, until: float, why: str) -> bool:
-    """As `ray drain-node` does. A preemption is not refused, not even one of a node that is not there."""
-    there = get_cluster_status(gcs_address, _ANSWER_S)
-    if not any(each.node_id == node for each in (*there.active_nodes, *there.idle_nodes)):
-        raise InputError("node", node[:12], "one of the cluster", "If Ray was started anew here, start this anew, too.")
-    reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")  # type: ignore[attr-defined]
-    accepted, _ = GcsClient(gcs_address).drain_node(node, reason, why, int(until * 1000), _ANSWER_S)
-    return bool(accepted)
+def _announce(node: str, gcs_address: str, until: float, why: str) -> bool:
+    if node not in ray_internals.resources_in_use(gcs_address):
+        raise InputError("node", node[:12], "one of the cluster", "If Ray was restarted here, restart this, too.")
+    return ray_internals.drain_node(node, gcs_address, until, why)
 
 
-def _in_use(node: str, gcs_address: str) -> bool:
-    there = [each for each in get_cluster_status(gcs_address, _ANSWER_S).active_nodes if each.node_id == node]
-    return any(each.used_resources().get(kind) for each in there for kind in ("CPU", "GPU"))
+def _is_unused(node: str, gcs_address: str) -> bool:
+    used = ray_internals.resources_in_use(gcs_address).get(node, {})
+    return not any(used.get(kind) for kind in ("CPU", "GPU"))

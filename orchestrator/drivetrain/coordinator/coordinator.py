@@ -5,16 +5,16 @@ Killing it never stops training: Ray starts it again, it reads its records, find
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from drivetrain_pipelines.errors import DrivetrainError
+from filelock import FileLock, Timeout
 
 from drivetrain.coordinator.run_loop import RunLoop
 from drivetrain.runs.store import RunStore
@@ -88,9 +88,9 @@ class Coordinator:
                 self._store.claim(run_id, self._session)
                 self._loops[run_id] = self._build(run_id)
             except BaseException:
-                lock.close()
+                lock.release()
                 raise
-            self._loops[run_id].start(on_end=lock.close)
+            self._loops[run_id].start(on_end=lock.release)
 
     def view(self, run_id: str, known_version: int = -1, timeout_s: float = 0.0) -> dict[str, Any]:
         """Figures of a run; waits for news, at most ``timeout_s``."""
@@ -116,14 +116,13 @@ class Coordinator:
                 entry["why"] = loop.waiting
         return found
 
-    def _own(self, run_id: str) -> IO[str]:
+    def _own(self, run_id: str) -> FileLock:
         """Hold the run's lock until it has ended: two coordinators never look after one run."""
         folder = self._folder_of(run_id)
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / "owner.lock").open("w")
+        lock = FileLock(folder / "owner.lock", timeout=0, thread_local=False)  # another thread releases it
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            lock.close()
+            lock.acquire()
+        except Timeout as error:
             raise RunOwnedError(run_id) from error
         return lock

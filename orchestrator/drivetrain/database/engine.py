@@ -12,7 +12,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from drivetrain_pipelines.errors import InputError
-from drivetrain_pipelines.storage.locks import exclusive
+from filelock import FileLock
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url, text
 from sqlalchemy.exc import ArgumentError, OperationalError
 from sqlalchemy.pool import NullPool
@@ -80,7 +80,7 @@ def _alone(engine: Engine) -> Iterator[Connection]:
             yield connection
         return
     # The transaction alone would do, but for SQLite's batch migrations, which may need several.
-    with exclusive(Path(f"{engine.url.database}.migrating")), engine.begin() as connection:
+    with FileLock(f"{engine.url.database}.migrating"), engine.begin() as connection:
         yield connection
 
 

@@ -10,13 +10,14 @@ from contextlib import asynccontextmanager
 from drivetrain_pipelines.errors import DrivetrainError, InputError
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
+from limits import RateLimitItemPerSecond
 
 from drivetrain.job import bundle
 from drivetrain.server import cluster, metrics, runs
 from drivetrain.server.dependencies import Parts
-from drivetrain.server.limits import Limits, TokenBucket
+from drivetrain.server.limits import Limits
 
-_RATE, _BURST = 100.0, 400  # requests a second and address: people never, a loop that forgot to sleep soon
+_RATE = RateLimitItemPerSecond(400, 4)  # of an address: a person never reaches it, a loop without a pause soon
 _BODY_BYTES = bundle.MAX_BYTES + (1 << 20)
 _FOLLOWERS = 128  # threads: each long poll waits in one
 
@@ -34,7 +35,7 @@ def create_app(parts: Parts) -> FastAPI:
     app.add_exception_handler(InputError, _wrong_input)
     app.add_exception_handler(DrivetrainError, _failed)
     app.add_exception_handler(OSError, _out_of_order)
-    app.add_middleware(Limits, large="/v1/packages/", max_bytes=_BODY_BYTES, bucket=TokenBucket(_RATE, _BURST))
+    app.add_middleware(Limits, large="/v1/packages/", max_bytes=_BODY_BYTES, rate=_RATE)
     return app
 
 

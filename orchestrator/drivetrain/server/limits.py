@@ -2,36 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections import OrderedDict
 
+from limits import RateLimitItem
+from limits.aio.storage import MemoryStorage
+from limits.aio.strategies import SlidingWindowCounterRateLimiter
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _SMALL_BYTES = 1 << 20
-_MOST_CLIENTS = 10_000  # remembered; the one not heard of for longest is forgotten first
-
-
-class TokenBucket:
-    """So many requests a second on average, and a burst of some more, per client.
-
-    Args:
-        rate: requests a second.
-        burst: that may come at once.
-    """
-
-    def __init__(self, rate: float, burst: int) -> None:
-        self._rate, self._burst = rate, burst
-        self._clients: OrderedDict[str, tuple[float, float]] = OrderedDict()
-
-    def wait_s(self, client: str, now: float) -> float:
-        """Take one request; 0, or after how many seconds it would be allowed."""
-        left, at = self._clients.pop(client, (float(self._burst), now))
-        left = min(float(self._burst), left + (now - at) * self._rate)
-        allowed = left >= 1
-        self._clients[client] = (left - 1 if allowed else left, now)
-        if len(self._clients) > _MOST_CLIENTS:
-            self._clients.popitem(last=False)
-        return 0.0 if allowed else (1 - left) / self._rate
 
 
 class _TooMuchError(Exception):
@@ -39,16 +18,17 @@ class _TooMuchError(Exception):
 
 
 class Limits:
-    """ASGI middleware: 429 for those who ask too often, 413 for those who send too much.
+    """ASGI middleware: status 429 for clients that ask too often, 413 for requests that are too large.
 
     Args:
         app: behind it.
-        max_bytes: of the body of a request to a path that begins with ``large``; others have little to say.
-        bucket: by address: a token that is not known yet tells nothing.
+        max_bytes: of the body of a request to a path that begins with ``large``; other bodies are small.
+        rate: of one address; a token is not yet checked here.
     """
 
-    def __init__(self, app: ASGIApp, large: str, max_bytes: int, bucket: TokenBucket) -> None:
-        self._app, self._large, self._max_bytes, self._bucket = app, large, max_bytes, bucket
+    def __init__(self, app: ASGIApp, large: str, max_bytes: int, rate: RateLimitItem) -> None:
+        self._app, self._large, self._max_bytes, self._rate = app, large, max_bytes, rate
+        self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -58,8 +38,9 @@ class Limits:
         headers = dict(scope["headers"])
         client = (scope.get("client") or ("", 0))[0]
         most = self._max_bytes if scope["path"].startswith(self._large) else _SMALL_BYTES
-        if wait := self._bucket.wait_s(client, time.monotonic()):
-            await _refuse(send, 429, "too many requests", [(b"retry-after", str(int(wait) + 1).encode())])
+        if not await self._limiter.hit(self._rate, client):
+            retry_after = str(await self._seconds_until_allowed(client)).encode()
+            await _refuse(send, 429, "too many requests", [(b"retry-after", retry_after)])
             return
         announced = headers.get(b"content-length", b"0")
         if not announced.isdigit() or int(announced) > most:
@@ -79,6 +60,10 @@ class Limits:
             await self._app(scope, bounded, send)
         except _TooMuchError:
             await _refuse(send, 413, f"more than {most} bytes")
+
+    async def _seconds_until_allowed(self, client: str) -> int:
+        window = await self._limiter.get_window_stats(self._rate, client)
+        return max(1, math.ceil(window.reset_time - time.time()))
 
 
 async def _refuse(send: Send, status: int, detail: str, headers: list[tuple[bytes, bytes]] | None = None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from drivetrain_pipelines.storage.locks import exclusive
+from filelock import FileLock
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 
@@ -17,7 +17,7 @@ def make_database(path: Path, artifacts: Path) -> None:
     """
     if path.exists():
         return
-    with exclusive(path.with_suffix(".making")):
+    with FileLock(path.with_suffix(".making")):
         if path.exists():
             return
         fresh = path.with_suffix(".new")

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import ray
 import ray.exceptions
+from filelock import FileLock
 
 from drivetrain_pipelines.errors import CorruptFileError, PrepareError
 from drivetrain_pipelines.prepare.preprocessor import PARTS, ChunkResult, Preprocessor
@@ -26,7 +27,6 @@ from drivetrain_pipelines.raw.sources import SourceFile, format_of, list_files
 from drivetrain_pipelines.spec import DataSpec
 from drivetrain_pipelines.storage.checksums import tree_digest
 from drivetrain_pipelines.storage.folder import StorageFolder
-from drivetrain_pipelines.storage.locks import exclusive
 from drivetrain_pipelines.storage.shards import Manifest, schema_from_text, unigram_entropy
 
 _FORMAT = 2  # part of every fingerprint: raise it when the same settings begin to give other bytes
@@ -94,7 +94,7 @@ def prepare(
     version = _version(made_from)
     folder = _folder(spec, root, version)
     downloads.mkdir(parents=True, exist_ok=True)
-    with exclusive(lock_of(downloads, spec.name, version)):  # the others wait, and find it made
+    with lock_of(downloads, spec.name, version):  # the others wait, and find it made
         try:
             return Prepared(folder, Manifest.read(folder).check_sizes(folder), made=False)
         except CorruptFileError:  # not there, or damaged: made (again)
@@ -273,6 +273,6 @@ def _manifest(
     return Manifest(spec.name, version, schema, splits, statistics, made_from, classes, skipped[:_NAMED])
 
 
-def lock_of(downloads: Path, name: str, version: str) -> Path:
-    """The file that whoever makes, or removes, a dataset version locks."""
-    return downloads / f".{name}-{version}.lock"
+def lock_of(downloads: Path, name: str, version: str) -> FileLock:
+    """Return the lock that a process holds while it makes, or removes, a dataset version."""
+    return FileLock(downloads / f".{name}-{version}.lock")

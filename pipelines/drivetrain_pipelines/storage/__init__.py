@@ -1,1 +1,1 @@
-"""Files and folders on any storage: shards, checksums, fetching, locks."""
+"""Files and folders on any storage: shards, checksums, fetching."""

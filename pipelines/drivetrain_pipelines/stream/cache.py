@@ -16,9 +16,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
+from filelock import FileLock
+
 from drivetrain_pipelines.errors import InputError
 from drivetrain_pipelines.storage.fetch import Fetcher
-from drivetrain_pipelines.storage.locks import exclusive
 from drivetrain_pipelines.storage.shards import Shard
 
 _DOWNLOADS = 4  # files at a time; the blocks of each come in parallel too
@@ -120,12 +121,12 @@ class CachedFiles:
         """Fetch a shard unless another rank of this node has done so meanwhile, or is doing it now."""
         path, shard = self._path(number), self._shards[number]
         part = path.with_name(f".{path.name}{_PART}")
-        with exclusive(part.with_suffix(_GUARD)):
+        with FileLock(part.with_suffix(_GUARD)):
             if path.exists() or not self._reserve(part, shard.bytes, wait_for_room):
                 return
             try:
                 self._fetcher.fetch(f"{self._base_url}/{shard.file}", shard.xxh3, part)
-                with exclusive(self._folder / _EVICTION):  # or whoever counts the bytes could miss it
+                with FileLock(self._folder / _EVICTION):  # or a process that counts the bytes could miss it
                     part.rename(path)
             except BaseException:
                 part.unlink()
@@ -145,7 +146,7 @@ class CachedFiles:
 
     def _evict_for(self, part: Path, size: int) -> bool:
         """Remove what is needed latest until ``size`` bytes more fit, and let ``part`` have them."""
-        with exclusive(self._folder / _EVICTION):
+        with FileLock(self._folder / _EVICTION):
             files = []
             for path in self._folder.iterdir():
                 with suppress(FileNotFoundError):

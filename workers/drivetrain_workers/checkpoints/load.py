@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from drivetrain_pipelines.storage.checksums import read_json
 
-from drivetrain_workers.checkpoints.layout import (
-    WEIGHTS,
+from drivetrain_workers.checkpoints.store import MANIFEST, rank_file, rank_index
+from drivetrain_workers.engine.deepspeed_internals import (
     before_overwriting,
     flat_states,
     publish_weights,
     replicated_tensors,
 )
-from drivetrain_workers.checkpoints.store import MANIFEST, rank_file, rank_index
+from drivetrain_workers.engine.flat_state import WEIGHTS
 from drivetrain_workers.errors import CheckpointError
 
 
@@ -133,7 +133,7 @@ def restore(engine: Any, checkpoint: Checkpoint, rank: int, world_size: int) -> 
 
 
 def restore_rng(state: dict[str, Any]) -> None:
-    """Inverse of `drivetrain_workers.checkpoints.save.rng_state`."""
+    """Inverse of `drivetrain_workers.checkpoints.snapshot.rng_state`."""
     version, words, gauss = state["python"]
     random.setstate((version, tuple(words), gauss))
     kind, keys, position, has_gauss, cached = state["numpy"]

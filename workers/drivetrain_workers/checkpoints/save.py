@@ -11,11 +11,11 @@ from typing import Any
 
 from drivetrain_pipelines.storage.checksums import atomic_write, block_digests, write_json
 
-from drivetrain_workers.checkpoints.layout import parameter_shapes
 from drivetrain_workers.checkpoints.memory_copies import MemoryCopies
 from drivetrain_workers.checkpoints.policy import save_interval_s, to_keep
 from drivetrain_workers.checkpoints.snapshot import HostBuffer
 from drivetrain_workers.checkpoints.store import commit, rank_file, rank_index, remove_old
+from drivetrain_workers.engine.deepspeed_internals import parameter_shapes
 from drivetrain_workers.records import ledger
 from drivetrain_workers.records.run_folder import CheckpointId, RunFolder
 from drivetrain_workers.spec import KeepSpec

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from drivetrain_workers.checkpoints.layout import flat_states, replicated_tensors
+from drivetrain_workers.engine.deepspeed_internals import flat_states, replicated_tensors
 
 
 class HostBuffer:

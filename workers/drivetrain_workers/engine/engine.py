@@ -14,6 +14,7 @@ from deepspeed import comm
 from drivetrain_pipelines.errors import InputError
 from drivetrain_pipelines.stream.columns import Columns, Ragged, Values
 
+from drivetrain_workers.engine import deepspeed_internals
 from drivetrain_workers.engine.batching import BatchPlan
 from drivetrain_workers.engine.collectives import CollectiveClock
 from drivetrain_workers.engine.deepspeed_config import deepspeed_config, learning_rate_ratio
@@ -85,8 +86,7 @@ def join_group(rank: int, local_rank: int, world_size: int, rendezvous: str) -> 
         torch.cuda.set_device(device)
     else:
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-        # DeepSpeed's shared-memory all-reduce would be compiled now (35 s, a compiler); training goes through gloo.
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        deepspeed_internals.never_compile_all_reduce()
     if rendezvous.startswith("file://"):
         os.environ["GLOO_SOCKET_IFNAME"] = "lo"  # the whole gang is on this machine: nothing listens beyond it
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(local_rank), "WORLD_SIZE": str(world_size)}
@@ -137,7 +137,7 @@ class Engine:
             config=deepspeed_config(spec, plan, device.type == "cpu"),
             lr_scheduler=lambda optimizer: torch.optim.lr_scheduler.LambdaLR(optimizer, ratio),
         )
-        self._collectives = CollectiveClock(comm.comm.cdb)
+        self._collectives = CollectiveClock(deepspeed_internals.communication_backend())
         if spec.compile:
             self.deepspeed.compile(backend=spec.compile)
 

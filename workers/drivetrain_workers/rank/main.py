@@ -20,13 +20,13 @@ from drivetrain_pipelines.spec import DataSpec
 from drivetrain_pipelines.stream.reader import Batch
 
 from drivetrain_workers.checkpoints.agreement import agree_on_checkpoint
-from drivetrain_workers.checkpoints.layout import replicated_tensors
 from drivetrain_workers.checkpoints.load import Checkpoint, restore
 from drivetrain_workers.checkpoints.memory_copies import MemoryCopies
 from drivetrain_workers.checkpoints.proof import prove_loss, prove_state
 from drivetrain_workers.checkpoints.remote import RemoteCheckpoints
 from drivetrain_workers.checkpoints.save import CheckpointWriter
 from drivetrain_workers.engine.batching import BatchPlan, solve, total_steps
+from drivetrain_workers.engine.deepspeed_internals import parameter_count, replicated_tensors
 from drivetrain_workers.engine.engine import Engine, EvalPart, join_group
 from drivetrain_workers.engine.training_data import TrainingData
 from drivetrain_workers.errors import BadStepError, RewindError
@@ -147,7 +147,7 @@ def _open(task: RankTask, link: AgentLink) -> _Run:
     engine = Engine(model, objective, training, plan, steps, device, job["seed"], data.classes)
     replicated_tensors(engine.deepspeed)  # refuses what could not be checkpointed, before the first step
     _seed_rank(job["seed"], rank)
-    report("phase", phase="initialized", parameters=_parameters(model))
+    report("phase", phase="initialized", parameters=parameter_count(model))
 
     link.enter("load", 0)
 
@@ -293,11 +293,6 @@ def _began(folder: RunFolder) -> float:
     """When the run made its first step, over all generations; seconds since the epoch."""
     records = ledger.read(folder.ledger)
     return float(records[0]["time"]) if records else time.time()
-
-
-def _parameters(model: torch.nn.Module) -> int:
-    """Their number, also where ZeRO-3 has left this rank a part of each."""
-    return sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters())
 
 
 def _tokens(batch: Batch) -> int:

@@ -1,89 +1,44 @@
-"""Where the optimizer's flat state lies in a rank's memory, for every ZeRO stage.
+"""Everything that Drivetrain uses of DeepSpeed beyond its public API; no other module names it.
 
 DeepSpeed keeps fp32 master weights and optimizer moments in flat buffers, each rank its own part. `flat_states` finds
 those buffers and says which piece of which parameter lies where in them. That is all that a checkpoint needs to know
 about ZeRO.
+
+Written for and tested with DeepSpeed 0.19. A private name may change with any minor release, so
+`pyproject.toml` bounds DeepSpeed's version from above; check each function here before raising that bound.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from drivetrain_pipelines.errors import InputError
 
-WEIGHTS = "weights"  # the kind of a fragment that holds fp32 weights; other kinds are optimizer moments, by name
+from drivetrain_workers.engine.flat_state import FlatState, Span
 
 
-@dataclass(frozen=True)
-class Span:
-    """``length`` elements of ``parameter`` from ``start`` on lie at element ``at`` of a flat buffer."""
+def never_compile_all_reduce() -> None:
+    """Keep DeepSpeed from compiling its shared-memory all-reduce, which takes 35 s and a compiler.
 
-    parameter: str
-    start: int
-    length: int
-    at: int
-
-    @property
-    def end(self) -> int:
-        """Element of the buffer after its last."""
-        return self.at + self.length
-
-
-@dataclass
-class FlatState:
-    """A flat buffer of fp32 weights with the optimizer's state for it.
-
-    Attributes:
-        weights: the live buffer itself; flat, or a whole parameter under ZeRO 0.
-        optimizer: the optimizer's own state dict for that buffer: moments of the same shape, and scalars.
-        group: the optimizer's parameter group, with its hyper-parameters.
-        group_index: index of that group.
-        saved_here: False where another rank saves the same (replicated) buffer.
+    All traffic goes through the backend of torch.distributed then.
     """
+    import deepspeed  # here: those who only read checkpoints need not wait for it
 
-    weights: torch.Tensor
-    optimizer: dict[str, Any]
-    group: dict[str, Any]
-    group_index: int
-    spans: list[Span] = field(default_factory=list)
-    saved_here: bool = True
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
-    def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """(kind, 1-D view) of the weights and every moment."""
-        yield WEIGHTS, self.weights.view(-1)
-        for name in sorted(self.optimizer):
-            value = self.optimizer[name]
-            if torch.is_tensor(value) and value.shape == self.weights.shape and value.dim() > 0:
-                yield name, value.view(-1)
 
-    def runs(self) -> Iterator[tuple[int, int, list[Span]]]:
-        """(begin, end, spans) of the stretches that spans fill without a gap.
+def communication_backend() -> Any:
+    """Return the backend through which all traffic of this process's engines goes."""
+    from deepspeed import comm  # here: as above
 
-        Between them DeepSpeed pads, with memory that it never writes: its content is chance and must not be saved.
-        """
-        run: list[Span] = []
-        for span in self.spans:
-            if run and span.at != run[-1].end:
-                yield run[0].at, run[-1].end, run
-                run = []
-            run.append(span)
-        if run:
-            yield run[0].at, run[-1].end, run
+    return comm.comm.cdb
 
-    def scalars(self) -> dict[str, float]:
-        """The optimizer's counters, such as ``step``, which torch keeps as tensors without dimensions."""
-        return {k: float(v) for k, v in self.optimizer.items() if torch.is_tensor(v) and v.dim() == 0}
 
-    def create(self, moments: set[str], scalars: dict[str, float]) -> None:
-        """Make the entries that an optimizer makes in its first step, and set its counters."""
-        for name in moments - self.optimizer.keys():
-            self.optimizer[name] = torch.zeros_like(self.weights)
-        for name, value in scalars.items():
-            self.optimizer[name] = torch.tensor(value)
+def parameter_count(model: torch.nn.Module) -> int:
+    """Return how many weights a model has, also where ZeRO-3 has left this rank a part of each."""
+    return sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters())
 
 
 def flat_states(engine: Any) -> list[FlatState]:
@@ -113,6 +68,34 @@ def replicated_tensors(engine: Any) -> dict[str, torch.Tensor]:
     if frozen and engine.zero_optimization_stage() == 3:
         raise InputError("training.zero", f"3 with frozen parameters ({next(iter(frozen))})", "0, 1 or 2")
     return {**tensors, **frozen}
+
+
+def publish_weights(engine: Any) -> None:
+    """After the fp32 buffers were overwritten: bring the weights that the model computes with in line with them."""
+    stage = engine.zero_optimization_stage()
+    zero = engine.optimizer
+    if stage in (1, 2):
+        zero.update_lp_params()
+    elif stage == 3:
+        for index, master in enumerate(zero.fp32_partitioned_groups_flat):
+            computed = zero.fp16_partitioned_groups_flat[index]
+            if master.numel():
+                computed.data.copy_(master.data)
+            for parameter, part in zip(
+                zero.fp16_partitioned_groups[index],
+                zero.unflatten(computed, zero.fp16_partitioned_groups[index]),
+                strict=True,
+            ):
+                parameter.data = part.data
+        if zero.persistent_parameters:
+            zero.persistent_parameters[0].partition(zero.persistent_parameters)
+        zero.checkpoint_event_epilogue()
+
+
+def before_overwriting(engine: Any) -> None:
+    """Let ZeRO-3 give up gathered copies before its partitions change underneath them."""
+    if engine.zero_optimization_stage() == 3:
+        engine.optimizer.checkpoint_event_prologue()
 
 
 def _replicated(engine: Any) -> list[FlatState]:
@@ -163,31 +146,3 @@ def _partitioned_in_three(engine: Any) -> list[FlatState]:
             at += part
         states.append(state)
     return states
-
-
-def publish_weights(engine: Any) -> None:
-    """After the fp32 buffers were overwritten: bring the weights that the model computes with in line with them."""
-    stage = engine.zero_optimization_stage()
-    zero = engine.optimizer
-    if stage in (1, 2):
-        zero.update_lp_params()
-    elif stage == 3:
-        for index, master in enumerate(zero.fp32_partitioned_groups_flat):
-            computed = zero.fp16_partitioned_groups_flat[index]
-            if master.numel():
-                computed.data.copy_(master.data)
-            for parameter, part in zip(
-                zero.fp16_partitioned_groups[index],
-                zero.unflatten(computed, zero.fp16_partitioned_groups[index]),
-                strict=True,
-            ):
-                parameter.data = part.data
-        if zero.persistent_parameters:
-            zero.persistent_parameters[0].partition(zero.persistent_parameters)
-        zero.checkpoint_event_epilogue()
-
-
-def before_overwriting(engine: Any) -> None:
-    """Let ZeRO-3 give up gathered copies before its partitions change underneath them."""
-    if engine.zero_optimization_stage() == 3:
-        engine.optimizer.checkpoint_event_prologue()

@@ -1,0 +1,98 @@
+"""Everything that Drivetrain uses of Ray beyond its public API; no other module names it.
+
+Written for and tested with Ray 2.60. A private name may change with any minor release, so `pyproject.toml` bounds Ray's
+version from above; check each function here before raising that bound.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray._common.utils import get_ray_address_file
+from ray._private import ray_constants
+from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled
+from ray.autoscaler._private.providers import _get_node_provider
+from ray.autoscaler._private.util import prepare_config, validate_config
+from ray.autoscaler.v2.sdk import get_cluster_status
+from ray.core.generated import autoscaler_pb2
+
+_ANSWER_S = 5
+
+logging.getLogger("ray.autoscaler._private.util").setLevel(logging.WARNING)  # it logs what it fills in
+
+
+def draining_nodes() -> set[str]:
+    """Return the ids of the nodes that were asked to leave the cluster to which this process is connected.
+
+    Ray Train and Serve ask in the same way.
+    """
+    return set(ray._private.state.state.get_draining_nodes())
+
+
+def resources_in_use(gcs_address: str) -> dict[str, Mapping[str, float]]:
+    """Return what is in use on each living node, by the node's id and the name of the resource.
+
+    Raises:
+        RpcError: the cluster does not answer.
+    """
+    status = get_cluster_status(gcs_address, _ANSWER_S)
+    nodes = {node.node_id: node.used_resources() for node in (*status.idle_nodes, *status.active_nodes)}
+    return {node: used for node, used in nodes.items() if node}
+
+
+def drain_node(node: str, gcs_address: str, deadline: float, why: str) -> bool:
+    """Announce the preemption of a node, as `ray drain-node` does; Ray accepts one of an unknown node, too.
+
+    Args:
+        deadline: in seconds since the epoch.
+
+    Returns:
+        Whether Ray has accepted it.
+
+    Raises:
+        RpcError: the cluster does not answer.
+    """
+    reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")  # type: ignore[attr-defined]
+    accepted, _ = GcsClient(gcs_address).drain_node(node, reason, why, int(deadline * 1000), _ANSWER_S)
+    return bool(accepted)
+
+
+def address_file() -> Path:
+    """Return the file in which `ray start` leaves the address of this machine's cluster."""
+    return Path(get_ray_address_file(None))
+
+
+@contextmanager
+def only_on_loopback() -> Iterator[None]:
+    """Let a cluster that is started in this block listen on 127.0.0.1 only, as on systems without clusters.
+
+    Ray has no public option for it: it resolves loopback addresses to those of the network.
+    """
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+def complete_cluster_config(written: dict[str, Any]) -> dict[str, Any]:
+    """Return the content of a cluster file with the launcher's defaults filled in.
+
+    Raises:
+        jsonschema.ValidationError: it does not follow the launcher's schema.
+        ValueError, KeyError, TypeError, AttributeError: the launcher cannot use it.
+    """
+    config: dict[str, Any] = prepare_config(written)
+    validate_config(config)
+    return config
+
+
+def node_provider(config: Mapping[str, Any]) -> Any:
+    """Return the launcher's `NodeProvider` for a complete cluster file; it asks the cloud, not a cache."""
+    return _get_node_provider(config["provider"], config["cluster_name"], use_cache=False)
