@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.chaos.world import World
@@ -9,8 +11,8 @@ from tests.chaos.world import World
 _BATCH = 250
 
 
-def live(seed: int) -> World:
-    world = World(seed)
+def live(seed: int, folder: Path) -> World:
+    world = World(seed, folder)
     try:
         world.run()
     except BaseException as error:
@@ -20,37 +22,38 @@ def live(seed: int) -> World:
 
 
 @pytest.mark.parametrize("batch", range(4))
-def test_a_thousand_lives(batch: int) -> None:
+def test_a_thousand_lives(batch: int, tmp_path: Path) -> None:
     for seed in range(batch * _BATCH, (batch + 1) * _BATCH):
-        live(seed)
+        live(seed, tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("batch", range(4, 400))
-def test_a_hundred_thousand_lives(batch: int) -> None:
-    test_a_thousand_lives(batch)
+def test_a_hundred_thousand_lives(batch: int, tmp_path: Path) -> None:
+    test_a_thousand_lives(batch, tmp_path)
 
 
-def test_a_seed_is_one_life() -> None:
-    assert live(7).trace == live(7).trace
-    assert live(7).trace != live(8).trace
+def test_a_seed_is_one_life(tmp_path: Path) -> None:
+    assert live(7, tmp_path).trace == live(7, tmp_path).trace
+    assert live(7, tmp_path).trace != live(8, tmp_path).trace
 
 
-def test_lives_are_eventful() -> None:
+def test_lives_are_eventful(tmp_path: Path) -> None:
     """The test is worth nothing if what it is about does not happen."""
-    text = "\n".join(line for seed in range(150) for line in live(seed).trace)
+    text = "\n".join(line for seed in range(150) for line in live(seed, tmp_path).trace)
     for event in (
         "the coordinator crashes",
         "node n0 goes",
         "the agent on",
-        "a rank on",
-        "training -> stopping on YieldAsked",
-        "stopping -> ready on RanksFinished",
-        "placing -> ready on PlaceLost",
-        "placing -> ready on PlaceUnfit",
-        "training -> stopping on CancelAsked",
-        "training -> waiting on RankLost",
-        "finishing -> ended on Concluded",
+        "dies of",
+        "a connection is lost",
+        "training -> stopping on yield asked",
+        "stopping -> ready on ranks finished",
+        "placing -> ready on place lost",
+        "placing -> ready on place unfit",
+        "training -> stopping on cancel asked",
+        "training -> waiting on rank lost",
+        "finishing -> ended on concluded",
     ):
         assert event in text, event

@@ -1,9 +1,9 @@
-"""A simulated cluster for the control plane's own functions: seeded, on a virtual clock, and hostile.
+"""A simulated cluster around the real control plane: seeded, on a virtual clock, and hostile.
 
-Real are the pure core of runs (`drivetrain.runs.controller`), the scheduler with its book and its policy, and the form
-in which states are stored. Simulated are nodes, placement groups, agents and ranks, the network between them and the
-coordinator (late, doubled and reordered messages, lost commands), the store, and the coordinator's shell, which crashes
-before storing, after storing and between any two actions.
+Real are the coordinator, the loop of each run with its actions and its listeners, the scheduler, the agents with their
+supervision of ranks and their event log, and the form in which states are stored. Simulated are time and threads,
+nodes and placement groups, fork servers and ranks, the network and the database: messages are late, calls are lost, the
+database is away at times, and the coordinator crashes before and after storing, and between any two actions.
 """
 
 from __future__ import annotations
@@ -15,40 +15,70 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
+from pathlib import Path
+from typing import Any
 
+from drivetrain.coordinator.actions import Actions
+from drivetrain.coordinator.agent_events import AgentEvents, AgentListener
+from drivetrain.coordinator.coordinator import Coordinator
+from drivetrain.coordinator.live_run import LiveRun
+from drivetrain.coordinator.observer import Observer
+from drivetrain.coordinator.run_loop import RunLoop
+from drivetrain.coordinator.scheduler import Scheduler
 from drivetrain.runs import events as ev
 from drivetrain.runs import states as st
-from drivetrain.scheduling.model import Node, Placement, Request
+from drivetrain.scheduling.model import Node, Request
+from drivetrain.scheduling.rules import Rules, UserRules
+from drivetrain_workers.protocol import events as told
+from drivetrain_workers.protocol.messages import Generation
 from drivetrain_workers.protocol.reasons import Reason
+from drivetrain_workers.protocol.step_record import StepRecord
 
-from tests.chaos.shell import Coordinator, CrashError
+from tests.chaos.nodes import BlockedError, Gang, Group, Rank
+from tests.chaos.parts import CrashError, Inbox, OwnerLock, Stages, Store, Tracker
 
-
-@dataclass
-class Group:
-    """A placement group with its agents and their ranks."""
-
-    placement: Placement
-    cpus: float
-    alive: set[str]  # nodes whose agent lives
-    generation: int = 0
-    ranks: dict[str, int] = field(default_factory=dict)  # node -> generation of its living ranks
-    stop_asked: bool = False
-    log: list[ev.Event] = field(default_factory=list)  # what agents have told; a new coordinator reads it all again
+RULES = Rules(users={"bob": UserRules(max_workers=6)}, aging_s=2000.0)
+JOB = {
+    "seed": 0,
+    "data": {"name": "toy", "source": "/raw"},
+    "model": {"factory": "model:make", "loss": "model:loss"},
+    "training": {"steps": 1, "global_batch_size": 1},
+    "checkpoint": {},
+}
 
 
 @dataclass
 class Job:
-    """What the world knows of a run, beside what is stored."""
+    """What the world knows of a run, apart from what is stored."""
 
     steps: int
     request: Request
     committed: int = 0
     step: int = 0
     writers: set[int] = field(default_factory=set)
-    faults: int = 0  # of its ranks and agents
+    faults: int = 0  # of its ranks, agents and connections
     cancelled: bool = False  # by somebody
     cancelled_at: int = 1 << 30  # the generation in which that was heard for sure
+
+
+class SteppedLoop(RunLoop):
+    """The loop of a run without its thread: the world has it take its turns."""
+
+    world: World
+    run: str
+    inbox: Inbox
+
+    def start(self, on_end: Callable[[], None]) -> None:
+        self._on_end = on_end
+        self.world.loops[self.run] = self
+        self.world.while_alive(0, 0.1, self.begin)
+
+    def take_turn(self) -> None:
+        if not self.ended:
+            self.turn()
+            if isinstance(self.inbox.newest, ev.CancelAsked):
+                job = self.world.jobs[self.run]
+                job.cancelled_at = min(job.cancelled_at, self.world.state(self.run).progress.generation)
 
 
 class World:
@@ -56,26 +86,42 @@ class World:
 
     Args:
         seed: of every choice.
+        folder: for the resolved job that agents read.
     """
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, folder: Path) -> None:
         self.random = random.Random(seed)
         self.now = 1000.0
         self.calm = False
         self.nodes = {f"n{index}": Node(f"n{index}", float(self.random.randint(2, 6)), 0.0) for index in range(3)}
         self.jobs: dict[str, Job] = {}
-        self.stored: dict[str, st.State] = {}
+        self.store = Store(self)
         self.groups: dict[str, Group] = {}
         self.coordinator: Coordinator | None = None
+        self.loops: dict[str, SteppedLoop] = {}
         self.trace: list[str] = []
+        self._life = 0  # of the coordinator
+        self._crashed = False
+        self._folder = folder
+        (folder / "resolved.json").write_text(json.dumps(JOB))
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
-        self._number = count()
+        self._number, self._pid = count(), count(100_000_000)  # no process of this machine has such an id
         self._node_number = count(len(self.nodes))
 
     # Time ------------------------------------------------------------------------------------------------------
 
     def later(self, least: float, most: float, what: Callable[[], None]) -> None:
         heapq.heappush(self._queue, (self.now + self.random.uniform(least, most), next(self._number), what))
+
+    def while_alive(self, least: float, most: float, what: Callable[[], None]) -> None:
+        """Something that happens in the coordinator, unless that has died by then."""
+        life = self._life
+
+        def do() -> None:
+            if self._life == life:
+                what()
+
+        self.later(least, most, do)
 
     def run(self) -> None:
         """Chaos first; then calm, in which everything has to come to its end."""
@@ -94,25 +140,37 @@ class World:
     def note(self, text: str) -> None:
         self.trace.append(f"{self.now:9.2f} {text}")
 
+    def chance(self, probability: float) -> bool:
+        return not self.calm and self.random.random() < probability
+
+    def perhaps_crash(self) -> None:
+        """Crash, perhaps. After that, whatever its ``finally`` blocks still try has no effect."""
+        if self._crashed or (self.coordinator and self.chance(0.005)):
+            self._crashed = True
+            raise CrashError
+
+    def next_pid(self) -> int:
+        return next(self._pid)
+
     def _advance(self, done: Callable[[], bool]) -> None:
-        for _ in range(60_000):
+        for _ in range(200_000):
             if done():
                 return
             self.now, _, what = heapq.heappop(self._queue)
             try:
                 what()
+            except BlockedError:
+                pass
             except CrashError:
-                self.note("the coordinator crashes")
-                self.coordinator = None
-                self.later(0.5, 20, self._restart)
+                self._coordinator_is_dead()
             self._check()
         raise AssertionError(f"runs that do not end: {[run for run in self.jobs if not self._over(run)]}")
 
     def state(self, run: str) -> st.State:
-        return self.stored[run]
+        return self.store.get(run).state
 
     def _over(self, run: str) -> bool:
-        return isinstance(self.state(run), st.Ended) and run not in self.groups
+        return self.store.get(run).ended and run not in self.groups
 
     # What happens ----------------------------------------------------------------------------------------------
 
@@ -120,8 +178,10 @@ class World:
         """Every few seconds something goes wrong, and the scheduler looks again."""
         self.later(1, 5, self._heartbeat)
         if self.coordinator:
-            self.coordinator.tick()
-        if not self.calm and self.random.random() < 0.15:
+            for loop in list(self.loops.values()):
+                loop.take_turn()
+            self._scheduler.run_pass()
+        if self.chance(0.15):
             self.random.choice(
                 [
                     self._coordinator_dies,
@@ -152,42 +212,105 @@ class World:
             preemptible=draw.random() < 0.9,
         )
         self.jobs[run] = Job(draw.randint(5, 40), request)
-        self.save(run, st.Queued())
+        self.store.create(run, st.Queued())
         if self.coordinator:
-            self.coordinator.adopt(run)
+            self.coordinator.adopt(run, new=True)
 
     def _coordinator_dies(self) -> None:
         if self.coordinator:
+            self._crashed = True
             raise CrashError
+
+    def _coordinator_is_dead(self) -> None:
+        self.note("the coordinator crashes")
+        self.coordinator, self._crashed = None, False
+        for run, job in self.jobs.items():
+            job.faults += isinstance(self.state(run), st.Starting)  # some of its agents may not have been asked yet
+        self.loops = {}
+        self._life += 1
+        for group in self.groups.values():
+            for process in group.agents.values():
+                process.listeners.clear()
+        self.later(0.5, 20, self._restart)
 
     def _restart(self) -> None:
         self.note("the coordinator starts")
-        self.coordinator = Coordinator(self)
-        self.coordinator.begin()
+        rules, nodes = (lambda: RULES), (lambda: list(self.nodes.values()))
+        self._scheduler = Scheduler(rules, nodes, self.store, lambda: self.now)
+        parts = (self._build, lambda run: None, lambda run: OwnerLock(), self._scheduler.overview)
+        self.coordinator = Coordinator(self.store, "session", *parts)  # type: ignore[arg-type]
+        for record in self.store.unended(""):  # whoever submitted it has found no coordinator; it is asked for again
+            self.coordinator.adopt(record.id)
+
+    def _build(self, run: str) -> RunLoop:
+        """As `drivetrain.coordinator.wiring` builds it."""
+        inbox = Inbox(lambda: self.while_alive(0, 0.5, lambda: self.loops[run].take_turn()))
+        parts: Any = (self.store.get(run), self.store, 0.0, inbox, lambda: self.now)
+        live, tracker, stages = LiveRun(*parts), Tracker(), Stages()
+        scheduler = self._scheduler.handle_of(self.jobs[run].request)
+        observer = Observer(live, tracker, self._folder / "ledger")  # type: ignore[arg-type]
+        agents = AgentEvents(live, observer, scheduler, self._listen)
+        gang = Gang(self, run, self._folder)
+        shared: Any = (live, self.store, gang, agents, scheduler, tracker, stages, stages, stages)
+        actions = Actions(*shared, spawn=self._spawn, sleep=lambda _: None)
+        loop = SteppedLoop(live, actions, scheduler, tracker, lambda joules: "")  # type: ignore[arg-type]
+        loop.world, loop.run, loop.inbox = self, run, inbox
+        return loop
+
+    def _spawn(self, work: Callable[[], None]) -> None:
+        """A thread of the coordinator."""
+
+        def attempt() -> None:
+            try:
+                work()
+            except BlockedError:
+                self.while_alive(1, 2, attempt)
+
+        self.while_alive(0, 10, attempt)
+
+    def _listen(self, listener: AgentListener) -> None:
+        listener.agent.process.listeners.append(listener)  # type: ignore[attr-defined]
+        self.poll_soon(listener)
+
+    def poll_soon(self, listener: AgentListener) -> None:
+        if not listener.ended:
+            most = 0.1 if self.calm else self.random.choice([0.01, 0.1, 3.0])
+            self.while_alive(0, most, lambda: None if listener.ended else listener.poll(0.0) and None)
 
     def _rank_dies(self) -> None:
-        if living := [run for run, group in self.groups.items() if group.ranks]:
-            run = self.random.choice(living)
-            group = self.groups[run]
-            node = self.random.choice(sorted(group.ranks))
-            self.note(f"{run}: a rank on {node} dies")
+        if living := [(run, rank) for run, group in self.groups.items() for rank in group.ranks]:
+            run, rank = self.random.choice(living)
+            reason = self.random.choice([None, Reason.COLLECTIVE, Reason.STORAGE, Reason.HUNG])
+            self.note(f"{run}: rank {rank.id.rank} dies of {reason}")
             self.jobs[run].faults += 1
-            reason = self.random.choice([Reason.RANK_KILLED, Reason.COLLECTIVE, Reason.HUNG, Reason.STORAGE])
-            generation = group.ranks.pop(node)
-            self.tell(run, ev.RankLost(generation, reason, "a rank was killed", self.now))
+            if reason is Reason.HUNG:
+                rank.report(told.RankHung(rank.id, "it hangs"))
+                return
+            rank.exit(1 if reason else -9, reason)
+            self._lose_peers(run, rank.id.generation)
+
+    def _lose_peers(self, run: str, generation: int) -> None:
+        """The other ranks notice that one is gone."""
+        group = self.groups.get(run)
+        for rank in group.ranks if group else []:
+            if rank.id.generation == generation:
+                self.later(0, 1, lambda rank=rank: rank.exit(1, Reason.COLLECTIVE))  # type: ignore[misc]
 
     def _agent_dies(self) -> None:
-        if living := [run for run, group in self.groups.items() if group.alive]:
+        living = [run for run, group in self.groups.items() if any(p.alive for p in group.agents.values())]
+        if living:
             run = self.random.choice(living)
-            self._end_agent(run, self.random.choice(sorted(self.groups[run].alive)))
+            agents = self.groups[run].agents
+            self.end_agent(run, self.random.choice(sorted(node for node, p in agents.items() if p.alive)))
 
-    def _end_agent(self, run: str, node: str) -> None:
-        group = self.groups[run]
+    def end_agent(self, run: str, node: str) -> None:
         self.note(f"{run}: the agent on {node} dies")
-        self.jobs[run].faults += 1
-        group.alive.discard(node)
-        group.ranks.pop(node, None)
-        self.tell(run, ev.AgentLost(group.generation, "an agent died"), logged=False)
+        self.jobs[run].faults += 2  # its peers may report that first
+        process = self.groups[run].agents[node]
+        generations = {rank.id.generation for rank in process.fork_server.ranks.values()}
+        process.end()
+        for generation in generations:
+            self._lose_peers(run, generation)
 
     def _node_goes(self) -> None:
         if len(self.nodes) > 1:
@@ -195,8 +318,8 @@ class World:
             self.note(f"node {node} goes")
             del self.nodes[node]
             for run, group in self.groups.items():
-                if node in group.alive:
-                    self._end_agent(run, node)
+                if node in group.agents and group.agents[node].alive:
+                    self.end_agent(run, node)
 
     def _node_comes(self) -> None:
         node = f"n{next(self._node_number)}"
@@ -206,105 +329,56 @@ class World:
     def _cancel(self) -> None:
         if self.jobs and self.coordinator:
             run = self.random.choice(sorted(self.jobs))
-            self.note(f"{run}: somebody cancels it")
-            self.jobs[run].cancelled = True
-            self.coordinator.tell(run, ev.CancelAsked())
-            self.jobs[run].cancelled_at = min(self.jobs[run].cancelled_at, self.state(run).progress.generation)
+            if not self.store.get(run).ended:
+                self.note(f"{run}: somebody cancels it")
+                self.jobs[run].cancelled = True
+                self.coordinator.cancel(run)
 
-    # The network -----------------------------------------------------------------------------------------------
+    # What ranks do ---------------------------------------------------------------------------------------------
 
-    def tell(self, run: str, event: ev.Event, logged: bool = True) -> None:
-        """An agent says something: kept for long polls, heard late, twice, or in another order."""
-        group = self.groups.get(run)
-        if group and logged:
-            group.log.append(event)
-        for _ in range(1 if self.calm or self.random.random() < 0.8 else 2):
-            delay = 0.1 if self.calm else self.random.choice([0.01, 0.1, 3.0])
-            self.later(0, delay, lambda: self._hear(run, event))
+    def ranks_joined(self, run: str, generation: Generation) -> None:
+        """A rank was forked; when all are there they load and train."""
+        ranks = self._gang(run, generation.number)
+        if len(ranks) == generation.world_size:
+            job, first = self.jobs[run], ranks[0]
+            job.step = job.committed
+            first.report(told.RankLoaded(first.id, job.committed, job.steps))
+            self.later(1, 10, lambda: self._step(run, generation))
 
-    def _hear(self, run: str, event: ev.Event) -> None:
-        if self.coordinator:
-            self.coordinator.tell(run, event)
+    def _gang(self, run: str, generation: int) -> list[Rank]:
+        ranks = [rank for rank in self.groups[run].ranks if rank.id.generation == generation]
+        return sorted(ranks, key=lambda rank: rank.id.rank)
 
-    # What the coordinator can do -------------------------------------------------------------------------------
+    def _step(self, run: str, generation: Generation) -> None:
+        ranks = self._gang(run, generation.number) if run in self.groups else []
+        if len(ranks) < generation.world_size:
+            return  # they have ended, or wait for one that has
+        job, number, first = self.jobs[run], generation.number, ranks[0]
+        job.writers.add(number)
+        stop_asked = any(rank.stop_asked for rank in ranks)
+        if job.step < job.steps:  # a generation that has loaded the last step has nothing left to do
+            job.step += 1
+            positions = (job.step - 1, job.step)
+            record = StepRecord(job.step, positions, generation.world_size, number, self.now, 1.0, 0.1, 1.0)
+            first.report(told.StepDone(first.id, record, 5.0, 0.0, 1))
+            if job.step == job.steps or stop_asked or self.random.random() < 0.3:
+                assert job.step >= job.committed, "a checkpoint was overtaken by an older one"
+                job.committed = job.step
+                first.report(told.CheckpointCommitted(first.id, job.step, "folder", 1, 0.0, 0.0))
+        if job.step == job.steps or stop_asked:
+            first.report(told.TrainingFinished(first.id, job.step, job.step == job.steps, 1, 1))
+            for rank in ranks:
+                rank.exit(0)
+        else:
+            self.later(1, 10, lambda: self._step(run, generation))
 
-    def place(self, run: str, place: st.Place, again: bool = False) -> None:
-        """A placement group and its agents, as `drivetrain.cluster.gang.Gang.place` gets them."""
-        state = self.state(run)
-        if not (isinstance(state, st.Placing) and state.place == place):
-            return  # nobody wants it any more
-        if any(node not in self.nodes for node, _ in place.placement):
-            self.later(0, 1, lambda: self._hear(run, ev.PlaceLost("a node is gone")))
-            return
-        cpus = self.jobs[run].request.cpus
-        group = self.groups.get(run)
-        if group is None:
-            if any(ranks * cpus > self.free(node) for node, ranks in place.placement):
-                assert not again or self.now < 20_000, f"{run} waits for ever for room that it was given"
-                self.later(1, 2, lambda: self.place(run, place, again=True))  # Ray makes it wait
-                return
-            self.note(f"{run}: placed at {place.placement}")
-            group = self.groups[run] = Group(place.placement, cpus, {node for node, _ in place.placement})
-        elif group.placement == place.placement:
-            group.alive = {node for node, _ in place.placement}  # new agents for those that died
-        unfit = not self.calm and self.random.random() < 0.05
-        self.jobs[run].faults += unfit
-        outcome = ev.PlaceUnfit("agents die at once") if unfit else ev.GangPlaced()
-        self.later(0, 2, lambda: self._hear_of_place(run, place, outcome))
-
-    def _hear_of_place(self, run: str, place: st.Place, outcome: ev.Event) -> None:
-        state = self.state(run)
-        if isinstance(state, st.Placing) and state.place == place:  # as `RunLoop` takes it in
-            self._hear(run, outcome)
+    # What must hold --------------------------------------------------------------------------------------------
 
     def free(self, node: str) -> float:
         used = sum(
             ranks * group.cpus for group in self.groups.values() for name, ranks in group.placement if name == node
         )
         return self.nodes[node].cpus - used
-
-    def start(self, run: str, generation: int) -> None:
-        """All agents end older ranks and fork this generation."""
-        group, job = self.groups.get(run), self.jobs[run]
-        if group is None or len(group.alive) < len(group.placement):
-            self.tell(run, ev.AgentLost(generation, "an agent is dead"), logged=False)
-            return
-        if group.generation >= generation:
-            return
-        self.note(f"{run}: generation {generation}")
-        group.generation, group.stop_asked = generation, False
-        group.ranks = dict.fromkeys(group.alive, generation)
-        job.step = job.committed
-        self.tell(run, ev.RanksReady(generation, job.committed))
-        self.later(1, 10, lambda: self._step(run, generation))
-
-    def _step(self, run: str, generation: int) -> None:
-        group, job = self.groups.get(run), self.jobs[run]
-        if group is None or group.generation != generation or len(group.ranks) < len(group.placement):
-            return  # its ranks have ended, or wait for one that has
-        job.writers.add(generation)
-        if job.step < job.steps:  # a generation that has loaded the last step has nothing left to do
-            job.step += 1
-            done = job.step == job.steps or group.stop_asked
-            if done or self.random.random() < 0.3:
-                assert job.step >= job.committed, "a checkpoint was overtaken by an older one"
-                job.committed = job.step
-                self.tell(run, ev.Committed(generation, job.step))
-            self.tell(run, ev.Stepped(generation, job.step))
-        if job.step == job.steps or group.stop_asked:
-            group.ranks = {}
-            self.tell(run, ev.RanksFinished(generation, complete=job.step == job.steps))
-        else:
-            self.later(1, 10, lambda: self._step(run, generation))
-
-    def release(self, run: str) -> None:
-        if self.groups.pop(run, None):
-            self.note(f"{run}: place given back")
-
-    def save(self, run: str, state: st.State) -> None:
-        self.stored[run] = st.from_record(json.loads(json.dumps(st.to_record(state))))  # as the database has it
-
-    # What must hold --------------------------------------------------------------------------------------------
 
     def _check(self) -> None:
         given = dict.fromkeys(self.nodes, 0.0)
@@ -317,22 +391,24 @@ class World:
             assert cpus <= self.nodes[node].cpus, f"{node} was given twice"
             assert self.free(node) >= 0, f"{node} holds more than it has"
         for run, group in self.groups.items():
-            assert len(set(group.ranks.values())) <= 1, f"{run} has ranks of two generations"
             ranks = sum(ranks for _, ranks in group.placement)
             request = self.jobs[run].request
             assert request.min_workers <= ranks <= request.workers, f"{run} is half placed"
-            assert not group.ranks or max(group.ranks.values()) >= max(self.jobs[run].writers, default=0)
+            for process in group.agents.values():
+                generations = {rank.id.generation for rank in process.fork_server.ranks.values()}
+                assert len(generations) <= 1, f"{run} has ranks of two generations on one node"
 
     def _check_end(self) -> None:
-        assert not self.groups, "places were kept"
+        assert not self.groups, "allocations were kept"
         for run, job in self.jobs.items():
             state = self.state(run)
             assert isinstance(state, st.Ended)
             if state.reason is Reason.COMPLETED:
-                assert job.committed == job.steps, f"{run} is said to be complete and is not"
+                assert job.committed == job.steps, f"{run} is reported complete and is not"
             else:
-                assert job.cancelled or job.faults, f"{run} was lost for no reason"
+                assert job.cancelled or job.faults, f"{run} was lost for no reason: {state}"
             assert state.reason is not Reason.CANCELLED or job.cancelled, f"nobody has cancelled {run}"
+            assert state.reason is not Reason.INTERNAL, f"{run}: {state.detail}"
             assert state.progress.restarts <= job.faults, f"{run} was restarted more often than something has failed"
-            assert state.progress.generation <= job.cancelled_at, f"{run} went on after it was cancelled"
+            assert state.progress.generation <= job.cancelled_at, f"{run} continued after it was cancelled"
             assert state.progress.committed_step <= job.committed

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from drivetrain.api.client import ServerError
 from drivetrain.api.runs import TrackingError
-from drivetrain.cluster.gang import NodesGoneError
+from drivetrain.cluster.protocols import AgentLostError, NodesGoneError
 from drivetrain.coordinator.coordinator import RunOwnedError
+from drivetrain.runs.store import StoreUnavailableError
 from drivetrain_pipelines import errors as data_errors
 from drivetrain_workers import errors as training_errors
 
@@ -79,6 +80,8 @@ ERRORS = [
     training_errors.RewindError(3, "loss nan"),
     RunOwnedError("toy-1"),
     NodesGoneError(["node"]),
+    AgentLostError(1, "it died"),
+    StoreUnavailableError("connection refused"),
     ServerError(403, "no"),
     TrackingError(600.0, "401"),
 ]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from drivetrain.coordinator.coordinator import Coordinator, RunOwnedError
+from drivetrain.coordinator.coordinator import Coordinator, RunOwnedError, hold_owner_lock
 from drivetrain.runs.states import Queued
 from drivetrain.runs.store import RunStore
 
@@ -36,7 +36,8 @@ class Loop:
 
 def coordinator(folder: Path, session: str, build: Callable[[], Any] = Loop) -> Coordinator:
     store = RunStore(f"sqlite:///{folder / 'runs.db'}")
-    return Coordinator(store, session, lambda _: build(), lambda _: None, lambda run: folder / run, dict)
+    own = lambda run: hold_owner_lock(run, folder / run)  # noqa: E731
+    return Coordinator(store, session, lambda _: build(), lambda _: None, own, dict)
 
 
 @pytest.fixture

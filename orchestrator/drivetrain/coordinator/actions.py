@@ -80,6 +80,7 @@ class Actions:
         tracker: where the run is logged.
         preparation, conclusion, bookkeeping: the work before, after and beyond training.
         spawn: runs what may block.
+        sleep: waits some seconds.
     """
 
     def __init__(
@@ -94,9 +95,10 @@ class Actions:
         conclusion: Conclusion,
         bookkeeping: Bookkeeping,
         spawn: Spawn = spawn_thread,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._live, self._store, self._gang, self._agents, self._scheduler = live, store, gang, agents, scheduler
-        self._tracker, self._spawn = tracker, spawn
+        self._tracker, self._spawn, self._sleep = tracker, spawn, sleep
         self._preparation, self._conclusion, self._bookkeeping = preparation, conclusion, bookkeeping
 
     def perform(self, action: ev.Action) -> None:
@@ -170,7 +172,7 @@ class Actions:
             except AgentLostError as error:  # one died at once
                 if not (tries_left and wanted()):
                     return ev.PlaceUnfit(str(error))
-                time.sleep(_RETRY_DELAY_S)
+                self._sleep(_RETRY_DELAY_S)
             except Exception as error:  # Ray has several kinds for a group that was released meanwhile
                 if wanted():
                     _log.exception("placing %s", self._live.id)
@@ -204,7 +206,7 @@ class Actions:
             self._start_generation(generation)
         elif not all(begun) and not isinstance(state, st.Finishing | st.Waiting):
             detail = "the coordinator was restarted while it was starting the generation"
-            self._live.post(ev.RankLost(generation, Reason.COLLECTIVE, detail, time.time()))
+            self._live.post(ev.RankLost(generation, Reason.COLLECTIVE, detail, self._live.clock()))
 
     def _snapshots(self, agents: Sequence[AgentHandle]) -> list[AgentSnapshot]:
         """Return those of all agents. Raises AgentLostError for one that is dead, whose node is reported."""

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from drivetrain_pipelines.errors import DrivetrainError
 from filelock import FileLock, Timeout
@@ -34,6 +34,13 @@ class RunOwnedError(DrivetrainError):
         return f"run {self.run_id} is being looked after by another coordinator; wait for it or end it there"
 
 
+class OwnerLock(Protocol):
+    """A lock that is held; see `hold_owner_lock`."""
+
+    def release(self) -> None:
+        """Let others have it."""
+
+
 class Coordinator:
     """Runs as a Ray actor with several threads.
 
@@ -42,7 +49,7 @@ class Coordinator:
         session: names this coordinator over its restarts.
         build: makes the loop of a run.
         check: raises `InputError` when the cluster could never hold a run.
-        folder_of: folder of a run, for its lock.
+        own: holds a run's lock; raises `RunOwnedError` when another coordinator has it.
         overview: of the cluster, see `Scheduler.overview`.
     """
 
@@ -52,11 +59,11 @@ class Coordinator:
         session: str,
         build: Callable[[str], RunLoop],
         check: Callable[[str], None],
-        folder_of: Callable[[str], Path],
+        own: Callable[[str], OwnerLock],
         overview: Callable[[], dict[str, Any]],
     ) -> None:
         self._store, self._session, self._build, self._check = store, session, build, check
-        self._folder_of, self._overview = folder_of, overview
+        self._own, self._overview = own, overview
         self._lock = threading.Lock()
         self._loops: dict[str, RunLoop] = {}
         for record in store.unended(session=session):
@@ -116,13 +123,13 @@ class Coordinator:
                 entry["why"] = loop.waiting
         return found
 
-    def _own(self, run_id: str) -> FileLock:
-        """Hold the run's lock until it has ended: two coordinators never look after one run."""
-        folder = self._folder_of(run_id)
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / "owner.lock", timeout=0, thread_local=False)  # another thread releases it
-        try:
-            lock.acquire()
-        except Timeout as error:
-            raise RunOwnedError(run_id) from error
-        return lock
+
+def hold_owner_lock(run_id: str, folder: Path) -> FileLock:
+    """Hold a run's lock until its end: two coordinators never look after one run. Raises RunOwnedError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / "owner.lock", timeout=0, thread_local=False)  # another thread releases it
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise RunOwnedError(run_id) from error
+    return lock

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import copy
+import logging
 import os
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from typing import Any, Protocol
 
 from drivetrain.runs import events as ev
 from drivetrain.runs import states as st
-from drivetrain.runs.store import RunRecord, RunStore
+from drivetrain.runs.store import RunRecord, RunStore, StoreUnavailableError
 from drivetrain.runs.view import RunView
+
+_log = logging.getLogger(__name__)
 
 Work = Callable[[], Iterable[ev.Event]]  # done in the loop's thread; the loop decides on each event as it comes
 
@@ -36,10 +40,19 @@ class LiveRun:
         store: durable records.
         energy_j: that the run has taken since it was submitted or resumed.
         inbox: what is to be decided.
+        clock: seconds since the epoch.
     """
 
-    def __init__(self, record: RunRecord, store: RunStore, energy_j: float = 0.0, inbox: Inbox | None = None) -> None:
+    def __init__(
+        self,
+        record: RunRecord,
+        store: RunStore,
+        energy_j: float = 0.0,
+        inbox: Inbox | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self.id, self.created, self.state, self._store = record.id, record.created, record.state, store
+        self.clock = clock
         self.inbox: Inbox = inbox or queue.SimpleQueue()
         self.view = RunView(record.id, facts=record.facts, pids={"coordinator": os.getpid()}, energy_j=energy_j)
         self._changed = threading.Condition()
@@ -54,12 +67,12 @@ class LiveRun:
         self.inbox.put(item)
 
     def save(self, state: st.State, why: str) -> None:
-        """Store a transition."""
-        self._store.save(self.id, state, why)
+        """Store a transition; wait for the database while it is away."""
+        self._store_patiently(lambda: self._store.save(self.id, state, why))
 
     def update_facts(self, **facts: Any) -> None:
-        """Store what is known of the run, and show it."""
-        self._store.learn(self.id, **facts)
+        """Store what is known of the run, and show it; wait for the database while it is away."""
+        self._store_patiently(lambda: self._store.learn(self.id, **facts))
         self.show_facts(**facts)
 
     def show_facts(self, **facts: Any) -> None:
@@ -92,3 +105,14 @@ class LiveRun:
     def history(self) -> list[tuple[float, str, st.State]]:
         """Return every transition; see `RunStore.history`."""
         return self._store.history(self.id)
+
+    def _store_patiently(self, store: Callable[[], None]) -> None:
+        """Nothing can be decided without the database; training continues, and the run says what it waits for."""
+        while True:
+            try:
+                store()
+            except StoreUnavailableError as error:  # which has been tried for minutes
+                _log.warning("%s: %s", self.id, error)
+                self.show(problem=str(error))
+            else:
+                return

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -35,7 +34,6 @@ class RunLoop:
         scheduler: the run's line to the scheduler.
         tracker: where the run is logged.
         overspent: why the run's budget is spent, given the joules that it has taken; empty while it is not.
-        clock: seconds since the epoch.
     """
 
     def __init__(
@@ -45,12 +43,12 @@ class RunLoop:
         scheduler: SchedulerHandle,
         tracker: Tracker,
         overspent: Callable[[float], str],
-        clock: Callable[[], float] = time.time,
     ) -> None:
         self._live, self._actions, self._scheduler, self._tracker = live, actions, scheduler, tracker
-        self._overspent, self._clock = overspent, clock
-        self._budget_checked = clock()
+        self._overspent = overspent
+        self._budget_checked = live.clock()
         self._finished = threading.Event()
+        self._on_end: Callable[[], None] = _nothing
         scheduler.connect(live.post, live.show_waiting)
         state = live.state
         if isinstance(state, st.Allocated):  # now, not in the thread: no pass of the scheduler may come before
@@ -60,7 +58,8 @@ class RunLoop:
 
     def start(self, on_end: Callable[[], None]) -> None:
         """Begin, or continue from the stored state, in a thread; ``on_end`` is called when nothing is left to do."""
-        threading.Thread(target=self._run, args=(on_end,), name=f"run-{self._live.id}", daemon=True).start()
+        self._on_end = on_end
+        threading.Thread(target=self._run, name=f"run-{self._live.id}", daemon=True).start()
 
     def cancel(self) -> None:
         """Ask the run to save and end."""
@@ -90,31 +89,31 @@ class RunLoop:
         self._live.show()
         self._guarded(self._resume)
         self._live.show()
+        self._finish_if_ended()
 
-    def turn(self) -> bool:
-        """Decide on the next item of the inbox, or on the time; return whether there is more to come."""
-        if isinstance(self._live.state, st.Ended):
-            return False
+    def turn(self) -> None:
+        """Decide on the next item of the inbox, or on the time."""
         try:
             item = self._live.inbox.get(timeout=_TICK_INTERVAL_S)
         except queue.Empty:
-            item = ev.Tick(self._clock())
+            item = ev.Tick(self._live.clock())
         before = self._live.state
         self._guarded(self._check_budget)
         self._guarded(partial(self._handle, item) if isinstance(item, ev.Event) else partial(self._do, item))
         if not isinstance(item, ev.Tick) or self._live.state is not before:
             self._live.show()
-        return not isinstance(self._live.state, st.Ended)
+        self._finish_if_ended()
 
-    def _run(self, on_end: Callable[[], None]) -> None:
-        try:
-            self.begin()
-            while self.turn():
-                pass
-        finally:
-            on_end()
+    def _run(self) -> None:
+        self.begin()
+        while not self.ended:
+            self.turn()
+
+    def _finish_if_ended(self) -> None:
+        if isinstance(self._live.state, st.Ended):
+            self._on_end()
             self._finished.set()
-        self._live.show()
+            self._live.show()
 
     def _resume(self) -> None:
         if isinstance(self._live.state, st.Queued):
@@ -147,10 +146,14 @@ class RunLoop:
             self._actions.perform(action)
 
     def _check_budget(self) -> None:
-        now, state = self._clock(), self._live.state
+        now, state = self._live.clock(), self._live.state
         if now - self._budget_checked < _BUDGET_INTERVAL_S:
             return
         self._budget_checked = now
         computes = isinstance(state, st.Allocated) and not isinstance(state, st.Stopping | st.Finishing)
         if computes and (spent := self._overspent(self._live.view.energy_j)):
             self._handle(ev.CancelAsked(Reason.BUDGET_SPENT, spent))
+
+
+def _nothing() -> None:
+    """Do nothing: the loop was not started."""

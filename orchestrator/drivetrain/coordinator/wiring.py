@@ -10,6 +10,7 @@ from pathlib import Path
 
 from drivetrain_pipelines.errors import InputError
 from drivetrain_workers.protocol.processes import yield_to_training
+from filelock import FileLock
 from sqlalchemy import make_url
 from tenacity import retry, retry_if_exception_type, wait_fixed
 
@@ -20,7 +21,7 @@ from drivetrain.coordinator.actions import Actions
 from drivetrain.coordinator.agent_events import AgentEvents
 from drivetrain.coordinator.bookkeeping import Bookkeeping
 from drivetrain.coordinator.conclusion import Conclusion
-from drivetrain.coordinator.coordinator import Coordinator
+from drivetrain.coordinator.coordinator import Coordinator, hold_owner_lock
 from drivetrain.coordinator.gang_request import check_request, gang_request, waiting_since
 from drivetrain.coordinator.live_run import LiveRun
 from drivetrain.coordinator.observer import Observer
@@ -79,7 +80,10 @@ class RayCoordinator(Coordinator):
                 store.learn(run_id, gpus_per_worker=_gpus_per_worker(spec_of(run_id), all_nodes()))
             check_request(request_of(run_id), all_nodes(), rules())
 
-        super().__init__(store, session, build, check, lambda run_id: home.run(run_id).path, scheduler.overview)
+        def own(run_id: str) -> FileLock:
+            return hold_owner_lock(run_id, home.run(run_id).path)
+
+        super().__init__(store, session, build, check, own, scheduler.overview)
         scheduler.start()  # now that the book has everybody who holds a place
 
 

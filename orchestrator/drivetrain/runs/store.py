@@ -6,14 +6,14 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
-from drivetrain_pipelines.errors import InputError
+from drivetrain_pipelines.errors import DrivetrainError, InputError
 from sqlalchemy import Executable, Select, select, tuple_
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import Session
-from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_random_exponential
+from tenacity import RetryCallState, retry, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
 from drivetrain.database.engine import READS, open_database
 from drivetrain.database.tables import Counter, Run, Transition, Usage
@@ -26,12 +26,29 @@ _SUGGESTIONS = 10  # ids in the message about a run that was not found
 _LAST_CHARACTER = chr(0x10FFFF)  # sorts behind every character that an id may hold
 _ENDED = Ended.__name__.lower()
 
+
+class StoreUnavailableError(DrivetrainError):
+    """The database has not answered for minutes."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail)
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return f"the database does not answer: {self.detail}"
+
+
+def _give_up(state: RetryCallState) -> NoReturn:
+    error = state.outcome.exception() if state.outcome else None
+    raise StoreUnavailableError(" ".join(str(error).split())[:300]) from error
+
+
 # A database that is restarted, or locked, comes back; a run must not end for that.
 _patiently = retry(
     retry=retry_if_exception_type(OperationalError),
     wait=wait_random_exponential(0.1, 5.0),
     stop=stop_after_delay(300.0),
-    reraise=True,
+    retry_error_callback=_give_up,
 )
 
 

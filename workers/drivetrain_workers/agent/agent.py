@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import platform
-import time
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +45,14 @@ class NodeAgent:
         job = folder.train_job()
         self._task, self._node = task, node or RayNode(task, job)
         self._name = f"{platform.node()}-{task.first_rank}"
-        self._last_call = time.monotonic()
+        self._last_call = self._node.now()
         self._log = EventLog()
         ranks = range(task.first_rank, task.first_rank + task.ranks)
         limit = job.training.hang_after_s
         hang_after_s = None if limit == "auto" else limit
-        self._ranks = RankSupervisor(self._task_of, ranks, self._log.append, hang_after_s, self._node.delay)
+        self._ranks = RankSupervisor(
+            self._task_of, ranks, self._log.append, hang_after_s, self._node.delay, self._node.now
+        )
         self._hangs = HangReporter(self._ranks, self._log.append, folder.log(task.first_rank).parent)
         self._peers = self._node.open_peer_copies()
         self._uploader = self._node.start_uploader(self._log.append)
@@ -152,9 +153,9 @@ class NodeAgent:
 
     def _check_lease(self) -> None:
         """End with the lease, and with the fork server, without which this agent is of no use."""
-        if time.monotonic() - self._last_call >= self._task.lease_s or not self._fork_server.is_alive:
+        if self._node.now() - self._last_call >= self._task.lease_s or not self._fork_server.is_alive:
             self._fork_server.kill()
             self._node.exit()
 
     def _note_call(self) -> None:
-        self._last_call = time.monotonic()
+        self._last_call = self._node.now()

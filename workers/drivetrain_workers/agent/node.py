@@ -78,6 +78,9 @@ class AgentNode(Protocol):
     def address(self) -> Address:
         """Return an address of this node with a free TCP port."""
 
+    def now(self) -> float:
+        """Return monotonic seconds."""
+
     def every(self, seconds: float, work: Callable[[], None]) -> None:
         """Call ``work`` again and again, in a thread."""
 
@@ -152,6 +155,10 @@ class RayNode:
         with socket.socket() as probe:
             probe.bind(("", 0))
             return Address(ip, probe.getsockname()[1])
+
+    def now(self) -> float:
+        """See `AgentNode`."""
+        return time.monotonic()
 
     def every(self, seconds: float, work: Callable[[], None]) -> None:
         """See `AgentNode`."""
