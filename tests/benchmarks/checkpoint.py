@@ -24,10 +24,11 @@ def rank_main(rank: int, folder: Path) -> None:
     """Both kinds of save, one after the other, after a step each."""
     import numpy as np
     import torch.distributed as dist
-    from drivetrain_workers.checkpoints.save import CheckpointWriter
+    from drivetrain_workers.checkpoints.save import CheckpointWriter, SavePoint
     from drivetrain_workers.engine.batching import solve
     from drivetrain_workers.engine.engine import Engine, join_group
     from drivetrain_workers.modeling.objective import Objective, next_token_loss, next_token_weight
+    from drivetrain_workers.protocol.events import RankId
     from drivetrain_workers.recipes.language_model.model import gpt
     from drivetrain_workers.records.run_folder import RunFolder
     from drivetrain_workers.spec import KeepSpec, TrainingSpec
@@ -37,10 +38,8 @@ def rank_main(rank: int, folder: Path) -> None:
     spec = TrainingSpec(steps=100, zero=1, global_batch_size=plan.global_batch)
     model = gpt(_VOCABULARY, _LENGTH, **_MODEL)
     engine = Engine(model, Objective(next_token_loss, next_token_weight), spec, plan, 100, device)
-    saved: list[dict[str, Any]] = []
-    writer = CheckpointWriter(
-        RunFolder(folder), rank, _RANKS, 1, KeepSpec(last=1), lambda _, **fields: saved.append(fields), time.time()
-    )
+    saved: list[Any] = []  # `CheckpointCommitted`
+    writer = CheckpointWriter(RunFolder(folder), RankId(rank, 1), _RANKS, KeepSpec(last=1), saved.append, time.time())
     tokens = np.random.default_rng(rank).integers(0, _VOCABULARY, (_ROWS, _LENGTH + 1))
     waited = 0.0
 
@@ -62,7 +61,7 @@ def rank_main(rank: int, folder: Path) -> None:
         step()
         ordinary.append(step())
         waited, began = 0.0, time.perf_counter()
-        writer.save(engine.deepspeed, number + 1, 0, [])
+        writer.save(engine.deepspeed, SavePoint(number + 1, 0))
         waited += time.perf_counter() - began
         beside.append(step())
         ours.append(waited)
@@ -75,10 +74,10 @@ def rank_main(rank: int, folder: Path) -> None:
     if rank == 0:
         figures = {
             "parameters": sum(p.numel() for p in model.parameters()),
-            "bytes_a_rank": saved[-1]["bytes"],
+            "bytes_a_rank": saved[-1].bytes,
             "stall_s": ours[1:],  # the first makes the buffer
             "first_stall_s": ours[0],
-            "write_s": [one["write_s"] for one in saved[1:]],
+            "write_s": [one.write_s for one in saved[1:]],
             "native_s": theirs[1:],
             "step_s": ordinary[1:],
             "step_beside_s": beside[1:],

@@ -206,10 +206,10 @@ class Handle:
         return self._check
 
     def stop(self) -> None:
-        self._send(lambda: self._process.agent.stop())
+        self._send(self._process.agent.stop)
 
     def ask_stop(self) -> None:
-        self._send(lambda: self._process.agent.ask_stop())
+        self._send(self._process.agent.ask_stop)
 
     def events(self, since: int, timeout_s: float) -> list[LoggedEvent]:
         if self._process.world.chance(0.0005):

@@ -244,7 +244,7 @@ class World:
 
     def _build(self, run: str) -> RunLoop:
         """As `drivetrain.coordinator.wiring` builds it."""
-        inbox = Inbox(lambda: self.while_alive(0, 0.5, lambda: self.loops[run].take_turn()))
+        inbox = Inbox(lambda: self.while_alive(0, 0.5, self.loops[run].take_turn))
         parts: Any = (self.store.get(run), self.store, 0.0, inbox, lambda: self.now)
         live, tracker, stages = LiveRun(*parts), Tracker(), Stages()
         scheduler = self._scheduler.handle_of(self.jobs[run].request)

@@ -19,13 +19,14 @@ import numpy as np
 import torch
 from drivetrain_workers.checkpoints.load import Checkpoint, restore
 from drivetrain_workers.checkpoints.proof import prove_state
-from drivetrain_workers.checkpoints.save import CheckpointWriter
+from drivetrain_workers.checkpoints.save import CheckpointWriter, SavePoint
 from drivetrain_workers.checkpoints.store import newest_valid
 from drivetrain_workers.engine.batching import solve
 from drivetrain_workers.engine.deepspeed_internals import flat_states
 from drivetrain_workers.engine.engine import Engine, join_group
 from drivetrain_workers.errors import ResumeMismatchError
 from drivetrain_workers.modeling.objective import Objective, row_weight
+from drivetrain_workers.protocol.events import RankId
 from drivetrain_workers.protocol.processes import end_with_parent
 from drivetrain_workers.records.run_folder import RunFolder
 from drivetrain_workers.spec import KeepSpec, OffloadSpec, OptimizerSpec, ScheduleSpec, TrainingSpec
@@ -105,11 +106,10 @@ def rank_main(rank: int, case: Case, rendezvous: str) -> None:
         _die_at_call(case.die_at_call)
     writer = CheckpointWriter(
         RunFolder(Path(case.folder)),
-        rank,
+        RankId(rank, case.generation),
         case.world_size,
-        case.generation,
         KeepSpec(last=case.keep),
-        lambda *_, **__: None,
+        lambda _: None,
         0.0,
     )
     engine.before_update = writer.before_update
@@ -131,7 +131,7 @@ def rank_main(rank: int, case: Case, rendezvous: str) -> None:
             return
     unpickled_while_loading = list(unpickled)
     if case.save_loaded:
-        writer.save(engine.deepspeed, first, GLOBAL_BATCH * first, [])
+        writer.save(engine.deepspeed, SavePoint(first, GLOBAL_BATCH * first))
     losses = {}
     for step in range(first, case.steps):
         random = np.random.default_rng(step)
@@ -140,7 +140,7 @@ def rank_main(rank: int, case: Case, rendezvous: str) -> None:
         rows = plan.rows(rank)
         losses[step + 1] = engine.step({"x": x[rows], "y": y[rows]}, GLOBAL_BATCH * step).loss
         if (step + 1) % case.save_every == 0:
-            writer.save(engine.deepspeed, step + 1, GLOBAL_BATCH * (step + 1), [])
+            writer.save(engine.deepspeed, SavePoint(step + 1, GLOBAL_BATCH * (step + 1)))
     writer.wait()
     torch.distributed.barrier()
     if rank == 0:

@@ -42,7 +42,7 @@ def state(root: Path, step: int) -> dict[tuple[str, str], torch.Tensor]:
     (folder,) = root.glob(f"checkpoints/step-{step:08d}.*")
     checkpoint = Checkpoint(folder)
     whole = {}
-    for name, shape in checkpoint.manifest["shapes"].items():
+    for name, shape in checkpoint.manifest.shapes.items():
         for kind in checkpoint.kinds:
             whole[name, kind] = torch.empty(torch.Size(shape).numel())
             checkpoint.read(name, kind, 0, whole[name, kind])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -9,8 +10,9 @@ import torch
 from drivetrain_pipelines.errors import CorruptFileError, FetchError
 from drivetrain_pipelines.order.mixture import SampleOrder
 from drivetrain_workers.errors import RewindError
+from drivetrain_workers.protocol.reasons import Reason
 from drivetrain_workers.rank.failures import classify
-from drivetrain_workers.rank.guards import LossGuard, should_stop_early
+from drivetrain_workers.rank.guards import EarlyStop, LossGuard
 from drivetrain_workers.records.adjustments import Adjustments, Positions, Skip
 from drivetrain_workers.records.audit import audit
 from drivetrain_workers.spec import EarlyStopSpec, GuardSpec
@@ -82,23 +84,27 @@ def test_adjustments_are_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "kind"),
+    ("error", "reason"),
     [
-        (torch.OutOfMemoryError("CUDA out of memory"), "out_of_memory"),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate"), "out_of_memory"),
-        (RuntimeError("[gloo/transport/tcp/pair.cc] Connection closed by peer"), "collective"),
-        (FileNotFoundError("/data/gloo/x"), "storage"),
-        (FetchError("s3://x", 1, "cut"), "storage"),
-        (RewindError(3, "nan"), "rewound"),
-        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), "user_code"),
-        (KeyError("x"), "user_code"),
+        (torch.OutOfMemoryError("CUDA out of memory"), Reason.OUT_OF_MEMORY),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate"), Reason.OUT_OF_MEMORY),
+        (RuntimeError("[gloo/transport/tcp/pair.cc] Connection closed by peer"), Reason.COLLECTIVE),
+        (FileNotFoundError("/data/gloo/x"), Reason.STORAGE),
+        (FetchError("s3://x", 1, "cut"), Reason.STORAGE),
+        (RewindError(3, "nan"), Reason.REWOUND),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), Reason.USER_CODE),
+        (KeyError("x"), Reason.USER_CODE),
     ],
 )
-def test_errors_have_a_class(error: Exception, kind: str) -> None:
-    from drivetrain_workers.protocol.reasons import Reason
+def test_errors_have_a_reason(error: Exception, reason: Reason) -> None:
+    assert classify(error) is reason
 
-    assert classify(error) == kind
-    assert Reason(kind)
+
+def stops(spec: EarlyStopSpec | None, scores: list[float]) -> bool:
+    early_stop = EarlyStop(spec)
+    for score in scores:
+        early_stop.add(score)
+    return early_stop.is_due
 
 
 @pytest.mark.parametrize(
@@ -106,10 +112,53 @@ def test_errors_have_a_class(error: Exception, kind: str) -> None:
     [([], False), ([3, 2, 1], False), ([3, 2, 2.5], False), ([3, 2, 2.5, 2], True), ([3, 2, 2.5, 1.9], False)],
 )
 def test_patience_ends(losses: list[float], stop: bool) -> None:
-    assert should_stop_early(EarlyStopSpec(patience=2), losses) is stop
-    assert should_stop_early(None, losses) is False
+    assert stops(EarlyStopSpec(patience=2), losses) is stop
+    assert stops(None, losses) is False
 
 
 def test_better_by_too_little_is_not_better() -> None:
-    assert should_stop_early(EarlyStopSpec(patience=2, min_delta=0.5), [3, 2.9, 2.6])
-    assert not should_stop_early(EarlyStopSpec(patience=2, min_delta=0.5), [3, 2.9, 2.4])
+    assert stops(EarlyStopSpec(patience=2, min_delta=0.5), [3, 2.9, 2.6])
+    assert not stops(EarlyStopSpec(patience=2, min_delta=0.5), [3, 2.9, 2.4])
+
+
+def should_stop_early(spec: EarlyStopSpec, scores: list[float]) -> bool:
+    """The definition, over all scores of a run."""
+    best, without = math.inf, 0
+    for score in scores:
+        better = score < best - spec.min_delta
+        best, without = (score, 0) if better else (best, without + 1)
+    return without >= spec.patience
+
+
+@given(
+    st.lists(st.floats(-5, 5) | st.sampled_from([math.nan, math.inf, -math.inf]), max_size=30),
+    st.integers(1, 5),
+    st.sampled_from([0.0, 0.5]),
+    st.sets(st.integers(0, 29)),
+)
+def test_early_stopping_comes_to_the_same_decision_across_restarts(
+    scores: list[float], patience: int, min_delta: float, restarts: set[int]
+) -> None:
+    """Its bounded state, stored as JSON at each restart, decides as all scores do."""
+    spec = EarlyStopSpec(patience=patience, min_delta=min_delta)
+    early_stop = EarlyStop(spec)
+    for number, score in enumerate(scores):
+        if number in restarts:
+            stored = json.loads(json.dumps([early_stop.best, early_stop.since_best]))
+            early_stop = EarlyStop(spec, *stored)
+        early_stop.add(score)
+        assert early_stop.is_due is should_stop_early(spec, scores[: number + 1])
+
+
+@given(st.lists(st.floats(0, 100) | st.just(math.nan), max_size=80), st.sets(st.integers(0, 79)), st.integers(4, 20))
+def test_the_guard_comes_to_the_same_decision_across_restarts(
+    losses: list[float], restarts: set[int], window: int
+) -> None:
+    """Also after a spike that the job only warns of, which is no measure for others."""
+    spec = GuardSpec(window=window, spike="warn", non_finite="warn")
+    undisturbed, guard = LossGuard(spec, []), LossGuard(spec, [])
+    for number, loss in enumerate(losses):
+        if number in restarts:
+            guard = LossGuard(spec, json.loads(json.dumps(guard.losses)))
+        assert guard.check(loss, 1.0) == undisturbed.check(loss, 1.0)
+    assert len(guard.losses) <= window

@@ -4,21 +4,34 @@ import os
 from pathlib import Path
 
 import pytest
+from drivetrain_pipelines.errors import CorruptFileError
 from drivetrain_pipelines.storage.checksums import block_digests
 from drivetrain_workers.checkpoints import memory_copies
-from drivetrain_workers.checkpoints.memory_copies import MemoryCopies, own_memory_folder, remove_orphans
+from drivetrain_workers.checkpoints.manifest import Contents, Manifest, RankIndex
+from drivetrain_workers.checkpoints.memory_copies import MemoryCopies, RankCopy, own_memory_folder, remove_orphans
 from drivetrain_workers.records.run_folder import CheckpointId
+
+from tests.unit.step_records import step_record
 
 
 def write(copies: MemoryCopies, step: int, rank: int, world_size: int = 2, stage: int = 2, generation: int = 1) -> None:
     content = memoryview(bytes([step, rank]) * 50)
-    facts = {"world_size": world_size, "zero_stage": stage}
-    index = {"facts": facts, "bytes": len(content), "xxh3": block_digests(content)}
-    copies.write(CheckpointId(step, generation), rank, index, content)
+    index = RankIndex(Contents(), len(content), block_digests(content))
+    copy = RankCopy(Manifest(step, 8 * step, world_size, stage, {}), index, (step_record(step),))
+    copies.write(CheckpointId(step, generation), rank, copy, content)
 
 
 def steps(copies: MemoryCopies, rank: int, world_size: int = 2, stage: int = 2) -> list[int]:
-    return [checkpoint.step for checkpoint in copies.find(rank, world_size, stage)]
+    found = copies.find(rank, world_size, stage)
+    return [checkpoint.step for checkpoint in found if is_sound(copies, checkpoint, rank)]
+
+
+def is_sound(copies: MemoryCopies, checkpoint: CheckpointId, rank: int) -> bool:
+    try:
+        copies.verify(checkpoint, rank)
+    except CorruptFileError:
+        return False
+    return True
 
 
 def test_the_two_newest_of_each_rank_stay(tmp_path: Path) -> None:
@@ -36,9 +49,11 @@ def test_the_two_newest_of_each_rank_stay(tmp_path: Path) -> None:
         "step-00000006.g0001",
         "step-00000006.g0002",
     ]
-    folder, index = copies.open(CheckpointId(4, 1), 1)
+    folder, copy = copies.open(CheckpointId(4, 1), 1)
     assert folder == tmp_path / "step-00000004.g0001"
-    assert index["bytes"] == 100
+    assert copy.index.bytes == 100
+    assert copy.manifest == Manifest(4, 32, 2, 2, {})
+    assert copy.records == (step_record(4),)
 
 
 def test_what_does_not_fit_or_is_damaged_is_not_found(tmp_path: Path) -> None:

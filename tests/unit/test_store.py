@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+import json
 import math
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from drivetrain.runs.states import Ended, Place, Placing, Preparing, Progress, Queued
 from drivetrain.runs.store import RunStore
 from drivetrain_pipelines.errors import CorruptFileError, InputError
 from drivetrain_pipelines.storage.checksums import block_digests, read_json, write_json
+from drivetrain_workers.checkpoints.manifest import Contents, Fragment, GroupState, History, Manifest, Probe, RankIndex
 from drivetrain_workers.checkpoints.policy import to_keep
 from drivetrain_workers.checkpoints.store import (
     CheckpointId,
@@ -17,9 +21,9 @@ from drivetrain_workers.checkpoints.store import (
     newest_valid,
     rank_index,
     remove_old,
-    score_of,
 )
 from drivetrain_workers.protocol.reasons import Reason
+from drivetrain_workers.protocol.step_record import Evaluation
 from drivetrain_workers.spec import KeepSpec
 
 PLACE = Place((("node", 2),), 1.0)
@@ -63,9 +67,9 @@ def make_checkpoint(root: Path, name: CheckpointId, finish: bool = True) -> Path
     folder.mkdir(parents=True)
     data = f"state of step {name.step}".encode()
     (folder / "rank-00000.bin").write_bytes(data)
-    write_json(folder / rank_index(0), {"bytes": len(data), "xxh3": block_digests(data)})
+    write_json(folder / rank_index(0), RankIndex(Contents(), len(data), block_digests(data)).to_json())
     if finish:
-        commit(folder, {"step": name.step, "world_size": 1})
+        commit(folder, Manifest(name.step, 8 * name.step, 1, 1, {}))
     return folder
 
 
@@ -119,9 +123,33 @@ def test_order_is_by_step_then_generation(tmp_path: Path) -> None:
         read_json(tmp_path / "step-x" / "manifest.json")
 
 
+FACTS = {"format": 2, "step": 8, "samples": 64, "world_size": 2, "zero_stage": 1, "shapes": {"w": [2, 3]}}
+
+
 def test_scores_of_checkpoints() -> None:
     """A score that is no number is none; files of the first format had an eval loss only."""
-    assert score_of({"evaluation": {"loss": 2.0, "metrics": {}, "score": -0.5}}) == -0.5
-    assert score_of({"evaluation": {"loss": 2.0, "metrics": {}, "score": math.nan}}) is None
-    assert score_of({"evaluation": None}) is None
-    assert score_of({"eval_loss": 2.0}) == 2.0
+
+    def score_of(**facts: Any) -> float | None:
+        return Manifest.from_json({**FACTS, **facts}).score
+
+    assert score_of(evaluation={"loss": 2.0, "metrics": {}, "score": -0.5}) == -0.5
+    assert score_of(evaluation={"loss": 2.0, "metrics": {}, "score": math.nan}) is None
+    assert score_of(evaluation=None) is None
+    assert score_of(format=1, eval_loss=2.0) == 2.0
+
+
+def test_manifests_and_indexes_come_back_from_json() -> None:
+    """Also a manifest that says nothing of what came with later versions."""
+    bare = Manifest(8, 64, 2, 1, {"w": [2, 3]})
+    assert Manifest.from_json(FACTS) == bare
+    whole = replace(
+        bare,
+        evaluation=Evaluation(1.0, {"accuracy": 0.5}, -0.5),
+        probe=Probe(56, 1.5),
+        history=History(1000.0, (2.0, 1.5), -0.5, 1),
+        whole=True,
+    )
+    assert Manifest.from_json(json.loads(json.dumps(whole.to_json()))) == whole
+    contents = Contents((Fragment("w", "weights", 0, 6, 0),), {0: GroupState({"betas": (0.9, 0.95)}, {"step": 8.0})})
+    index = RankIndex(contents, 24, ["00"])
+    assert RankIndex.from_json(json.loads(json.dumps(index.to_json()))) == index

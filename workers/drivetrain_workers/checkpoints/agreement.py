@@ -1,11 +1,13 @@
-"""All ranks of a gang load the same state: the newest that is sound, from memory, the run's folder, or storage."""
+"""All ranks of a gang load the same state: the newest that is sound, from memory, the run's folder, or storage.
+
+Every byte is read once to verify it: each rank reads its own part, at the same time as the others.
+"""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
@@ -14,117 +16,141 @@ from drivetrain_pipelines.errors import CorruptFileError, WrongBytesError
 from drivetrain_workers.checkpoints.load import Checkpoint
 from drivetrain_workers.checkpoints.memory_copies import MemoryCopies
 from drivetrain_workers.checkpoints.remote import RemoteCheckpoints
-from drivetrain_workers.checkpoints.store import newest_valid, set_aside_corrupt
+from drivetrain_workers.checkpoints.store import committed, set_aside, verify
 from drivetrain_workers.errors import CheckpointError
 from drivetrain_workers.records.run_folder import CheckpointId, RunFolder
 
 
-def agree_on_checkpoint(
-    folder: RunFolder,
-    remote: RemoteCheckpoints | None,
-    memory: MemoryCopies | None,
-    stage: int,
-    report: Callable[[str], None],
-    progress: Callable[[], None],
-) -> Checkpoint | None:
-    """Rank 0 verifies every byte and chooses; the others follow. None where there is no state yet.
+def gather_objects(value: Any) -> list[Any]:
+    """Return every rank's ``value`` to every rank of the process group."""
+    everywhere: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(everywhere, value)
+    return everywhere
 
-    Args:
-        stage: ZeRO's, of this gang.
-        report: told, on rank 0, what is wrong with those that were passed over.
-        progress: called now and then while files are downloaded.
 
-    Raises:
-        CheckpointError: storage has checkpoints, none of them is sound, and there is no other state.
-        FetchError, OSError: there is no other state, and storage does not answer.
+@dataclass(frozen=True, order=True)
+class _Candidate:
+    """A state that could be loaded. The newer is greater; a checkpoint is greater than the copy of the same state.
+
+    Attributes:
+        stored: in the run's folder, not in memory.
     """
-    rank = dist.get_rank()
-    copy = _newest_copy(memory, rank, stage) if memory else None
-    if rank == 0:
-        for problem in set_aside_corrupt(folder.checkpoints):
-            report(problem)
-    if remote:
-        _download_newer(folder, remote, copy, report, progress)
-    found, _ = newest_valid(folder.checkpoints) if rank == 0 else (None, [])
-    chosen = _from_rank_0(str(found or ""))
-    stored = CheckpointId.parse(Path(chosen).name) if chosen else None
-    if memory:
-        use_copy = copy is not None and (stored is None or copy > stored)
-        memory.forget_newer(rank, copy if use_copy else stored)
-        if copy and use_copy:
-            path, index = memory.open(copy, rank)
-            return Checkpoint(path, index["facts"], {rank: index})
-    return Checkpoint(Path(chosen)) if chosen else None
+
+    name: CheckpointId
+    stored: bool
 
 
-def _newest_copy(memory: MemoryCopies, rank: int, stage: int) -> CheckpointId | None:
-    """The newest copy of which every rank finds its own file."""
-    world_size = dist.get_world_size()
-    everywhere: list[set[tuple[int, int]]] = [set()] * world_size
-    dist.all_gather_object(everywhere, {(c.step, c.generation) for c in memory.find(rank, world_size, stage)})
-    newest = max(set.intersection(*everywhere), default=None)
-    return CheckpointId(*newest) if newest else None
+@dataclass(frozen=True)
+class Agreement:
+    """One rank's part in choosing a state; all ranks of a gang call `choose` together.
+
+    Attributes:
+        folder: of the run.
+        remote: the run's checkpoints in storage, if it has some there.
+        memory: copies on this node, if the run makes some.
+        stage: ZeRO's, of this gang.
+        gather: see `gather_objects`.
+        report: called on rank 0 with what is wrong with each state that is skipped.
+        progress: called now and then while files are downloaded.
+    """
+
+    folder: RunFolder
+    remote: RemoteCheckpoints | None
+    memory: MemoryCopies | None
+    stage: int
+    rank: int
+    world_size: int
+    gather: Callable[[Any], list[Any]]
+    report: Callable[[str], None]
+    progress: Callable[[], None]
+
+    def choose(self) -> Checkpoint | None:
+        """Return the newest sound state, the same on every rank; None where there is none yet.
+
+        Raises:
+            CheckpointError: storage has checkpoints, none of them is sound, and there is no other state.
+            FetchError, OSError: there is no other state, and storage does not answer.
+        """
+        chosen = next((candidate for candidate in self._candidates() if self._is_sound(candidate)), None)
+        if self.remote:
+            chosen = self._download_newer(self.remote, chosen) or chosen
+        if self.memory:
+            self.memory.forget_newer(self.rank, chosen.name if chosen else None)
+            if chosen and not chosen.stored:
+                path, copy = self.memory.open(chosen.name, self.rank)
+                return Checkpoint(path, copy.manifest, {self.rank: copy.index}, copy.records)
+        return Checkpoint(chosen.name.folder(self.folder.checkpoints)) if chosen else None
+
+    def _candidates(self) -> list[_Candidate]:
+        """Return all checkpoints, and all copies of which every rank has its own file, newest first."""
+        copies = self.memory.find(self.rank, self.world_size, self.stage) if self.memory else []
+        stored = committed(self.folder.checkpoints) if self.rank == 0 else []
+        everywhere = self.gather((copies, stored))
+        complete = set.intersection(*(set(copies) for copies, _ in everywhere))
+        found = [_Candidate(name, stored=False) for name in complete]
+        found += [_Candidate(name, stored=True) for name in everywhere[0][1]]
+        return sorted(found, reverse=True)
+
+    def _is_sound(self, candidate: _Candidate) -> bool:
+        """Whether every rank finds its part as it was written. A checkpoint that is damaged is set aside."""
+        problems = self.gather(_problem(partial(self._verify, candidate)))
+        if self.rank == 0 and any(problems):
+            problem: str = next(filter(None, problems))
+            if candidate.stored:
+                self._set_aside(candidate.name, problem)
+            self.report(problem)
+        return not any(problems)
+
+    def _verify(self, candidate: _Candidate) -> None:
+        if candidate.stored:
+            verify(candidate.name.folder(self.folder.checkpoints), self.rank, self.world_size)
+        elif self.memory:
+            self.memory.verify(candidate.name, self.rank)
+
+    def _set_aside(self, name: CheckpointId, problem: str) -> None:
+        """Raises OSError where only another rank sees the damage: its node's view of the folder is wrong."""
+        if not _problem(partial(verify, name.folder(self.folder.checkpoints))):
+            raise OSError(f"the files of a sound checkpoint cannot be read on every node: {problem}")
+        set_aside(self.folder.checkpoints, name)
+
+    def _download_newer(self, remote: RemoteCheckpoints, own: _Candidate | None) -> _Candidate | None:
+        """Bring the newest sound checkpoint of storage into the run's folder, if all other state is older."""
+        newer = self._newer_in_storage(remote, own) if self.rank == 0 else []
+        if newer:
+            remote.download_records()
+        for name in self.gather(newer)[0]:
+            part = partial(remote.download, name, self.rank, self.world_size, self.progress)
+            problem: str = next(filter(None, self.gather(_problem(part))), "")
+            if self.rank == 0:
+                problem = problem or _problem(partial(remote.finish_download, name))
+                if problem:
+                    self.report(problem)
+                    remote.set_aside(name)
+            if not self.gather(problem)[0]:
+                return _Candidate(name, stored=True)
+        if self.rank == 0 and own is None and (useless := remote.set_aside_before()):
+            raise CheckpointError(
+                f"no checkpoint in {remote.location} can be loaded: {len(useless)} are damaged, and there is no other "
+                "state. Restore them, or run the job again"
+            )
+        return None
+
+    def _newer_in_storage(self, remote: RemoteCheckpoints, own: _Candidate | None) -> list[CheckpointId]:
+        """Return the checkpoints in storage that are newer than all other state, newest first."""
+        try:
+            there = remote.committed()
+        except OSError as error:
+            if own is None:
+                raise OSError(f"storage does not say whether it has a checkpoint of this run: {error}") from error
+            self.report(f"storage was not asked for newer checkpoints: {error}"[:300])
+            return []
+        return [name for name in there if own is None or name > own.name]
 
 
-def _download_newer(
-    folder: RunFolder,
-    remote: RemoteCheckpoints,
-    copy: CheckpointId | None,
-    report: Callable[[str], None],
-    progress: Callable[[], None],
-) -> None:
-    """Bring the newest sound checkpoint of storage into the run's folder, if all other state is older."""
-    rank, world_size = dist.get_rank(), dist.get_world_size()
-    found, _ = newest_valid(folder.checkpoints) if rank == 0 else (None, [])
-    stored = CheckpointId.parse(found.name) if found else None
-    own = max((c for c in (copy, stored) if c), default=None)
-    newer = _newer_in_storage(remote, own, report) if rank == 0 else []
-    if newer:
-        remote.download_records()
-    for checkpoint in itertools.starmap(CheckpointId, _from_rank_0([(c.step, c.generation) for c in newer])):
-        problems = [""] * world_size
-        dist.all_gather_object(problems, _attempt(partial(remote.download, checkpoint, rank, world_size, progress)))
-        if rank == 0 and not any(problems):
-            problems[0] = _attempt(partial(remote.finish_download, checkpoint))
-        problem: str = next(filter(None, _from_rank_0(problems)), "")
-        if not problem:
-            return
-        if rank == 0:
-            report(problem)
-            remote.set_aside(checkpoint)
-        dist.barrier()
-    if rank == 0 and own is None and (useless := remote.set_aside_before()):
-        raise CheckpointError(
-            f"no checkpoint in {remote.location} can be loaded: {len(useless)} are damaged, and there is no other "
-            "state. Restore them, or run the job anew"
-        )
-
-
-def _newer_in_storage(
-    remote: RemoteCheckpoints, own: CheckpointId | None, report: Callable[[str], None]
-) -> list[CheckpointId]:
-    """Checkpoints in storage that are newer than all other state, newest first."""
-    try:
-        there = remote.committed()
-    except OSError as error:
-        if own is None:
-            raise OSError(f"storage does not say whether it has a checkpoint of this run: {error}") from error
-        report(f"storage was not asked for newer checkpoints: {error}"[:300])
-        return []
-    return [checkpoint for checkpoint in there if own is None or checkpoint > own]
-
-
-def _attempt(work: Callable[[], None]) -> str:
-    """What is wrong with a checkpoint; nothing if it is empty. That storage does not answer is another matter."""
+def _problem(work: Callable[[], None]) -> str:
+    """Return what ``work`` finds wrong with a state; empty if nothing. Storage that does not answer still raises."""
     try:
         work()
     except (CorruptFileError, WrongBytesError) as error:
         return str(error)
     return ""
-
-
-def _from_rank_0(value: Any) -> Any:
-    """Rank 0's ``value`` (of Python's own types) on every rank."""
-    choice = [value]
-    dist.broadcast_object_list(choice)
-    return choice[0]

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import random
 from base64 import b64decode
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from drivetrain_pipelines.storage.checksums import read_json
 
-from drivetrain_workers.checkpoints.store import MANIFEST, rank_file, rank_index
+from drivetrain_workers.checkpoints.manifest import Manifest, RankIndex
+from drivetrain_workers.checkpoints.store import rank_file, read_index, read_manifest
 from drivetrain_workers.engine.deepspeed_internals import (
     before_overwriting,
     flat_states,
@@ -21,6 +22,7 @@ from drivetrain_workers.engine.deepspeed_internals import (
 )
 from drivetrain_workers.engine.flat_state import WEIGHTS
 from drivetrain_workers.errors import CheckpointError
+from drivetrain_workers.protocol.step_record import StepRecord
 
 
 @dataclass(frozen=True)
@@ -40,24 +42,28 @@ class Checkpoint:
         folder: its files.
         manifest: what its manifest says; read from ``folder`` where it is not given.
         indexes: by rank, likewise.
+        unsaved: records of the steps that the state contains and the ledger does not.
     """
 
     def __init__(
-        self, folder: Path, manifest: dict[str, Any] | None = None, indexes: dict[int, dict[str, Any]] | None = None
+        self,
+        folder: Path,
+        manifest: Manifest | None = None,
+        indexes: dict[int, RankIndex] | None = None,
+        unsaved: Sequence[StepRecord] = (),
     ) -> None:
-        self.folder, self.manifest = folder, manifest or read_json(folder / MANIFEST)
-        ranks = range(self.manifest["world_size"])
-        self.indexes = indexes or {rank: read_json(folder / rank_index(rank)) for rank in ranks}
+        self.folder, self.manifest, self.unsaved = folder, manifest or read_manifest(folder), unsaved
+        self.indexes = indexes or {rank: read_index(folder, rank) for rank in range(self.manifest.world_size)}
         self._pieces: dict[tuple[str, str], list[_Piece]] = {}
         for rank, index in self.indexes.items():
-            for parameter, kind, start, length, offset in index["fragments"]:
-                piece = _Piece(start, length, folder / rank_file(rank), offset)
-                self._pieces.setdefault((parameter, kind), []).append(piece)
+            for fragment in index.contents.fragments:
+                piece = _Piece(fragment.start, fragment.length, folder / rank_file(rank), fragment.offset)
+                self._pieces.setdefault((fragment.parameter, fragment.kind), []).append(piece)
 
     @property
     def step(self) -> int:
         """Optimizer steps done."""
-        return int(self.manifest["step"])
+        return self.manifest.step
 
     @property
     def kinds(self) -> set[str]:
@@ -88,7 +94,7 @@ class Checkpoint:
     def weights(self) -> dict[str, torch.Tensor]:
         """Full fp32 weights of every trained parameter, and the replicated tensors of rank 0, by name."""
         tensors = {}
-        for name, shape in self.manifest["shapes"].items():
+        for name, shape in self.manifest.shapes.items():
             flat = torch.empty(int(np.prod(shape, dtype=np.int64)))
             self.read(name, WEIGHTS, 0, flat)
             tensors[name] = flat.view(shape)
@@ -97,7 +103,7 @@ class Checkpoint:
     def replicated(self, rank: int) -> dict[str, torch.Tensor]:
         """Buffers and frozen parameters as rank ``rank`` saved them."""
         tensors = {}
-        for name, dtype, shape, offset in self.indexes[rank]["replicated"]:
+        for name, dtype, shape, offset in self.indexes[rank].contents.replicated:
             kind = getattr(torch, dtype)
             size = int(np.prod(shape, dtype=np.int64)) * torch.empty(0, dtype=kind).element_size()
             raw = torch.from_numpy(np.fromfile(self.folder / rank_file(rank), np.uint8, count=size, offset=offset))
@@ -111,13 +117,13 @@ def restore(engine: Any, checkpoint: Checkpoint, rank: int, world_size: int) -> 
     Raises:
         CheckpointError: it is the checkpoint of another model.
     """
-    same_world = checkpoint.manifest["world_size"] == world_size
-    own = checkpoint.indexes[rank if same_world else 0]
+    same_world = checkpoint.manifest.world_size == world_size
+    own = checkpoint.indexes[rank if same_world else 0].contents
     before_overwriting(engine)
     for state in flat_states(engine):
-        saved = own["groups"][str(state.group_index)]
-        state.group.update({k: tuple(v) if isinstance(v, list) else v for k, v in saved["hyper"].items()})
-        state.create(checkpoint.moments({span.parameter for span in state.spans}), saved["scalars"])
+        saved = own.groups[state.group_index]
+        state.group.update(saved.hyper)
+        state.create(checkpoint.moments({span.parameter for span in state.spans}), saved.scalars)
         for kind, tensor in state.tensors():
             for span in state.spans:
                 checkpoint.read(span.parameter, kind, span.start, tensor[span.at : span.at + span.length])
@@ -126,10 +132,10 @@ def restore(engine: Any, checkpoint: Checkpoint, rank: int, world_size: int) -> 
     for name, tensor in checkpoint.replicated(rank if same_world else 0).items():
         ours[name].copy_(tensor)
     engine.global_steps = checkpoint.step
-    engine.global_samples = checkpoint.manifest["samples"]
+    engine.global_samples = checkpoint.manifest.samples
     engine.lr_scheduler.last_epoch = checkpoint.step  # all its state: the schedule is a function of the step
     if same_world:
-        restore_rng(own["rng"])
+        restore_rng(own.rng)
 
 
 def restore_rng(state: dict[str, Any]) -> None:

@@ -13,13 +13,16 @@ import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from drivetrain_pipelines.errors import CorruptFileError
-from drivetrain_pipelines.storage.checksums import atomic_write, read_json, verify_file, write_json
+from drivetrain_pipelines.storage.checksums import atomic_write, read_json, write_json
 
-from drivetrain_workers.checkpoints.store import rank_file, rank_index
+from drivetrain_workers.checkpoints.manifest import Manifest, RankIndex
+from drivetrain_workers.checkpoints.store import rank_file, rank_index, verify_rank
+from drivetrain_workers.protocol.step_record import StepRecord
 from drivetrain_workers.records.run_folder import CheckpointId
 
 _KEPT = 2
@@ -74,6 +77,30 @@ def _locked(parent: Path, make: bool) -> Iterator[None]:
         os.close(descriptor)
 
 
+@dataclass(frozen=True)
+class RankCopy:
+    """What the index of a copy says.
+
+    Attributes:
+        records: of the steps since the newest checkpoint in storage, which the ledger does not have.
+    """
+
+    manifest: Manifest
+    index: RankIndex
+    records: tuple[StepRecord, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        records = [record.to_json() for record in self.records]
+        return {**self.index.to_json(), "facts": self.manifest.to_json(), "records": records}
+
+    @classmethod
+    def from_json(cls, copy: dict[str, Any]) -> Self:
+        """Return the copy of `to_json`."""
+        records = tuple(StepRecord.from_json(record) for record in copy["records"])
+        return cls(Manifest.from_json(copy["facts"]), RankIndex.from_json(copy), records)
+
+
 class MemoryCopies:
     """The copies on one node.
 
@@ -84,21 +111,25 @@ class MemoryCopies:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def write(self, checkpoint: CheckpointId, rank: int, index: dict[str, Any], content: memoryview) -> None:
+    def write(self, checkpoint: CheckpointId, rank: int, copy: RankCopy, content: memoryview) -> None:
         """Store a rank's state. Raises OSError when memory is short."""
         folder = checkpoint.folder(self._folder)
         self.make_room(checkpoint, rank)
         with atomic_write(folder / rank_file(rank)) as file:
             file.write(content)
-        write_json(folder / rank_index(rank), index)
+        write_json(folder / rank_index(rank), copy.to_json())
 
     def find(self, rank: int, world_size: int, stage: int) -> list[CheckpointId]:
-        """Copies from which a rank of this world size and ZeRO stage can go on; every byte is right."""
+        """Return the copies that serve a rank of this world size and ZeRO stage, newest first; `verify` one first."""
         return [c for c in self.complete(rank) if self._serves(c, rank, world_size, stage)]
 
-    def open(self, checkpoint: CheckpointId, rank: int) -> tuple[Path, dict[str, Any]]:
-        """Folder and index of a rank's copy."""
-        return checkpoint.folder(self._folder), read_json(self.paths(checkpoint, rank)[1])
+    def open(self, checkpoint: CheckpointId, rank: int) -> tuple[Path, RankCopy]:
+        """Return folder and index of a rank's copy. Raises CorruptFileError."""
+        return checkpoint.folder(self._folder), RankCopy.from_json(read_json(self.paths(checkpoint, rank)[1]))
+
+    def verify(self, checkpoint: CheckpointId, rank: int) -> None:
+        """Check every byte of a rank's copy. Raises CorruptFileError."""
+        verify_rank(checkpoint.folder(self._folder), rank)
 
     def paths(self, checkpoint: CheckpointId, rank: int) -> tuple[Path, Path]:
         """State and index of one rank."""
@@ -129,11 +160,10 @@ class MemoryCopies:
 
     def _serves(self, checkpoint: CheckpointId, rank: int, world_size: int, stage: int) -> bool:
         try:
-            _, index = self.open(checkpoint, rank)
-            verify_file(self.paths(checkpoint, rank)[0], index["bytes"], index["xxh3"])
+            _, copy = self.open(checkpoint, rank)
         except CorruptFileError:
             return False
-        return bool((index["facts"]["world_size"], index["facts"]["zero_stage"]) == (world_size, stage))
+        return (copy.manifest.world_size, copy.manifest.zero_stage) == (world_size, stage)
 
 
 def _is_owned(folder: Path) -> bool:

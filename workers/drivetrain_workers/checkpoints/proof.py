@@ -8,6 +8,7 @@ from typing import Any
 from drivetrain_pipelines.storage.checksums import block_digests
 
 from drivetrain_workers.checkpoints.load import Checkpoint
+from drivetrain_workers.checkpoints.manifest import Probe
 from drivetrain_workers.checkpoints.snapshot import HostBuffer
 from drivetrain_workers.errors import ResumeMismatchError
 
@@ -23,20 +24,20 @@ def prove_state(engine: Any, checkpoint: Checkpoint, rank: int, world_size: int)
     Raises:
         ResumeMismatchError: a block differs; names the parameters in it.
     """
-    if not _same_layout(engine, checkpoint, world_size) or checkpoint.manifest["format"] < 2:
+    if not _same_layout(engine, checkpoint, world_size) or checkpoint.manifest.format < 2:
         return False
     copy = HostBuffer()
-    copy.begin(engine, checkpoint.manifest.get("whole", False))
+    copy.begin(engine, checkpoint.manifest.whole)
     copy.finish()
     index = checkpoint.indexes[rank]
     digests = block_digests(copy.content)
-    wrong = [block for block, (a, b) in enumerate(zip(digests, index["xxh3"], strict=True)) if a != b]
+    wrong = [block for block, (a, b) in enumerate(zip(digests, index.xxh3, strict=True)) if a != b]
     if wrong:
-        size = math.ceil(index["bytes"] / len(digests))
+        size = math.ceil(index.bytes / len(digests))
         names = sorted(
             {
                 f"{parameter}/{kind}"
-                for parameter, kind, _, length, offset in index["fragments"]
+                for parameter, kind, _, length, offset in index.contents.fragments
                 if any(offset < (block + 1) * size and offset + 4 * length > block * size for block in wrong)
             }
         )
@@ -45,19 +46,18 @@ def prove_state(engine: Any, checkpoint: Checkpoint, rank: int, world_size: int)
     return True
 
 
-def prove_loss(engine: Any, checkpoint: Checkpoint, loss: float, world_size: int) -> None:
+def prove_loss(engine: Any, checkpoint: Checkpoint, probe: Probe, loss: float, world_size: int) -> None:
     """Compare the loss of a batch with what it was when the checkpoint was saved: to the bit in the same layout.
 
     Raises:
         ResumeMismatchError: it is another.
     """
-    recorded = float(checkpoint.manifest["probe"]["loss"])
     tolerance = 0.0 if _same_layout(engine, checkpoint, world_size) else _TOLERANCE
-    if not math.isclose(loss, recorded, rel_tol=tolerance, abs_tol=0.0):
-        difference = f"the loss of the batch before it is {loss!r} now and was {recorded!r} then"
+    if not math.isclose(loss, probe.loss, rel_tol=tolerance, abs_tol=0.0):
+        difference = f"the loss of the batch before it is {loss!r} now and was {probe.loss!r} then"
         raise ResumeMismatchError(checkpoint.folder.name, difference)
 
 
 def _same_layout(engine: Any, checkpoint: Checkpoint, world_size: int) -> bool:
-    facts = checkpoint.manifest
-    return bool(facts["world_size"] == world_size and facts["zero_stage"] == engine.zero_optimization_stage())
+    saved = checkpoint.manifest.world_size, checkpoint.manifest.zero_stage
+    return saved == (world_size, engine.zero_optimization_stage())

@@ -11,15 +11,15 @@ import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from drivetrain_pipelines.errors import CorruptFileError
 from drivetrain_pipelines.storage.checksums import atomic_write, parse_json
 from drivetrain_pipelines.storage.fetch import Fetcher
 from drivetrain_pipelines.storage.folder import StorageFolder, open_storage
 
+from drivetrain_workers.checkpoints.manifest import Manifest, RankIndex
 from drivetrain_workers.checkpoints.policy import to_keep
-from drivetrain_workers.checkpoints.store import MANIFEST, rank_file, rank_index, score_of, scores
+from drivetrain_workers.checkpoints.store import MANIFEST, rank_file, rank_index, scores, verify_rank
 from drivetrain_workers.records.run_folder import CheckpointId, RunFolder
 from drivetrain_workers.spec import CheckpointSpec
 
@@ -90,7 +90,7 @@ class RemoteCheckpoints:
         return done
 
     def download(self, checkpoint: CheckpointId, part: int, parts: int, progress: Callable[[], None]) -> None:
-        """Bring one of ``parts`` of a checkpoint's files into the run's folder, all but its manifest.
+        """Bring one of ``parts`` of a checkpoint's files into the run's folder, verified, all but its manifest.
 
         Args:
             progress: called after each block.
@@ -104,17 +104,16 @@ class RemoteCheckpoints:
         filesystem, root = open_storage(self._folder.location, self._folder.storage)
         fetcher = Fetcher(filesystem)
         try:
-            manifest = self._folder.read_json(f"{self._name(checkpoint)}/{MANIFEST}")
-            for rank in range(part, manifest["world_size"], parts):
-                if (folder / rank_index(rank)).exists():
+            for rank in range(part, self._manifest(checkpoint).world_size, parts):
+                if _is_there(folder, rank):
                     continue  # it came before this process was started again
                 name = f"{self._name(checkpoint)}/{rank_index(rank)}"
                 text = self._folder.read(name)
-                index = parse_json(text, self._folder.url(name))
+                index = RankIndex.from_json(parse_json(text, self._folder.url(name)))
                 with (folder / rank_file(rank)).open("wb") as file:
-                    file.truncate(index["bytes"])
+                    file.truncate(index.bytes)
                 url = f"{root}/{self._name(checkpoint)}/{rank_file(rank)}"
-                fetcher.fetch(url, index["xxh3"], folder / rank_file(rank), progress)
+                fetcher.fetch(url, index.xxh3, folder / rank_file(rank), progress)
                 with atomic_write(folder / rank_index(rank)) as file:
                     file.write(text)
         finally:
@@ -173,11 +172,13 @@ class RemoteCheckpoints:
 
     def _score(self, checkpoint: CheckpointId) -> float | None:
         if checkpoint not in self._scores:
-            manifest: dict[str, Any] = {}
+            self._scores[checkpoint] = None
             with suppress(CorruptFileError):
-                manifest = self._folder.read_json(f"{self._name(checkpoint)}/{MANIFEST}")
-            self._scores[checkpoint] = score_of(manifest)
+                self._scores[checkpoint] = self._manifest(checkpoint).score
         return self._scores[checkpoint]
+
+    def _manifest(self, checkpoint: CheckpointId) -> Manifest:
+        return Manifest.from_json(self._folder.read_json(f"{self._name(checkpoint)}/{MANIFEST}"))
 
     def _name(self, checkpoint: CheckpointId) -> str:
         return str(checkpoint.folder(self._run.checkpoints).relative_to(self._run.path))
@@ -185,3 +186,11 @@ class RemoteCheckpoints:
     def _parse(self, name: str) -> CheckpointId | None:
         parts = name.split("/")
         return CheckpointId.parse(parts[1]) if parts[0] == self._run.checkpoints.name and len(parts) > 1 else None
+
+
+def _is_there(folder: Path, rank: int) -> bool:
+    """Whether a rank's files are in ``folder`` already, as they were written."""
+    with suppress(CorruptFileError):
+        verify_rank(folder, rank)
+        return True
+    return False

@@ -11,25 +11,42 @@ from typing import Any
 
 from drivetrain_pipelines.storage.checksums import atomic_write, block_digests, write_json
 
-from drivetrain_workers.checkpoints.memory_copies import MemoryCopies
+from drivetrain_workers.checkpoints.manifest import Contents, History, Manifest, Probe, RankIndex
+from drivetrain_workers.checkpoints.memory_copies import MemoryCopies, RankCopy
 from drivetrain_workers.checkpoints.policy import save_interval_s, to_keep
 from drivetrain_workers.checkpoints.snapshot import HostBuffer
 from drivetrain_workers.checkpoints.store import commit, rank_file, rank_index, remove_old
 from drivetrain_workers.engine.deepspeed_internals import parameter_shapes
+from drivetrain_workers.protocol.events import AgentEvent, CheckpointCommitted, CopyMade, ProblemFound, RankId
+from drivetrain_workers.protocol.step_record import Evaluation, StepRecord
 from drivetrain_workers.records import ledger
 from drivetrain_workers.records.run_folder import CheckpointId, RunFolder
 from drivetrain_workers.spec import KeepSpec
 
 
 @dataclass(frozen=True)
-class Saved:
-    """What a finished save reports."""
+class SavePoint:
+    """Where training is when its state is saved.
+
+    Attributes:
+        step: optimizer steps done.
+        samples: position in the stream of samples.
+        records: of the steps since the save before. Rank 0 writes them ahead of the commit, so a committed checkpoint
+            has its whole history.
+        history: see `History`.
+        probe: see `drivetrain_workers.checkpoints.proof.prove_loss`.
+    """
 
     step: int
-    folder: str
-    bytes: int
-    stall_s: float
-    write_s: float
+    samples: int
+    records: tuple[StepRecord, ...] = ()
+    history: History | None = None
+    probe: Probe | None = None
+
+    @property
+    def evaluation(self) -> Evaluation | None:
+        """After this step, if there was one."""
+        return self.records[-1].evaluation if self.records and self.records[-1].step == self.step else None
 
 
 class CheckpointWriter:
@@ -37,87 +54,72 @@ class CheckpointWriter:
 
     Args:
         folder: of the run.
-        rank, world_size, generation: of this process; rank 0 commits and removes old checkpoints.
+        source: this process; rank 0 commits and removes old checkpoints.
         keep: which checkpoints stay.
+        report: called from the background thread: with `CheckpointCommitted` on rank 0 after the commit, with
+            `CopyMade` after `copy`, with `ProblemFound` when that did not work.
         run_began: seconds since the epoch.
-        report: called from the background thread: ``("checkpoint", **fields of Saved)`` on rank 0 after the commit,
-            ``("copied", step=...)`` after `copy`, ``("warning", message=...)`` when that did not work.
         memory: of this node, for `copy`.
     """
 
     def __init__(
         self,
         folder: RunFolder,
-        rank: int,
+        source: RankId,
         world_size: int,
-        generation: int,
         keep: KeepSpec,
-        report: Callable[..., None],
+        report: Callable[[AgentEvent], None],
         run_began: float,
         memory: MemoryCopies | None = None,
     ) -> None:
-        self._folder, self._rank, self._world_size, self._generation = folder, rank, world_size, generation
+        self._folder, self._source, self._world_size = folder, source, world_size
         self._keep, self._report, self._memory = keep, report, memory
         self._buffer = HostBuffer()
         self._copied = threading.Event()
         self._to_storage = False
         self._thread: threading.Thread | None = None
         self._failure: Exception | None = None
-        self._failures, self._run_began = generation - 1, run_began
+        self._failures, self._run_began = source.generation - 1, run_began
         self._saved_at = time.monotonic()
         self._stall_s: float | None = None
         self._write_s = 0.0
 
-    def save(
-        self,
-        engine: Any,
-        step: int,
-        samples: int,
-        records: list[dict[str, Any]],
-        evaluation: dict[str, Any] | None = None,
-        probe: dict[str, float] | None = None,
-    ) -> None:
+    def save(self, engine: Any, point: SavePoint) -> None:
         """Begin to copy the state of ``engine``, and to write it. Waits first for the save before, if that still runs.
 
         `before_update` must be called before the optimizer's next update.
-
-        Args:
-            step: optimizer steps done.
-            samples: global position in the data stream.
-            records: ledger entries since the save before; rank 0 writes them ahead of the commit, so a committed
-                checkpoint has its whole history.
-            evaluation: at this step, if there was one: ``loss``, ``metrics`` and ``score``.
-            probe: see `drivetrain_workers.checkpoints.proof.prove_loss`.
 
         Raises:
             OSError, CheckpointError: the save before failed.
         """
         began = time.perf_counter()
         self.wait()
-        facts = self._facts(engine, step, samples) | {"evaluation": evaluation, "probe": probe}
+        manifest = self._manifest(engine, point, whole=False)
         self._to_storage = True
-        self._begin(partial(self._write, step, self._buffer.begin(engine), facts, list(records)))
+        self._begin(partial(self._write, point, self._buffer.begin(engine), manifest))
         self._stall_s, self._saved_at = time.perf_counter() - began, time.monotonic()
 
-    def copy(self, engine: Any, step: int, samples: int, records: list[dict[str, Any]]) -> None:
+    def copy(self, engine: Any, point: SavePoint) -> None:
         """Begin to copy the state into this node's memory. As `save` otherwise; do not call it while `is_busy`."""
         if self._memory is None:
             return
         self.wait()
         self._to_storage = False
-        facts = self._facts(engine, step, samples) | {"whole": True}
-        index = self._buffer.begin(engine, whole=True) | {"facts": facts, "records": list(records)}
-        self._begin(partial(self._write_copy, self._memory, CheckpointId(step, self._generation), index))
+        manifest = self._manifest(engine, point, whole=True)
+        self._begin(partial(self._write_copy, self._memory, point, self._buffer.begin(engine, whole=True), manifest))
 
-    def _facts(self, engine: Any, step: int, samples: int) -> dict[str, Any]:
-        return {
-            "format": 2,
-            "step": step,
-            "samples": samples,
-            "world_size": self._world_size,
-            "zero_stage": engine.zero_optimization_stage(),
-            "shapes": parameter_shapes(engine),
-        }
+    def _manifest(self, engine: Any, point: SavePoint, whole: bool) -> Manifest:
+        return Manifest(
+            point.step,
+            point.samples,
+            self._world_size,
+            engine.zero_optimization_stage(),
+            parameter_shapes(engine),
+            point.evaluation,
+            point.probe,
+            point.history,
+            whole,
+        )
 
     def _begin(self, write: Callable[[], None]) -> None:
         self._copied.clear()
@@ -151,41 +153,42 @@ class CheckpointWriter:
         if self._failure:
             raise self._failure
 
-    def _write(self, step: int, index: dict[str, Any], facts: dict[str, Any], records: list[dict[str, Any]]) -> None:
+    def _write(self, point: SavePoint, contents: Contents, manifest: Manifest) -> None:
         began = time.perf_counter()
-        name = CheckpointId(step, self._generation)
+        rank, name = self._source.rank, CheckpointId(point.step, self._source.generation)
         folder = name.folder(self._folder.checkpoints)
         try:
             self._buffer.finish()
             self._copied.set()
             folder.mkdir(parents=True, exist_ok=True)
             data = self._buffer.content
-            with atomic_write(folder / rank_file(self._rank)) as file:
+            with atomic_write(folder / rank_file(rank)) as file:
                 file.write(data)
-            index |= {"bytes": len(data), "xxh3": block_digests(data)}
-            write_json(folder / rank_index(self._rank), index)
-            if self._rank == 0:
-                ledger.write(self._folder.ledger, name, records)
-                commit(folder, facts)
+            write_json(folder / rank_index(rank), RankIndex(contents, len(data), block_digests(data)).to_json())
+            if rank == 0:
+                ledger.write(self._folder.ledger, name, point.records)
+                commit(folder, manifest)
                 remove_old(self._folder.checkpoints, partial(to_keep, keep=self._keep))
                 self._write_s = time.perf_counter() - began
-                saved = Saved(step, str(folder), len(data), self._stall_s or 0.0, self._write_s)
-                self._report("checkpoint", **vars(saved))
+                figures = len(data), self._stall_s or 0.0, self._write_s
+                self._report(CheckpointCommitted(self._source, point.step, str(folder), *figures))
         except Exception as error:  # raised in the training thread by wait()
             self._failure = error
         finally:
             self._copied.set()
 
-    def _write_copy(self, memory: MemoryCopies, name: CheckpointId, index: dict[str, Any]) -> None:
+    def _write_copy(self, memory: MemoryCopies, point: SavePoint, contents: Contents, manifest: Manifest) -> None:
+        rank, name = self._source.rank, CheckpointId(point.step, self._source.generation)
         try:
             self._buffer.finish()
             self._copied.set()
             data = self._buffer.content
-            memory.write(name, self._rank, index | {"bytes": len(data), "xxh3": block_digests(data)}, data)
-            self._report("copied", step=name.step)
-        except OSError as error:  # memory is short: storage must do
+            index = RankIndex(contents, len(data), block_digests(data))
+            memory.write(name, rank, RankCopy(manifest, index, point.records), data)
+            self._report(CopyMade(self._source, point.step))
+        except OSError as error:  # memory is short: checkpoints in storage must suffice
             self._memory = None
-            self._report("warning", message=f"no more copies in the node's memory: {error}")
+            self._report(ProblemFound(f"no more copies in the node's memory: {error}"))
         except Exception as error:  # raised in the training thread by wait()
             self._failure = error
         finally:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from drivetrain_workers.checkpoints.manifest import Contents, Fragment, GroupState, ReplicatedTensor
 from drivetrain_workers.engine.deepspeed_internals import flat_states, replicated_tensors
 
 
@@ -31,19 +32,19 @@ class HostBuffer:
         view: memoryview = self._bytes.numpy().data
         return view
 
-    def begin(self, engine: Any, whole: bool = False) -> dict[str, Any]:
-        """Copy what the next forward pass changes, note what the next update changes, and say what will lie where.
+    def begin(self, engine: Any, whole: bool = False) -> Contents:
+        """Copy what the next forward pass changes, note what the next update changes, and return what will lie where.
 
         Args:
             whole: include what another rank saves for all.
         """
-        fragments: list[list[Any]] = []
-        groups: dict[str, Any] = {}
+        fragments: list[Fragment] = []
+        groups: dict[int, GroupState] = {}
         size = 0
         self._later = []
         for state in flat_states(engine):
             hyper = {k: v for k, v in state.group.items() if isinstance(v, int | float | bool | tuple | None)}
-            groups[str(state.group_index)] = {"hyper": hyper, "scalars": state.scalars()}
+            groups[state.group_index] = GroupState(hyper, state.scalars())
             if not (state.saved_here or whole):
                 continue
             for kind, tensor in state.tensors():
@@ -51,12 +52,13 @@ class HostBuffer:
                 for begin, end, spans in state.runs():
                     for span in spans:
                         at = size + (span.at - begin) * width
-                        fragments.append([span.parameter, kind, span.start, span.length, at])
+                        fragments.append(Fragment(span.parameter, kind, span.start, span.length, at))
                     self._later.append((size, tensor[begin:end]))
                     size += (end - begin) * width
         replicated, now = [], []
         for name, tensor in replicated_tensors(engine).items():
-            replicated.append([name, str(tensor.dtype).removeprefix("torch."), list(tensor.shape), size])
+            dtype = str(tensor.dtype).removeprefix("torch.")
+            replicated.append(ReplicatedTensor(name, dtype, list(tensor.shape), size))
             now.append((size, tensor))
             size += tensor.numel() * tensor.element_size()
         if self._bytes.numel() != size:
@@ -64,7 +66,7 @@ class HostBuffer:
         self._copy(now)
         if self._stream:
             torch.cuda.synchronize()  # and so the update before is done, which the other stream must not overtake
-        return {"fragments": fragments, "groups": groups, "replicated": replicated, "rng": rng_state()}
+        return Contents(tuple(fragments), groups, tuple(replicated), rng_state())
 
     def _allocate(self, size: int) -> torch.Tensor:
         """Memory for the copy; on CPUs outside the heap, whose holes are for what comes and goes with each step."""

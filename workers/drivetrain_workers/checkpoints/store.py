@@ -7,18 +7,17 @@ from ever writing into the files of its successors.
 
 from __future__ import annotations
 
-import math
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from drivetrain_pipelines.errors import CorruptFileError
 from drivetrain_pipelines.storage.checksums import fsync_folder, read_json, verify_file, write_json
 
+from drivetrain_workers.checkpoints.manifest import Manifest, RankIndex
 from drivetrain_workers.errors import CheckpointError
 from drivetrain_workers.records.run_folder import CheckpointId
 
@@ -43,14 +42,24 @@ def committed(root: Path) -> list[CheckpointId]:
     return sorted((c for c in found if c), reverse=True)
 
 
-def commit(folder: Path, facts: dict[str, Any]) -> None:
-    """Wait until the indexes of all ranks, ``facts["world_size"]``, are there, then the manifest: the commit point.
+def read_manifest(folder: Path) -> Manifest:
+    """Return what a checkpoint's manifest says. Raises CorruptFileError."""
+    return Manifest.from_json(read_json(folder / MANIFEST))
+
+
+def read_index(folder: Path, rank: int) -> RankIndex:
+    """Return the index of a rank's file. Raises CorruptFileError."""
+    return RankIndex.from_json(read_json(folder / rank_index(rank)))
+
+
+def commit(folder: Path, manifest: Manifest) -> None:
+    """Wait until the indexes of all ranks are there, then write the manifest: the commit point.
 
     Raises:
         CheckpointError: a rank did not finish within ten minutes.
     """
     deadline = time.monotonic() + _COMMIT_TIMEOUT_S
-    missing = set(range(facts["world_size"]))
+    missing = set(range(manifest.world_size))
     while missing:
         missing = {rank for rank in missing if not (folder / rank_index(rank)).exists()}
         if missing and time.monotonic() > deadline:
@@ -58,19 +67,23 @@ def commit(folder: Path, facts: dict[str, Any]) -> None:
         if missing:
             time.sleep(_COMMIT_POLL_S)
     fsync_folder(folder.parent)  # the folder itself must outlive a power cut, before older checkpoints go
-    write_json(folder / MANIFEST, facts)
+    write_json(folder / MANIFEST, manifest.to_json())
 
 
-def verify(folder: Path, ranks: range | list[int]) -> None:
-    """Check manifest, indexes and raw files of some ranks.
+def verify(folder: Path, part: int = 0, parts: int = 1) -> None:
+    """Check the manifest, and every byte of one of ``parts`` of the files: indexes and raw files of every n-th rank.
 
     Raises:
         CorruptFileError: names the first file (and block) that is not what was written.
     """
-    read_json(folder / MANIFEST)
-    for rank in ranks:
-        index = read_json(folder / rank_index(rank))
-        verify_file(folder / rank_file(rank), index["bytes"], index["xxh3"])
+    for rank in range(part, read_manifest(folder).world_size, parts):
+        verify_rank(folder, rank)
+
+
+def verify_rank(folder: Path, rank: int) -> None:
+    """Check index and raw file of a rank. Raises as `verify`."""
+    index = read_index(folder, rank)
+    verify_file(folder / rank_file(rank), index.bytes, index.xxh3)
 
 
 def newest_valid(root: Path, step: int | None = None) -> tuple[Path | None, list[str]]:
@@ -79,8 +92,7 @@ def newest_valid(root: Path, step: int | None = None) -> tuple[Path | None, list
     for checkpoint in (c for c in committed(root) if step in (None, c.step)):
         folder = checkpoint.folder(root)
         try:
-            manifest = read_json(folder / MANIFEST)
-            verify(folder, range(manifest["world_size"]))
+            verify(folder)
             return folder, problems
         except CorruptFileError as error:
             problems.append(str(error))
@@ -111,32 +123,26 @@ def describe_all(root: Path, verify_bytes: bool) -> Iterator[Description]:
     for checkpoint in committed(root):
         folder = checkpoint.folder(root)
         size = sum(path.stat().st_size for path in folder.iterdir())
-        facts: dict[str, Any] = {}
-        problem = ""
+        world_size = zero_stage = 0
+        evaluation, problem = None, ""
         try:
-            facts = read_json(folder / MANIFEST)
+            manifest = read_manifest(folder)
+            world_size, zero_stage, evaluation = manifest.world_size, manifest.zero_stage, manifest.evaluation
             if verify_bytes:
-                verify(folder, range(facts["world_size"]))
+                verify(folder)
         except CorruptFileError as error:
             problem = str(error)
-        numbers = checkpoint.step, checkpoint.generation, size, facts.get("world_size", 0), facts.get("zero_stage", 0)
-        evaluation = facts.get("evaluation") or {}
-        yield Description(str(folder), *numbers, evaluation.get("loss"), evaluation.get("metrics", {}), problem)
+        loss, metrics = (evaluation.loss, evaluation.metrics) if evaluation else (None, {})
+        numbers = checkpoint.step, checkpoint.generation, size, world_size, zero_stage
+        yield Description(str(folder), *numbers, loss, metrics, problem)
 
 
-def set_aside_corrupt(root: Path) -> list[str]:
-    """Rename checkpoints newer than the newest valid one, so that they are neither loaded nor counted as kept.
-
-    Returns:
-        What is wrong with each.
-    """
-    found, problems = newest_valid(root)
-    for checkpoint in committed(root):
-        folder = checkpoint.folder(root)
-        if folder == found:
-            break
-        folder.rename(folder.with_name(f"{folder.name}.corrupt"))
-    return problems
+def set_aside(root: Path, checkpoint: CheckpointId) -> None:
+    """Rename a damaged checkpoint, so that it is neither loaded nor counted as kept."""
+    folder = checkpoint.folder(root)
+    target = folder.with_name(f"{folder.name}.corrupt")
+    shutil.rmtree(target, ignore_errors=True)  # of the same name, downloaded again since
+    folder.rename(target)
 
 
 def scores(root: Path) -> dict[CheckpointId, float | None]:
@@ -144,15 +150,8 @@ def scores(root: Path) -> dict[CheckpointId, float | None]:
     found = {}
     for checkpoint in committed(root):
         with suppress(CorruptFileError):  # it is told, and set aside, when a generation starts
-            found[checkpoint] = score_of(read_json(checkpoint.folder(root) / MANIFEST))
+            found[checkpoint] = read_manifest(checkpoint.folder(root)).score
     return found
-
-
-def score_of(manifest: dict[str, Any]) -> float | None:
-    """A checkpoint's score; None where it was not evaluated, or to no finite number."""
-    evaluation = manifest.get("evaluation") or {}
-    score = evaluation.get("score", manifest.get("eval_loss"))  # the second: of format 1
-    return float(score) if score is not None and math.isfinite(score) else None
 
 
 def remove_old(root: Path, to_keep: Callable[[dict[CheckpointId, float | None]], set[CheckpointId]]) -> None:

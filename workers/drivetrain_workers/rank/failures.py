@@ -1,4 +1,4 @@
-"""What a rank's last error was, in the words of the coordinator, and what a user can do about it."""
+"""Why a rank has failed, and what a user can do about it."""
 
 from __future__ import annotations
 
@@ -12,56 +12,60 @@ from drivetrain_pipelines.errors import CorruptFileError, FetchError, InputError
 from drivetrain_workers.engine.batching import solve
 from drivetrain_workers.errors import BadStepError, CheckpointError, ResumeMismatchError, RewindError
 from drivetrain_workers.protocol.messages import RankTask
+from drivetrain_workers.protocol.reasons import Reason
 from drivetrain_workers.records.adjustments import Adjustments
 from drivetrain_workers.records.run_folder import RunFolder
 from drivetrain_workers.spec import TrainingSpec
 
-# The kinds are `drivetrain.runs.outcomes.Reason`s; the first that fits counts.
-_BY_TYPE: tuple[tuple[type[BaseException], str], ...] = (
-    (InputError, "input"),
-    (BadStepError, "bad_step"),
-    (RewindError, "rewound"),
-    (ResumeMismatchError, "resume_mismatch"),
-    (torch.OutOfMemoryError, "out_of_memory"),
-    (MemoryError, "out_of_memory"),
-    (dist.DistError, "collective"),
-    (FetchError, "storage"),
-    (TransformersLostError, "storage"),
-    (CorruptFileError, "storage"),
-    (CheckpointError, "storage"),
-    (OSError, "storage"),
+# The first that fits counts.
+_BY_TYPE: tuple[tuple[type[BaseException], Reason], ...] = (
+    (InputError, Reason.INPUT),
+    (BadStepError, Reason.BAD_STEP),
+    (RewindError, Reason.REWOUND),
+    (ResumeMismatchError, Reason.RESUME_MISMATCH),
+    (torch.OutOfMemoryError, Reason.OUT_OF_MEMORY),
+    (MemoryError, Reason.OUT_OF_MEMORY),
+    (dist.DistError, Reason.COLLECTIVE),
+    (FetchError, Reason.STORAGE),
+    (TransformersLostError, Reason.STORAGE),
+    (CorruptFileError, Reason.STORAGE),
+    (CheckpointError, Reason.STORAGE),
+    (OSError, Reason.STORAGE),
 )
-_BY_WORDS = (("can't allocate memory", "out_of_memory"), ("gloo", "collective"), ("NCCL", "collective"))
+_BY_WORDS = (("can't allocate memory", Reason.OUT_OF_MEMORY), ("gloo", Reason.COLLECTIVE), ("NCCL", Reason.COLLECTIVE))
 
 
-def classify(error: BaseException) -> str:
-    """The kind of an error."""
+def classify(error: BaseException) -> Reason:
+    """Return the reason that an error is."""
     by_words = _BY_WORDS if isinstance(error, RuntimeError) else ()  # which is what torch raises
-    kinds = [kind for words, kind in by_words if words in str(error)]
-    kinds += [kind for type_, kind in _BY_TYPE if isinstance(error, type_)]
-    return kinds[0] if kinds else "user_code"
+    reasons = [reason for words, reason in by_words if words in str(error)]
+    reasons += [reason for kind, reason in _BY_TYPE if isinstance(error, kind)]
+    return reasons[0] if reasons else Reason.USER_CODE
 
 
-def explain(task: RankTask, error: BaseException) -> tuple[str, str]:
-    """Kind and one line on what ended a rank. Out of memory may be answered by smaller micro-batches from now on."""
+def explain(task: RankTask, error: BaseException) -> tuple[Reason, str]:
+    """Return why a rank ends, and one line on it. Out of memory may lead to smaller micro-batches from now on."""
     lines = str(error).strip().splitlines()
-    kind, message = classify(error), f"{type(error).__name__}: {lines[0] if lines else ''}"[:500]
-    return _out_of_memory(task, message) if kind == "out_of_memory" else (kind, message)
+    reason, message = classify(error), f"{type(error).__name__}: {lines[0] if lines else ''}"[:500]
+    return _out_of_memory(task, message) if reason is Reason.OUT_OF_MEMORY else (reason, message)
 
 
-def _out_of_memory(task: RankTask, message: str) -> tuple[str, str]:
+def _out_of_memory(task: RankTask, message: str) -> tuple[Reason, str]:
     folder = RunFolder(Path(task.run_folder))
     training = TrainingSpec(**folder.resolved()["training"])
     adjustments = Adjustments.read(folder.adjustments)
     if adjustments.decided_by == task.generation.number:  # by another rank, to which the same has happened
-        return "smaller_batches", f"{message}; going on with micro_batch_size {adjustments.micro_batch_size}"
+        return Reason.SMALLER_BATCHES, f"{message}; going on with micro_batch_size {adjustments.micro_batch_size}"
     micro_batch = adjustments.micro_batch_size or training.micro_batch_size
     tried = solve(training.global_batch_size, micro_batch, task.generation.world_size).micro_batch
     if tried == 1:
-        return "out_of_memory", f"{message}; micro_batch_size is 1 already: raise training.zero, or use more workers"
+        return (
+            Reason.OUT_OF_MEMORY,
+            f"{message}; micro_batch_size is 1 already: raise training.zero, or use more workers",
+        )
     if training.on_oom == "retry-smaller":
         decided = replace(adjustments, micro_batch_size=tried // 2, decided_by=task.generation.number)
         decided.write(folder.adjustments)
-        return "smaller_batches", f"{message}; going on with micro_batch_size {tried // 2} instead of {tried}"
+        return Reason.SMALLER_BATCHES, f"{message}; going on with micro_batch_size {tried // 2} instead of {tried}"
     fix = f"try --set training.micro_batch_size={tried // 2} (it was {tried}; the global batch stays the same)"
-    return "out_of_memory", f"{message}; {fix}, or --set training.on_oom=retry-smaller"
+    return Reason.OUT_OF_MEMORY, f"{message}; {fix}, or --set training.on_oom=retry-smaller"

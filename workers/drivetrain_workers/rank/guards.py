@@ -1,4 +1,4 @@
-"""Noticing that training goes wrong: a loss that is no number, or one far above those before it."""
+"""Noticing that training goes wrong: a loss that is no number, one far above those before it, or one that stays."""
 
 from __future__ import annotations
 
@@ -39,6 +39,11 @@ class LossGuard:
         self._spec = spec
         self._losses = deque((loss for loss in losses if math.isfinite(loss)), maxlen=spec.window)
 
+    @property
+    def losses(self) -> tuple[float, ...]:
+        """Those that the next one is compared with, oldest first."""
+        return tuple(self._losses)
+
     def check(self, loss: float, gradient_norm: float) -> Alarm | None:
         """Take in one step's figures."""
         if not math.isfinite(loss + gradient_norm):
@@ -58,12 +63,30 @@ class LossGuard:
         return (loss - middle) / max(spread, _LEAST_SPREAD * abs(middle), 1e-12)
 
 
-def should_stop_early(spec: EarlyStopSpec | None, scores: Iterable[float]) -> bool:
-    """Whether the newest evaluations have brought nothing better, oldest first; see `BestSpec.score`."""
-    if spec is None:
-        return False
-    best, without = math.inf, 0
-    for score in scores:
-        better = score < best - spec.min_delta
-        best, without = (score, 0) if better else (best, without + 1)
-    return without >= spec.patience
+class EarlyStop:
+    """Decides when the newest evaluations have brought nothing better; see `BestSpec.score`.
+
+    Args:
+        spec: of the job; without it no run stops early.
+        best, since_best: the attributes, of the evaluations so far.
+
+    Attributes:
+        best: score of the best evaluation (lower is better); None where there was none.
+        since_best: evaluations since that one.
+    """
+
+    def __init__(self, spec: EarlyStopSpec | None, best: float | None = None, since_best: int = 0) -> None:
+        self._spec, self.best, self.since_best = spec, best, since_best
+
+    def add(self, score: float) -> None:
+        """Take in one evaluation."""
+        best = math.inf if self.best is None else self.best
+        if score < best - (self._spec.min_delta if self._spec else 0.0):
+            self.best, self.since_best = score, 0
+        else:
+            self.since_best += 1
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the run should end."""
+        return self._spec is not None and self.since_best >= self._spec.patience

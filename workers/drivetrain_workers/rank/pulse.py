@@ -1,4 +1,4 @@
-"""A rank's pulse: twice a second it tells its agent where its main thread is."""
+"""A rank's pulse: twice a second it reports to its agent where its main thread is."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-from drivetrain_workers.protocol.messages import BEAT_S, Beat
+from drivetrain_workers.protocol.events import Beat
+from drivetrain_workers.protocol.messages import BEAT_S
 
 
 class Pulse:
-    """The rank's side: the main thread says what it begins, a thread tells the agent.
+    """The main thread says what it begins; a thread reports it.
 
     Args:
         report: sends a beat.

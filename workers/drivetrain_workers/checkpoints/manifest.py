@@ -1,0 +1,184 @@
+"""What the JSON files of a checkpoint say: the manifest of the whole, and the index of each rank's file."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple, Self
+
+from drivetrain_workers.protocol.step_record import Evaluation
+
+FORMAT = 2
+
+
+class Fragment(NamedTuple):
+    """A stretch of a parameter's weights or moment in a rank's file.
+
+    Attributes:
+        kind: `drivetrain_workers.engine.flat_state.WEIGHTS`, or the name of a moment.
+        start, length: elements of the flattened parameter.
+        offset: byte of the file at which the stretch begins.
+    """
+
+    parameter: str
+    kind: str
+    start: int
+    length: int
+    offset: int
+
+
+class ReplicatedTensor(NamedTuple):
+    """A tensor in a rank's file that the optimizer does not own."""
+
+    name: str
+    dtype: str
+    shape: list[int]
+    offset: int
+
+
+@dataclass(frozen=True)
+class GroupState:
+    """The optimizer's settings and counters of one parameter group."""
+
+    hyper: dict[str, Any]
+    scalars: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What lies where in a rank's file, and what of the rank's state is small enough for JSON.
+
+    Attributes:
+        groups: by index.
+        rng: see `drivetrain_workers.checkpoints.snapshot.rng_state`.
+    """
+
+    fragments: tuple[Fragment, ...] = ()
+    groups: dict[int, GroupState] = field(default_factory=dict)
+    replicated: tuple[ReplicatedTensor, ...] = ()
+    rng: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RankIndex:
+    """The index of a rank's file.
+
+    Attributes:
+        bytes: of the file.
+        xxh3: digests of its blocks.
+    """
+
+    contents: Contents
+    bytes: int
+    xxh3: list[str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        contents = self.contents
+        return {
+            "fragments": contents.fragments,
+            "groups": {str(index): vars(group) for index, group in contents.groups.items()},
+            "replicated": contents.replicated,
+            "rng": contents.rng,
+            "bytes": self.bytes,
+            "xxh3": self.xxh3,
+        }
+
+    @classmethod
+    def from_json(cls, index: dict[str, Any]) -> Self:
+        """Return the index of `to_json`."""
+        contents = Contents(
+            tuple(Fragment(*fragment) for fragment in index["fragments"]),
+            {int(number): GroupState(_with_tuples(g["hyper"]), g["scalars"]) for number, g in index["groups"].items()},
+            tuple(ReplicatedTensor(*tensor) for tensor in index["replicated"]),
+            index["rng"],
+        )
+        return cls(contents, index["bytes"], index["xxh3"])
+
+
+@dataclass(frozen=True)
+class Probe:
+    """The loss of a batch with the saved weights, for `drivetrain_workers.checkpoints.proof.prove_loss`.
+
+    Attributes:
+        position: of the batch in the stream of samples.
+    """
+
+    position: int
+    loss: float
+
+
+@dataclass(frozen=True)
+class History:
+    """What later steps depend on besides the state of the model. Its size does not depend on the number of steps.
+
+    Attributes:
+        began: end of the run's first step, in seconds since the epoch.
+        losses: that the guard compares the next one with, oldest first.
+        best: score of the best evaluation (lower is better); None where there was none.
+        since_best: evaluations since that one.
+    """
+
+    began: float
+    losses: tuple[float, ...] = ()
+    best: float | None = None
+    since_best: int = 0
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A checkpoint as a whole, or a copy in memory.
+
+    Attributes:
+        step: optimizer steps done.
+        samples: position in the stream of samples.
+        shapes: of every trained parameter.
+        evaluation: at this step, if there was one.
+        probe: if the job asks for one.
+        history: None in checkpoints of older versions.
+        whole: each rank's file has all of its state; otherwise ranks with the same state save parts of it.
+    """
+
+    step: int
+    samples: int
+    world_size: int
+    zero_stage: int
+    shapes: dict[str, list[int]]
+    evaluation: Evaluation | None = None
+    probe: Probe | None = None
+    history: History | None = None
+    whole: bool = False
+    format: int = FORMAT
+
+    @property
+    def score(self) -> float | None:
+        """The checkpoint's score (lower is better); None where it was not evaluated, or to no finite number."""
+        return self.evaluation.score if self.evaluation and math.isfinite(self.evaluation.score) else None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, manifest: dict[str, Any]) -> Self:
+        """Return the manifest of `to_json`, or of an older version."""
+        evaluation, probe, history = (manifest.get(key) for key in ("evaluation", "probe", "history"))
+        if (loss := manifest.get("eval_loss")) is not None:  # of format 1
+            evaluation = {"loss": loss, "metrics": {}, "score": loss}
+        return cls(
+            manifest["step"],
+            manifest["samples"],
+            manifest["world_size"],
+            manifest["zero_stage"],
+            manifest["shapes"],
+            Evaluation(**evaluation) if evaluation else None,
+            Probe(**probe) if probe else None,
+            History(**{**history, "losses": tuple(history["losses"])}) if history else None,
+            manifest.get("whole", False),
+            manifest["format"],
+        )
+
+
+def _with_tuples(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return settings with the tuples that JSON has made lists."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}

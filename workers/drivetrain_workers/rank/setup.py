@@ -1,0 +1,212 @@
+"""Everything that a rank has before its first step: process group, data, model, engine, and the newest state."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from drivetrain_pipelines.order.permutation import mix_key
+from drivetrain_pipelines.spec import DataSpec
+from drivetrain_pipelines.stream.reader import Batch
+
+from drivetrain_workers.checkpoints.agreement import Agreement, gather_objects
+from drivetrain_workers.checkpoints.load import Checkpoint, restore
+from drivetrain_workers.checkpoints.manifest import History
+from drivetrain_workers.checkpoints.memory_copies import MemoryCopies
+from drivetrain_workers.checkpoints.proof import prove_loss, prove_state
+from drivetrain_workers.checkpoints.remote import RemoteCheckpoints
+from drivetrain_workers.checkpoints.save import CheckpointWriter
+from drivetrain_workers.engine.batching import BatchPlan, solve, total_steps
+from drivetrain_workers.engine.deepspeed_internals import replicated_tensors
+from drivetrain_workers.engine.engine import Engine, EvalPart, join_group
+from drivetrain_workers.engine.training_data import TrainingData
+from drivetrain_workers.modeling.model import build_model
+from drivetrain_workers.modeling.objective import load_objective
+from drivetrain_workers.protocol.events import PhaseReached, ProblemFound, RankInitialized, RankLoaded
+from drivetrain_workers.protocol.messages import RankTask
+from drivetrain_workers.protocol.step_record import StepRecord
+from drivetrain_workers.rank.agent_link import AgentLink
+from drivetrain_workers.rank.guards import EarlyStop, LossGuard
+from drivetrain_workers.rank.peak_memory import resident_bytes
+from drivetrain_workers.records import ledger
+from drivetrain_workers.records.adjustments import Adjustments, Positions
+from drivetrain_workers.records.run_folder import RunFolder
+from drivetrain_workers.records.step_times import StepTimes
+from drivetrain_workers.spec import CheckpointSpec, TrainingSpec
+
+
+@dataclass
+class RankRun:
+    """All parts of a training run on this rank, and how far it is.
+
+    Attributes:
+        steps: of the whole run.
+        began: end of the run's first step, in seconds since the epoch; of a run without one, now.
+        times: what the iterations of the loop are spent on.
+        base_bytes: memory of the process before there was a model.
+        step: optimizer steps done.
+        unsaved: records of the steps since the newest checkpoint in storage.
+        barrier: waits for all ranks.
+    """
+
+    task: RankTask
+    link: AgentLink
+    plan: BatchPlan
+    engine: Engine
+    writer: CheckpointWriter
+    checkpoint: CheckpointSpec
+    training: TrainingSpec
+    data: TrainingData
+    adjustments: Adjustments
+    times: StepTimes
+    guard: LossGuard
+    early_stop: EarlyStop
+    steps: int
+    began: float
+    base_bytes: int
+    step: int = 0
+    unsaved: list[StepRecord] = field(default_factory=list)
+    barrier: Callable[[], object] = dist.barrier
+
+    @property
+    def complete(self) -> bool:
+        """Whether no step is left to do."""
+        return self.step == self.steps or self.early_stop.is_due
+
+    @property
+    def positions(self) -> Positions:
+        """Which stretch of the stream each step trains on."""
+        return Positions(self.plan.global_batch, self.adjustments.skips)
+
+    @property
+    def folder(self) -> RunFolder:
+        """The run's."""
+        return RunFolder(Path(self.task.run_folder))
+
+    @property
+    def history(self) -> History:
+        """What the next generation needs to know of the steps so far."""
+        return History(self.began, self.guard.losses, self.early_stop.best, self.early_stop.since_best)
+
+
+def open_run(task: RankTask, link: AgentLink) -> RankRun:
+    """Join the gang, build everything and load the newest state; each part is reported when it is ready."""
+    folder = RunFolder(Path(task.run_folder))
+    job = folder.resolved()
+    training, checkpoint = TrainingSpec(**job["training"]), CheckpointSpec(**job["checkpoint"])
+    rank, world_size = task.rank, task.generation.world_size
+    link.report(PhaseReached(task.id, "forked"))
+    base_bytes = resident_bytes()
+    link.enter("group", 0)
+    device = join_group(rank, task.local_rank, world_size, task.generation.rendezvous)
+    link.report(PhaseReached(task.id, "grouped"))
+    link.enter("find", 0)
+    memory = MemoryCopies(Path(task.memory_folder)) if checkpoint.memory_every else None
+    found = _find(task, link, training.stage, checkpoint, memory)
+    dist.barrier()  # the run's records may have been downloaded, too: what follows reads them
+    link.enter("initialize", 0)
+    data = TrainingData(task.dataset_folder, DataSpec(**job["data"]), job["seed"], folder)
+    adjustments = Adjustments.read(folder.adjustments)
+    plan = solve(training.global_batch_size, adjustments.micro_batch_size or training.micro_batch_size, world_size)
+    steps = total_steps(training.steps, training.epochs, data.epoch, plan.global_batch)
+    model = build_model(job["model"], str(folder.code), data.facts, job["seed"])
+    objective = load_objective(job["model"], str(folder.code))
+    engine = Engine(model, objective, training, plan, steps, device, job["seed"], data.classes)
+    replicated_tensors(engine.deepspeed)  # refuses what could not be checkpointed, before the first step
+    _seed_rank(job["seed"], rank)
+    link.report(RankInitialized(task.id, _parameters(model)))
+    link.enter("load", 0)
+    history = _history(folder, found, training) if found else History(time.time())
+    writer = CheckpointWriter(folder, task.id, world_size, checkpoint.keep, link.report, history.began, memory)
+    engine.before_update = writer.before_update
+    run = RankRun(
+        task=task,
+        link=link,
+        plan=plan,
+        engine=engine,
+        writer=writer,
+        checkpoint=checkpoint,
+        training=training,
+        data=data,
+        adjustments=adjustments,
+        times=StepTimes(None if rank else folder.step_times, task.generation.number),
+        guard=LossGuard(training.guard, history.losses),
+        early_stop=EarlyStop(training.early_stop, history.best, history.since_best),
+        steps=steps,
+        began=history.began,
+        base_bytes=base_bytes,
+    )
+    if found:
+        _resume(run, found)
+    link.report(RankLoaded(task.id, run.step, steps, tuple(run.unsaved) if rank == 0 else ()))
+    return run
+
+
+def probe_loss(run: RankRun, batch: Batch) -> float:
+    """Return the loss of a global batch without dropout; changes nothing."""
+    rows = run.plan.rows(run.task.rank)
+    part = EvalPart(batch.columns, rows.stop - rows.start, run.plan.global_batch, batch.position + rows.start)
+    return run.engine.evaluate(part, metrics=False).loss
+
+
+def _find(
+    task: RankTask, link: AgentLink, stage: int, checkpoint: CheckpointSpec, memory: MemoryCopies | None
+) -> Checkpoint | None:
+    folder = RunFolder(Path(task.run_folder))
+    agreement = Agreement(
+        folder,
+        RemoteCheckpoints(folder, checkpoint) if checkpoint.location else None,
+        memory,
+        stage,
+        task.rank,
+        task.generation.world_size,
+        gather_objects,
+        lambda problem: link.report(ProblemFound(problem)),
+        lambda: link.enter("download", 0),
+    )
+    return agreement.choose()
+
+
+def _resume(run: RankRun, checkpoint: Checkpoint) -> None:
+    """Load, and prove that what was loaded is what was saved."""
+    rank, world_size, deepspeed = run.task.rank, run.plan.world_size, run.engine.deepspeed
+    restore(deepspeed, checkpoint, rank, world_size)
+    run.step, run.unsaved = checkpoint.step, list(checkpoint.unsaved)
+    prove_state(deepspeed, checkpoint, rank, world_size)
+    if run.checkpoint.verify == "step" and (probe := checkpoint.manifest.probe):
+        run.link.enter("prove", run.step)
+        with run.data.batches(run.plan, rank, run.task.local_ranks, probe.position) as batches:
+            prove_loss(deepspeed, checkpoint, probe, probe_loss(run, next(batches)), world_size)
+
+
+def _history(folder: RunFolder, checkpoint: Checkpoint, training: TrainingSpec) -> History:
+    """Return what the checkpoint says of the steps before it; for those of older versions, what the ledger says."""
+    if checkpoint.manifest.history:
+        return checkpoint.manifest.history
+    saved = checkpoint.step - len(checkpoint.unsaved)
+    records = [*(record for record in ledger.read(folder.ledger) if record.step <= saved), *checkpoint.unsaved]
+    guard, early_stop = LossGuard(training.guard, [record.loss for record in records]), EarlyStop(training.early_stop)
+    for record in records:
+        if record.evaluation:
+            early_stop.add(record.evaluation.score)
+    began = records[0].time if records else time.time()
+    return History(began, guard.losses, early_stop.best, early_stop.since_best)
+
+
+def _parameters(model: torch.nn.Module) -> int:
+    """Return their number, also where ZeRO-3 has left this rank a part of each."""
+    return sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters())
+
+
+def _seed_rank(seed: int, rank: int) -> None:
+    """Each rank draws its own random numbers (dropout); a loaded checkpoint brings its own state."""
+    key = mix_key(seed, rank)
+    random.seed(key)
+    np.random.seed(key % (1 << 32))
+    torch.manual_seed(key)
