@@ -253,6 +253,7 @@ class Group:
 
     placement: Placement
     cpus: float
+    unfit: bool = False  # agents die there at once
     agents: dict[str, AgentProcess] = field(default_factory=dict)  # by node
 
     @property
@@ -283,7 +284,7 @@ class Gang:
                 assert world.now < 20_000, f"{self._run} waits for ever for room that it was given"
                 raise BlockedError  # Ray makes it wait
             world.note(f"{self._run}: placed at {placement}")
-            group = world.groups[self._run] = Group(placement, cpus)
+            group = world.groups[self._run] = Group(placement, cpus, unfit=world.chance(0.05))
         elif group.placement != placement:
             raise BlockedError
         first = 0
@@ -292,7 +293,7 @@ class Gang:
                 task = AgentTask(str(self._folder), dataset, first, ranks, 1, 0, _LEASE_S, False, "")
                 group.agents[node] = AgentProcess(world, self._run, node, index, task)
             first += ranks
-        if world.chance(0.05):
+        if group.unfit and not world.calm:
             world.end_agent(self._run, placement[0][0])
         return [Handle(group.agents[node]) for node, _ in placement]
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import pytest
 from drivetrain.coordinator.gang_request import check_request
-from drivetrain.coordinator.scheduler import Applicant, Scheduler
+from drivetrain.coordinator.scheduler import Scheduler, SchedulerHandle
 from drivetrain.scheduling.model import Node, Request
 from drivetrain.scheduling.rules import Pool, Rules, UserRules
 from drivetrain_pipelines.errors import InputError
@@ -35,11 +35,11 @@ class Cluster:
     def _note(self, gangs: list[Request]) -> None:
         self.asked.append(sorted((gang.run, gang.workers) for gang in gangs))
 
-    def submit(self, run: str, workers: int, user: str = "ann") -> Applicant:
-        applicant = self.scheduler.applicant(request(run, workers, user))
-        applicant.connect(lambda _: None, lambda _: None)
-        applicant.wants_place(None, 0.0)
-        return applicant
+    def submit(self, run: str, workers: int, user: str = "ann") -> SchedulerHandle:
+        handle = self.scheduler.handle_of(request(run, workers, user))
+        handle.connect(lambda _: None, lambda _: None)
+        handle.want_place(None, 0.0)
+        return handle
 
 
 def request(run: str, workers: int, user: str = "ann") -> Request:
@@ -55,7 +55,7 @@ def test_gangs_ask_for_nodes_while_they_wait_and_while_they_run() -> None:
     cluster.scheduler.run_pass()
     cluster.scheduler.run_pass()
     assert cluster.asked[-1] == [("a", 6), ("b", 2)]
-    first.leaves()
+    first.leave()
     cluster.scheduler.run_pass()
     assert cluster.asked[-1] == [("b", 2)]
 

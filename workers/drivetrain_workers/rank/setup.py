@@ -23,7 +23,7 @@ from drivetrain_workers.checkpoints.proof import prove_loss, prove_state
 from drivetrain_workers.checkpoints.remote import RemoteCheckpoints
 from drivetrain_workers.checkpoints.save import CheckpointWriter
 from drivetrain_workers.engine.batching import BatchPlan, solve, total_steps
-from drivetrain_workers.engine.deepspeed_internals import replicated_tensors
+from drivetrain_workers.engine.deepspeed_internals import parameter_count, replicated_tensors
 from drivetrain_workers.engine.engine import Engine, EvalPart, join_group
 from drivetrain_workers.engine.training_data import TrainingData
 from drivetrain_workers.modeling.model import build_model
@@ -120,7 +120,7 @@ def open_run(task: RankTask, link: AgentLink) -> RankRun:
     engine = Engine(model, objective, training, plan, steps, device, job["seed"], data.classes)
     replicated_tensors(engine.deepspeed)  # refuses what could not be checkpointed, before the first step
     _seed_rank(job["seed"], rank)
-    link.report(RankInitialized(task.id, _parameters(model)))
+    link.report(RankInitialized(task.id, parameter_count(model)))
     link.enter("load", 0)
     history = _history(folder, found, training) if found else History(time.time())
     writer = CheckpointWriter(folder, task.id, world_size, checkpoint.keep, link.report, history.began, memory)
@@ -197,11 +197,6 @@ def _history(folder: RunFolder, checkpoint: Checkpoint, training: TrainingSpec) 
             early_stop.add(record.evaluation.score)
     began = records[0].time if records else time.time()
     return History(began, guard.losses, early_stop.best, early_stop.since_best)
-
-
-def _parameters(model: torch.nn.Module) -> int:
-    """Return their number, also where ZeRO-3 has left this rank a part of each."""
-    return sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters())
 
 
 def _seed_rank(seed: int, rank: int) -> None:
