@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from drivetrain_workers.records.step_times import read_turns
 
-from drivetrain.accounting.cost import Cost, cost, joules_of, worker_seconds
+from drivetrain.accounting.cost import Cost, cost, worker_seconds
 from drivetrain.accounting.goodput import Goodput, account, stays
 from drivetrain.home import Home
 from drivetrain.job.spec import JobSpec
 from drivetrain.runs.store import RunStore
-from drivetrain.tracking.spool import Record, read_records
+from drivetrain.tracking.spool import SpoolReader
 
 
 @dataclass(frozen=True)
@@ -51,11 +50,6 @@ def account_of(home: Home, store: RunStore, run_id: str) -> Statement:
     resources = JobSpec.model_validate_json(folder.job_resolved.read_text()).resources
     phases = [(at, state.phase, state.progress.generation) for at, _, state in history]
     energy_from = record.facts.get("energy_from", "")
-    joules = joules_since(read_records(folder.spool), 0.0) if energy_from else None
+    joules = SpoolReader(folder.spool).update().joules if energy_from else None
     spent = cost(worker_seconds(history, now), joules, energy_from, resources)
     return Statement(account(stays(record.created, phases, now), read_turns(folder.step_times)), spent)
-
-
-def joules_since(records: Iterable[Record], at: float) -> float:
-    """The energy that a run has logged since then."""
-    return sum(joules_of(r["values"]) for r in records if r["op"] == "metrics" and r["time_ms"] >= at * 1000)

@@ -35,7 +35,7 @@ def write_report(run_id: str, target: Path | None = None) -> Path:
     store = RunStore(home.database_url)
     record = store.get(run_id)
     folder, account = home.run(record.id), account_of(home, store, record.id)
-    metrics = [entry for entry in read_records(folder.spool) if entry["op"] == "metrics"]
+    metrics = (entry for entry in read_records(folder.spool) if entry["op"] == "metrics")
     loss, goodput = folder.path / "loss.png", folder.path / "goodput.png"
     draw_loss(metrics, record.facts.get("unigram_entropy"), record.id, loss)
     draw_goodput(account.goodput, record.id, goodput)
