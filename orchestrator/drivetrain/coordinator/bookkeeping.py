@@ -11,7 +11,7 @@ from drivetrain_workers.records.run_folder import RunFolder
 
 from drivetrain.accounting.budget import History, overspent, since_resumed
 from drivetrain.accounting.picture import draw_goodput
-from drivetrain.accounting.statement import account_of
+from drivetrain.accounting.statement import account_of, timeline_of
 from drivetrain.home import Home
 from drivetrain.job.spec import BudgetSpec, JobSpec
 from drivetrain.runs.states import Queued
@@ -57,6 +57,6 @@ class Bookkeeping:
         found, now = account_of(self._home, store, self.folder.path.name), time.time()
         self._tracker.metrics("account", int(found.goodput.wall_s), now, found.metrics())
         picture = self.folder.path / "goodput.png"
-        draw_goodput(found.goodput, self._spec.name, picture)
+        draw_goodput(timeline_of(self._home, store, self.folder.path.name), self._spec.name, picture)
         self._tracker.artifact(picture)
         return {"account": found.to_json()}
