@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
-from drivetrain.accounting.goodput import CLASSES, Goodput, account, stays
+from drivetrain.accounting import sums
+from drivetrain.accounting.goodput import CLASSES, Timeline, account, stays
+from drivetrain.accounting.sums import RunSums
 from drivetrain_workers.records.step_times import TURN, StepTimes, Turns, read_turns
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 
@@ -17,8 +20,8 @@ def turns(first: int, last: int, began: float, step_s: float = 1.0) -> Turns:
     return np.array([(step, began + (step - first) * step_s, *parts) for step in range(first, last + 1)], TURN)
 
 
-def spent(goodput: Goodput) -> dict[str, float]:
-    return {name: round(seconds, 3) for name, seconds in goodput.seconds.items() if seconds > 1e-6}
+def spent(timeline: Timeline) -> dict[str, float]:
+    return {name: round(seconds, 3) for name, seconds in timeline.goodput.seconds.items() if seconds > 1e-6}
 
 
 UNDISTURBED = [
@@ -33,7 +36,7 @@ UNDISTURBED = [
 def test_an_undisturbed_run() -> None:
     history = [*UNDISTURBED, (122.5, "finishing", 1), (124.0, "ended", 1)]
     found = account(stays(100.0, history, 999.0), {1: turns(1, 10, 112.0)})
-    assert found.wall_s == 24.0
+    assert found.goodput.wall_s == 24.0
     assert spent(found) == {
         "queued": 3.0,
         "preparing": 3.0,
@@ -46,7 +49,7 @@ def test_an_undisturbed_run() -> None:
         "saving": 1.5,
         "finishing": 1.5,
     }
-    assert found.share == pytest.approx(7 / 18)
+    assert found.goodput.share == pytest.approx(7 / 18)
 
 
 def test_what_is_done_again_and_what_was_lost() -> None:
@@ -64,7 +67,7 @@ def test_what_is_done_again_and_what_was_lost() -> None:
     assert seconds["recovering"] == 2.5
     assert seconds["starting"] == 4.0
     assert seconds["computing"] == pytest.approx(0.6 * 14)
-    assert sum(found.seconds.values()) == pytest.approx(found.wall_s) == 33.0
+    assert sum(found.goodput.seconds.values()) == pytest.approx(found.goodput.wall_s) == 33.0
 
 
 def test_a_run_that_made_room_waits_in_the_queue() -> None:
@@ -112,8 +115,8 @@ def test_every_second_is_in_one_class(
     found = account(stays(100.0, history, at + 5.0), records)
     assert (found.ends >= found.begins).all()
     assert (found.begins[1:] == found.ends[:-1]).all()
-    assert sum(found.seconds.values()) == pytest.approx(found.wall_s)
-    assert found.wall_s == pytest.approx(at - 95.0)
+    assert sum(found.goodput.seconds.values()) == pytest.approx(found.goodput.wall_s)
+    assert found.goodput.wall_s == pytest.approx(at - 95.0)
 
 
 def test_over_time() -> None:
@@ -142,3 +145,81 @@ def test_turns_are_written_and_read_while_they_grow(tmp_path: Path) -> None:
     assert found["communicate"] == pytest.approx(0.01)
     assert found["began"][1] - found["began"][0] == pytest.approx(0.05, abs=0.03)
     assert list(read_turns(tmp_path)) == [3]
+
+
+Happening = tuple[str, int, float, float]
+
+
+def happenings() -> st.SearchStrategy[list[Happening]]:
+    """What, which generation, how long after the one before, how long a step, or how late a transition is stored."""
+    seconds = st.sampled_from([0.0, 0.25, 0.5, 1.0, 2.0, 5.0])
+    turn = st.tuples(st.just("turn"), st.sampled_from([0, 0, 0, 0, 1, 2]), seconds, seconds)
+    transition = st.tuples(st.sampled_from(_PHASES), st.integers(0, 1), seconds, seconds)
+    redone = st.tuples(st.just("loaded"), st.integers(0, 8), st.just(0.0), st.just(0.0))
+    question = st.tuples(st.just("?"), st.just(0), seconds, st.just(0.0))
+    return st.lists(st.one_of(turn, turn, turn, turn, transition, redone, question, question), min_size=20, max_size=60)
+
+
+_PHASES = ("ready", "placing", "starting", "training", "starting", "training", "waiting", "stopping", "ended")
+
+
+@settings(max_examples=300)
+@given(happenings(), st.integers(1, 9), st.sampled_from([-4.0, -0.5, 0.0, 0.0, 0.0, 0.5, 4.0]))
+def test_sums_that_grow_are_those_of_all_turns(entries: list[Happening], piece: int, skew: float) -> None:
+    """While turns are written and states change: steps done again, late turns and transitions, clocks that differ.
+
+    Read bit by bit or all at once, the sums are the same to the bit; those of every stretch differ by the order in
+    which they are added alone.
+    """
+    with TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sums, "_PIECE", piece)
+        folder, now, generation, steps = Path(name), 100.0, 1, {0: 0}
+        history = [(now, "training", generation)]
+        run = RunSums(folder)
+        for what, which, after, seconds in entries:
+            now += after
+            match what:
+                case "?":
+                    found = stays(100.0, history, now)
+                    grown = run.goodput(found)
+                    assert grown == RunSums(folder).goodput(found)
+                    whole = account(found, read_turns(folder)).goodput
+                    assert grown.wall_s == pytest.approx(whole.wall_s)
+                    assert grown.seconds == pytest.approx(whole.seconds, abs=1e-9)
+                case "turn":
+                    of = max(1, generation - which)
+                    steps[of] = steps.get(of, 0) + 1
+                    with (folder / f"{of:06d}.times").open("ab") as file:
+                        file.write(turns(steps[of], steps[of], now - seconds + skew, seconds).tobytes())
+                case "loaded":
+                    steps[generation] = max(0, steps.get(generation, 0) - which)
+                case _:
+                    generation += which
+                    steps.setdefault(generation, max(0, steps.get(generation - 1, 0) - 3))
+                    history.append((max(now - seconds, history[-1][0]), what, generation))
+
+
+def test_a_turn_is_read_once(tmp_path: Path) -> None:
+    """Of a run that goes on, only what is new, and of what was there the last turn, is looked at again."""
+    history = [*UNDISTURBED]
+    path = tmp_path / "000001.times"
+    run = RunSums(tmp_path)
+    for last in (10, 20, 30):
+        path.write_bytes(turns(1, last, 112.0).tobytes())
+        assert run.goodput(stays(100.0, history, 112.0 + last)).seconds["computing"] == pytest.approx(0.6 * last)
+        assert len(run.generation(1)._open) == 1
+        damaged = turns(1, last, 112.0)
+        damaged["compute"] = 1000.0
+        path.write_bytes(damaged.tobytes())  # nothing of it is read
+
+
+def test_a_late_turn_of_an_older_generation_is_counted(tmp_path: Path) -> None:
+    """What the younger one has done again is counted again then: it had reached less than it seemed."""
+    history = [*UNDISTURBED, (120.5, "starting", 2), (122.0, "training", 2)]
+    (tmp_path / "000001.times").write_bytes(turns(1, 7, 112.0).tobytes())
+    (tmp_path / "000002.times").write_bytes(turns(5, 14, 123.0).tobytes())
+    run = RunSums(tmp_path)
+    assert run.goodput(stays(100.0, history, 133.0)).seconds["recomputing"] == pytest.approx(1.5 + 3.0)
+    with (tmp_path / "000001.times").open("ab") as file:
+        file.write(turns(8, 8, 119.0).tobytes())
+    assert run.goodput(stays(100.0, history, 133.0)).seconds["recomputing"] == pytest.approx(0.5 + 4.0)

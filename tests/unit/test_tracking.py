@@ -1,14 +1,21 @@
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
+import pytest
+from drivetrain.tracking import spool as spool_module
 from drivetrain.tracking.embedded import make_database
-from drivetrain.tracking.spool import Record, Spool
+from drivetrain.tracking.spool import Spool, SpoolReader, read_records
+from drivetrain.tracking.totals import Record, Totals
 from drivetrain.tracking.tracker import Tracker
+from drivetrain_pipelines.storage.checksums import read_json, write_json
 from mlflow import MlflowClient
 
 
@@ -94,6 +101,154 @@ def test_spool_survives_a_torn_line_and_a_lost_mark(tmp_path: Path) -> None:
     last = Spool(tmp_path)
     assert [record["op"] for record in last.pending()[0]] == ["a", "b", "c"]
     last.close()
+
+
+def log_everything(spool: Spool, steps: Iterable[int]) -> None:
+    """A step's records of all kinds: each must leave its mark in the totals."""
+    for step in steps:
+        values = {"loss": 1 / step, "tokens_per_s": 10.0 * step}
+        spool.append({"op": "metrics", "series": "train", "step": step, "time_ms": step, "values": values})
+        energy = {"gpu0/energy_joules": 0.1 * step, "gpu1/energy_joules": 0.2, "cpu": 3.0}
+        spool.append({"op": "metrics", "series": "system/a", "step": step, "time_ms": step, "values": energy})
+        if step % 3 == 0:
+            evaluation = {"eval_loss": 2 / step, "eval_accuracy": 0.5}
+            spool.append({"op": "metrics", "series": "eval", "step": step, "time_ms": step, "values": evaluation})
+        if step % 5 == 1:
+            spool.append({"op": "begin"})
+        spool.append({"op": "artifact", "path": f"/{step}", "folder": None})
+
+
+def totals_of_all(folder: Path) -> Totals:
+    totals = Totals()
+    for record in read_records(folder):
+        totals.add(record)
+    return totals
+
+
+def test_totals_are_those_of_all_records(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    assert spool.totals == Totals()
+    log_everything(spool, range(1, 8))
+    found = spool.totals
+    assert found.begun
+    assert (found.newest_step("train"), found.newest_step("eval"), found.newest_step("other")) == (7, 6, 0)
+    assert found.newest == {
+        "train": {"loss": 1 / 7, "tokens_per_s": 70.0},
+        "eval": {"eval_loss": 2 / 6, "eval_accuracy": 0.5},
+    }
+    assert found.joules == pytest.approx(0.1 * 28 + 0.2 * 7)
+    assert found.joules_since_begin == pytest.approx(0.7 + 0.2)  # begun again within step 6
+    assert (found.mean("tokens_per_s"), found.mean("loss")) == (40.0, None)
+    spool.close()
+
+
+def test_opening_reads_only_what_is_behind_the_totals(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    log_everything(spool, range(1, 20))
+    spool.close()
+    known = json.loads((tmp_path / "totals.json").read_text())["content"]["offset"]
+    assert known == spool.size() == (tmp_path / "spool.jsonl").stat().st_size
+    with (tmp_path / "spool.jsonl").open("r+b") as file:  # whoever reads these would fail
+        file.write(b"x" * (known - 1))
+    again = Spool(tmp_path)
+    assert again.totals == spool.totals
+    log_everything(again, range(20, 23))
+    assert SpoolReader(tmp_path).update() == again.totals
+    again.close()
+
+
+def test_totals_are_written_while_the_spool_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long the run is, what a killed writer leaves behind the totals is short."""
+    monkeypatch.setattr(spool_module, "_TOTALS_EVERY_BYTES", 1000)
+    spool = Spool(tmp_path)
+    for step in range(1, 200):
+        log_everything(spool, [step])
+        size = (tmp_path / "spool.jsonl").stat().st_size
+        known = SpoolReader(tmp_path).offset
+        assert size - known < 1000 + 1000, "of one step there are fewer than 1000 bytes"
+    assert known > 10_000
+    shutil.copytree(tmp_path, tmp_path / "left")  # as a writer that is killed would leave it
+    again = Spool(tmp_path / "left")
+    assert again.totals == spool.totals == totals_of_all(tmp_path)
+    again.close()
+    spool.close()
+
+
+@pytest.mark.parametrize("damage", ["missing", "torn", "changed", "older version", "too far", "within a record"])
+def test_totals_that_are_lost_are_made_of_the_records(tmp_path: Path, damage: str) -> None:
+    spool = Spool(tmp_path)
+    log_everything(spool, range(1, 9))
+    spool.close()
+    path = tmp_path / "totals.json"
+    content = read_json(path)
+    match damage:
+        case "missing":
+            path.unlink()
+        case "torn":
+            path.write_bytes(path.read_bytes()[:50])
+        case "changed":
+            path.write_text(path.read_text().replace('"begun": true', '"begun": false'))
+        case "older version":
+            write_json(path, {**content, "totals": {"begun": False}})
+        case "too far":
+            write_json(path, {"offset": content["offset"] + 1, "totals": Totals().to_json()})
+        case "within a record":
+            write_json(path, {"offset": content["offset"] - 7, "totals": Totals().to_json()})
+    assert SpoolReader(tmp_path).update() == spool.totals
+    again = Spool(tmp_path)
+    assert again.totals == spool.totals
+    again.close()
+    assert read_json(path) == content
+
+
+def test_a_reader_follows_a_spool_that_grows(tmp_path: Path) -> None:
+    reader = SpoolReader(tmp_path / "spool")
+    assert reader.update() == Totals()
+    spool = Spool(tmp_path / "spool")
+    for step in range(1, 12):
+        log_everything(spool, [step])
+        assert reader.update() == spool.totals
+    with (tmp_path / "spool" / "spool.jsonl").open("ab") as file:
+        file.write(b'{"op": "torn')
+    assert reader.update() == spool.totals
+    spool.close()
+    (tmp_path / "spool" / "spool.jsonl").write_bytes(b'{"op": "begin"}\n')  # the disk has lost what was not synced
+    assert reader.update() == Totals(begun=True)
+
+
+def test_a_torn_line_is_cut_wherever_it_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spool_module, "_BLOCK_BYTES", 16)
+    path = tmp_path / "spool.jsonl"
+    for whole in (b"", b'{"op": "begin"}\n', b'{"op": "begin"}\n' * 3):
+        for torn in range(40):
+            path.write_bytes(whole + b"x" * torn)
+            Spool(tmp_path).close()
+            assert path.read_bytes() == whole
+
+
+def test_a_record_for_which_the_disk_has_no_room_leaves_nothing(tmp_path: Path) -> None:
+    """Not in the file, not in the totals; the one after it is whole. The limit on file sizes plays the full disk."""
+    script = f"""
+import resource, signal
+from pathlib import Path
+from drivetrain.tracking.spool import Spool
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+spool = Spool(Path({str(tmp_path)!r}))
+def log(step, length=1):
+    values = {{"loss": 1.0, "n" * length: 1.0}}
+    spool.append({{"op": "metrics", "series": "train", "step": step, "time_ms": 1, "values": values}})
+log(1)
+resource.setrlimit(resource.RLIMIT_FSIZE, (spool.size() + 400, resource.RLIM_INFINITY))
+try:
+    log(2, 1000)
+except OSError:
+    log(3)
+assert spool.totals.newest_step("train") == 3
+spool.close()
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
+    assert steps(list(read_records(tmp_path))) == [1, 3]
+    assert SpoolReader(tmp_path).update() == totals_of_all(tmp_path)
 
 
 def test_a_database_is_made_whole_or_not_at_all(tmp_path: Path) -> None:

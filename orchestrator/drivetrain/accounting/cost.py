@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -49,11 +49,6 @@ def cost(seconds: float, joules: float | None, energy_from: str, resources: Reso
         energy_from,
         None if kwh is None else kwh * resources.co2_g_per_kwh / 1000,
     )
-
-
-def joules_of(values: Mapping[str, float]) -> float:
-    """The energy among the metrics that an agent has measured."""
-    return sum(value for name, value in values.items() if name.endswith("/energy_joules"))
 
 
 def worker_seconds(history: _History, now: float) -> float:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from drivetrain.accounting.goodput import CLASSES, Goodput
+from drivetrain.accounting.goodput import CLASSES, Timeline
 
 _SLICES = 300
 _UNITS = (("seconds", 1.0), ("minutes", 60.0), ("hours", 3600.0))
@@ -27,15 +27,16 @@ _COLORS = {
 }
 
 
-def draw_goodput(goodput: Goodput, title: str, path: Path) -> None:
+def draw_goodput(timeline: Timeline, title: str, path: Path) -> None:
     """Write a picture: what each stretch of time was spent on, and the sums."""
     figure = Figure(figsize=(10, 4.5), dpi=120, layout="constrained")
     time, sums = figure.subplots(1, 2, width_ratios=(2, 1))
+    goodput = timeline.goodput
     seconds = goodput.seconds
     shown = [name for name in CLASSES if seconds[name] > 0.0005 * goodput.wall_s]
     unit, divisor = next(entry for entry in _UNITS if goodput.wall_s < 180 * entry[1] or entry is _UNITS[-1])
     if goodput.wall_s > 0:
-        shares = goodput.over_time(_SLICES)
+        shares = timeline.over_time(_SLICES)
         rows = [shares[list(CLASSES).index(name)] for name in shown]
         width = goodput.wall_s / divisor / _SLICES
         middles = [(number + 0.5) * width for number in range(_SLICES)]

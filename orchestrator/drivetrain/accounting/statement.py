@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Iterable
+from collections import OrderedDict
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from drivetrain_workers.records.run_folder import RunFolder
 from drivetrain_workers.records.step_times import read_turns
 
-from drivetrain.accounting.cost import Cost, cost, joules_of, worker_seconds
-from drivetrain.accounting.goodput import Goodput, account, stays
+from drivetrain.accounting.cost import Cost, cost, worker_seconds
+from drivetrain.accounting.goodput import Goodput, Stay, Timeline, account, stays
+from drivetrain.accounting.sums import RunSums
 from drivetrain.home import Home
 from drivetrain.job.spec import JobSpec
-from drivetrain.runs.store import RunStore
-from drivetrain.tracking.spool import Record, read_records
+from drivetrain.runs.store import RunRecord, RunStore, TransitionRecord
+from drivetrain.tracking.spool import SpoolReader
+
+_MOST_BOOKS = 1000  # some tens of kilobytes each
 
 
 @dataclass(frozen=True)
@@ -40,22 +45,76 @@ class Statement:
         return {"goodput": self.goodput.share, **found, **{f"cost/{name}": value for name, value in costs.items()}}
 
 
+class RunAccounts:
+    """Accounts of runs, for a reader that asks again and again: what was read once is not read again.
+
+    Safe to use from several threads.
+
+    Args:
+        home: of the runs.
+        store: of the runs.
+    """
+
+    def __init__(self, home: Home, store: RunStore) -> None:
+        self._home, self._store = home, store
+        self._lock = threading.Lock()
+        self._books: OrderedDict[str, _Book] = OrderedDict()
+
+    def of(self, run_id: str) -> Statement:
+        """Draw up the account of a run from its records: until its end, or until now.
+
+        Raises:
+            InputError: there is no such run, or several.
+        """
+        record = self._store.get(run_id)
+        with self._lock:
+            book = self._books.setdefault(record.id, _Book(self._home.run(record.id), self._store))
+            self._books.move_to_end(record.id)
+            if len(self._books) > _MOST_BOOKS:
+                self._books.popitem(last=False)
+        return book.draw_up(record)
+
+
+class _Book:
+    """What was read of one run, in sums."""
+
+    def __init__(self, folder: RunFolder, store: RunStore) -> None:
+        self._folder, self._store = folder, store
+        self._lock = threading.Lock()
+        self._history: list[TransitionRecord] = []
+        self._number = 0  # of the last transition
+        self._spool, self._sums = SpoolReader(folder.spool), RunSums(folder.step_times)
+
+    def draw_up(self, record: RunRecord) -> Statement:
+        """Return the account as it is now."""
+        with self._lock:
+            now = time.time()
+            for number, transition in self._store.history_after(record.id, self._number):
+                self._history.append(transition)
+                self._number = number
+            resources = JobSpec.model_validate_json(self._folder.job_resolved.read_text()).resources
+            energy_from = record.facts.get("energy_from", "")
+            joules = self._spool.update().joules if energy_from else None
+            spent = cost(worker_seconds(self._history, now), joules, energy_from, resources)
+            return Statement(self._sums.goodput(_stays(record, self._history, now)), spent)
+
+
 def account_of(home: Home, store: RunStore, run_id: str) -> Statement:
-    """Draw up the account of a run from its records: until its end, or until now.
+    """Draw up the account of one run, once. See `RunAccounts.of`."""
+    return RunAccounts(home, store).of(run_id)
+
+
+def timeline_of(home: Home, store: RunStore, run_id: str) -> Timeline:
+    """Return every stretch of a run's time, for a picture. It reads all that the run has recorded of its time.
 
     Raises:
         InputError: there is no such run, or several.
     """
-    record, now = store.get(run_id), time.time()
-    folder, history = home.run(record.id), store.history(record.id)
-    resources = JobSpec.model_validate_json(folder.job_resolved.read_text()).resources
+    record = store.get(run_id)
+    found = _stays(record, store.history(record.id), time.time())
+    return account(found, read_turns(home.run(record.id).step_times))
+
+
+def _stays(record: RunRecord, history: list[TransitionRecord], now: float) -> list[Stay]:
     phases = [(at, state.phase, state.progress.generation) for at, _, state in history]
-    energy_from = record.facts.get("energy_from", "")
-    joules = joules_since(read_records(folder.spool), 0.0) if energy_from else None
-    spent = cost(worker_seconds(history, now), joules, energy_from, resources)
-    return Statement(account(stays(record.created, phases, now), read_turns(folder.step_times)), spent)
-
-
-def joules_since(records: Iterable[Record], at: float) -> float:
-    """The energy that a run has logged since then."""
-    return sum(joules_of(r["values"]) for r in records if r["op"] == "metrics" and r["time_ms"] >= at * 1000)
+    return stays(record.created, phases, now)

@@ -70,7 +70,7 @@ def compare(first: str, second: str, picture: Path | None = None) -> Comparison:
     after = [run[same][1] for run in losses if len(run) > same]
     if picture:
         spools = {record.id: read_records(folder.spool) for record, folder in zip(records, folders, strict=True)}
-        draw_losses({run: [r for r in spool if r["op"] == "metrics"] for run, spool in spools.items()}, picture)
+        draw_losses({run: (r for r in spool if r["op"] == "metrics") for run, spool in spools.items()}, picture)
     return Comparison(
         (records[0].id, records[1].id),
         _different(*(flatten(folder.resolved()) for folder in folders)),

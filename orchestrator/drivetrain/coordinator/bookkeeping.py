@@ -11,9 +11,10 @@ from drivetrain_workers.records.run_folder import RunFolder
 
 from drivetrain.accounting.budget import History, overspent, since_resumed
 from drivetrain.accounting.picture import draw_goodput
-from drivetrain.accounting.statement import account_of, joules_since
+from drivetrain.accounting.statement import account_of, timeline_of
 from drivetrain.home import Home
 from drivetrain.job.spec import BudgetSpec, JobSpec
+from drivetrain.runs.states import Queued
 from drivetrain.runs.store import RunStore
 from drivetrain.tracking.tracker import Tracker
 
@@ -38,9 +39,10 @@ class Bookkeeping:
         return overspent(self._spec, since_resumed(history()), energy_j, time.time())
 
     def energy_since_resumed(self, history: History) -> float:
-        """Joules that were logged since the run was submitted or resumed."""
-        began = since_resumed(history)[:1]
-        return joules_since(self._tracker.records(), began[0][0] if began else 0.0)
+        """Return the joules that were logged since the run was submitted or resumed."""
+        if history and isinstance(history[-1][2], Queued):  # it was resumed, and has not begun again yet
+            return 0.0
+        return self._tracker.totals.joules_since_begin
 
     def log_checkpoints(self) -> None:
         """Log the checkpoints that the run has kept."""
@@ -55,6 +57,6 @@ class Bookkeeping:
         found, now = account_of(self._home, store, self.folder.path.name), time.time()
         self._tracker.metrics("account", int(found.goodput.wall_s), now, found.metrics())
         picture = self.folder.path / "goodput.png"
-        draw_goodput(found.goodput, self._spec.name, picture)
+        draw_goodput(timeline_of(self._home, store, self.folder.path.name), self._spec.name, picture)
         self._tracker.artifact(picture)
         return {"account": found.to_json()}

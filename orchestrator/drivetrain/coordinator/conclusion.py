@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from statistics import median
 from typing import Any
 
@@ -19,7 +19,7 @@ from drivetrain_workers.records.run_folder import RunFolder
 from drivetrain.cluster.protocols import AgentHandle, AgentLostError
 from drivetrain.job.spec import JobSpec
 from drivetrain.tracking.curves import draw_loss
-from drivetrain.tracking.spool import Record
+from drivetrain.tracking.totals import Record
 from drivetrain.tracking.tracker import Tracker
 
 _log = logging.getLogger(__name__)
@@ -44,18 +44,17 @@ class Conclusion:
         Raises:
             CheckpointError: the model could not be exported.
         """
-        records = [record for record in self._tracker.records() if record["op"] == "metrics"]
-        picture = self.folder.path / "loss.png"
-        draw_loss(records, entropy, self._spec.name, picture)
+        totals, picture = self._tracker.totals, self.folder.path / "loss.png"
+        draw_loss(self._tracker.logged_metrics(), entropy, self._spec.name, picture)
         self._tracker.artifact(picture)
         checkpoint = committed(self.folder.checkpoints)[0].folder(self.folder.checkpoints)
         facts = {
             "checkpoint": str(checkpoint),
-            "train_loss": _last(records, "loss"),
-            "eval_loss": _last(records, "eval_loss"),
-            "metrics": _last_metrics(records),
-            "tokens_per_s": _mean(records, "tokens_per_s"),
-            "step_s": median(_values(records, "step_s") or [0.0]),
+            "train_loss": totals.newest.get("train", {}).get("loss"),
+            "eval_loss": totals.newest.get("eval", {}).get("eval_loss"),
+            "metrics": _own_metrics(totals.newest.get("eval", {})),
+            "tokens_per_s": totals.mean("tokens_per_s"),
+            "step_s": _median(self._tracker.logged_metrics(), "step_s"),
             "picture": str(picture),
         }
         if problem := self.finish_uploads(agents, _UPLOAD_S):
@@ -121,20 +120,11 @@ def _ask(agents: Sequence[AgentHandle], request: Request) -> str:
     return agents[0].ask(request) if agents else ask(request)
 
 
-def _values(records: list[Record], key: str) -> list[float]:
-    return [record["values"][key] for record in records if key in record["values"]]
+def _own_metrics(evaluation: dict[str, float]) -> dict[str, float]:
+    """Return the job's own metrics of an evaluation, by the names that the job gives them."""
+    return {name.removeprefix("eval_"): value for name, value in evaluation.items() if name != "eval_loss"}
 
 
-def _last(records: list[Record], key: str) -> float | None:
-    return next(reversed(_values(records, key)), None)
-
-
-def _last_metrics(records: list[Record]) -> dict[str, float]:
-    """The job's own metrics at the last evaluation, by the names that the job gives them."""
-    values: dict[str, float] = next((r["values"] for r in reversed(records) if r["series"] == "eval"), {})
-    return {name.removeprefix("eval_"): value for name, value in values.items() if name != "eval_loss"}
-
-
-def _mean(records: list[Record], key: str) -> float | None:
-    values = _values(records, key)
-    return sum(values) / len(values) if values else None
+def _median(records: Iterable[Record], key: str) -> float:
+    """Return the median of a metric over all records that have it; 0 where none has."""
+    return median([record["values"][key] for record in records if key in record["values"]] or [0.0])

@@ -12,10 +12,10 @@ from drivetrain_workers.protocol.reasons import Reason
 from drivetrain_workers.protocol.step_record import Evaluation, StepRecord
 from drivetrain_workers.records import ledger
 
-from drivetrain.accounting.cost import joules_of
 from drivetrain.coordinator.live_run import LiveRun
 from drivetrain.runs import events as ev
 from drivetrain.runs.culprits import Failure, describe
+from drivetrain.tracking.totals import joules_of
 from drivetrain.tracking.tracker import Tracker
 
 _log = logging.getLogger(__name__)

@@ -34,8 +34,9 @@ from drivetrain.job.spec import JobSpec, flatten
 from drivetrain.runs.store import RunRecord, RunStore
 from drivetrain.scheduling.model import Node, Request
 from drivetrain.scheduling.rules import LastingRules
+from drivetrain.tracking.destination import Destination
 from drivetrain.tracking.spool import Spool
-from drivetrain.tracking.tracker import Destination, Tracker
+from drivetrain.tracking.tracker import Tracker
 
 _LOG_BYTES = 10 << 20
 
@@ -91,7 +92,7 @@ def _build_loop(home: Home, store: RunStore, spec: JobSpec, run_id: str, schedul
     """Build everything that looks after one run."""
     folder, record, gpus = home.run(run_id), store.get(run_id), int(scheduler.request.gpus)
     tracker = tracker_of(home, record)
-    if not any(logged["op"] == "begin" for logged in tracker.records()):
+    if not tracker.totals.begun:
         _describe(tracker, spec, home, run_id, record.user)
     books = Bookkeeping(spec, home, folder, tracker)
     live = LiveRun(record, store, books.energy_since_resumed(store.history(run_id)))

@@ -73,11 +73,15 @@ def _alike(spec: JobSpec, on_gpus: bool, home: Home) -> Iterator[tuple[RunRecord
 
 def _steps(record: RunRecord, past: JobSpec, found: ModelProfile, home: Home) -> Iterator[tuple[float, float]]:
     """What a worker did in a step of a past run, see `learned_speed`: by the median of all steps."""
-    logged = read_records(home.run(record.id).spool)
-    seconds = [entry["values"]["step_s"] for entry in logged if "step_s" in entry.get("values", ())]
-    if seconds:
+    if seconds := record.facts.get("step_s") or _median_step_s(home.run(record.id).spool):
         flops = found.flops_per_row * past.training.global_batch_size
-        yield flops / past.resources.max_workers, median(seconds)
+        yield flops / past.resources.max_workers, seconds
+
+
+def _median_step_s(spool: Path) -> float:
+    """Of a run that has ended before its summary was made; 0 where it has logged no step."""
+    logged = read_records(spool)
+    return median([entry["values"]["step_s"] for entry in logged if "step_s" in entry.get("values", ())] or [0.0])
 
 
 def _read_speed(dataset: Dataset) -> float:

@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 
 from drivetrain.accounting.goodput import CLASSES
 from drivetrain.accounting.picture import draw_goodput
-from drivetrain.accounting.statement import account_of
+from drivetrain.accounting.statement import account_of, timeline_of
 from drivetrain.accounting.words import describe_cost, describe_time
 from drivetrain.home import Home
 from drivetrain.job.spec import flatten
@@ -35,10 +35,10 @@ def write_report(run_id: str, target: Path | None = None) -> Path:
     store = RunStore(home.database_url)
     record = store.get(run_id)
     folder, account = home.run(record.id), account_of(home, store, record.id)
-    metrics = [entry for entry in read_records(folder.spool) if entry["op"] == "metrics"]
+    metrics = (entry for entry in read_records(folder.spool) if entry["op"] == "metrics")
     loss, goodput = folder.path / "loss.png", folder.path / "goodput.png"
     draw_loss(metrics, record.facts.get("unigram_entropy"), record.id, loss)
-    draw_goodput(account.goodput, record.id, goodput)
+    draw_goodput(timeline_of(home, store, record.id), record.id, goodput)
     predictions = sorted(path for path in folder.predictions.rglob("*") if path.suffix in _PICTURES)
     assessment = [(_ASSESSMENT[p.stem], _embedded(p)) for p in sorted(folder.assessment.glob("*.png"))]
     page = _template().render(

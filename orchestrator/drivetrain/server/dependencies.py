@@ -9,6 +9,7 @@ from typing import Annotated
 from fastapi import Depends, HTTPException, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
+from drivetrain.accounting.statement import RunAccounts
 from drivetrain.api.session import Session
 from drivetrain.home import Home
 from drivetrain.runs.store import RunStore
@@ -24,12 +25,14 @@ class Parts:
         store: of all runs, to look things up without asking the coordinator.
         tokens: who may do what.
         home: where packages and runs lie.
+        accounts: of all runs.
     """
 
     session: Session
     store: RunStore
     tokens: Tokens
     home: Home
+    accounts: RunAccounts
 
 
 def _parts(request: Request) -> Parts:

@@ -13,7 +13,6 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from drivetrain.accounting.statement import account_of
 from drivetrain.runs.counters import ADMISSIONS, ENDS, RECOVERIES
 from drivetrain.runs.states import TRANSITIONS
 from drivetrain.runs.store import RunRecord
@@ -99,7 +98,7 @@ class _Figures(Collector):
             yield _gauge(f"run_{_PROMETHEUS_NAMES.get(key, key)}", text, ["run", "user"], values)
         shares, seconds = {}, {}
         for record in runs:
-            statement = account_of(self._parts.home, self._parts.store, record.id)
+            statement = self._parts.accounts.of(record.id)
             shares[_labels(record)] = statement.goodput.share
             for name, value in statement.goodput.seconds.items():
                 seconds[(*_labels(record), name)] = value

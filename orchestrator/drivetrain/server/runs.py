@@ -12,7 +12,6 @@ from fastapi import APIRouter, HTTPException, Query, Request
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from drivetrain.accounting.statement import account_of
 from drivetrain.job import bundle
 from drivetrain.job.loading import load_job
 from drivetrain.job.provenance import GitState
@@ -88,7 +87,7 @@ def get_run(run_id: str, server: Server, _: Viewer) -> dict[str, Any]:
 @router.get("/runs/{run_id}/account")
 def get_account(run_id: str, server: Server, _: Viewer) -> dict[str, Any]:
     """Where the time of a run has gone, and what it has cost, up to now."""
-    return account_of(server.home, server.store, run_id).to_json()
+    return server.accounts.of(run_id).to_json()
 
 
 @router.get("/runs/{run_id}/view")

@@ -8,12 +8,12 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from drivetrain.tracking.spool import Record
+from drivetrain.tracking.totals import Record
 
 _SERIES = (("train", "loss", {"linewidth": 1.0}), ("eval", "eval_loss", {"marker": "o", "markersize": 4}))
 
 
-def draw_loss(records: list[Record], unigram_entropy: float | None, title: str, path: Path) -> None:
+def draw_loss(records: Iterable[Record], unigram_entropy: float | None, title: str, path: Path) -> None:
     """Train and eval loss over steps, with the entropy of single tokens as the line to beat, as a PNG."""
     figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
     axes = figure.add_subplot()
@@ -24,7 +24,7 @@ def draw_loss(records: list[Record], unigram_entropy: float | None, title: str, 
     _finish(figure, axes, path)
 
 
-def draw_losses(runs: Mapping[str, list[Record]], path: Path) -> None:
+def draw_losses(runs: Mapping[str, Iterable[Record]], path: Path) -> None:
     """The losses of several runs over each other, as a PNG."""
     figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
     axes = figure.add_subplot()
@@ -35,10 +35,16 @@ def draw_losses(runs: Mapping[str, list[Record]], path: Path) -> None:
 
 
 def _plot(axes: Any, records: Iterable[Record], label: str) -> None:
-    for series, key, style in _SERIES:
-        points = [(r["step"], r["values"][key]) for r in records if r["series"] == series and key in r["values"]]
-        if points:
-            axes.plot(*zip(*points, strict=True), label=label.format(series=series), **style)
+    """Plot the series of records of metrics, which are read once: there may be many."""
+    keys = {series: key for series, key, _ in _SERIES}
+    points: dict[str, list[tuple[int, float]]] = {series: [] for series in keys}
+    for record in records:
+        key = keys.get(record["series"])
+        if key in record["values"]:
+            points[record["series"]].append((record["step"], record["values"][key]))
+    for series, _, style in _SERIES:
+        if points[series]:
+            axes.plot(*zip(*points[series], strict=True), label=label.format(series=series), **style)
 
 
 def _finish(figure: Figure, axes: Any, path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_USER
 
-from drivetrain.tracking.spool import Record
+from drivetrain.tracking.totals import Record
 
 _RUN_TAG = "drivetrain.run"
 _MODEL = "model"  # folder of artifacts
@@ -50,6 +50,16 @@ class MlflowRun:
         tags = {_RUN_TAG: name, MLFLOW_USER: user}
         run = runs[0] if runs else self._client.create_run(self.experiment_id, int(submitted * 1000), tags, name)
         self.run_id: str = run.info.run_id
+        self._operations: dict[str, Callable[[Record], None]] = {
+            "begin": self._begin,
+            "params": self._params,
+            "tags": self._tags,
+            "dataset": self._dataset,
+            "artifact": self._artifact,
+            "checkpoint": self._checkpoint,
+            "register": self._register,
+            "end": self._end,
+        }
         self.identity = {"mlflow_uri": uri, "mlflow_experiment": experiment, "mlflow_run_id": self.run_id}
 
     def ship(self, records: Iterable[Record]) -> None:
@@ -62,7 +72,7 @@ class MlflowRun:
                 continue
             self._log_metrics(metrics)
             metrics = []
-            getattr(self, f"_{record['op']}")(record)
+            self._operations[record["op"]](record)
         self._log_metrics(metrics)
 
     def _log_metrics(self, metrics: list[Metric]) -> None:

@@ -5,27 +5,18 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Protocol
 
-from drivetrain.tracking.spool import Record, Spool
+from tenacity import RetryCallState, Retrying, sleep_using_event, stop_when_event_set, wait_exponential
+
+from drivetrain.tracking.destination import Destination
+from drivetrain.tracking.spool import Spool
+from drivetrain.tracking.totals import Record, Totals
 
 _log = logging.getLogger(__name__)
 _GATHER_S, _POLL_S = 10.0, 0.05
 _FIRST_RETRY_S, _LAST_RETRY_S = 1.0, 30.0
-
-
-class Destination(Protocol):
-    """Where records are shipped to."""
-
-    @property
-    def identity(self) -> dict[str, str]:
-        """Where people find the run there."""
-
-    def ship(self, records: list[Record]) -> None:
-        """Log all of them or raise; repeating is harmless."""
 
 
 class Tracker:
@@ -42,25 +33,27 @@ class Tracker:
 
     def __init__(self, spool: Spool, connect: Callable[[], Destination]) -> None:
         self._spool, self._connect = spool, connect
-        self._newest_step: dict[str, int] = defaultdict(int)
-        for record in spool.records():
-            if record["op"] == "metrics":
-                self._newest_step[record["series"]] = record["step"]
+        self._destination: Destination | None = None
         self._wake = threading.Event()
         self._hurry = threading.Event()
-        self._closing = False
+        self._closing = threading.Event()
         self.identity: dict[str, str] = {}
         self.problem = ""
         self._thread = threading.Thread(target=self._run, name="tracking", daemon=True)
         self._thread.start()
 
-    def records(self) -> list[Record]:
-        """Everything logged so far."""
-        return self._spool.records()
+    @property
+    def totals(self) -> Totals:
+        """Totals over everything logged so far."""
+        return self._spool.totals
+
+    def logged_metrics(self) -> Iterator[Record]:
+        """Yield all records of metrics that were logged so far, reading them from the spool."""
+        return (record for record in self._spool.records() if record["op"] == "metrics")
 
     def newest_step(self, series: str) -> int:
         """Newest step that was logged in a series (``train``, ``eval``, ...); 0 before the first."""
-        return self._newest_step[series]
+        return self.totals.newest_step(series)
 
     def metrics(self, series: str, step: int, at: float, values: dict[str, float]) -> bool:
         """Metrics of one step. A step done again after a failure is the same step and is not logged again.
@@ -68,9 +61,8 @@ class Tracker:
         Returns:
             Whether they were logged.
         """
-        if step <= self._newest_step[series]:
+        if step <= self.newest_step(series):
             return False
-        self._newest_step[series] = step
         self._append({"op": "metrics", "series": series, "step": step, "time_ms": int(at * 1000), "values": values})
         return True
 
@@ -119,7 +111,7 @@ class Tracker:
 
     def close(self) -> None:
         """Stop shipping."""
-        self._closing = True
+        self._closing.set()
         self._wake.set()
         self._hurry.set()
         self._thread.join(timeout=30)
@@ -130,30 +122,33 @@ class Tracker:
         self._wake.set()
 
     def _run(self) -> None:
-        destination: Destination | None = None
-        retry_s = _FIRST_RETRY_S
-        while not self._closing:
-            self._wake.clear()
-            try:
-                records, offset = self._spool.pending()
-                if not records:
-                    self._wake.wait()
-                    continue
-                destination = destination or self._connect()
-                self.identity = destination.identity
-                destination.ship(records)
-                self._spool.mark_shipped(offset)
-                self.problem = ""
-                retry_s = _FIRST_RETRY_S
-                self._hurry.wait(_GATHER_S)  # what comes meanwhile goes into one request
-                self._hurry.clear()
-            except Exception as error:  # whatever a tracking server answers, training goes on and the spool keeps all
-                self.problem = " ".join(str(error).split())[:300] or type(error).__name__
-                _log.warning("tracking: %s; again in %.0f s", self.problem, retry_s)
-                self._wait_unless_closing(retry_s)
-                retry_s = min(_LAST_RETRY_S, 2 * retry_s)
+        until_it_arrives = Retrying(
+            wait=wait_exponential(_FIRST_RETRY_S, max=_LAST_RETRY_S),
+            stop=stop_when_event_set(self._closing),
+            sleep=sleep_using_event(self._closing),
+            after=self._note_problem,
+            retry_error_callback=lambda _: None,  # it is closing: what has not arrived stays in the spool
+        )
+        while not self._closing.is_set():
+            until_it_arrives(self._ship_pending)
 
-    def _wait_unless_closing(self, seconds: float) -> None:
-        deadline = time.monotonic() + seconds
-        while not self._closing and time.monotonic() < deadline:
-            time.sleep(0.1)
+    def _ship_pending(self) -> None:
+        """Ship what is pending, or wait until something is. Raises whatever a tracking server answers."""
+        self._wake.clear()
+        records, offset = self._spool.pending()
+        if not records:
+            self._wake.wait()
+            return
+        self._destination = self._destination or self._connect()
+        self.identity = self._destination.identity
+        self._destination.ship(records)
+        self._spool.mark_shipped(offset)
+        self.problem = ""
+        self._hurry.wait(_GATHER_S)  # what comes meanwhile goes into one request
+        self._hurry.clear()
+
+    def _note_problem(self, attempt: RetryCallState) -> None:
+        """Training goes on and the spool keeps everything."""
+        error = attempt.outcome and attempt.outcome.exception()
+        self.problem = " ".join(str(error).split())[:300] or type(error).__name__
+        _log.warning("tracking: %s; it is tried again", self.problem)

@@ -59,6 +59,35 @@ class StepTimes:
             self._file.close()
 
 
+class TurnFile:
+    """Reads the turns of one generation in pieces, while they are written.
+
+    Args:
+        folder: of the run's step times; neither it nor the file need be there yet.
+        generation: whose turns.
+    """
+
+    def __init__(self, folder: Path, generation: int) -> None:
+        self._path, self._read = _path(folder, generation), 0
+
+    def read(self, most: int) -> Turns:
+        """Return the next turns, at most ``most``; none where no more were written."""
+        try:
+            there = self._path.stat().st_size // TURN.itemsize
+        except FileNotFoundError:
+            there = 0
+        count = min(most, there - self._read)
+        if count <= 0:
+            return np.empty(0, TURN)
+        found = np.fromfile(self._path, TURN, count, offset=self._read * TURN.itemsize)
+        self._read += len(found)
+        return found
+
+    def rewind(self) -> None:
+        """Begin with the first turn again."""
+        self._read = 0
+
+
 def read_turns(folder: Path) -> dict[int, Turns]:
     """The turns of each generation, in the order of generations."""
     found = {}
