@@ -1,4 +1,8 @@
-"""Drivetrain: distributed training whose result does not depend on what happens to the machines."""
+"""Drivetrain: distributed training whose result does not depend on what happens to the machines.
+
+home: the folder of Drivetrain's files on this machine, and the names in it.
+private_files: files that hold secrets, readable by their owner only.
+"""
 
 from __future__ import annotations
 

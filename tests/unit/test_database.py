@@ -1,4 +1,4 @@
-"""The database: made, migrated from what older versions made, opened by many at once, and on PostgreSQL too."""
+"""The database: made, opened by many at once, and on PostgreSQL too."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from alembic.runtime.migration import MigrationContext
 from drivetrain.database.engine import open_database
 from drivetrain.database.tables import Base
 from drivetrain.runs import store as store_module
-from drivetrain.runs.states import Ended, Place, Placing, Progress, Queued, Starting, Training
+from drivetrain.runs.states import Ended, Place, Placing, Progress, Queued, Starting
 from drivetrain.runs.store import RunRecord, RunStore
 from drivetrain_pipelines.errors import InputError
 from drivetrain_workers.protocol.reasons import Reason
-from sqlalchemy import Connection, create_engine, text
+from sqlalchemy import Connection, text
 
 from tests.postgres import Postgres
 
@@ -40,28 +40,6 @@ def test_migrations_lead_to_the_tables_of_this_version(url: str) -> None:
         context = MigrationContext.configure(connection)
         assert context.get_current_revision() == "0003"
         assert compare_metadata(context, Base.metadata) == []
-
-
-def test_a_database_from_before_migrations_is_taken_over(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path / 'old.db'}"
-    old = create_engine(url)
-    with old.begin() as connection:
-        connection.execute(
-            text("CREATE TABLE runs (id VARCHAR NOT NULL PRIMARY KEY, fingerprint VARCHAR NOT NULL, "
-                 "created FLOAT NOT NULL, session VARCHAR NOT NULL, state JSON NOT NULL, facts JSON NOT NULL)")
-        )  # fmt: skip
-        connection.execute(text("CREATE INDEX ix_runs_fingerprint ON runs (fingerprint)"))
-        connection.execute(
-            text("CREATE TABLE transitions (id INTEGER NOT NULL PRIMARY KEY, run_id VARCHAR NOT NULL, "
-                 "time FLOAT NOT NULL, event VARCHAR NOT NULL, state JSON NOT NULL)")
-        )  # fmt: skip
-        state = '{"phase": "training", "dataset": "/data", "progress": {"step": 7}}'
-        row = {"state": state}
-        connection.execute(text("INSERT INTO runs VALUES ('toy-1', 'f', 1.0, 's', :state, '{\"a\": 1}')"), row)
-    record = RunStore(url).get("toy-1")
-    assert isinstance(record.state, Training)
-    assert (record.state.dataset, record.state.progress.step, record.state.place) == ("/data", 7, Place())
-    assert (record.user, record.facts) == ("", {"a": 1})
 
 
 def test_runs_and_their_history(url: str) -> None:

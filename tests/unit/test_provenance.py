@@ -37,7 +37,6 @@ def test_what_is_not_committed_is_told_without_secrets(tmp_path: Path) -> None:
 
 def test_a_runs_folder_keeps_it(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    assert kept_git_state(folder) == GitState()
     state = GitState("0" * 40, "-before\n+after")
     keep_environment(folder, state)
     assert kept_git_state(folder) == state

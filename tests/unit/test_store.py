@@ -127,7 +127,7 @@ FACTS = {"format": 2, "step": 8, "samples": 64, "world_size": 2, "zero_stage": 1
 
 
 def test_scores_of_checkpoints() -> None:
-    """A score that is no number is none; files of the first format had an eval loss only."""
+    """A score that is no number is none."""
 
     def score_of(**facts: Any) -> float | None:
         return Manifest.from_json({**FACTS, **facts}).score
@@ -135,7 +135,6 @@ def test_scores_of_checkpoints() -> None:
     assert score_of(evaluation={"loss": 2.0, "metrics": {}, "score": -0.5}) == -0.5
     assert score_of(evaluation={"loss": 2.0, "metrics": {}, "score": math.nan}) is None
     assert score_of(evaluation=None) is None
-    assert score_of(format=1, eval_loss=2.0) == 2.0
 
 
 def test_manifests_and_indexes_come_back_from_json() -> None:

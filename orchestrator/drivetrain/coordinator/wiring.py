@@ -141,8 +141,7 @@ def _describe(tracker: Tracker, spec: JobSpec, home: Home, run_id: str, user: st
     tracker.tags(user=user, code_version=code, seed=spec.seed, home=os.fspath(home.path))
     tracker.artifact(folder.job_written)
     tracker.artifact(folder.job_resolved)
-    if folder.environment.exists():  # not where a version that kept none has submitted it
-        tracker.artifact(folder.environment)
+    tracker.artifact(folder.environment)
     if (git := kept_git_state(folder)).commit:
         tracker.tags(git_commit=git.commit, git_dirty=bool(git.uncommitted))
     if git.uncommitted:

@@ -13,12 +13,11 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from drivetrain_pipelines.errors import InputError
 from filelock import FileLock
-from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url, text
+from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError, OperationalError
 from sqlalchemy.pool import NullPool
 
 READS = "drivetrain_reads"  # execution option: the transaction writes nothing, and need not keep others from writing
-_FIRST = "0001"
 _LOCK_KEY = 0x6472697665  # of PostgreSQL's advisory lock: "drive"
 
 
@@ -62,8 +61,6 @@ def _migrate(engine: Engine) -> None:
             fix = "Install the version of Drivetrain that made it, or a newer one."
             raise InputError("database", f"tables of version {at}", f"up to {scripts.get_current_head()}", fix)
         config.attributes["connection"] = connection
-        if at is None and inspect(connection).has_table("runs"):  # made before migrations were
-            command.stamp(config, _FIRST)
         command.upgrade(config, "head")
 
 

@@ -57,11 +57,11 @@ def keep_environment(folder: RunFolder, git: GitState) -> None:
 
 
 def kept_environment(folder: RunFolder) -> dict[str, str]:
-    """Versions, by name, that a run was begun with; of one that was begun before they were kept, nothing is known."""
-    return json.loads(folder.environment.read_text()) if folder.environment.exists() else {}
+    """Return the versions, by name, that a run was started with."""
+    versions: dict[str, str] = json.loads(folder.environment.read_text())
+    return versions
 
 
 def kept_git_state(folder: RunFolder) -> GitState:
     """What git knew of a run's code when it was begun."""
-    uncommitted = folder.uncommitted.read_text() if folder.uncommitted.exists() else ""
-    return GitState(kept_environment(folder).get(_COMMIT, ""), uncommitted)
+    return GitState(kept_environment(folder).get(_COMMIT, ""), folder.uncommitted.read_text())

@@ -166,7 +166,7 @@ def to_record(state: State) -> dict[str, Any]:
 
 
 def from_record(record: dict[str, Any]) -> State:
-    """Inverse of `to_record`; lenient: keys that this version does not know are passed over."""
+    """Inverse of `to_record`; lenient: unknown keys, of a newer version, are skipped."""
     kind = _BY_PHASE[record["phase"]]
     known = {f.name for f in dataclasses.fields(kind)}
     fields = {k: v for k, v in record.items() if k in known}
@@ -174,8 +174,6 @@ def from_record(record: dict[str, Any]) -> State:
     fields["progress"] = Progress(**{k: v for k, v in record.get("progress", {}).items() if k in progress_keys})
     if place := fields.get("place"):
         fields["place"] = Place(_placement(place["placement"]), place["since"], place["level"])
-    elif issubclass(kind, Allocated):
-        fields["place"] = Place()  # of a version that knew no places: it has to be given one
     if "lost" in fields:
         fields["lost"] = _placement(fields["lost"])
     if "reason" in fields:

@@ -59,6 +59,42 @@ class _Reservation:
         self.at, self.beside = at, beside
 
 
+class _Quotas:
+    """How many workers users and queues have, and how many they may have."""
+
+    def __init__(self, rules: Rules) -> None:
+        self._rules = rules
+        self._user_workers: dict[str, int] = defaultdict(int)
+        self._queue_workers: dict[str, int] = defaultdict(int)
+
+    def count(self, request: Request, workers: int) -> None:
+        """Add workers that a gang has been given."""
+        self._user_workers[request.user] += workers
+        self._queue_workers[request.queue] += workers
+
+    def left(self, request: Request) -> int:
+        """Return how many more workers a gang may have."""
+        return min((limit - used for _, limit, used in self._of(request)), default=request.workers)
+
+    def within(self, request: Request) -> tuple[Request | None, str]:
+        """Return the gang as large as the quotas allow; or None, and which quota is used up."""
+        for whose, limit, used in self._of(request):
+            if used + request.min_workers > limit:
+                return None, f"waits for the quota of {whose}: {used} of {limit} workers are in use"
+        left = self.left(request)
+        if left >= request.workers:
+            return request, ""
+        return replace(request, workers=left, expected_s=request.expected_s * request.workers / left), ""
+
+    def _of(self, request: Request) -> Iterator[tuple[str, int, int]]:
+        """Whose quotas a gang counts for: their limit, and how many workers are in use."""
+        user, queue = self._rules.user(request.user), self._rules.queues.get(request.queue)
+        if user.max_workers is not None:
+            yield f"user {request.user}", user.max_workers, self._user_workers[request.user]
+        if queue and queue.max_workers is not None:
+            yield f"queue {request.queue}", queue.max_workers, self._queue_workers[request.queue]
+
+
 class _Pass:
     def __init__(
         self,
@@ -75,8 +111,7 @@ class _Pass:
         self._capacity = Capacity(nodes)
         self._whole = Room(nodes)
         self._room = self._whole.copy()
-        self._user_workers: dict[str, int] = defaultdict(int)
-        self._queue_workers: dict[str, int] = defaultdict(int)
+        self._quotas = _Quotas(rules)
         for holding in holdings:
             self._room.take(holding.request, holding.placement)
             self._count(holding.request, holding.workers)
@@ -95,7 +130,7 @@ class _Pass:
     def consider(self, request: Request) -> None:
         """Admit a gang, reserve a place for it, or say why it waits."""
         waiting = self.decision.waiting
-        within, quota = self._within_quota(request)
+        within, quota = self._quotas.within(request)
         if not within:
             waiting[request.run] = quota
             return
@@ -118,7 +153,7 @@ class _Pass:
             return
         for holding in self._holdings:
             request, have = holding.request, holding.workers
-            most = min(request.workers, have + self._quota_left(request))
+            most = min(request.workers, have + self._quotas.left(request))
             if holding.leaving or not holding.steady or have >= most or math.isinf(holding.expected_end):
                 continue
             room = self._room.copy()
@@ -166,30 +201,7 @@ class _Pass:
 
     def _count(self, request: Request, workers: int) -> None:
         self.shares.add(request.user, self._capacity.share(request, workers))
-        self._user_workers[request.user] += workers
-        self._queue_workers[request.queue] += workers
-
-    def _quotas(self, request: Request) -> Iterator[tuple[str, int, int]]:
-        """Whose quotas a gang counts for: their limit, and how many workers are in use."""
-        user, queue = self._rules.user(request.user), self._rules.queues.get(request.queue)
-        if user.max_workers is not None:
-            yield f"user {request.user}", user.max_workers, self._user_workers[request.user]
-        if queue and queue.max_workers is not None:
-            yield f"queue {request.queue}", queue.max_workers, self._queue_workers[request.queue]
-
-    def _quota_left(self, request: Request) -> int:
-        """How many workers more a gang may have."""
-        return min((limit - used for _, limit, used in self._quotas(request)), default=request.workers)
-
-    def _within_quota(self, request: Request) -> tuple[Request | None, str]:
-        """The gang as large as the quotas allow; or None, and which quota is used up."""
-        for whose, limit, used in self._quotas(request):
-            if used + request.min_workers > limit:
-                return None, f"waits for the quota of {whose}: {used} of {limit} workers are in use"
-        left = self._quota_left(request)
-        if left >= request.workers:
-            return request, ""
-        return replace(request, workers=left, expected_s=request.expected_s * request.workers / left), ""
+        self._quotas.count(request, workers)
 
     def _reserve(self, request: Request) -> str:
         """Keep a place for a gang; returns why it waits."""

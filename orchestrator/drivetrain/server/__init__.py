@@ -1,1 +1,12 @@
-"""The HTTP API of a shared cluster."""
+"""The HTTP API of a shared cluster.
+
+access: roles and bearer tokens.
+app: the application: routes, errors, limits.
+cluster: routes of queue, nodes and tokens.
+dependencies: what routes depend on: the server's parts, and the caller's role.
+limits: bounds on the size and the rate of requests.
+logs: the output of ranks as a stream.
+metrics: `/metrics` for Prometheus.
+runs: routes of runs.
+serve: starting the server.
+"""

@@ -1,1 +1,8 @@
-"""Raw data: which files a source names, how they are cut into chunks of work, and what records a chunk holds."""
+"""Raw data: the files of a source, the chunks of work, and the records in a chunk.
+
+checks: checks of the data section against the files.
+labels: labels of files that are one record each.
+package_archives: data inside packages of PyPI, npm or Debian.
+records: chunks and their records.
+sources: which files a source names.
+"""

@@ -135,7 +135,7 @@ class Manifest:
         shapes: of every trained parameter.
         evaluation: at this step, if there was one.
         probe: if the job asks for one.
-        history: None in checkpoints of older versions.
+        history: of the run's steps up to this one; None where no run has saved it.
         whole: each rank's file has all of its state; otherwise ranks with the same state save parts of it.
     """
 
@@ -161,10 +161,8 @@ class Manifest:
 
     @classmethod
     def from_json(cls, manifest: dict[str, Any]) -> Self:
-        """Return the manifest of `to_json`, or of an older version."""
+        """Inverse of `to_json`."""
         evaluation, probe, history = (manifest.get(key) for key in ("evaluation", "probe", "history"))
-        if (loss := manifest.get("eval_loss")) is not None:  # of format 1
-            evaluation = {"loss": loss, "metrics": {}, "score": loss}
         return cls(
             manifest["step"],
             manifest["samples"],

@@ -19,12 +19,12 @@ def prove_state(engine: Any, checkpoint: Checkpoint, rank: int, world_size: int)
     """Compare the digests of weights and optimizer state in memory with those of this rank's file.
 
     Returns:
-        False at another world size or ZeRO stage, where nothing lies as it did; nor does it in files of format 1.
+        False at another world size or ZeRO stage, where nothing lies as it did.
 
     Raises:
         ResumeMismatchError: a block differs; names the parameters in it.
     """
-    if not _same_layout(engine, checkpoint, world_size) or checkpoint.manifest.format < 2:
+    if not _same_layout(engine, checkpoint, world_size):
         return False
     copy = HostBuffer()
     copy.begin(engine, checkpoint.manifest.whole)

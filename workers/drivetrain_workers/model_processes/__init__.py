@@ -1,1 +1,7 @@
-"""Processes that load a trained model to answer one request."""
+"""Processes that load a trained model to answer one request.
+
+export: export as safetensors or as a Hugging Face folder.
+profile: memory and operations of a model, measured on fake tensors.
+requests: starting such a process from one without torch.
+trained: the model with the weights of a checkpoint.
+"""

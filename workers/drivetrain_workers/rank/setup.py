@@ -34,7 +34,6 @@ from drivetrain_workers.protocol.step_record import StepRecord
 from drivetrain_workers.rank.agent_link import AgentLink
 from drivetrain_workers.rank.guards import EarlyStop, LossGuard
 from drivetrain_workers.rank.peak_memory import resident_bytes
-from drivetrain_workers.records import ledger
 from drivetrain_workers.records.adjustments import Adjustments, Positions
 from drivetrain_workers.records.run_folder import RunFolder
 from drivetrain_workers.records.step_times import StepTimes
@@ -122,7 +121,7 @@ def open_run(task: RankTask, link: AgentLink) -> RankRun:
     _seed_rank(job["seed"], rank)
     link.report(RankInitialized(task.id, parameter_count(model)))
     link.enter("load", 0)
-    history = _history(folder, found, training) if found else History(time.time())
+    history = (found and found.manifest.history) or History(time.time())
     writer = CheckpointWriter(folder, task.id, world_size, checkpoint.keep, link.report, history.began, memory)
     engine.before_update = writer.before_update
     run = RankRun(
@@ -183,20 +182,6 @@ def _resume(run: RankRun, checkpoint: Checkpoint) -> None:
         run.link.enter("prove", run.step)
         with run.data.batches(run.plan, rank, run.task.local_ranks, probe.position) as batches:
             prove_loss(deepspeed, checkpoint, probe, probe_loss(run, next(batches)), world_size)
-
-
-def _history(folder: RunFolder, checkpoint: Checkpoint, training: TrainingSpec) -> History:
-    """Return what the checkpoint says of the steps before it; for those of older versions, what the ledger says."""
-    if checkpoint.manifest.history:
-        return checkpoint.manifest.history
-    saved = checkpoint.step - len(checkpoint.unsaved)
-    records = [*(record for record in ledger.read(folder.ledger) if record.step <= saved), *checkpoint.unsaved]
-    guard, early_stop = LossGuard(training.guard, [record.loss for record in records]), EarlyStop(training.early_stop)
-    for record in records:
-        if record.evaluation:
-            early_stop.add(record.evaluation.score)
-    began = records[0].time if records else time.time()
-    return History(began, guard.losses, early_stop.best, early_stop.since_best)
 
 
 def _seed_rank(seed: int, rank: int) -> None:

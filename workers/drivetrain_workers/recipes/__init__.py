@@ -1,1 +1,1 @@
-"""Jobs that come with Drivetrain: each folder has a job file and the code it names."""
+"""Bundled jobs: each folder has a job file and the code that it names."""

@@ -1,1 +1,4 @@
-"""Alembic migrations."""
+"""Alembic migrations; `versions` holds the steps.
+
+env: how Alembic runs them.
+"""
