@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 JOB ?= language-model
+PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadfile --durations 10
+TESTS := tests/cluster tests/infra tests/unit tests/contracts tests/chaos
 LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	--constraints constraints.txt --extra recipes --extra cluster pyproject.toml
 GPU_PACKAGES := torch triton $(filter-out nvidia-ml-py,$(shell sed -n 's/^\(nvidia-[a-z0-9-]*\|cuda-[a-z]*\)==.*/\1/p' infra/requirements.lock))
@@ -30,14 +32,12 @@ lock: .venv/installed
 audit: .venv/installed
 	$(BIN)/pip-audit --disable-pip --require-hashes --requirement infra/requirements.lock
 
-# What trains nothing is tested side by side, the rest one after another.
+# Two files of tests at a time, each with a Ray of its own that its tests share.
 test: check
-	$(BIN)/pytest --numprocesses 2 --dist loadfile -m "not slow" tests/unit tests/contracts tests/chaos tests/infra
-	$(BIN)/pytest -m "not slow" tests/cluster
+	$(PYTEST) -m "not slow" $(TESTS)
 
 test-all: check
-	$(BIN)/pytest --numprocesses 2 --dist loadfile tests/unit tests/contracts tests/chaos
-	$(BIN)/pytest tests/cluster tests/infra
+	$(PYTEST) $(TESTS)
 
 test-recipes: .venv/installed
 	$(BIN)/pytest -m recipe

@@ -1,8 +1,46 @@
-"""For all tests: no example is too slow, because shared machines are."""
+"""For all tests: no example is too slow, Ray's files are of one process's tests alone, and what was skipped is said."""
 
 from __future__ import annotations
 
+import secrets
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
 from hypothesis import settings
 
 settings.register_profile("drivetrain", deadline=None)
 settings.load_profile("drivetrain")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _places_of_ray() -> Iterator[None]:
+    """Commands that look for the machine's cluster find no cluster of those who test at the same time."""
+    folder = Path(tempfile.mkdtemp(prefix="dt-", dir="/tmp"))  # the paths of Ray's sockets must be short
+    token = folder / "auth_token"
+    token.touch(mode=0o600)
+    token.write_text(secrets.token_hex(32))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_TMPDIR", str(folder))
+        patch.setenv("RAY_AUTH_TOKEN_PATH", str(token))
+        yield
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """One last line: how many tests were skipped, and why."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if not isinstance(reporter, pytest.TerminalReporter):
+        return  # where tests are run for another process, which reports
+    skipped = Counter(reason_of(report) for report in reporter.stats.get("skipped", []))
+    reasons = "; ".join(f"{reason} ({count})" for reason, count in skipped.most_common())
+    reporter.write_line(f"{sum(skipped.values())} skipped: {reasons}" if reasons else "none skipped")
+
+
+def reason_of(report: pytest.TestReport) -> str:
+    """Why a test was skipped, as its mark or call says."""
+    assert isinstance(report.longrepr, tuple)
+    return report.longrepr[2].removeprefix("Skipped: ")

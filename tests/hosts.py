@@ -18,7 +18,7 @@ from pathlib import Path
 
 import psutil
 
-PLACES_OF_RAY = ("RAY_TMPDIR", "TMPDIR")  # names of variables; hosts have a /tmp/ray of their own
+PLACES_OF_RAY = ("RAY_TMPDIR", "TMPDIR", "RAY_AUTH_TOKEN_PATH")  # variables; hosts have a /tmp/ray of their own
 
 
 def available() -> bool:

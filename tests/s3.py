@@ -24,6 +24,7 @@ from drivetrain_pipelines.spec import StorageSpec
 
 _WEED = Path(sys.executable).with_name("weed")
 _KEY, _SECRET = "testkey", "testsecret"
+KEYS = {"AWS_ACCESS_KEY_ID": _KEY, "AWS_SECRET_ACCESS_KEY": _SECRET, "AWS_DEFAULT_REGION": "us-east-1"}
 
 
 @dataclass
@@ -68,9 +69,8 @@ def s3_server(folder: Path) -> Iterator[S3]:
     quiet = ["-master.telemetry=false", "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.volumeSizeLimitMB=256"]
     log = (folder / "weed.log").open("wb")
     server = subprocess.Popen([_WEED, "server", *fixed, *quiet, *options], stdout=log, stderr=log)
-    keys = {"AWS_ACCESS_KEY_ID": _KEY, "AWS_SECRET_ACCESS_KEY": _SECRET, "AWS_DEFAULT_REGION": "us-east-1"}
-    before = {name: os.environ.get(name) for name in keys}
-    os.environ |= keys
+    before = {name: os.environ.get(name) for name in KEYS}
+    os.environ |= KEYS
     faults = Faults()
     proxy = _Proxy(f"http://127.0.0.1:{ports[6]}", ports[8], faults)
     try:

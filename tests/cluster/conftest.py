@@ -12,7 +12,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from tests.cluster.harness import Result, run_job, started
+from tests.cluster.harness import Result, forget_unended, run_job, started
+from tests.cluster.warm_ray import warm_ray
 
 # Fixed sentences: what comes next can be learned in forty steps, and no single token's frequency tells it.
 SENTENCES = (
@@ -130,8 +131,29 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _warm_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    warm_ray.cache = tmp_path_factory.mktemp("cache")
+    warm_ray.offered = True
+    yield
+    warm_ray.offered = False
+    warm_ray.stop()
+
+
 @pytest.fixture(autouse=True)
 def _nothing_left_running() -> Iterator[None]:
     yield
     while started:
         started.pop().close()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Iterator[None]:
+    """What a failed test has left in the warm Ray goes with it, and what it has not ended is not gone on with."""
+    report = yield
+    if report.failed:
+        warm_ray.stop()
+        for job in started:
+            job.close()
+            forget_unended(job.home)
+    return report

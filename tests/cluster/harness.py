@@ -19,8 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from drivetrain.runs.store import RunStore
 from drivetrain_workers.records import ledger
 from drivetrain_workers.records.run_folder import RunFolder
+
+from tests.cluster.warm_ray import warm_ray
 
 View = dict[str, Any]
 COMMAND = Path(sys.executable).with_name("drivetrain")
@@ -76,16 +79,26 @@ def step_gaps(home: Path, run_id: str) -> list[float]:
 started: list[RunningJob] = []  # so that a failed test leaves nothing running
 
 
-class RunningJob:
-    """A `drivetrain run` or `resume` in a process of its own."""
+def environment_of(home: Path, own_ray: bool = False) -> dict[str, str]:
+    """For commands; with ``own_ray`` those start a Ray that ends with them, else they join the tests' warm one."""
+    found = {**os.environ, "DRIVETRAIN_HOME": str(home)}
+    found.pop("RAY_ADDRESS", None)
+    return found if own_ray else found | warm_ray.environment
 
-    def __init__(self, arguments: list[str], home: Path) -> None:
+
+class RunningJob:
+    """A `drivetrain run` or `resume` in a process of its own.
+
+    Args:
+        own_ray: see `environment_of`.
+    """
+
+    def __init__(self, arguments: list[str], home: Path, own_ray: bool = False) -> None:
         self.home = home
-        environment = {**os.environ, "DRIVETRAIN_HOME": str(home)}
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  # closed by close()
         self.process = subprocess.Popen(
             [str(COMMAND), *arguments, "--json"],
-            env=environment,
+            env=environment_of(home, own_ray),
             stdout=subprocess.PIPE,
             stderr=self._errors,
             text=True,
@@ -116,7 +129,7 @@ class RunningJob:
         return view
 
     def descendants(self) -> list[psutil.Process]:
-        """Every process that this command has started, directly or not."""
+        """Every process that this command has started, directly or not; of a run only if it has a Ray of its own."""
         return psutil.Process(self.process.pid).children(recursive=True)
 
     def finish(self) -> Result:
@@ -154,14 +167,14 @@ class RunningJob:
         self._views.put(None)
 
 
-def run_job(job: Path, home: Path, *overrides: str) -> RunningJob:
-    """Start `drivetrain run`."""
-    return RunningJob(["run", str(job), *(f"--set={override}" for override in overrides)], home)
+def run_job(job: Path, home: Path, *overrides: str, own_ray: bool = False) -> RunningJob:
+    """Start `drivetrain run`. Args: see `RunningJob`."""
+    return RunningJob(["run", str(job), *(f"--set={override}" for override in overrides)], home, own_ray)
 
 
-def resume_run(run_id: str, home: Path) -> RunningJob:
-    """Start `drivetrain resume`."""
-    return RunningJob(["resume", run_id], home)
+def resume_run(run_id: str, home: Path, own_ray: bool = False) -> RunningJob:
+    """Start `drivetrain resume`. Args: see `RunningJob`."""
+    return RunningJob(["resume", run_id], home, own_ray)
 
 
 def wait_until_gone(processes: list[psutil.Process], seconds: float = 60) -> list[psutil.Process]:
@@ -171,8 +184,9 @@ def wait_until_gone(processes: list[psutil.Process], seconds: float = 60) -> lis
 
 def command_line(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run `drivetrain` to its end, as in a pipe."""
-    environment = {**os.environ, "DRIVETRAIN_HOME": str(home)}
-    return subprocess.run([str(COMMAND), *arguments], env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [str(COMMAND), *arguments], env=environment_of(home), capture_output=True, text=True, check=False
+    )
 
 
 def wait_until(true: Callable[[], bool], timeout_s: float = 240.0) -> None:
@@ -181,3 +195,11 @@ def wait_until(true: Callable[[], bool], timeout_s: float = 240.0) -> None:
     while not true():
         assert time.monotonic() < deadline
         time.sleep(0.5)
+
+
+def forget_unended(home: Path) -> None:
+    """The next run of the same job begins at its first step."""
+    store = RunStore(f"sqlite:///{home / 'drivetrain.db'}")
+    for record in store.runs():
+        if not record.ended:
+            store.forget(record.id)

@@ -23,6 +23,7 @@ class Service:
 
     def __init__(self, home: Path, cluster: Cluster | None = None) -> None:
         self.home, self.cluster = home, cluster
+        self.lost: list[psutil.Process] = []  # processes of nodes that have died
         self.url = ""
         self._process: subprocess.Popen[str] | None = None
         self._output = tempfile.TemporaryFile("w+")  # noqa: SIM115  # closed by stop()
@@ -63,6 +64,8 @@ class Service:
         """A machine dies."""
         assert self.cluster
         (node,) = (node for node in self.cluster.worker_nodes if node.node_id == node_id)
+        for each in node.all_processes.values():
+            self.lost += psutil.Process(each[0].process.pid).children(recursive=True)
         self.cluster.remove_node(node, allow_graceful=False)
 
     def kill(self) -> None:
@@ -105,7 +108,7 @@ class Service:
 def running_service(home: Path, cpus: tuple[int, ...] = (2,)) -> Iterator[Service]:
     """A server over a new Ray cluster with as many nodes as ``cpus`` has entries."""
     os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112  # as Ray calls it
-    before = {process.pid for process in psutil.process_iter()}
+    before = set(psutil.Process().children(recursive=True))
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": cpus[0], "include_dashboard": False})
     try:
         for count in cpus[1:]:
@@ -116,13 +119,9 @@ def running_service(home: Path, cpus: tuple[int, ...] = (2,)) -> Iterator[Servic
         try:
             yield service
         finally:
+            ours = {*psutil.Process().children(recursive=True), *service.lost} - before
             service.stop()
     finally:
         cluster.shutdown()
         del os.environ["RAY_worker_niceness"]  # noqa: SIM112  # as Ray calls it
-    ours = [p for p in psutil.process_iter(["cmdline"]) if p.pid not in before and _is_ours(p, home)]
-    assert not wait_until_gone(ours, 30)
-
-
-def _is_ours(process: psutil.Process, home: Path) -> bool:
-    return any(str(home) in word or "drivetrain" in word for word in process.info["cmdline"] or [])
+    assert not wait_until_gone(list(ours), 30)

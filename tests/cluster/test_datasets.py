@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 
-from tests.cluster.harness import Result, command_line, run_job, wait_until_gone
+from tests.cluster.harness import Result, command_line, environment_of, run_job, wait_until_gone
+from tests.cluster.warm_ray import warm_ray
 from tests.s3 import s3_server
 
 
-def test_pictures_in_object_storage(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pictures_in_object_storage(pictures: Path, shared_home: Path, tmp_path: Path) -> None:
     """Prepared into a bucket, streamed from it through the node's cache; the same losses as from a local folder."""
-    home = tmp_path / "home"
+    home = shared_home
     local = run_job(pictures, home).finish()
     assert local.code == 0, local.errors
     assert local.facts["eval_loss"] < 0.4  # 0.69 is chance
     assert local.facts["skipped_records"] == 1
     assert "77.png" in local.facts["skipped_first"][0]
     assert local.facts.get("sample") is None
-    monkeypatch.setenv("DRIVETRAIN_CACHE", str(tmp_path / "cache"))
     (tmp_path / "s3").mkdir()
     with s3_server(tmp_path / "s3") as s3:
         endpoint = str(s3.direct.endpoint_url)
@@ -36,7 +34,7 @@ def test_pictures_in_object_storage(pictures: Path, tmp_path: Path, monkeypatch:
         assert remote.code == 0, remote.errors
         assert remote.facts["dataset"].startswith(s3.url)
         assert remote.series("loss") == local.series("loss")
-        assert list((tmp_path / "cache").rglob("train-*.arrow"))
+        assert list(warm_ray.cache.rglob("train-*.arrow"))
         where = (remote.facts["dataset"], f"--endpoint-url={endpoint}")
         assert "every byte is what was written" in command_line(home, "data", "verify", *where).stdout
         assert json.loads(command_line(home, "data", "inspect", *where, "--json").stdout)["classes"] == ["blue", "red"]
@@ -54,12 +52,11 @@ def test_a_killed_preparation_goes_on(toy_job: Path, tmp_path: Path) -> None:
     assert alone.returncode == 0, alone.stderr
     home = tmp_path / "b"
     command = [Path(sys.executable).with_name("drivetrain"), *arguments, "--set=resources.preprocessors=2"]
-    first = subprocess.Popen(command, env={**os.environ, "DRIVETRAIN_HOME": str(home)}, stdout=subprocess.DEVNULL)
+    first = subprocess.Popen(command, env=environment_of(home), stdout=subprocess.DEVNULL)
     while len(parts := sorted(home.glob("datasets/toy/*/.parts/*.json"))) < 5:
         assert first.poll() is None
         time.sleep(0.005)
-    started = psutil.Process(first.pid).children(recursive=True)
-    actors = [process for process in started if process.name().startswith("ray::Preproc")]
+    actors = [process for process in warm_ray.processes() if process.name().startswith("ray::Preproc")]
     assert actors
     first.send_signal(signal.SIGKILL)
     first.wait()

@@ -74,6 +74,8 @@ def test_drivetrain_commands_work(command: str, toy_job: Path, undisturbed: Resu
     write_trace(tmp_path / "trace.csv", 30, 128, 0.5)
     words = [ours.get(word, word) for word in shlex.split(command)[1:]]
     words = ["training.steps=2" if word == "training.steps=50" else word for word in words]
+    if words[0] == "run" and "--set" not in words:
+        words += ["--set", "training.steps=2"]
     if words[0] == "scaling-curve":
         words += ["--picture", str(tmp_path / "curve.png"), "--fractions", "0.5,1"]
     done = command_line(undisturbed.home, *words)

@@ -54,7 +54,7 @@ def test_a_node_dies(toy_job: Path, shared_home: Path, undisturbed: Result, monk
         cluster.add_node(num_cpus=1)
         cluster.wait_for_nodes()
         arguments = ["run", str(toy_job), f"--address={cluster.address}", *(f"--set={s}" for s in SETTINGS)]
-        job = RunningJob(arguments, shared_home)
+        job = RunningJob(arguments, shared_home, own_ray=True)
         view = job.wait_for_step(15)
         own, peer = (memory_folder(view["run_id"], first) for first in (1, 0))
         assert list(own.glob("*/rank-00000.json")), "the second node keeps copies of the first node's rank"

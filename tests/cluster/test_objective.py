@@ -31,9 +31,9 @@ def predict(model, batch):
 """
 
 
-def test_metrics_and_predictions(pictures: Path, tmp_path: Path) -> None:
+def test_metrics_and_predictions(pictures: Path, shared_home: Path, tmp_path: Path) -> None:
     """The same at one worker and two, where micro-batches are uneven; the best checkpoint is the best by a metric."""
-    folder, home = tmp_path / "job", tmp_path / "home"
+    folder, home = tmp_path / "job", shared_home
     shutil.copytree(pictures, folder)
     (folder / "model.py").write_text((folder / "model.py").read_text() + FUNCTIONS)
     settings = [
@@ -68,7 +68,7 @@ def test_metrics_and_predictions(pictures: Path, tmp_path: Path) -> None:
     assert np.asarray(Image.open(predictions / "step-00000030-image.png")).shape == (28, 28, 3)  # three by three
 
 
-def test_a_metric_that_is_not_there(pictures: Path, tmp_path: Path) -> None:
+def test_a_metric_that_is_not_there(pictures: Path, shared_home: Path, tmp_path: Path) -> None:
     folder = tmp_path / "job"
     shutil.copytree(pictures, folder)
     (folder / "model.py").write_text((folder / "model.py").read_text() + FUNCTIONS)
@@ -76,6 +76,6 @@ def test_a_metric_that_is_not_there(pictures: Path, tmp_path: Path) -> None:
     early = command_line(tmp_path, "validate", str(folder), best)
     assert early.returncode == 2
     assert "training.best.metric: got 'f1'; allowed: loss. Set model.metrics for others." in early.stderr
-    late = run_job(folder, tmp_path / "home", "training.best.metric=f1", "model.metrics=model:metrics").finish()
+    late = run_job(folder, shared_home, "training.best.metric=f1", "model.metrics=model:metrics").finish()
     assert late.code == 1
     assert "training.best.metric: got 'f1'; allowed: accuracy, loss, recall" in late.facts["detail"]

@@ -27,7 +27,7 @@ from drivetrain_pipelines.storage.checksums import read_json
 from drivetrain_pipelines.stream.dataset import Dataset, open_dataset
 from drivetrain_pipelines.stream.reader import StreamReader
 
-from tests.cluster.harness import command_line, run_job
+from tests.cluster.harness import command_line, run_job, wait_until
 from tests.unit.datasets import make_dataset
 
 BATCH, SEED = 16, 3
@@ -279,14 +279,22 @@ def test_an_actor_does_not_run_ahead_without_bound(servers) -> None:
     reader = OnlineReader(running.endpoints, 2, BATCH, slice(0, BATCH), 0)
     batches = iter(reader)
     next(batches)
-    threading.Event().wait(3)
     before = [process.memory_info().rss for process in processes]
-    used = [sum(process.cpu_times()[:2]) for process in processes]
-    threading.Event().wait(2)
-    assert all(sum(p.cpu_times()[:2]) - u < 0.5 for p, u in zip(processes, used, strict=True))  # they wait
-    assert all(p.memory_info().rss - b < 32 << 20 for p, b in zip(processes, before, strict=True))
+    wait_until(lambda: not used_in_a_second(processes))  # they wait
+    assert all(p.memory_info().rss - b < 64 << 20 for p, b in zip(processes, before, strict=True))
     reader.close()
     assert not [thread for thread in threading.enumerate() if thread.name == "online-reader"]
+
+
+def used_in_a_second(processes: list[psutil.Process]) -> float:
+    """Seconds of CPU time, of all of them together."""
+
+    def used() -> float:
+        return sum(sum(process.cpu_times()[:2]) for process in processes)
+
+    before = used()
+    threading.Event().wait(1)
+    return round(used() - before, 1)
 
 
 JOB_CODE = """
@@ -311,7 +319,7 @@ def loss(model, batch):
 
 
 @pytest.mark.slow  # streams of actors that die are tested above
-def test_a_job_survives_its_actors(pictures: Path, tmp_path: Path) -> None:
+def test_a_job_survives_its_actors(pictures: Path, shared_home: Path, tmp_path: Path) -> None:
     """Through the whole system; the losses are those of an undisturbed run, and differ from those without flips."""
     (tmp_path / "job").mkdir()
     (tmp_path / "job" / "model.py").write_text(JOB_CODE + SLOW)
@@ -319,13 +327,13 @@ def test_a_job_survives_its_actors(pictures: Path, tmp_path: Path) -> None:
     job["data"] |= {"source": str(pictures / "raw"), "online": {"transform": "model:flip", "actors": 2}}
     job["model"]["loss"] = "model:slow_loss"
     (tmp_path / "job" / "job.yaml").write_text(yaml.safe_dump(job))
-    plain = run_job(tmp_path / "job", tmp_path / "home", "data.online=null").finish()
-    calm = run_job(tmp_path / "job", tmp_path / "home", "checkpoint.every=9").finish()
+    plain = run_job(tmp_path / "job", shared_home, "data.online=null").finish()
+    calm = run_job(tmp_path / "job", shared_home, "checkpoint.every=9").finish()
     assert calm.code == 0, calm.errors
     assert calm.facts["dataset"] == plain.facts["dataset"]
-    disturbed = run_job(tmp_path / "job", tmp_path / "home")
+    disturbed = run_job(tmp_path / "job", shared_home, own_ray=True)
     view = disturbed.wait_for_step(8)
-    online = tmp_path / "home" / "runs" / view["run_id"] / "online"
+    online = shared_home / "runs" / view["run_id"] / "online"
     actors = [read_json(path)["pid"] for path in sorted(online.glob("actor-*.json"))]
     os.kill(actors[0], signal.SIGKILL)
     disturbed.wait_for_step(16)

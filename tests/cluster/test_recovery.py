@@ -10,7 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.cluster.harness import Result, resume_run, run_job, wait_until_gone
+from tests.cluster.harness import Result, command_line, resume_run, run_job, wait_until_gone
+from tests.cluster.warm_ray import warm_ray
 
 
 def assert_same(disturbed: Result, undisturbed: Result) -> None:
@@ -88,7 +89,8 @@ def test_agent_killed(toy_job: Path, shared_home: Path, undisturbed: Result, ste
     assert_same(result, undisturbed)
 
 
-@pytest.mark.parametrize("step", [*(pytest.param(step, marks=pytest.mark.slow) for step in (1, 18)), 30])
+@pytest.mark.slow  # test_shared_cluster kills it at every turn
+@pytest.mark.parametrize("step", [1, 18, 30])
 def test_coordinator_killed(toy_job: Path, shared_home: Path, undisturbed: Result, step: int) -> None:
     job = run_job(toy_job, shared_home)
     view = job.kill_part("coordinator", step)
@@ -128,65 +130,79 @@ def test_command_killed_while_finishing(toy_job: Path, shared_home: Path, undist
     assert_same(result, undisturbed)
 
 
-def test_preprocessors_killed(toy_job: Path, tmp_path: Path) -> None:
-    """Two homes, because a dataset that is there is not made again."""
+def test_preprocessors_killed(toy_job: Path, shared_home: Path, tmp_path: Path) -> None:
+    """Two folders of datasets, because one that is there is not made again."""
     small = "data.chunk_bytes=1024"
-    left_alone = run_job(toy_job, tmp_path / "a", small, "training.steps=1").finish()
-    job = run_job(toy_job, tmp_path / "b", small, "training.steps=1")
+    assert command_line(tmp_path, "data", "prepare", str(toy_job), f"--set={small}").returncode == 0
+    job = run_job(toy_job, shared_home, small, "training.steps=1")
     job.wait_for(lambda view: view["preparing"][0] >= 2)
-    victims = [process for process in job.descendants() if process.name().startswith("ray::Preproc")]
+    victims = [process for process in warm_ray.processes() if process.name().startswith("ray::Preproc")]
     assert victims
     victims[0].kill()
     result = job.finish()
     assert result.code == 0, result.errors
-    digests = [{p.name: p.read_bytes() for p in Path(r.facts["dataset"]).glob("*.arrow")} for r in (left_alone, result)]
+    made = Path(result.facts["dataset"])
+    left_alone = tmp_path / "datasets" / "toy" / made.name
+    digests = [{p.name: p.read_bytes() for p in folder.glob("*.arrow")} for folder in (left_alone, made)]
     assert digests[0]
     assert digests[0] == digests[1]
 
 
 def test_command_killed_then_run_again(toy_job: Path, shared_home: Path, undisturbed: Result) -> None:
-    first = run_job(toy_job, shared_home)
-    run_id = first.wait_for_step(10)["run_id"]
+    """With the Ray that it has started, and of which nothing is left behind."""
+    first = run_job(toy_job, shared_home, own_ray=True)
+    view = first.wait_for_step(10)
     processes = first.descendants()
-    assert processes
+    assert {process.pid for process in processes} >= set(view["pids"].values())
     first.close()
     result = run_job(toy_job, shared_home).finish()
-    assert result.run_id == run_id
+    assert result.run_id == view["run_id"]
     assert_same(result, undisturbed)
-    assert wait_until_gone(processes) == []  # nothing is left behind of the first one
+    assert wait_until_gone(processes) == []
 
 
+def test_interrupted_then_resumed_from_an_older_checkpoint(
+    toy_job: Path, shared_home: Path, undisturbed: Result
+) -> None:
+    """Asked to end it saves; that is damaged, and the checkpoint before it is loaded."""
+    first = run_job(toy_job, shared_home)
+    first.wait_for_step(9)
+    first.process.send_signal(signal.SIGINT)
+    stopped = first.finish()
+    assert stopped.code == 130
+    assert stopped.facts["reason"] == "cancelled"
+    newest, older = sorted(Path(stopped.facts["checkpoint"]).parent.iterdir(), reverse=True)[:2]
+    assert newest == Path(stopped.facts["checkpoint"])
+    assert (older / "manifest.json").exists()
+    victim = newest / "rank-00001.bin"
+    content = bytearray(victim.read_bytes())
+    content[len(content) // 2] ^= 1
+    victim.write_bytes(content)
+    result = resume_run(stopped.run_id, shared_home).finish()
+    assert result.run_id == stopped.run_id
+    assert str(victim) in result.last_view["problem"]
+    assert "checksum" in result.last_view["problem"]
+    assert_same(result, undisturbed)
+
+
+@pytest.mark.slow  # one whose newest checkpoint is damaged, too, is tested above
 def test_interrupted_then_resumed(toy_job: Path, shared_home: Path, undisturbed: Result) -> None:
     first = run_job(toy_job, shared_home)
     first.wait_for_step(1)
     first.process.send_signal(signal.SIGINT)
     stopped = first.finish()
     assert stopped.code == 130
-    assert stopped.facts["reason"] == "cancelled"
     result = resume_run(stopped.run_id, shared_home).finish()
-    assert result.run_id == stopped.run_id
     assert_same(result, undisturbed)
 
 
-def test_corrupt_checkpoint_is_skipped(toy_job: Path, shared_home: Path, undisturbed: Result) -> None:
-    first = run_job(toy_job, shared_home)
-    view = first.wait_for_step(20)
-    run_id, ours = view["run_id"], [psutil.Process(pid) for pid in view["pids"].values()]
-    first.close()
-    assert wait_until_gone(ours) == []
-    newest = sorted((shared_home / "runs" / run_id / "checkpoints").glob("*/manifest.json"))[-1].parent
-    victim = newest / "rank-00001.bin"
-    content = bytearray(victim.read_bytes())
-    content[len(content) // 2] ^= 1
-    victim.write_bytes(content)
-    result = resume_run(run_id, shared_home).finish()
-    assert str(victim) in result.last_view["problem"]
-    assert "checksum" in result.last_view["problem"]
-    assert_same(result, undisturbed)
-
-
-def test_environment_is_clean(undisturbed: Result) -> None:
-    """The processes of a finished run are gone; only this test process remains of them."""
-    assert undisturbed.code == 0
-    for part, pid in undisturbed.last_view["pids"].items():
+def test_environment_is_clean(toy_job: Path, shared_home: Path) -> None:
+    """The processes of a finished run are gone, and so is the Ray that it has started."""
+    job = run_job(toy_job, shared_home, "training.steps=3", own_ray=True)
+    job.wait_for_step(1)
+    processes = job.descendants()
+    result = job.finish()
+    assert result.code == 0, result.errors
+    for part, pid in result.last_view["pids"].items():
         assert not os.path.exists(f"/proc/{pid}"), part
+    assert wait_until_gone(processes) == []

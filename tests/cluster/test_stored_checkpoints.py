@@ -33,7 +33,7 @@ def test_a_run_that_lost_its_folder_goes_on_from_storage(
 ) -> None:
     """Requests fail in all ways, and the newest checkpoint in storage is damaged: the same result, to the bit."""
     s3.faults.refused, s3.faults.internal_error, s3.faults.cut = 0.3, 0.2, 0.1
-    job = run_job(toy_job, shared_home, *settings(s3))
+    job = run_job(toy_job, shared_home, *settings(s3), own_ray=True)
     view = job.wait_for(lambda view: view["facts"].get("stored", "").split("/")[-1] >= "step-00000016")
     ours = [psutil.Process(pid) for pid in view["pids"].values()]
     job.close()
@@ -69,10 +69,11 @@ def test_a_run_that_lost_its_folder_goes_on_from_storage(
 
 
 @pytest.mark.slow
-def test_an_outage_holds_nothing_up(toy_job: Path, tmp_path: Path, undisturbed: Result, s3: S3) -> None:
+def test_an_outage_holds_nothing_up(
+    toy_job: Path, shared_home: Path, tmp_path: Path, undisturbed: Result, s3: S3
+) -> None:
     """Storage goes away after the first upload and comes back when training is over."""
-    home = tmp_path / "home"
-    job = run_job(toy_job, home, *settings(s3))
+    job = run_job(toy_job, shared_home, *settings(s3))
     job.wait_for(lambda view: "stored" in view["facts"])
     s3.faults.down = True
     told = job.wait_for(lambda view: view["phase"] == "finishing" and view["problem"])
@@ -83,7 +84,7 @@ def test_an_outage_holds_nothing_up(toy_job: Path, tmp_path: Path, undisturbed: 
     assert result.code == 0, result.errors
     assert result.series("loss") == undisturbed.series("loss")
     assert "step-00000040" in result.facts["stored"]
-    (home / "runs" / result.run_id / "checkpoints").rename(tmp_path / "away")
+    (shared_home / "runs" / result.run_id / "checkpoints").rename(tmp_path / "away")
     there = StorageFolder(f"{s3.url}/runs/{result.run_id}", s3.direct)
     assert f"checkpoints/step-00000040.g0001/{MANIFEST}" in there.files("checkpoints")
 
@@ -94,9 +95,9 @@ def test_storage_that_cannot_be(toy_job: Path, tmp_path: Path) -> None:
     assert "checkpoint.location: got 's4://bucket'" in wrong.stderr
 
 
-def test_a_run_does_not_begin_anew_by_mistake(toy_job: Path, tmp_path: Path) -> None:
+def test_a_run_does_not_begin_anew_by_mistake(toy_job: Path, shared_home: Path, tmp_path: Path) -> None:
     """Its folder is lost, and what storage has of it is damaged: an error, not step 0."""
-    home, place = tmp_path / "home", tmp_path / "place"
+    home, place = shared_home, tmp_path / "place"
     settings = [f"checkpoint.location={place}", "checkpoint.keep=2"]
     job = run_job(toy_job, home, *settings)
     view = job.wait_for(lambda view: view["facts"].get("stored", "").split("/")[-1] >= "step-00000016")
@@ -117,9 +118,9 @@ def test_a_run_does_not_begin_anew_by_mistake(toy_job: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.slow  # runs upload above
-def test_upload_by_hand(toy_job: Path, tmp_path: Path, s3: S3) -> None:
+def test_upload_by_hand(toy_job: Path, shared_home: Path, tmp_path: Path) -> None:
     """What could not be uploaded when the run ended is uploaded later; a plain folder is a location, too."""
-    home, place = tmp_path / "home", tmp_path / "place"
+    home, place = shared_home, tmp_path / "place"
     result = run_job(toy_job, home, f"checkpoint.location={place}", "checkpoint.keep={last: 1, every: 16}").finish()
     assert result.code == 0, result.errors
     stored = place / result.run_id / "checkpoints"

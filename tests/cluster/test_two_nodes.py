@@ -17,7 +17,7 @@ def test_two_agents(toy_job: Path, shared_home: Path, undisturbed: Result, monke
     try:
         cluster.add_node(num_cpus=1)
         cluster.wait_for_nodes()
-        job = RunningJob(["run", str(toy_job), f"--address={cluster.address}"], shared_home)
+        job = RunningJob(["run", str(toy_job), f"--address={cluster.address}"], shared_home, own_ray=True)
         view = job.kill_part("agent-1", 12)
         result = job.finish()
     finally:

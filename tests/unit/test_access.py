@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-import time
 from pathlib import Path
 
 import httpx
@@ -20,6 +19,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
+
+from tests.clock import Clock
 
 
 @pytest.fixture
@@ -43,10 +44,13 @@ def test_a_token_is_known_by_its_digest_alone(tokens: Tokens, tmp_path: Path) ->
         tokens.revoke(info.id)
 
 
-def test_tokens_expire(tokens: Tokens) -> None:
-    secret, _ = tokens.create("ann", "viewer", days=0.5 / 86400)
+def test_tokens_expire(tokens: Tokens, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr("drivetrain.server.access.time", clock)
+    secret, _ = tokens.create("ann", "viewer", days=2)
+    clock.now += 2 * 86400 - 1
     assert tokens.principal(secret)
-    time.sleep(0.6)
+    clock.now += 1
     assert tokens.principal(secret) is None
 
 

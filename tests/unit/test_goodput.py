@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -12,6 +11,8 @@ from drivetrain.accounting.sums import RunSums
 from drivetrain_workers.records.step_times import TURN, StepTimes, Turns, read_turns
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from tests.clock import Clock
 
 
 def turns(first: int, last: int, began: float, step_s: float = 1.0) -> Turns:
@@ -127,23 +128,25 @@ def test_over_time() -> None:
     assert shares[list(CLASSES).index("queued"), :2] == pytest.approx(1.0)
 
 
-def test_turns_are_written_and_read_while_they_grow(tmp_path: Path) -> None:
+def test_turns_are_written_and_read_while_they_grow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr("drivetrain_workers.records.step_times.time", clock)
     times = StepTimes(tmp_path, generation=3)
     for step in (7, 8):
         times.enter("data")
-        time.sleep(0.02)
+        clock.now += 2
         times.enter("compute")
-        time.sleep(0.03)
-        times.end_turn(step, 0.01)
+        clock.now += 3
+        times.end_turn(step, 1.0)
     times.close()
     with (tmp_path / "000003.times").open("ab") as file:
         file.write(b"torn")
     (found,) = read_turns(tmp_path).values()
     assert found["step"].tolist() == [7, 8]
-    assert found["data"] == pytest.approx(0.02, abs=0.015)
-    assert found["compute"] == pytest.approx(0.02, abs=0.015)
-    assert found["communicate"] == pytest.approx(0.01)
-    assert found["began"][1] - found["began"][0] == pytest.approx(0.05, abs=0.03)
+    assert found["data"].tolist() == [2.0, 2.0]
+    assert found["compute"].tolist() == [2.0, 2.0]
+    assert found["communicate"].tolist() == [1.0, 1.0]
+    assert found["began"].tolist() == [1000.0, 1005.0]
     assert list(read_turns(tmp_path)) == [3]
 
 

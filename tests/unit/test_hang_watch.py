@@ -1,15 +1,17 @@
 from __future__ import annotations
 
 import os
+import queue
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 from drivetrain_workers.agent.hang_watch import Watch, is_stopped, stack_of, waits_for_peers
 from drivetrain_workers.protocol.events import Beat
 from drivetrain_workers.rank.pulse import Pulse
+
+from tests.clock import Clock
 
 
 def beat(phases: int, for_s: float = 0.0, longest_s: float = 1.0, phase: str = "step") -> Beat:
@@ -65,20 +67,19 @@ def test_a_stopped_process_is_seen_soon() -> None:
 
 
 def test_the_pulse_tells_phase_and_longest(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr("drivetrain_workers.rank.pulse.time", clock)
     monkeypatch.setattr("drivetrain_workers.rank.pulse.BEAT_S", 0.01)
-    told: list[Beat] = []
-    pulse = Pulse(told.append)
-    for step in range(3):
-        pulse.enter("step", step)
-        time.sleep(0.05 if step == 0 else 0.02)
-    pulse.enter("data", 3)
-    time.sleep(0.05)
-    steps = [b for b in told if b.phase == "step"]
-    assert {b.step for b in steps} == {0, 1, 2}
-    assert steps[0].longest_s == 0
-    assert steps[-1].longest_s >= 0.05
-    assert told[-1].phase == "data"
-    assert [b.phases for b in told] == sorted(b.phases for b in told)
+    told: queue.SimpleQueue[Beat] = queue.SimpleQueue()
+    pulse = Pulse(told.put)
+    for step, phase, lasts_s, longest_s in ((0, "step", 5, 0), (1, "step", 2, 5), (2, "data", 9, 0), (2, "step", 1, 5)):
+        pulse.enter(phase, step)
+        last = next(beat for beat in iter(told.get, None) if (beat.phase, beat.step) == (phase, step))
+        assert (last.for_s, last.longest_s) == (0, longest_s)
+        clock.now += lasts_s
+        last = next(beat for beat in iter(told.get, None) if beat.for_s)
+        assert (last.phase, last.step, last.for_s) == (phase, step, lasts_s)
+    assert last.phases == 4
 
 
 def test_a_process_can_be_looked_into() -> None:
@@ -88,7 +89,7 @@ def test_a_process_can_be_looked_into() -> None:
         process.stdout.readline()
         assert not is_stopped(process.pid)
         os.kill(process.pid, signal.SIGSTOP)
-        time.sleep(0.05)
+        os.waitpid(process.pid, os.WUNTRACED)
         assert is_stopped(process.pid)
         stack = stack_of(process.pid)
         assert any(frame.startswith("all_reduce (<string>:") for frame in stack)

@@ -260,9 +260,9 @@ from drivetrain.tracking.embedded import make_database
 make_database(Path({str(path)!r}), Path({str(artifacts)!r}))
 """
     maker = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL)
-    while not (tmp_path / "mlflow.new").exists():
+    begun = tmp_path / "mlflow.new"
+    while not (begun.exists() and begun.stat().st_size):
         time.sleep(0.01)
-    time.sleep(0.3)
     maker.kill()
     maker.wait()
     assert not path.exists(), "it was killed too late to show anything"

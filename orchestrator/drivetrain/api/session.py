@@ -11,7 +11,7 @@ import socket
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -214,7 +214,8 @@ def connect(address: str | None = None) -> Iterator[None]:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "namespace": NAMESPACE}
     if join:
         try:
-            ray.init(address=join, **quiet)
+            with ray_internals.only_on_loopback() if _is_loopback(join) else nullcontext():
+                ray.init(address=join, **quiet)
         except ConnectionError as error:
             raise InputError("Ray address", join, "a Ray cluster that runs") from error
     else:
@@ -236,6 +237,11 @@ def _cluster_of_this_machine() -> str | None:
     except (OSError, ValueError):
         return None
     return address
+
+
+def _is_loopback(address: str) -> bool:
+    """Whether a cluster listens on loopback alone: Ray would look for it at this machine's other address."""
+    return address.rpartition(":")[0] in ("127.0.0.1", "localhost")
 
 
 def _protect_token() -> None:

@@ -154,20 +154,6 @@ def probe_loss(run: RankRun, batch: Batch) -> float:
     return run.engine.evaluate(part, metrics=False).loss
 
 
-def history_before(folder: RunFolder, checkpoint: Checkpoint, training: TrainingSpec) -> History:
-    """Return what the checkpoint says of the steps before it; for those of older versions, what the ledger says."""
-    if checkpoint.manifest.history:
-        return checkpoint.manifest.history
-    saved = checkpoint.step - len(checkpoint.unsaved)
-    records = [*(record for record in ledger.read(folder.ledger) if record.step <= saved), *checkpoint.unsaved]
-    guard, early_stop = LossGuard(training.guard, [record.loss for record in records]), EarlyStop(training.early_stop)
-    for record in records:
-        if record.evaluation:
-            early_stop.add(record.evaluation.score)
-    began = records[0].time if records else time.time()
-    return History(began, guard.losses, early_stop.best, early_stop.since_best)
-
-
 def _find(
     task: RankTask, link: AgentLink, stage: int, checkpoint: CheckpointSpec, memory: MemoryCopies | None
 ) -> Checkpoint | None:
