@@ -1,0 +1,247 @@
+"""The ranks of a node, seen by their supervisor and their agent; no process is started."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from drivetrain_workers.agent.event_log import EventLog
+from drivetrain_workers.agent.rank_supervisor import RankSupervisor
+from drivetrain_workers.protocol.events import (
+    AgentEvent,
+    Beat,
+    CheckpointUploaded,
+    ForkServerReady,
+    Heartbeat,
+    NodeMeasured,
+    PhaseReached,
+    RankExited,
+    RankFailed,
+    RankForked,
+    RankId,
+    RankLost,
+    RanksKilled,
+)
+from drivetrain_workers.protocol.messages import (
+    Endpoint,
+    ForkRank,
+    Generation,
+    KillRanks,
+    Message,
+    RankTask,
+    StopTraining,
+)
+from drivetrain_workers.protocol.reasons import Reason
+
+
+class Link:
+    """Remembers what was sent; answers as the other side does."""
+
+    def __init__(self, answer: Callable[[Message], None] = lambda message: None) -> None:
+        self.sent: list[Message] = []
+        self._answer = answer
+
+    def send(self, message: Message) -> None:
+        self.sent.append(message)
+        self._answer(message)
+
+
+class Broken(Link):
+    def send(self, message: Message) -> None:
+        raise BrokenPipeError
+
+
+def task_of(rank: int, generation: Generation) -> RankTask:
+    return RankTask(Endpoint("a", "00"), rank, rank - 2, 2, generation, "/run", "/data", "/memory")
+
+
+class Node:
+    """A supervisor of ranks 2 and 3, with a fork server that kills at once."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.reported: list[AgentEvent] = []
+        self.delayed: list[Callable[[], None]] = []
+        self.server = Link(self._answer)
+        delay = lambda seconds, work: self.delayed.append(work)  # noqa: E731
+        self.ranks = RankSupervisor(task_of, range(2, 4), self.reported.append, None, delay, lambda: self.now)
+
+    def _answer(self, message: Message) -> None:
+        if isinstance(message, KillRanks):
+            self.ranks.receive(RanksKilled(), self.server)
+
+    def started(self, number: int) -> Node:
+        self.ranks.receive(ForkServerReady(1), self.server)
+        self.ranks.start(Generation(number, 4, "file:///r"))
+        return self
+
+    def forked(self, number: int) -> list[int]:
+        return [m.source.rank for m in self.server.sent if isinstance(m, ForkRank) and m.source.generation == number]
+
+
+def test_a_generation_is_forked_after_the_older_ranks_are_killed() -> None:
+    node = Node().started(1)
+    assert node.forked(1) == [2, 3]
+    node.ranks.receive(RankForked(RankId(2, 1), 42), node.server)
+    assert node.ranks.pids == {2: 42}
+    node.ranks.start(Generation(2, 4, "file:///r"))
+    kinds = [type(message) for message in node.server.sent]
+    assert kinds == [KillRanks, ForkRank, ForkRank, KillRanks, ForkRank, ForkRank]
+    assert node.ranks.pids == {}
+    assert node.ranks.generation == 2
+
+
+def test_starting_twice_or_too_late_changes_nothing() -> None:
+    node = Node().started(3)
+    before = list(node.server.sent)
+    node.ranks.start(Generation(3, 4, "file:///r"))
+    node.ranks.start(Generation(2, 4, "file:///r"))
+    assert node.server.sent == before
+
+
+def test_a_start_waits_for_the_fork_server() -> None:
+    node = Node()
+    thread = threading.Thread(target=node.ranks.start, args=(Generation(1, 4, "file:///r"),))
+    thread.start()
+    assert node.server.sent == []
+    node.ranks.receive(ForkServerReady(1), node.server)
+    thread.join(10)
+    assert node.forked(1) == [2, 3]
+
+
+def test_a_start_that_was_overtaken_while_it_waited_forks_nothing() -> None:
+    node = Node()
+    answers: list[Callable[[], None]] = []
+    killing = threading.Event()
+
+    def answer(message: Message) -> None:
+        if isinstance(message, KillRanks):
+            answers.append(lambda: node.ranks.receive(RanksKilled(), node.server))
+            killing.set()
+
+    node.server = Link(answer)
+    node.ranks.receive(ForkServerReady(1), node.server)
+    threads = []
+    for number in (1, 2):
+        killing.clear()
+        threads.append(threading.Thread(target=node.ranks.start, args=(Generation(number, 4, "file:///r"),)))
+        threads[-1].start()
+        assert killing.wait(10)
+    for confirm in answers:
+        confirm()
+    for thread in threads:
+        thread.join(10)
+    assert node.forked(1) == []
+    assert node.forked(2) == [2, 3]
+
+
+@pytest.mark.parametrize(
+    ("code", "failure", "at_once"),
+    [
+        (-9, None, RankLost(RankId(2, 1), -9, Reason.RANK_KILLED, time=5.0)),
+        (1, Reason.STORAGE, RankLost(RankId(2, 1), 1, Reason.STORAGE, "why", time=5.0)),
+        (1, Reason.COLLECTIVE, None),  # what made it lose its peers is to be reported first
+        (1, None, None),  # its own report may still be on its way
+        (0, None, RankExited(RankId(2, 1), 42, 0, time=5.0)),
+    ],
+)
+def test_an_exit_is_reported_with_what_the_rank_said_of_it(
+    code: int, failure: Reason | None, at_once: AgentEvent | None
+) -> None:
+    node = Node().started(1)
+    if failure:
+        node.ranks.receive(RankFailed(RankId(2, 1), failure, "why", "traceback"), Link())
+    node.ranks.receive(RankExited(RankId(2, 1), 42, code, time=5.0), node.server)
+    assert node.reported == ([at_once] if at_once else [])
+    for work in node.delayed:
+        work()
+    if not at_once:
+        reason, message = (failure, "why") if failure else (Reason.RANK_KILLED, "")
+        assert node.reported == [RankLost(RankId(2, 1), 1, reason, message, time=5.0)]
+
+
+def test_a_report_that_comes_after_the_exit_still_counts() -> None:
+    node = Node().started(1)
+    node.ranks.receive(RankExited(RankId(3, 1), 42, 1, time=5.0), node.server)
+    node.ranks.receive(RankFailed(RankId(3, 1), Reason.USER_CODE, "KeyError", ""), Link())
+    (report,) = node.delayed
+    report()
+    assert node.reported == [RankLost(RankId(3, 1), 1, Reason.USER_CODE, "KeyError", time=5.0)]
+
+
+def test_an_older_generation_has_nothing_to_say() -> None:
+    node = Node().started(2)
+    node.ranks.receive(RankForked(RankId(2, 1), 41), node.server)
+    node.ranks.receive(RankExited(RankId(2, 1), 41, -9), node.server)
+    assert node.ranks.pids == {}
+    assert not any(isinstance(event, RankLost) for event in node.reported)
+
+
+def test_ranks_are_asked_to_stop_over_their_own_links() -> None:
+    node = Node().started(1)
+    living, dead = Link(), Broken()
+    node.ranks.receive(PhaseReached(RankId(2, 1), "forked"), dead)
+    node.ranks.receive(PhaseReached(RankId(3, 1), "forked"), living)
+    node.ranks.ask_stop()
+    assert living.sent == [StopTraining()]
+
+
+def test_a_rank_that_is_silent_or_stopped_is_late() -> None:
+    node = Node().started(1)
+    for rank, pid in ((2, 42), (3, 43)):
+        node.ranks.receive(RankForked(RankId(rank, 1), pid), node.server)
+        node.ranks.receive(Heartbeat(RankId(rank, 1), Beat(1, "step", 2, 0.0, 1.0)), Link())
+    assert node.ranks.late(lambda pid: False) == []
+    node.now = 1.0
+    assert node.ranks.late(lambda pid: pid == 43) == []
+    node.now = 3.0
+    assert node.ranks.late(lambda pid: pid == 43) == [3]
+    assert "stopped" in node.ranks.describe(3)
+    assert not any(isinstance(event, Heartbeat) for event in node.reported)
+
+
+def test_a_message_for_others_is_a_fault() -> None:
+    with pytest.raises(TypeError, match="not for an agent"):
+        Node().ranks.receive(StopTraining(), Link())
+
+
+def test_the_log_numbers_events_and_wakes_its_reader() -> None:
+    log = EventLog()
+    found: list[Any] = []
+    reader = threading.Thread(target=lambda: found.extend(log.read(0, 60.0)))
+    reader.start()
+    log.append(CheckpointUploaded("s3://a"))  # not routine: it is not held back
+    reader.join(10)
+    assert [(logged.number, logged.event) for logged in found] == [(0, found[0].event)]
+    log.append(NodeMeasured("n", {}, "estimate"))
+    log.append(CheckpointUploaded("s3://b"))
+    assert [logged.number for logged in log.read(1, 0.0)] == [1, 2]
+    assert log.read(3, 0.0) == []
+
+
+def test_messages_survive_the_way_over_a_socket() -> None:
+    """Every type of message, with values that JSON alone would not give back as they were."""
+    import math
+
+    from drivetrain_workers.protocol.events import StepDone
+    from drivetrain_workers.protocol.messages import decode, encode
+    from drivetrain_workers.protocol.step_record import Evaluation, StepRecord
+
+    record = StepRecord(1, (0, 8), 2, 1, 0.1, math.inf, 1e-3, 5e-324, Evaluation(0.1 + 0.2, {"a": 1 / 3}, -0.0))
+    for message in (
+        StepDone(RankId(0, 1), record, 0.1, 0.0, 7),
+        RankFailed(RankId(0, 1), Reason.OUT_OF_MEMORY, "m\n\u2028", "t"),
+        ForkRank(RankId(0, 1), "a:b", task_of(2, Generation(1, 4, "file:///r")).to_json()),
+        KillRanks(),
+        StopTraining(),
+    ):
+        assert decode(encode(message)) == message
+
+
+def test_a_task_survives_the_way_to_the_rank(tmp_path: Path) -> None:
+    task = task_of(3, Generation(7, 4, "tcp://10.0.0.1:1"))
+    assert RankTask.from_json(task.to_json()) == task
+    assert task.id == RankId(3, 7)

@@ -1,0 +1,459 @@
+"""The loop of one run with its actions and its listeners: real, over a gang, a store and a tracker that are not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from drivetrain.cluster.protocols import AgentLostError, NodesGoneError
+from drivetrain.coordinator.actions import Actions
+from drivetrain.coordinator.agent_events import AgentEvents, AgentListener
+from drivetrain.coordinator.live_run import LiveRun
+from drivetrain.coordinator.observer import Observer
+from drivetrain.coordinator.run_loop import RunLoop
+from drivetrain.coordinator.scheduler import Scheduler
+from drivetrain.runs import events as ev
+from drivetrain.runs import states as st
+from drivetrain.runs.store import RunRecord, StoreUnavailableError
+from drivetrain.scheduling.model import Node, Request
+from drivetrain.scheduling.rules import Rules
+from drivetrain_pipelines.errors import PrepareError
+from drivetrain_workers.agent.event_log import LoggedEvent
+from drivetrain_workers.protocol import events as told
+from drivetrain_workers.protocol.events import RankId
+from drivetrain_workers.protocol.messages import AgentSnapshot
+from drivetrain_workers.protocol.reasons import Reason
+from drivetrain_workers.protocol.step_record import Evaluation, StepRecord
+
+RUN = "toy-1"
+REQUEST = Request(RUN, "ann", "default", 0, 0.0, 2, 2, 1.0, 0.0)
+PLACE = st.Place((("n0", 1), ("n1", 1)), 5.0, 0)
+
+
+class Store:
+    """A run's record; `trouble` is raised by the next calls."""
+
+    def __init__(self, state: st.State) -> None:
+        self.record = RunRecord(RUN, "f", 1.0, "s", state, {})
+        self.saved: list[tuple[st.State, str]] = []
+        self.trouble: list[Exception] = []
+
+    def save(self, run: str, state: st.State, why: str) -> None:
+        if self.trouble:
+            raise self.trouble.pop()
+        self.saved.append((state, why))
+        self.record = replace(self.record, state=state)
+
+    def learn(self, run: str, **facts: Any) -> None:
+        self.record = replace(self.record, facts={**self.record.facts, **facts})
+
+    def history(self, run: str) -> list[tuple[float, str, st.State]]:
+        return [(1.0, why, state) for state, why in self.saved]
+
+    def usage(self) -> tuple[dict[str, float], float]:
+        return {}, 0.0
+
+    def remember_usage(self, shares: Any, now: float) -> None:
+        pass
+
+
+class Agent:
+    """An agent that says what the test has it say."""
+
+    def __init__(self, index: int, generation: int = 0) -> None:
+        self.id, self.index, self.ranks = f"agent-{index}", index, 1
+        self.generation, self.dead = generation, False
+        self.calls: list[str] = []
+        self.log: list[LoggedEvent] = []
+
+    def snapshot(self) -> AgentSnapshot:
+        self._check()
+        return AgentSnapshot(100 + self.index, 200 + self.index, self.generation, {})
+
+    def events(self, since: int, timeout_s: float) -> list[LoggedEvent]:
+        self._check()
+        return self.log[since:]
+
+    def stop(self) -> None:
+        self.calls.append("stop")
+
+    def ask_stop(self) -> None:
+        self.calls.append("ask_stop")
+
+    def say(self, *events: told.AgentEvent) -> None:
+        self.log += [LoggedEvent(len(self.log) + number, event) for number, event in enumerate(events)]
+
+    def _check(self) -> None:
+        if self.dead:
+            raise AgentLostError(self.index, "its process is dead")
+
+
+class Gang:
+    """Two agents. ``outcomes`` of the next tries to place them are raised, if they are errors."""
+
+    def __init__(self) -> None:
+        self.agents = [Agent(0), Agent(1)]
+        self.outcomes: list[Exception | None] = []
+        self.started: list[int] = []
+        self.released: list[bool] = []
+        self.while_placing: Callable[[], None] = lambda: None
+
+    def place(self, dataset: str, placement: Any, wanted: Callable[[], bool]) -> Sequence[Agent]:
+        self.while_placing()
+        if self.outcomes and (outcome := self.outcomes.pop(0)):
+            raise outcome
+        return self.agents
+
+    def attach(self, placement: Any) -> Sequence[Agent]:
+        for agent in self.agents:
+            agent._check()
+        return self.agents
+
+    def start(self, agents: Sequence[Agent], number: int) -> None:
+        self.started.append(number)
+        for agent in agents:
+            agent._check()
+            agent.generation = number
+
+    def release(self, keep_copies: bool = False) -> None:
+        self.released.append(keep_copies)
+
+
+class Tracker:
+    identity = {"mlflow_run_id": "m"}
+    problem = ""
+
+    def __init__(self) -> None:
+        self.logged: dict[tuple[str, int], dict[str, float]] = {}
+        self.ended = ""
+
+    def newest_step(self, series: str) -> int:
+        return max((step for name, step in self.logged if name == series), default=0)
+
+    def metrics(self, series: str, step: int, at: float, values: dict[str, float]) -> bool:
+        if step <= self.newest_step(series):
+            return False
+        self.logged[series, step] = values
+        return True
+
+    def end(self, status: str) -> None:
+        self.ended = status
+
+    def flush(self, timeout_s: float) -> bool:
+        return True
+
+    def begin(self) -> None: ...
+    def close(self) -> None: ...
+    def tags(self, **values: object) -> None: ...
+    def artifact(self, path: Path, folder: str | None = None) -> None: ...
+
+
+class Stages:
+    """Preparation, conclusion and books."""
+
+    def __init__(self) -> None:
+        self.trouble: Exception | None = None
+        self.version = "v1"
+        self.unaccounted = False
+
+    def prepare(self, on_progress: Callable[[int, int, str], None]) -> tuple[str, dict[str, Any]]:
+        on_progress(1, 2, "making shards")
+        if self.trouble:
+            raise self.trouble
+        return "/data/v1", {"dataset_version": self.version, "unigram_entropy": None}
+
+    def conclude(self, agents: Any, dataset: str, entropy: float | None) -> dict[str, Any]:
+        if self.trouble:
+            raise self.trouble
+        return {"train_loss": 0.5}
+
+    def finish_uploads(self, agents: Any, timeout_s: float) -> str:
+        return "s3://b lacks checkpoints"
+
+    def log_checkpoints(self) -> None:
+        if self.unaccounted:
+            raise OSError("disk")
+
+    def account(self, store: Any) -> dict[str, Any]:
+        return {"account": {}}
+
+
+class Run:
+    """A run in a given state, and everything around it."""
+
+    def __init__(self, state: st.State, folder: Path) -> None:
+        self.now = 10.0
+        self.store, self.gang, self.tracker, self.stages = Store(state), Gang(), Tracker(), Stages()
+        nodes = [Node("n0", 4.0, 0.0), Node("n1", 4.0, 0.0)]
+        self.scheduler = Scheduler(Rules, lambda: nodes, self.store, lambda: self.now)
+        self.listeners: list[AgentListener] = []
+        self.spent = ""
+        parts: Any = (self.store.record, self.store, 0.0, None, lambda: self.now)
+        self.live = LiveRun(*parts)
+        tracker: Any = self.tracker
+        handle = self.scheduler.handle_of(REQUEST)
+        observer = Observer(self.live, tracker, folder / "ledger")
+        agents = AgentEvents(self.live, observer, handle, self.listeners.append)
+        shared: Any = (self.live, self.store, self.gang, agents, handle, tracker, *[self.stages] * 3)
+        actions = Actions(*shared, spawn=lambda work: work(), sleep=lambda seconds: None)
+        self.loop = RunLoop(self.live, actions, handle, tracker, lambda joules: self.spent)
+        self.loop.begin()
+
+    def turn(self, *events: ev.Event) -> Run:
+        """Decide on each event, and on everything that comes of it."""
+        for event in events:
+            self.live.post(event)
+            self._drain()
+        self._drain()
+        return self
+
+    def _drain(self) -> None:
+        while not self.live.inbox.empty():  # type: ignore[attr-defined]  # a SimpleQueue
+            self.loop.turn()
+
+    def listen(self) -> Run:
+        for listener in self.listeners:
+            if not listener.ended:
+                listener.poll(0.0)
+        return self.turn()
+
+    @property
+    def state(self) -> st.State:
+        assert self.live.state == self.store.record.state or self.live.state.progress.step  # stored, but for progress
+        return self.live.state
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> Run:
+    return Run(st.Queued(), tmp_path)
+
+
+@pytest.fixture
+def training(tmp_path: Path) -> Run:
+    run = Run(st.Starting("/data/v1", PLACE, progress=st.Progress(generation=1)), tmp_path)
+    run.turn()
+    run.gang.agents[0].say(told.RankLoaded(RankId(0, 1), 0, 40))
+    return run.listen()
+
+
+def step_done(step: int, generation: int = 1, evaluation: Evaluation | None = None) -> told.StepDone:
+    positions = (8 * step - 8, 8 * step)
+    record = StepRecord(step, positions, 2, generation, 10.0 + step, 1 / step, 0.1, 1.0, evaluation)
+    return told.StepDone(RankId(0, generation), record, 0.5, 0.1, 100)
+
+
+def test_a_run_from_its_beginning_to_its_end(fresh: Run) -> None:
+    fresh.scheduler.run_pass()
+    fresh.turn()
+    assert isinstance(fresh.state, st.Ready)
+    fresh.scheduler.run_pass()
+    fresh.turn()
+    assert isinstance(fresh.state, st.Starting)
+    assert fresh.gang.started == [1]
+    first, second = fresh.gang.agents
+    assert fresh.loop.view(-1, 0)["pids"]["agent-1"] == 101
+    first.say(told.RankForked(RankId(0, 1), 7), told.RankLoaded(RankId(0, 1), 0, 2), step_done(1), step_done(2))
+    second.say(told.RankForked(RankId(1, 1), 8))
+    fresh.listen()
+    view = fresh.loop.view(-1, 0)
+    assert (view["phase"], view["step"], view["steps"], view["loss"]) == ("training", 2, 2, 0.5)
+    assert {view["pids"][f"rank-{rank}"] for rank in (0, 1)} == {7, 8}
+    first.say(
+        told.CheckpointCommitted(RankId(0, 1), 2, "/run/checkpoints/2", 1, 0.0, 0.0),
+        told.TrainingFinished(RankId(0, 1), 2, True, 100, 50),
+    )
+    fresh.listen()
+    assert fresh.state == st.Ended(Reason.COMPLETED, "", progress=fresh.state.progress)
+    assert fresh.loop.ended
+    facts = fresh.store.record.facts
+    assert (facts["reason"], facts["train_loss"], facts["peak_bytes"]) == ("completed", 0.5, 100)
+    assert (facts["released"], facts["tracked"], facts["mlflow_run_id"]) == (True, True, "m")
+    assert "problem" not in facts
+    assert fresh.tracker.ended == "FINISHED"
+    phases = [state.phase for state, _ in fresh.store.saved]
+    assert phases == ["preparing", "ready", "placing", "starting", "training", "finishing", "ended"]
+
+
+def test_a_state_is_stored_before_it_is_acted_on(fresh: Run) -> None:
+    seen: list[str] = []
+    fresh.gang.while_placing = lambda: seen.append(fresh.store.record.state.phase)
+    fresh.scheduler.run_pass()
+    fresh.turn()
+    fresh.scheduler.run_pass()
+    fresh.turn()
+    assert seen == ["placing"]
+
+
+def test_a_database_that_is_away_delays_a_run_and_ends_none(fresh: Run) -> None:
+    fresh.store.trouble = [StoreUnavailableError("connection refused")] * 3
+    fresh.turn(ev.Admitted())
+    assert isinstance(fresh.state, st.Ready)
+    assert "connection refused" in fresh.loop.view(-1, 0)["problem"]
+
+
+def test_a_fault_of_our_own_ends_the_run_with_its_words(fresh: Run) -> None:
+    fresh.store.trouble = [KeyError("x")]
+    fresh.turn(ev.Admitted())
+    assert fresh.store.record.facts["reason"] == "internal"
+    assert fresh.store.record.facts["detail"] == "KeyError('x')"
+
+
+def test_data_that_cannot_be_prepared_ends_the_run(fresh: Run) -> None:
+    fresh.stages.trouble = PrepareError("no text")
+    fresh.turn(ev.Admitted())
+    assert fresh.store.record.facts["reason"] == "prepare_failed"
+    assert fresh.store.record.facts["problem"] == "s3://b lacks checkpoints"
+
+
+def test_data_that_has_changed_ends_the_run(tmp_path: Path) -> None:
+    run = Run(st.Queued(), tmp_path)
+    run.live.update_facts(dataset_version="v0")
+    run.turn(ev.Admitted())
+    assert "the data is version v1 now, the run began with v0" in run.store.record.facts["detail"]
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "phase"),
+    [
+        ([NodesGoneError(["n1"])], "ready"),
+        ([AgentLostError(1, "it died")], "starting"),
+        ([AgentLostError(1, "it died")] * 2, "starting"),
+        ([AgentLostError(1, "it died")] * 3, "ready"),
+        ([RuntimeError("no group")], "ended"),
+    ],
+)
+def test_what_comes_of_placing(fresh: Run, outcomes: list[Exception | None], phase: str) -> None:
+    fresh.gang.outcomes = outcomes
+    fresh.turn(ev.Admitted(), ev.PlaceGiven(PLACE))
+    assert fresh.state.phase == phase
+
+
+def test_agents_of_a_place_that_is_not_wanted_any_more_are_not_used(fresh: Run) -> None:
+    fresh.gang.while_placing = lambda: fresh.live.post(ev.YieldAsked("somebody else needs it"))
+    fresh.turn(ev.Admitted(), ev.PlaceGiven(PLACE))
+    assert isinstance(fresh.state, st.Ready)
+    assert fresh.gang.started == []
+    assert fresh.listeners == []
+
+
+def test_agents_that_come_after_a_cancel_are_released(fresh: Run) -> None:
+    fresh.gang.while_placing = lambda: fresh.live.post(ev.CancelAsked())
+    fresh.turn(ev.Admitted(), ev.PlaceGiven(PLACE))
+    assert fresh.store.record.facts["reason"] == "cancelled"
+    assert fresh.gang.started == []
+
+
+def test_a_lost_rank_starts_the_next_generation(training: Run) -> None:
+    training.gang.agents[0].say(step_done(1))
+    training.gang.agents[1].say(told.RankLost(RankId(1, 1), -9, Reason.RANK_KILLED))
+    training.listen()
+    assert training.gang.started == [1, 2]
+    assert "rank 1 was killed by signal 9" in training.loop.view(-1, 0)["problem"]
+    training.gang.agents[0].say(told.RankLost(RankId(0, 1), 1, Reason.COLLECTIVE))  # of the one before
+    training.listen()
+    assert training.gang.started == [1, 2]
+
+
+def test_a_rank_that_hangs_is_replaced(training: Run) -> None:
+    training.gang.agents[1].say(told.RankHung(RankId(1, 1), "rank 1 makes no progress"))
+    training.listen()
+    assert training.gang.started == [1, 2]
+
+
+def test_a_dead_agent_is_replaced(training: Run) -> None:
+    training.gang.agents[1].dead = True
+    training.gang.outcomes = [AgentLostError(1, "it died")] * 3
+    training.listen()
+    assert isinstance(training.state, st.Ready)
+    assert training.gang.released[-1] is True  # the other node keeps its copies
+
+
+def test_a_dead_agent_that_was_replaced_meanwhile_is_no_news(training: Run) -> None:
+    stale = training.listeners[1]
+    training.gang.agents[1] = Agent(1)
+    training.turn(ev.AgentLost(1, "its process is dead"))
+    assert training.gang.started == [1, 2]
+    stale.agent.dead = True  # type: ignore[attr-defined]
+    stale.poll(0.0)
+    training.turn()
+    assert training.gang.started == [1, 2]
+
+
+def test_a_step_is_logged_once(training: Run) -> None:
+    training.gang.agents[0].say(step_done(1), step_done(2), step_done(2), step_done(1))
+    training.listen()
+    assert [key for key in training.tracker.logged if key[0] == "train"] == [("train", 1), ("train", 2)]
+    assert training.tracker.logged["train", 2]["tokens_per_s"] == 200.0
+
+
+def test_steps_whose_report_was_lost_come_with_the_loaded_state(training: Run) -> None:
+    training.gang.agents[0].say(step_done(1))
+    unsaved = tuple(
+        step_done(step, evaluation=Evaluation(0.3, {"accuracy": 0.9}, 0.3) if step == 2 else None).record
+        for step in (1, 2, 3)
+    )
+    training.turn(ev.RankLost(1, Reason.RANK_KILLED, "killed", 10.0))
+    training.gang.agents[0].say(told.RankLoaded(RankId(0, 2), 3, 40, unsaved))
+    training.listen()
+    assert {step for series, step in training.tracker.logged if series == "train"} == {1, 2, 3}
+    assert training.tracker.logged["eval", 2] == {"eval_loss": 0.3, "eval_accuracy": 0.9}
+
+
+def test_cancelling_has_the_ranks_save_and_end(training: Run) -> None:
+    training.loop.cancel()
+    training.turn()
+    assert training.gang.agents[0].calls == training.gang.agents[1].calls == ["ask_stop"]
+    training.gang.agents[0].say(told.TrainingFinished(RankId(0, 1), 5, False, 1, 1))
+    training.listen()
+    assert training.store.record.facts["reason"] == "cancelled"
+    assert training.tracker.ended == "KILLED"
+
+
+def test_a_spent_budget_stops_the_run(training: Run) -> None:
+    training.spent = "budget.hours is 1, and spent"
+    training.turn(ev.Tick(11.0))
+    assert isinstance(training.state, st.Training)  # it is looked at every two seconds
+    training.now += 3.0
+    training.turn(ev.Tick(14.0))
+    assert training.state == st.Stopping(
+        "/data/v1", PLACE, "", Reason.BUDGET_SPENT, training.spent, progress=training.state.progress
+    )
+
+
+@pytest.mark.parametrize(
+    ("generations", "dead", "started", "phase"),
+    [
+        ((0, 0), False, [1], "starting"),  # nobody was asked yet
+        ((1, 1), False, [], "starting"),
+        ((1, 0), False, [2], "starting"),  # half of them were
+        ((1, 1), True, [2], "starting"),  # its agent has died: found again at the same place
+    ],
+)
+def test_a_coordinator_that_was_restarted_finds_the_agents(
+    tmp_path: Path, generations: tuple[int, int], dead: bool, started: list[int], phase: str, monkeypatch: Any
+) -> None:
+    def gang(init: Any = Gang.__init__) -> Callable[[Gang], None]:
+        def make(self: Gang) -> None:
+            init(self)
+            self.agents = [Agent(index, generation) for index, generation in enumerate(generations)]
+            self.agents[1].dead = dead
+            self.while_placing = lambda: setattr(self.agents[1], "dead", False)
+
+        return make
+
+    monkeypatch.setattr(Gang, "__init__", gang())
+    run = Run(st.Starting("/data/v1", PLACE, progress=st.Progress(generation=1)), tmp_path).turn()
+    assert (run.gang.started, run.state.phase) == (started, phase)
+
+
+def test_what_fails_at_the_end_is_reported_and_takes_nothing_else_along(training: Run) -> None:
+    training.stages.trouble, training.stages.unaccounted = OSError("no space"), True
+    training.gang.agents[0].say(told.TrainingFinished(RankId(0, 1), 40, True, 1, 1))
+    training.listen()
+    facts = training.store.record.facts
+    assert (facts["reason"], facts["released"]) == ("completed", True)
+    assert facts["problem"] == "the account of the run is not complete: disk"
+    assert training.gang.released == [False]
