@@ -166,7 +166,7 @@ def happenings() -> st.SearchStrategy[list[Happening]]:
 _PHASES = ("ready", "placing", "starting", "training", "starting", "training", "waiting", "stopping", "ended")
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(happenings(), st.integers(1, 9), st.sampled_from([-4.0, -0.5, 0.0, 0.0, 0.0, 0.5, 4.0]))
 def test_sums_that_grow_are_those_of_all_turns(entries: list[Happening], piece: int, skew: float) -> None:
     """While turns are written and states change: steps done again, late turns and transitions, clocks that differ.

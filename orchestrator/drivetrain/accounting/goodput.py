@@ -94,7 +94,7 @@ class Timeline:
     @property
     def goodput(self) -> Goodput:
         """The sums of all stretches."""
-        sums = np.bincount(self.classes, self.ends - self.begins, len(CLASSES))
+        sums = np.bincount(self.classes, self.ends - self.begins, len(CLASSES)).astype(np.float64)
         return Goodput(by_class(sums), float(self.ends[-1] - self.begins[0]) if len(self.ends) else 0.0)
 
     def over_time(self, slices: int) -> NDArray[np.float64]:

@@ -98,7 +98,7 @@ class AddedUp:
         # In order, onto the sums so far: the result is the same to the bit however the turns were read in pieces.
         seconds = np.concatenate([self.seconds, np.diff(edges, axis=1).ravel()])
         sums = np.bincount(np.concatenate([np.arange(len(CLASSES)), classes.ravel()]), seconds, len(CLASSES))
-        return AddedUp(sums, float(edges[-1, -1]), max(self.step, int(turns["step"].max())))
+        return AddedUp(sums.astype(np.float64), float(edges[-1, -1]), max(self.step, int(turns["step"].max())))
 
 
 class TurnSums:

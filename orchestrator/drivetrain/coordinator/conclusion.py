@@ -127,4 +127,5 @@ def _own_metrics(evaluation: dict[str, float]) -> dict[str, float]:
 
 def _median(records: Iterable[Record], key: str) -> float:
     """Return the median of a metric over all records that have it; 0 where none has."""
-    return median([record["values"][key] for record in records if key in record["values"]] or [0.0])
+    values: list[float] = [record["values"][key] for record in records if key in record["values"]]
+    return median(values or [0.0])

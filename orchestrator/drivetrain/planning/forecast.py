@@ -80,8 +80,9 @@ def _steps(record: RunRecord, past: JobSpec, found: ModelProfile, home: Home) ->
 
 def _median_step_s(spool: Path) -> float:
     """Of a run that has ended before its summary was made; 0 where it has logged no step."""
-    logged = read_records(spool)
-    return median([entry["values"]["step_s"] for entry in logged if "step_s" in entry.get("values", ())] or [0.0])
+    logged = (entry for entry in read_records(spool) if "step_s" in entry.get("values", ()))
+    seconds: list[float] = [entry["values"]["step_s"] for entry in logged]
+    return median(seconds or [0.0])
 
 
 def _read_speed(dataset: Dataset) -> float:

@@ -264,7 +264,8 @@ class RunStore:
         dialect = sqlite if self._engine.dialect.name == "sqlite" else postgresql
         insert = dialect.insert(Counter).values(name=name, label=label, value=1)
         more = {"value": Counter.value + 1}
-        return insert.on_conflict_do_update(index_elements=["name", "label"], set_=more)
+        upsert: Executable = insert.on_conflict_do_update(index_elements=["name", "label"], set_=more)
+        return upsert
 
 
 def _where(query: Select[Any], **values: Any) -> Select[Any]:

@@ -56,7 +56,8 @@ def _count() -> None:
     table = sa.table("transitions", sa.column("id"), sa.column("run_id"), sa.column("state", sa.JSON))
     query = sa.select(table.c.run_id, table.c.state).order_by(table.c.run_id, table.c.id)
     found: Counter[tuple[str, str]] = Counter()
-    of_run, before = None, {}
+    of_run: str | None = None
+    before: dict[str, Any] = {}
     with op.get_bind().execute(query.execution_options(yield_per=1000)) as rows:
         for run_id, state in rows:
             after = state.get("progress", {})
