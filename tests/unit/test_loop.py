@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from drivetrain_pipelines.stream.reader import Batch
-from drivetrain_workers.checkpoints.load import Checkpoint
-from drivetrain_workers.checkpoints.manifest import Contents, History, Manifest, Probe, RankIndex
+from drivetrain_workers.checkpoints.manifest import Manifest, Probe
 from drivetrain_workers.checkpoints.save import SavePoint
 from drivetrain_workers.engine.batching import BatchPlan
 from drivetrain_workers.engine.engine import Evaluation as Evaluated
@@ -31,23 +30,18 @@ from drivetrain_workers.protocol.events import (
     StepDone,
 )
 from drivetrain_workers.protocol.messages import Endpoint, Generation, RankTask
-from drivetrain_workers.protocol.step_record import Evaluation, StepRecord
+from drivetrain_workers.protocol.step_record import Evaluation
 from drivetrain_workers.rank.guards import EarlyStop, LossGuard
 from drivetrain_workers.rank.loop import finish, train_steps
 from drivetrain_workers.rank.parts import standard_points
-from drivetrain_workers.rank.setup import RankRun, history_before
-from drivetrain_workers.records import ledger
+from drivetrain_workers.rank.setup import RankRun
 from drivetrain_workers.records.adjustments import Adjustments, Skip
-from drivetrain_workers.records.run_folder import CheckpointId, RunFolder
 from drivetrain_workers.records.step_times import StepTimes, read_turns
 from drivetrain_workers.spec import CheckpointSpec, TrainingSpec
-
-from tests.unit.step_records import step_record
 
 GLOBAL_BATCH = 8
 TRAINING = TrainingSpec(steps=10, global_batch_size=GLOBAL_BATCH, eval_every=100)
 CHECKPOINT = CheckpointSpec(every=100)
-EMPTY = RankIndex(Contents(), 0, [])
 
 
 def loss_at(position: int) -> float:
@@ -371,25 +365,3 @@ def test_a_run_that_is_interrupted_comes_to_the_same_decisions(tmp_path: Path) -
             for point in whole.writer.saved
             if point.step > saved.step
         ]
-
-
-def test_what_was_before_a_checkpoint_is_in_its_manifest(tmp_path: Path) -> None:
-    """The ledger is not opened; for checkpoints of older versions it is."""
-    spec = training(early_stop={"patience": 3}, guard={"window": 4})
-    folder, name = RunFolder(tmp_path), CheckpointId(6, 1)
-    records = [
-        step_record(step, evaluation=Evaluation(1.0, {}, step / 2) if step % 2 == 0 else None) for step in range(1, 9)
-    ]
-    ledger.write(folder.ledger, name, records[:6])
-    ledger.write(folder.ledger, CheckpointId(8, 1), records[6:])  # of a checkpoint that was not committed
-
-    def checkpoint(step: int, history: History | None, unsaved: list[StepRecord]) -> Checkpoint:
-        return Checkpoint(tmp_path, Manifest(step, 8 * step, 1, 0, {}, history=history), {0: EMPTY}, unsaved)
-
-    history = History(1001.0, (1 / 3, 1 / 4, 1 / 5, 1 / 6), 1.0, 2)
-    assert history_before(folder, checkpoint(6, None, []), spec) == history
-    copy = checkpoint(7, None, records[6:7])
-    assert history_before(folder, copy, spec) == replace(history, losses=(1 / 4, 1 / 5, 1 / 6, 1 / 7))
-    for piece in folder.ledger.iterdir():
-        piece.write_text("")
-    assert history_before(folder, checkpoint(6, history, []), spec) == history

@@ -122,7 +122,7 @@ def open_run(task: RankTask, link: AgentLink) -> RankRun:
     _seed_rank(job["seed"], rank)
     link.report(RankInitialized(task.id, _parameters(model)))
     link.enter("load", 0)
-    history = history_before(folder, found, training) if found else History(time.time())
+    history = _history(folder, found, training) if found else History(time.time())
     writer = CheckpointWriter(folder, task.id, world_size, checkpoint.keep, link.report, history.began, memory)
     engine.before_update = writer.before_update
     run = RankRun(
@@ -155,20 +155,6 @@ def probe_loss(run: RankRun, batch: Batch) -> float:
     return run.engine.evaluate(part, metrics=False).loss
 
 
-def history_before(folder: RunFolder, checkpoint: Checkpoint, training: TrainingSpec) -> History:
-    """Return what the checkpoint says of the steps before it; for those of older versions, what the ledger says."""
-    if checkpoint.manifest.history:
-        return checkpoint.manifest.history
-    saved = checkpoint.step - len(checkpoint.unsaved)
-    records = [*(record for record in ledger.read(folder.ledger) if record.step <= saved), *checkpoint.unsaved]
-    guard, early_stop = LossGuard(training.guard, [record.loss for record in records]), EarlyStop(training.early_stop)
-    for record in records:
-        if record.evaluation:
-            early_stop.add(record.evaluation.score)
-    began = records[0].time if records else time.time()
-    return History(began, guard.losses, early_stop.best, early_stop.since_best)
-
-
 def _find(
     task: RankTask, link: AgentLink, stage: int, checkpoint: CheckpointSpec, memory: MemoryCopies | None
 ) -> Checkpoint | None:
@@ -197,6 +183,20 @@ def _resume(run: RankRun, checkpoint: Checkpoint) -> None:
         run.link.enter("prove", run.step)
         with run.data.batches(run.plan, rank, run.task.local_ranks, probe.position) as batches:
             prove_loss(deepspeed, checkpoint, probe, probe_loss(run, next(batches)), world_size)
+
+
+def _history(folder: RunFolder, checkpoint: Checkpoint, training: TrainingSpec) -> History:
+    """Return what the checkpoint says of the steps before it; for those of older versions, what the ledger says."""
+    if checkpoint.manifest.history:
+        return checkpoint.manifest.history
+    saved = checkpoint.step - len(checkpoint.unsaved)
+    records = [*(record for record in ledger.read(folder.ledger) if record.step <= saved), *checkpoint.unsaved]
+    guard, early_stop = LossGuard(training.guard, [record.loss for record in records]), EarlyStop(training.early_stop)
+    for record in records:
+        if record.evaluation:
+            early_stop.add(record.evaluation.score)
+    began = records[0].time if records else time.time()
+    return History(began, guard.losses, early_stop.best, early_stop.since_best)
 
 
 def _parameters(model: torch.nn.Module) -> int:
