@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from drivetrain_pipelines.stream.reader import Batch
-from drivetrain_workers.checkpoints.manifest import Contents, Manifest, Probe, RankIndex
+from drivetrain_workers.checkpoints.manifest import Manifest, Probe
 from drivetrain_workers.checkpoints.save import SavePoint
 from drivetrain_workers.engine.batching import BatchPlan
 from drivetrain_workers.engine.engine import Evaluation as Evaluated
@@ -42,7 +42,6 @@ from drivetrain_workers.spec import CheckpointSpec, TrainingSpec
 GLOBAL_BATCH = 8
 TRAINING = TrainingSpec(steps=10, global_batch_size=GLOBAL_BATCH, eval_every=100)
 CHECKPOINT = CheckpointSpec(every=100)
-EMPTY = RankIndex(Contents(), 0, [])
 
 
 def loss_at(position: int) -> float:

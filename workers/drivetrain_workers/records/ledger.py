@@ -6,6 +6,7 @@ again by a later generation, whose records replace theirs.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,8 +19,8 @@ from drivetrain_workers.records.run_folder import CheckpointId
 def write(folder: Path, name: CheckpointId, records: Sequence[StepRecord]) -> None:
     """Store the records since the checkpoint before ``name``."""
     folder.mkdir(parents=True, exist_ok=True)
-    for left in folder.glob("*.tmp"):  # by a rank 0 that was killed in this very place; there is one at a time
-        left.unlink(missing_ok=True)
+    for left in (name for name in os.listdir(folder) if name.endswith(".tmp")):
+        (folder / left).unlink(missing_ok=True)  # by a rank 0 that was killed in this very place; one writes at a time
     write_json(_piece(folder, name), [record.to_json() for record in records])
 
 
@@ -35,12 +36,18 @@ def read(folder: Path) -> list[StepRecord]:
 def read_after(folder: Path, step: int) -> list[StepRecord]:
     """Return the records of the steps after ``step``, as `read`; only the pieces that hold some of them are opened."""
     by_step: dict[int, StepRecord] = {}
-    names = [name for path in folder.glob("step-*.json") if (name := CheckpointId.parse(path.stem))]
-    # A piece is named by its last step.
-    for name in sorted((n for n in names if n.step > step), key=lambda n: (n.generation, n.step)):
+    needed = [name for name in _pieces(folder) if name.step > step]  # a piece is named by its last step
+    for name in sorted(needed, key=lambda n: (n.generation, n.step)):
         found = map(StepRecord.from_json, read_json(_piece(folder, name)))
         by_step.update({record.step: record for record in found if record.step > step})
     return [by_step[number] for number in sorted(by_step)]
+
+
+def _pieces(folder: Path) -> list[CheckpointId]:
+    """Return the names of all pieces; without a `Path` for each, of which a long run has thousands."""
+    names = os.listdir(folder) if folder.is_dir() else []
+    found = (CheckpointId.parse(name.removesuffix(".json")) for name in names if name.endswith(".json"))
+    return [name for name in found if name]
 
 
 def _piece(folder: Path, name: CheckpointId) -> Path:
