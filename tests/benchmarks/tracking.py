@@ -69,7 +69,7 @@ def _with_moods(job: RunningJob, server: MlflowServer, order: list[str]) -> Resu
     result = job.finish()
     done = command_line(result.home, "sync", result.run_id)
     assert done.returncode == 0, done.stderr
-    facts = RunStore(f"sqlite:///{result.home / 'drivetrain.db'}").get(result.run_id).facts
+    facts = RunStore(f"sqlite:///{result.home / 'drivetrain.db'}").get(result.run_id).facts.to_json()
     assert sorted(Result(0, result.run_id, facts, {}, result.home, "").series("loss")) == [*range(1, _STEPS + 1)]
     return result
 

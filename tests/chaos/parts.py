@@ -13,6 +13,7 @@ from drivetrain.cluster.protocols import AgentHandle
 from drivetrain.coordinator.live_run import Work
 from drivetrain.runs import events as ev
 from drivetrain.runs import states as st
+from drivetrain.runs.facts import RunFacts
 from drivetrain.runs.store import RunRecord, StoreUnavailableError
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class Store:
         self._history: dict[str, list[tuple[float, str, st.State]]] = {}
 
     def create(self, run: str, state: st.State) -> None:
-        self._records[run] = RunRecord(run, run, self._world.now, "", state, {})
+        self._records[run] = RunRecord(run, run, self._world.now, "", state, RunFacts())
         self._history[run] = []
 
     def get(self, run: str) -> RunRecord:
@@ -58,11 +59,11 @@ class Store:
         self._history[run].append((self._world.now, why, state))
         self._world.perhaps_crash()
 
-    def learn(self, run: str, **facts: Any) -> None:
+    def update_facts(self, run: str, **changes: Any) -> None:
         self._world.perhaps_crash()
         if self._world.chance(0.02):
             raise StoreUnavailableError("it is being restarted")
-        self._change(run, facts={**self.get(run).facts, **facts})
+        self._change(run, facts=self.get(run).facts.updated(**changes))
 
     def history(self, run: str) -> list[tuple[float, str, st.State]]:
         return self._history[run]
@@ -141,11 +142,11 @@ class Tracker:
 class Stages:
     """What comes before and after training, without any work: see `Preparation`, `Conclusion`, `Bookkeeping`."""
 
-    def prepare(self, on_progress: Callable[[int, int, str], None]) -> tuple[str, dict[str, Any]]:
-        return DATASET, {"dataset_version": "v1", "unigram_entropy": None}
+    def prepare(self, on_progress: Callable[[int, int, str], None]) -> RunFacts:
+        return RunFacts(dataset=DATASET, dataset_version="v1")
 
-    def conclude(self, agents: Sequence[AgentHandle], dataset: str, entropy: float | None) -> dict[str, Any]:
-        return {}
+    def conclude(self, agents: Sequence[AgentHandle], dataset: str, entropy: float | None) -> RunFacts:
+        return RunFacts()
 
     def finish_uploads(self, agents: Sequence[AgentHandle], timeout_s: float) -> str:
         return ""

@@ -39,7 +39,7 @@ def test_a_tracking_server_in_trouble(
             server.start()
         done = command_line(tmp_path / "home", "sync", ended.run_id)
         assert done.stdout == "MLflow has everything\n"
-        facts = RunStore(f"sqlite:///{tmp_path / 'home' / 'drivetrain.db'}").get(ended.run_id).facts
+        facts = RunStore(f"sqlite:///{tmp_path / 'home' / 'drivetrain.db'}").get(ended.run_id).facts.to_json()
         found = Result(0, ended.run_id, facts, {}, ended.home, "")
         assert found.series("loss") == undisturbed.series("loss")
         assert found.series("eval_loss") == undisturbed.series("eval_loss")
@@ -82,7 +82,7 @@ def test_a_server_with_users_postgresql_and_s3(
             assert "401" in refused.stderr
             monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", PASSWORD)
             assert command_line(tmp_path / "home", "sync", ended.run_id).stdout == "MLflow has everything\n"
-            facts = RunStore(f"sqlite:///{tmp_path / 'home' / 'drivetrain.db'}").get(ended.run_id).facts
+            facts = RunStore(f"sqlite:///{tmp_path / 'home' / 'drivetrain.db'}").get(ended.run_id).facts.to_json()
             found = Result(0, ended.run_id, facts, {}, ended.home, "")
             assert found.series("loss") == undisturbed.series("loss")
             client = MlflowClient(server.direct)

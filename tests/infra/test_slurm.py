@@ -131,6 +131,6 @@ def test_a_run_over_two_nodes(slurm: Slurm, toy_job: Path) -> None:
     assert "cancelled" in said
     assert "completed" in said
     (record,) = RunStore(f"sqlite:///{home / 'drivetrain.db'}").page()
-    assert record.facts["reason"] == "completed"
+    assert record.facts.reason == "completed"
     assert record.state.progress.step == 40
     assert record.state.progress.generation == 2

@@ -12,6 +12,7 @@ from alembic.runtime.migration import MigrationContext
 from drivetrain.database.engine import open_database
 from drivetrain.database.tables import Base
 from drivetrain.runs import store as store_module
+from drivetrain.runs.facts import RunFacts
 from drivetrain.runs.states import Ended, Place, Placing, Progress, Queued, Starting
 from drivetrain.runs.store import RunRecord, RunStore
 from drivetrain_pipelines.errors import InputError
@@ -44,27 +45,36 @@ def test_migrations_lead_to_the_tables_of_this_version(url: str) -> None:
 
 def test_runs_and_their_history(url: str) -> None:
     store = RunStore(url)
-    assert store.create("toy-1", "f", Queued(), "ann", "key", a=1)
+    assert store.create("toy-1", "f", Queued(), "ann", "key", mlflow_uri="sqlite:///m.db")
     assert not store.create("toy-2", "f", Queued(), "ann", "key")
     assert store.create("toy-3", "f", Queued(), "bob", "key")
     assert store.create("toy-4", "f", Queued(), "bob")
     assert store.create("toy-5", "f", Queued(), "bob")
     place = Place((("node", 2), ("other", 1)), 5.0, 1)
     store.save("toy-1", Placing("/data", place), "PlaceGiven()")
-    store.learn("toy-1", b=2)
+    store.update_facts("toy-1", parameters=2)
     found = store.by_key("ann", "key")
     assert found
-    assert (found.id, found.facts, found.state) == ("toy-1", {"a": 1, "b": 2}, Placing("/data", place))
+    assert (found.id, found.state) == ("toy-1", Placing("/data", place))
+    assert found.facts == RunFacts(mlflow_uri="sqlite:///m.db", parameters=2)
+        "toy-1",
+        RunFacts(mlflow_uri="sqlite:///m.db", parameters=2),
+        Placing("/data", place),
+    )
     assert [event for _, event, _ in store.history("toy-1")] == ["PlaceGiven()"]
     store.remember_usage({"ann": 0.25}, 9.0)
     store.remember_usage({"ann": 0.5, "bob": 0.1}, 10.0)
     assert store.usage() == ({"ann": 0.5, "bob": 0.1}, 10.0)
 
 
-def _learn_much(url: str, who: str) -> None:
+_WRITTEN = ("parameters", "peak_bytes", "base_bytes")
+
+
+def _update_often(url: str, name: str) -> None:
     store = RunStore(url)
-    for number in range(25):
-        store.learn("toy-1", **{f"{who}-{number}": number})
+    for number in range(1, 26):
+        store.update_facts("toy-1", **{name: number})
+        assert getattr(store.get("toy-1").facts, name) == number
 
 
 def test_many_processes_open_and_write_at_once(url: str) -> None:
@@ -77,12 +87,13 @@ def test_many_processes_open_and_write_at_once(url: str) -> None:
         process.join()
     assert [process.exitcode for process in opening] == [0, 0, 0]
     RunStore(url).create("toy-1", "f", Queued())
-    learning = [spawn.Process(target=_learn_much, args=(url, who)) for who in ("a", "b", "c")]
+    learning = [spawn.Process(target=_update_often, args=(url, name)) for name in _WRITTEN]
     for process in learning:
         process.start()
     for process in learning:
         process.join()
-    assert len(RunStore(url).get("toy-1").facts) == 75
+    assert [process.exitcode for process in learning] == [0, 0, 0]
+    assert RunStore(url).get("toy-1").facts == RunFacts(**dict.fromkeys(_WRITTEN, 25))  # type: ignore[arg-type]
 
 
 def test_a_restarted_server_is_found_again(postgres: Postgres) -> None:
@@ -115,7 +126,7 @@ def test_the_third_migration_fills_what_runs_are_looked_up_by(url: str) -> None:
     store.save("toy-1", Ended(Reason.CANCELLED, progress=_after_a_failure(2)), "CancelAsked()")
     store.create("toy-2", "f", Ended(Reason.CANCELLED))
     store.create("toy-3", "f", Queued(), released=True)
-    store.learn("toy-1", released=True, dataset="/data")
+    store.update_facts("toy-1", released=True, dataset="/data")
     names = ("admissions", "recoveries", "ends")
     expected = [store.counters(name) for name in names]
     assert expected == [{"": 1}, {"rank_killed": 2}, {"cancelled": 1}]

@@ -17,6 +17,7 @@ from drivetrain.coordinator.run_loop import RunLoop
 from drivetrain.coordinator.scheduler import Scheduler
 from drivetrain.runs import events as ev
 from drivetrain.runs import states as st
+from drivetrain.runs.facts import RunFacts
 from drivetrain.runs.store import RunRecord, StoreUnavailableError
 from drivetrain.scheduling.model import Node, Request
 from drivetrain.scheduling.rules import Rules
@@ -37,7 +38,7 @@ class Store:
     """A run's record; `trouble` is raised by the next calls."""
 
     def __init__(self, state: st.State) -> None:
-        self.record = RunRecord(RUN, "f", 1.0, "s", state, {})
+        self.record = RunRecord(RUN, "f", 1.0, "s", state, RunFacts())
         self.saved: list[tuple[st.State, str]] = []
         self.trouble: list[Exception] = []
 
@@ -47,8 +48,8 @@ class Store:
         self.saved.append((state, why))
         self.record = replace(self.record, state=state)
 
-    def learn(self, run: str, **facts: Any) -> None:
-        self.record = replace(self.record, facts={**self.record.facts, **facts})
+    def update_facts(self, run: str, **changes: Any) -> None:
+        self.record = replace(self.record, facts=self.record.facts.updated(**changes))
 
     def history(self, run: str) -> list[tuple[float, str, st.State]]:
         return [(1.0, why, state) for state, why in self.saved]
@@ -159,16 +160,16 @@ class Stages:
         self.version = "v1"
         self.unaccounted = False
 
-    def prepare(self, on_progress: Callable[[int, int, str], None]) -> tuple[str, dict[str, Any]]:
+    def prepare(self, on_progress: Callable[[int, int, str], None]) -> RunFacts:
         on_progress(1, 2, "making shards")
         if self.trouble:
             raise self.trouble
-        return "/data/v1", {"dataset_version": self.version, "unigram_entropy": None}
+        return RunFacts(dataset="/data/v1", dataset_version=self.version)
 
-    def conclude(self, agents: Any, dataset: str, entropy: float | None) -> dict[str, Any]:
+    def conclude(self, agents: Any, dataset: str, entropy: float | None) -> RunFacts:
         if self.trouble:
             raise self.trouble
-        return {"train_loss": 0.5}
+        return RunFacts(train_loss=0.5)
 
     def finish_uploads(self, agents: Any, timeout_s: float) -> str:
         return "s3://b lacks checkpoints"
@@ -178,7 +179,7 @@ class Stages:
             raise OSError("disk")
 
     def account(self, store: Any) -> dict[str, Any]:
-        return {"account": {}}
+        return {"wall_s": 1.0}
 
 
 class Run:
@@ -254,13 +255,13 @@ def test_a_run_from_its_beginning_to_its_end(fresh: Run) -> None:
     assert isinstance(fresh.state, st.Starting)
     assert fresh.gang.started == [1]
     first, second = fresh.gang.agents
-    assert fresh.loop.view(-1, 0)["pids"]["agent-1"] == 101
+    assert fresh.loop.view(-1, 0).pids["agent-1"] == 101
     first.say(told.RankForked(RankId(0, 1), 7), told.RankLoaded(RankId(0, 1), 0, 2), step_done(1), step_done(2))
     second.say(told.RankForked(RankId(1, 1), 8))
     fresh.listen()
     view = fresh.loop.view(-1, 0)
-    assert (view["phase"], view["step"], view["steps"], view["loss"]) == ("training", 2, 2, 0.5)
-    assert {view["pids"][f"rank-{rank}"] for rank in (0, 1)} == {7, 8}
+    assert (view.phase, view.step, view.steps, view.loss) == ("training", 2, 2, 0.5)
+    assert {view.pids[f"rank-{rank}"] for rank in (0, 1)} == {7, 8}
     first.say(
         told.CheckpointCommitted(RankId(0, 1), 2, "/run/checkpoints/2", 1, 0.0, 0.0),
         told.TrainingFinished(RankId(0, 1), 2, True, 100, 50),
@@ -269,9 +270,9 @@ def test_a_run_from_its_beginning_to_its_end(fresh: Run) -> None:
     assert fresh.state == st.Ended(Reason.COMPLETED, "", progress=fresh.state.progress)
     assert fresh.loop.ended
     facts = fresh.store.record.facts
-    assert (facts["reason"], facts["train_loss"], facts["peak_bytes"]) == ("completed", 0.5, 100)
-    assert (facts["released"], facts["tracked"], facts["mlflow_run_id"]) == (True, True, "m")
-    assert "problem" not in facts
+    assert (facts.reason, facts.train_loss, facts.peak_bytes) == ("completed", 0.5, 100)
+    assert (facts.released, facts.tracked, facts.mlflow_run_id) == (True, True, "m")
+    assert not facts.problem
     assert fresh.tracker.ended == "FINISHED"
     phases = [state.phase for state, _ in fresh.store.saved]
     assert phases == ["preparing", "ready", "placing", "starting", "training", "finishing", "ended"]
@@ -291,28 +292,28 @@ def test_a_database_that_is_away_delays_a_run_and_ends_none(fresh: Run) -> None:
     fresh.store.trouble = [StoreUnavailableError("connection refused")] * 3
     fresh.turn(ev.Admitted())
     assert isinstance(fresh.state, st.Ready)
-    assert "connection refused" in fresh.loop.view(-1, 0)["problem"]
+    assert "connection refused" in fresh.loop.view(-1, 0).problem
 
 
 def test_a_fault_of_our_own_ends_the_run_with_its_words(fresh: Run) -> None:
     fresh.store.trouble = [KeyError("x")]
     fresh.turn(ev.Admitted())
-    assert fresh.store.record.facts["reason"] == "internal"
-    assert fresh.store.record.facts["detail"] == "KeyError('x')"
+    assert fresh.store.record.facts.reason == "internal"
+    assert fresh.store.record.facts.detail == "KeyError('x')"
 
 
 def test_data_that_cannot_be_prepared_ends_the_run(fresh: Run) -> None:
     fresh.stages.trouble = PrepareError("no text")
     fresh.turn(ev.Admitted())
-    assert fresh.store.record.facts["reason"] == "prepare_failed"
-    assert fresh.store.record.facts["problem"] == "s3://b lacks checkpoints"
+    assert fresh.store.record.facts.reason == "prepare_failed"
+    assert fresh.store.record.facts.problem == "s3://b lacks checkpoints"
 
 
 def test_data_that_has_changed_ends_the_run(tmp_path: Path) -> None:
     run = Run(st.Queued(), tmp_path)
     run.live.update_facts(dataset_version="v0")
     run.turn(ev.Admitted())
-    assert "the data is version v1 now, the run began with v0" in run.store.record.facts["detail"]
+    assert "the data is version v1 now, the run began with v0" in run.store.record.facts.detail
 
 
 @pytest.mark.parametrize(
@@ -342,7 +343,7 @@ def test_agents_of_a_place_that_is_not_wanted_any_more_are_not_used(fresh: Run) 
 def test_agents_that_come_after_a_cancel_are_released(fresh: Run) -> None:
     fresh.gang.while_placing = lambda: fresh.live.post(ev.CancelAsked())
     fresh.turn(ev.Admitted(), ev.PlaceGiven(PLACE))
-    assert fresh.store.record.facts["reason"] == "cancelled"
+    assert fresh.store.record.facts.reason == "cancelled"
     assert fresh.gang.started == []
 
 
@@ -351,7 +352,7 @@ def test_a_lost_rank_starts_the_next_generation(training: Run) -> None:
     training.gang.agents[1].say(told.RankLost(RankId(1, 1), -9, Reason.RANK_KILLED))
     training.listen()
     assert training.gang.started == [1, 2]
-    assert "rank 1 was killed by signal 9" in training.loop.view(-1, 0)["problem"]
+    assert "rank 1 was killed by signal 9" in training.loop.view(-1, 0).problem
     training.gang.agents[0].say(told.RankLost(RankId(0, 1), 1, Reason.COLLECTIVE))  # of the one before
     training.listen()
     assert training.gang.started == [1, 2]
@@ -408,7 +409,7 @@ def test_cancelling_has_the_ranks_save_and_end(training: Run) -> None:
     assert training.gang.agents[0].calls == training.gang.agents[1].calls == ["ask_stop"]
     training.gang.agents[0].say(told.TrainingFinished(RankId(0, 1), 5, False, 1, 1))
     training.listen()
-    assert training.store.record.facts["reason"] == "cancelled"
+    assert training.store.record.facts.reason == "cancelled"
     assert training.tracker.ended == "KILLED"
 
 
@@ -454,6 +455,6 @@ def test_what_fails_at_the_end_is_reported_and_takes_nothing_else_along(training
     training.gang.agents[0].say(told.TrainingFinished(RankId(0, 1), 40, True, 1, 1))
     training.listen()
     facts = training.store.record.facts
-    assert (facts["reason"], facts["released"]) == ("completed", True)
-    assert facts["problem"] == "the account of the run is not complete: disk"
+    assert (facts.reason, facts.released) == ("completed", True)
+    assert facts.problem == "the account of the run is not complete: disk"
     assert training.gang.released == [False]

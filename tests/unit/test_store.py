@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from drivetrain.runs.facts import RunFacts
 from drivetrain.runs.states import Ended, Place, Placing, Preparing, Progress, Queued
 from drivetrain.runs.store import RunStore
 from drivetrain_pipelines.errors import CorruptFileError, InputError
@@ -38,12 +39,12 @@ def test_history_survives_the_process(tmp_path: Path) -> None:
     store.create("toy-1", "abc", Queued())
     store.save("toy-1", Preparing(), "Admitted()")
     store.save("toy-1", Placing("/data", PLACE, progress=Progress(generation=2)), "Prepared()")
-    store.learn("toy-1", dataset="/data")
-    store.learn("toy-1", parameters=5)
+    store.update_facts("toy-1", dataset="/data")
+    store.update_facts("toy-1", parameters=5)
     store.claim("toy-1", "session")
     record = open_store(tmp_path).get("toy-1")
     assert record.state == Placing("/data", PLACE, progress=Progress(generation=2))
-    assert record.facts == {"dataset": "/data", "parameters": 5}
+    assert record.facts == RunFacts(dataset="/data", parameters=5)
     assert record.session == "session"
     assert [state.phase for _, _, state in open_store(tmp_path).history("toy-1")] == ["preparing", "placing"]
 

@@ -6,8 +6,8 @@ import threading
 import time
 from collections import OrderedDict
 from dataclasses import asdict, dataclass
-from typing import Any
 
+from drivetrain_pipelines.storage.checksums import JsonObject
 from drivetrain_workers.records.run_folder import RunFolder
 from drivetrain_workers.records.step_times import read_turns
 
@@ -29,7 +29,7 @@ class Statement:
     goodput: Goodput
     cost: Cost
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Figures by name."""
         return {
             "wall_s": self.goodput.wall_s,
@@ -93,7 +93,7 @@ class _Book:
                 self._history.append(transition)
                 self._number = number
             resources = JobSpec.model_validate_json(self._folder.job_resolved.read_text()).resources
-            energy_from = record.facts.get("energy_from", "")
+            energy_from = record.facts.energy_from
             joules = self._spool.update().joules if energy_from else None
             spent = cost(worker_seconds(self._history, now), joules, energy_from, resources)
             return Statement(self._sums.goodput(_stays(record, self._history, now)), spent)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any
+
+from drivetrain_pipelines.storage.checksums import JsonObject
 
 _SHOWN = 4
 
 
-def describe_time(account: dict[str, Any]) -> str:
+def describe_time(account: JsonObject) -> str:
     """How long a run took, what of that counted, and the classes that took most.
 
     Args:
@@ -20,7 +21,7 @@ def describe_time(account: dict[str, Any]) -> str:
     return f"{timedelta(seconds=round(wall_s))}, goodput {account['goodput']:.0%}: {shares}"
 
 
-def describe_cost(account: dict[str, Any]) -> str:
+def describe_cost(account: JsonObject) -> str:
     """Worker hours, dollars, energy and CO2, as far as they are known. Args: see `describe_time`."""
     parts = [f"{account['worker_hours']:.3g} worker hours"]
     if account["dollars"] is not None:

@@ -76,7 +76,7 @@ def compare(first: str, second: str, picture: Path | None = None) -> Comparison:
         _different(*(flatten(folder.resolved()) for folder in folders)),
         _different(*(kept_environment(folder) for folder in folders)),
         list(_code_diff(*folders)),
-        (records[0].facts.get("dataset_version"), records[1].facts.get("dataset_version")),
+        (records[0].facts.dataset_version, records[1].facts.dataset_version),
         (_worlds(steps[0]), _worlds(steps[1])),
         same,
         (after[0], after[1]) if len(after) == 2 else None,
@@ -116,7 +116,11 @@ def _worlds(steps: list[StepRecord]) -> list[tuple[int, int]]:
 
 def _results(first: RunRecord, second: RunRecord) -> dict[str, Pair]:
     shown = ("reason", "train_loss", "eval_loss", "tokens_per_s", "peak_bytes")
-    found = {key: (first.facts.get(key), second.facts.get(key)) for key in shown}
+    found = {key: (getattr(first.facts, key) or None, getattr(second.facts, key) or None) for key in shown}
     for key in ("wall_s", "goodput", "dollars", "energy_kwh"):
-        found[key] = tuple(record.facts.get("account", {}).get(key) for record in (first, second))
+        found[key] = (_of_account(first, key), _of_account(second, key))
     return {key: pair for key, pair in found.items() if pair != (None, None)}
+
+
+def _of_account(record: RunRecord, key: str) -> Any:
+    return (record.facts.account or {}).get(key)

@@ -140,7 +140,8 @@ def audit_run(run_id: str) -> Audit:
     if not records:
         raise InputError("RUN", repr(run_id), "a run that has saved a checkpoint", "Its ledger is empty so far.")
     spec = JobSpec.model_validate_json(folder.job_resolved.read_text())
-    dataset = open_dataset(record.facts["dataset"], spec.data)
+    assert record.facts.dataset  # it has trained
+    dataset = open_dataset(record.facts.dataset, spec.data)
     skips = Adjustments.read(folder.adjustments).skips
     return audit(records, dataset.training_order(spec.data, spec.seed), spec.training.global_batch_size, skips)
 

@@ -13,8 +13,10 @@ from drivetrain_pipelines.errors import DrivetrainError, InputError
 
 from drivetrain.home import Home
 from drivetrain.job.loading import Job, load_job
+from drivetrain.runs.facts import RunFacts
+from drivetrain.runs.view import RunView
 
-OnView = Callable[[dict[str, Any]], None]
+OnView = Callable[[RunView], None]
 
 
 class TrackingError(DrivetrainError):
@@ -30,7 +32,7 @@ class TrackingError(DrivetrainError):
         return type(self), (self.timeout_s, self.problem)
 
 
-def _ignore(_: dict[str, Any]) -> None:
+def _ignore(_: RunView) -> None:
     """For callers who do not follow."""
 
 
@@ -45,7 +47,7 @@ class RunSummary:
 
     run_id: str
     reason: str
-    facts: dict[str, Any]
+    facts: RunFacts
 
     @property
     def succeeded(self) -> bool:
@@ -84,7 +86,7 @@ def resume(run_id: str, address: str | None = None, on_view: OnView = _ignore) -
     with open_session(address) as session:
         record = session.resume(run_id)
         if record.ended:
-            return RunSummary(record.id, record.facts["reason"], record.facts)
+            return RunSummary(record.id, record.facts.reason, record.facts)
         return _follow(session, record.id, on_view)
 
 
@@ -107,17 +109,17 @@ def sync(run_id: str, timeout_s: float = 600.0) -> None:
     tracker = tracker_of(home, record)
     tracked = tracker.flush(timeout_s)
     tracker.close()
-    store.learn(record.id, tracked=tracked, tracking_problem=tracker.problem, **tracker.identity)
+    store.update_facts(record.id, tracked=tracked, tracking_problem=tracker.problem, **tracker.identity)
     if not tracked:
         raise TrackingError(timeout_s, tracker.problem)
 
 
 def _follow(session: Any, run_id: str, on_view: OnView) -> RunSummary:
-    view: dict[str, Any] = {}
+    view = RunView(run_id)
     with _interrupt_noted() as interrupted:
         for view in session.follow(run_id, interrupted.is_set):
             on_view(view)
-    return RunSummary(run_id, view["facts"]["reason"], view["facts"])
+    return RunSummary(run_id, view.facts.reason, view.facts)
 
 
 @contextmanager

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from drivetrain_pipelines.errors import DrivetrainError, InputError
@@ -15,6 +14,7 @@ from drivetrain_workers.protocol.reasons import Reason
 from matplotlib.figure import Figure
 
 from drivetrain.api import runs
+from drivetrain.api.runs import OnView
 from drivetrain.home import Home
 from drivetrain.job.files import with_files
 from drivetrain.job.loading import Job, load_job
@@ -71,7 +71,7 @@ def measure(
     overrides: Iterable[str],
     fractions: Iterable[float],
     address: str | None,
-    on_view: Callable[[dict[str, Any]], None],
+    on_view: OnView,
 ) -> list[Point]:
     """Train a job on shares of its data, one after another; runs that were done before are not done again.
 
@@ -105,9 +105,7 @@ def draw(points: list[Point], law: PowerLaw, name: str, target: Path) -> None:
     figure.savefig(target, dpi=110)
 
 
-def _point(
-    job: str, overrides: list[str], share: float, address: str | None, on_view: Callable[[dict[str, Any]], None]
-) -> Point:
+def _point(job: str, overrides: list[str], share: float, address: str | None, on_view: OnView) -> Point:
     home, checked = Home.from_environment(), load_job(job, overrides)
     done = _done_before(checked, home)
     if done:
@@ -116,23 +114,21 @@ def _point(
         summary = runs.run(job, overrides, address, on_view)
         run_id, facts = summary.run_id, summary.facts
         if not summary.succeeded:
-            raise DrivetrainError(f"{run_id} ended as {summary.reason}: {facts.get('detail', '')}")
+            raise DrivetrainError(f"{run_id} ended as {summary.reason}: {facts.detail}")
     records = (record["values"] for record in read_records(home.run(run_id).spool) if record["op"] == "metrics")
     losses = [values["eval_loss"] for values in records if "eval_loss" in values]
     if min(losses) <= 0:
         raise InputError("JOB", f"{job}, whose eval loss is {min(losses):g}", "a job with a loss above 0")
-    return Point(share, facts["train_samples"], min(losses), run_id)
+    return Point(share, facts.train_samples or 0, min(losses), run_id)
 
 
 def _done_before(job: Job, home: Home) -> RunRecord | None:
     """A run of the very same job, and of the same data, that is complete."""
     alike = RunStore(home.database_url).iterate(fingerprint=job.fingerprint)
-    complete = (record for record in alike if record.facts.get("reason") == Reason.COMPLETED)
+    complete = (record for record in alike if record.facts.reason == Reason.COMPLETED)
     if (newest := next(complete, None)) is None:
         return None
     data = with_files(job.spec, home).data
     found = find(data, data.location or str(home.datasets), home.downloads, job.folder)
     version = found.manifest.version if found else None
-    return next(
-        (record for record in chain([newest], complete) if record.facts.get("dataset_version") == version), None
-    )
+    return next((record for record in chain([newest], complete) if record.facts.dataset_version == version), None)

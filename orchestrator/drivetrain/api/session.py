@@ -31,6 +31,7 @@ from drivetrain.job.provenance import GitState, keep_environment, kept_git_state
 from drivetrain.job.spec import JobSpec
 from drivetrain.runs.states import Ended, Queued
 from drivetrain.runs.store import RunRecord, RunStore
+from drivetrain.runs.view import RunView
 
 NAMESPACE = "drivetrain"
 _VIEW_WAIT_S = 1.0
@@ -105,9 +106,9 @@ class Session:
                 problems.append(f"{record.id}: {error}")
         return problems
 
-    def view(self, run_id: str, known_version: int = -1, timeout_s: float = 0.0) -> dict[str, Any]:
+    def view(self, run_id: str, known_version: int = -1, timeout_s: float = 0.0) -> RunView:
         """Figures of a run; waits until they are newer than ``known_version``, at most ``timeout_s``."""
-        view: dict[str, Any] = self._call("view", run_id, known_version, timeout_s)
+        view: RunView = self._call("view", run_id, known_version, timeout_s)
         return view
 
     def cluster(self) -> dict[str, Any]:
@@ -118,12 +119,14 @@ class Session:
     def resume(self, run_id: str) -> RunRecord:
         """Go on with a run that was interrupted, cancelled or has failed; one that is complete stays as it is."""
         record = self._settled(run_id)
-        if record.ended and record.facts["reason"] == Reason.COMPLETED:
-            if record.facts["tracked"]:
+        if record.ended and record.facts.reason == Reason.COMPLETED:
+            if record.facts.tracked:
                 return record
-            self._store.learn(record.id, released=False)  # closing it again ships what the tracking server has missed
+            self._store.update_facts(
+                record.id, released=False
+            )  # closing it again ships what the tracking server has missed
         elif record.ended:
-            self._store.learn(record.id, released=False)
+            self._store.update_facts(record.id, released=False)
             progress = replace(record.state.progress, failures={})  # whatever was wrong, the user tries it again
             self._store.save(record.id, Queued(progress=progress), "resumed by the user")
         self._call("adopt", record.id)
@@ -140,7 +143,7 @@ class Session:
                 record = self._store.get(run_id)
         return record
 
-    def follow(self, run_id: str, cancelled: Callable[[], bool]) -> Iterator[dict[str, Any]]:
+    def follow(self, run_id: str, cancelled: Callable[[], bool]) -> Iterator[RunView]:
         """Views of a run, each newer than the one before, until it has ended.
 
         Args:
@@ -151,13 +154,13 @@ class Session:
             if not told and cancelled():
                 self.cancel(run_id)
                 told = True
-            view = self._call("view", run_id, version, _VIEW_WAIT_S)
-            if view["version"] < version:  # the coordinator was restarted and counts anew
+            view = self.view(run_id, version, _VIEW_WAIT_S)
+            if view.version < version:  # the coordinator was restarted and counts anew
                 version = -1
-            if view["version"] > version:
-                version = view["version"]
+            if view.version > version:
+                version = view.version
                 yield view
-            if view["phase"] == "ended" and view["facts"].get("released"):
+            if view.phase == "ended" and view.facts.released:
                 return
 
     def cancel(self, run_id: str) -> None:

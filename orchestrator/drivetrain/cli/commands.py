@@ -128,9 +128,9 @@ def _begun(run_id: str) -> tuple[RunFolder, str]:
     """Folder and dataset of a run that has begun to train."""
     home = Home.from_environment()
     record = RunStore(home.database_url).get(run_id)
-    if "dataset" not in record.facts:
+    if record.facts.dataset is None:
         raise InputError("RUN", repr(run_id), "a run that has begun to train", "This one has prepared no data yet.")
-    return home.run(record.id), record.facts["dataset"]
+    return home.run(record.id), record.facts.dataset
 
 
 def list_runs(limit: int | None, as_json: bool) -> None:
@@ -141,7 +141,7 @@ def list_runs(limit: int | None, as_json: bool) -> None:
                 "run_id": record.id,
                 "phase": record.state.phase,
                 "step": record.state.progress.step,
-                "reason": record.facts.get("reason", ""),
+                "reason": record.facts.reason,
             }
             print(json.dumps(line) if as_json else "{run_id:40} {phase:10} {step:>7} {reason}".format(**line))
 

@@ -16,6 +16,7 @@ from drivetrain.api.runs import RunSummary
 from drivetrain.cli.errors import errors
 from drivetrain.cli.paging import first
 from drivetrain.cli.render import renderer
+from drivetrain.runs.view import RunView
 
 _Record = dict[str, Any]
 
@@ -28,10 +29,11 @@ def submit(server: str | None, job: str, overrides: list[str], key: str | None, 
             print(json.dumps(run) if as_json else run["run_id"])
             return
         with renderer(as_json) as out:
-            view: _Record = {}
-            for view in client.watch(run["run_id"]):
+            view = RunView(run["run_id"])
+            for told in client.watch(run["run_id"]):
+                view = RunView.from_json(told)
                 out.show(view)
-            summary = RunSummary(run["run_id"], view["facts"]["reason"], view["facts"])
+            summary = RunSummary(run["run_id"], view.facts.reason, view.facts)
             out.summary(summary)
         _exit(summary.reason)
 

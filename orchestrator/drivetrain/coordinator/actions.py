@@ -10,9 +10,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 from drivetrain_pipelines.errors import DrivetrainError
+from drivetrain_pipelines.storage.checksums import JsonObject
 from drivetrain_workers.protocol.messages import AgentSnapshot
 from drivetrain_workers.protocol.reasons import Reason
 
@@ -23,6 +24,7 @@ from drivetrain.coordinator.live_run import LiveRun
 from drivetrain.coordinator.scheduler import SchedulerHandle
 from drivetrain.runs import events as ev
 from drivetrain.runs import states as st
+from drivetrain.runs.facts import RunFacts
 from drivetrain.runs.outcomes import OUTCOMES
 from drivetrain.runs.store import RunStore
 from drivetrain.tracking.tracker import Tracker
@@ -39,14 +41,14 @@ Spawn = Callable[[Callable[[], None]], None]
 class Preparation(Protocol):
     """See `drivetrain.coordinator.preparation.Preparation`."""
 
-    def prepare(self, on_progress: Callable[[int, int, str], None]) -> tuple[str, dict[str, Any]]:
-        """Return the dataset's folder and what is known of it. Raises DrivetrainError, OSError."""
+    def prepare(self, on_progress: Callable[[int, int, str], None]) -> RunFacts:
+        """Return what is known of the dataset. Raises DrivetrainError, OSError."""
 
 
 class Conclusion(Protocol):
     """See `drivetrain.coordinator.conclusion.Conclusion`."""
 
-    def conclude(self, agents: Sequence[AgentHandle], dataset: str, entropy: float | None) -> dict[str, Any]:
+    def conclude(self, agents: Sequence[AgentHandle], dataset: str, entropy: float | None) -> RunFacts:
         """Complete what follows training; return the facts of the summary."""
 
     def finish_uploads(self, agents: Sequence[AgentHandle], timeout_s: float) -> str:
@@ -59,8 +61,8 @@ class Bookkeeping(Protocol):
     def log_checkpoints(self) -> None:
         """Log the checkpoints that the run has kept."""
 
-    def account(self, store: RunStore) -> dict[str, Any]:
-        """Draw up the account; return the facts of the summary."""
+    def account(self, store: RunStore) -> JsonObject:
+        """Draw up the account and log it; return its figures."""
 
 
 def spawn_thread(work: Callable[[], None]) -> None:
@@ -131,17 +133,18 @@ class Actions:
 
     def _prepare(self) -> None:
         try:
-            dataset, facts = self._preparation.prepare(self._show_progress)
+            found = self._preparation.prepare(self._show_progress)
         except (DrivetrainError, OSError) as error:
             self._live.post(ev.Failed(Reason.PREPARE_FAILED, str(error)))
             return
-        began_with = self._live.view.facts.get("dataset_version", facts["dataset_version"])
-        if facts["dataset_version"] != began_with:
-            changed = f"the data is version {facts['dataset_version']} now, the run began with {began_with}"
+        began_with = self._live.view.facts.dataset_version or found.dataset_version
+        if found.dataset_version != began_with:
+            changed = f"the data is version {found.dataset_version} now, the run began with {began_with}"
             self._live.post(ev.Failed(Reason.PREPARE_FAILED, f"{changed}; restore the data, or start a new run"))
             return
-        self._live.update_facts(**facts)
-        self._live.post(ev.Prepared(dataset))
+        assert found.dataset
+        self._live.update_facts(**found.known())
+        self._live.post(ev.Prepared(found.dataset))
 
     def _show_progress(self, done: int, total: int, what: str) -> None:
         self._live.show(preparing=(done, total, what))
@@ -237,12 +240,12 @@ class Actions:
 
     def _conclude(self, dataset: str) -> None:
         try:
-            entropy = self._live.view.facts["unigram_entropy"]
+            entropy = self._live.view.facts.unigram_entropy
             facts = self._conclusion.conclude(self._agents.agents, dataset, entropy)
         except Exception as error:  # the model is trained and saved: what is missing is reported, not fatal
             _log.exception("concluding %s", self._live.id)
-            facts = {"problem": f"the run is complete, but its summary is not: {error}"}
-        self._live.update_facts(**facts)
+            facts = RunFacts(problem=f"the run is complete, but its summary is not: {error}")
+        self._live.update_facts(**facts.known())
         self._live.post(ev.Concluded())
 
     def _release(self, reason: Reason, detail: str) -> None:
@@ -271,7 +274,7 @@ class Actions:
     def _account(self) -> None:
         try:
             self._bookkeeping.log_checkpoints()
-            self._live.update_facts(**self._bookkeeping.account(self._store))
+            self._live.update_facts(account=self._bookkeeping.account(self._store))
         except Exception as error:  # the run has ended, well or badly: what is missing is reported, not fatal
             _log.exception("the account of %s", self._live.id)
             self._live.update_facts(problem=f"the account of the run is not complete: {error}")

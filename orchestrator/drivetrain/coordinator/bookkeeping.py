@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
 
+from drivetrain_pipelines.storage.checksums import JsonObject
 from drivetrain_workers.checkpoints.store import describe_all
 from drivetrain_workers.records.run_folder import RunFolder
 
@@ -52,11 +52,11 @@ class Bookkeeping:
                 metrics = {f"eval_{name}": value for name, value in found.metrics.items()}
                 self._tracker.checkpoint(found.step, found.folder, {**loss, **metrics})
 
-    def account(self, store: RunStore) -> dict[str, Any]:
-        """Draw up the account of the run at its end, and log it; returns the facts of the summary."""
+    def account(self, store: RunStore) -> JsonObject:
+        """Draw up the account of the run at its end, and log it; return its figures."""
         found, now = account_of(self._home, store, self.folder.path.name), time.time()
         self._tracker.metrics("account", int(found.goodput.wall_s), now, found.metrics())
         picture = self.folder.path / "goodput.png"
         draw_goodput(timeline_of(self._home, store, self.folder.path.name), self._spec.name, picture)
         self._tracker.artifact(picture)
-        return {"account": found.to_json()}
+        return found.to_json()

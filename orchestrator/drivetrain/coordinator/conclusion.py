@@ -10,6 +10,7 @@ from statistics import median
 from typing import Any
 
 from drivetrain_pipelines.errors import InputError
+from drivetrain_pipelines.storage.checksums import JsonObject
 from drivetrain_workers.checkpoints.remote import RemoteCheckpoints
 from drivetrain_workers.checkpoints.store import committed
 from drivetrain_workers.errors import CheckpointError
@@ -18,6 +19,7 @@ from drivetrain_workers.records.run_folder import RunFolder
 
 from drivetrain.cluster.protocols import AgentHandle, AgentLostError
 from drivetrain.job.spec import JobSpec
+from drivetrain.runs.facts import RunFacts
 from drivetrain.tracking.curves import draw_loss
 from drivetrain.tracking.totals import Record
 from drivetrain.tracking.tracker import Tracker
@@ -38,7 +40,7 @@ class Conclusion:
     def __init__(self, spec: JobSpec, folder: RunFolder, tracker: Tracker) -> None:
         self._spec, self.folder, self._tracker = spec, folder, tracker
 
-    def conclude(self, agents: Sequence[AgentHandle], dataset: str, entropy: float | None) -> dict[str, Any]:
+    def conclude(self, agents: Sequence[AgentHandle], dataset: str, entropy: float | None) -> RunFacts:
         """Draw the curves, generate the sample, assess the model, log all; returns the facts of the summary.
 
         Raises:
@@ -48,33 +50,33 @@ class Conclusion:
         draw_loss(self._tracker.logged_metrics(), entropy, self._spec.name, picture)
         self._tracker.artifact(picture)
         checkpoint = committed(self.folder.checkpoints)[0].folder(self.folder.checkpoints)
-        facts = {
-            "checkpoint": str(checkpoint),
-            "train_loss": totals.newest.get("train", {}).get("loss"),
-            "eval_loss": totals.newest.get("eval", {}).get("eval_loss"),
-            "metrics": _own_metrics(totals.newest.get("eval", {})),
-            "tokens_per_s": totals.mean("tokens_per_s"),
-            "step_s": _median(self._tracker.logged_metrics(), "step_s"),
-            "picture": str(picture),
-        }
-        if problem := self.finish_uploads(agents, _UPLOAD_S):
-            facts["problem"] = problem
+        facts = RunFacts(
+            checkpoint=str(checkpoint),
+            train_loss=totals.newest.get("train", {}).get("loss"),
+            eval_loss=totals.newest.get("eval", {}).get("eval_loss"),
+            metrics=_own_metrics(totals.newest.get("eval", {})),
+            tokens_per_s=totals.mean("tokens_per_s"),
+            step_s=_median(self._tracker.logged_metrics(), "step_s"),
+            picture=str(picture),
+            problem=self.finish_uploads(agents, _UPLOAD_S),
+        )
         if sample := self._spec.sample:
-            self._try("sample", facts, lambda: self._sample(agents, dataset, sample.prompt))
+            facts = self._try("sample", facts, lambda: self._sample(agents, dataset, sample.prompt))
         if self._spec.assessed:
-            self._try("assessment", facts, lambda: self._assess(agents, dataset, facts))
+            metrics = {**facts.metrics, **({} if facts.eval_loss is None else {"loss": facts.eval_loss})}
+            facts = self._try("assessment", facts, lambda: self._assess(agents, dataset, metrics))
         if name := self._spec.tracking.register_as:
             target = self.folder.path / "export"
             ask(ExportRequest(str(self.folder.path), dataset, str(target)))
             self._tracker.register(name, target)
         return facts
 
-    def _try(self, name: str, facts: dict[str, Any], make: Callable[[], Any]) -> None:
-        """Add what the trained model is good for to the facts; what fails there takes nothing else along."""
+    def _try(self, name: str, facts: RunFacts, make: Callable[[], Any]) -> RunFacts:
+        """Return the facts with one more, or with the problem of making it."""
         try:
-            facts[name] = make()
+            return facts.updated(**{name: make()})
         except (CheckpointError, InputError, AgentLostError) as error:
-            facts["problem"] = f"the model is trained, but there is no {name}: {error}"
+            return facts.updated(problem=f"the model is trained, but there is no {name}: {error}")
 
     def _sample(self, agents: Sequence[AgentHandle], dataset: str, prompt: str) -> str:
         request = PredictRequest(str(self.folder.path), dataset, [prompt], str(self.folder.path))
@@ -84,9 +86,8 @@ class Conclusion:
         self._tracker.artifact(target)
         return said
 
-    def _assess(self, agents: Sequence[AgentHandle], dataset: str, facts: dict[str, Any]) -> dict[str, Any]:
-        metrics = {**facts["metrics"], **({} if facts["eval_loss"] is None else {"loss": facts["eval_loss"]})}
-        found: dict[str, Any] = json.loads(_ask(agents, AssessRequest(str(self.folder.path), dataset, metrics)))
+    def _assess(self, agents: Sequence[AgentHandle], dataset: str, metrics: dict[str, float]) -> JsonObject:
+        found: JsonObject = json.loads(_ask(agents, AssessRequest(str(self.folder.path), dataset, metrics)))
         baseline = found.get("baseline", {"scores": {}})
         values = {f"assessment/{name}": value for name, value in found["scores"].items()}
         values |= {f"baseline/{name}": value for name, value in baseline["scores"].items()}

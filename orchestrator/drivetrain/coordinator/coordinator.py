@@ -9,7 +9,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -99,7 +98,7 @@ class Coordinator:
                 raise
             self._loops[run_id].start(on_end=lock.release)
 
-    def view(self, run_id: str, known_version: int = -1, timeout_s: float = 0.0) -> dict[str, Any]:
+    def view(self, run_id: str, known_version: int = -1, timeout_s: float = 0.0) -> RunView:
         """Figures of a run; waits for news, at most ``timeout_s``."""
         if loop := self._loops.get(run_id):
             return loop.view(known_version, timeout_s)
@@ -108,7 +107,7 @@ class Coordinator:
         if not record.ended and known_version >= 0:
             time.sleep(timeout_s)
             version = known_version
-        return asdict(RunView(run_id, phase=record.state.phase, version=version, facts=record.facts))
+        return RunView(run_id, phase=record.state.phase, version=version, facts=record.facts)
 
     def cancel(self, run_id: str) -> None:
         """Ask a run to save and end."""

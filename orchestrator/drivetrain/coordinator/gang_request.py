@@ -46,7 +46,7 @@ def gang_request(record: RunRecord, since: float, spec: JobSpec, rules: Rules) -
         workers=spec.resources.max_workers,
         min_workers=spec.resources.min_workers,
         cpus=spec.resources.cpus_per_worker,
-        gpus=record.facts.get("gpus_per_worker", 0),
+        gpus=record.facts.gpus_per_worker or 0,
         expected_s=math.inf if hours is None else hours * 3600,
         preemptible=spec.scheduling.preemptible,
     )

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import os
 import queue
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict
 from typing import Any, Protocol
 
 from drivetrain.runs import events as ev
@@ -70,15 +68,15 @@ class LiveRun:
         """Store a transition; wait for the database while it is away."""
         self._store_patiently(lambda: self._store.save(self.id, state, why))
 
-    def update_facts(self, **facts: Any) -> None:
+    def update_facts(self, **changes: Any) -> None:
         """Store what is known of the run, and show it; wait for the database while it is away."""
-        self._store_patiently(lambda: self._store.learn(self.id, **facts))
-        self.show_facts(**facts)
+        self._store_patiently(lambda: self._store.update_facts(self.id, **changes))
+        self.show_facts(**changes)
 
-    def show_facts(self, **facts: Any) -> None:
+    def show_facts(self, **changes: Any) -> None:
         """Show what is known of the run, without storing it."""
         with self._changed:
-            self.view.facts = {**self.view.facts, **facts}
+            self.view.facts = self.view.facts.updated(**changes)
 
     def show(self, **figures: Any) -> None:
         """Publish the figures that are given, and those that were changed in the view."""
@@ -96,11 +94,11 @@ class LiveRun:
         if why != self.view.waiting:
             self.show(waiting=why)
 
-    def wait_for_view(self, known_version: int, timeout_s: float) -> dict[str, Any]:
+    def wait_for_view(self, known_version: int, timeout_s: float) -> RunView:
         """Return the run's figures; wait until they are newer than ``known_version``, at most ``timeout_s``."""
         with self._changed:
             self._changed.wait_for(lambda: self.view.version > known_version, timeout_s)
-            return copy.deepcopy(asdict(self.view))
+            return self.view.copy()
 
     def history(self) -> list[tuple[float, str, st.State]]:
         """Return every transition; see `RunStore.history`."""

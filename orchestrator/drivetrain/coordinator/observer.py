@@ -58,7 +58,7 @@ class Observer:
             case told.NodeMeasured():
                 self._measured(event)
             case told.CheckpointUploaded(url):
-                self._live.update_facts(stored=max(url, self._live.view.facts.get("stored", "")))
+                self._live.update_facts(stored=max(url, self._live.view.facts.stored))
             case told.ProblemFound(message):
                 self._live.view.problem = message
                 _log.warning("%s: %s", self._live.id, message)
@@ -124,7 +124,7 @@ class Observer:
         second = int(event.time - self._live.created)
         if self._tracker.metrics(f"system/{event.node}", second, event.time, event.values):
             self._live.view.energy_j += joules_of(event.values)
-        if self._live.view.facts.get("energy_from") != event.energy_from:
+        if self._live.view.facts.energy_from != event.energy_from:
             self._live.update_facts(energy_from=event.energy_from)
 
     def _log_missing(self, loaded_step: int, unsaved: Iterable[StepRecord]) -> None:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any
 
 from drivetrain_pipelines.errors import InputError
 from drivetrain_pipelines.prepare.prepare import prepare
-from drivetrain_pipelines.storage.checksums import atomic_write
+from drivetrain_pipelines.storage.checksums import JsonObject, atomic_write
 from drivetrain_workers.records.run_folder import RunFolder
 
 from drivetrain.cluster.devices import room_for
@@ -17,6 +16,7 @@ from drivetrain.job.files import with_files
 from drivetrain.job.spec import JobSpec
 from drivetrain.planning.forecast import forecast
 from drivetrain.planning.plan import chosen
+from drivetrain.runs.facts import RunFacts
 from drivetrain.tracking.tracker import Tracker
 
 _log = logging.getLogger(__name__)
@@ -39,8 +39,8 @@ class Preparation:
         self._gpus_per_worker = gpus_per_worker
         self.folder = folder
 
-    def prepare(self, on_progress: Callable[[int, int, str], None]) -> tuple[str, dict[str, Any]]:
-        """Make or find the dataset; returns its folder and what is known of it.
+    def prepare(self, on_progress: Callable[[int, int, str], None]) -> RunFacts:
+        """Make or find the dataset; return what is known of it.
 
         Raises:
             PrepareError: as `drivetrain_pipelines.prepare.prepare`.
@@ -63,22 +63,20 @@ class Preparation:
         manifest, location = prepared.manifest, prepared.folder.location
         self._tracker.dataset(data.name, manifest.version, location)
         self._tracker.tags(dataset_version=manifest.version, skipped_records=int(manifest.statistics["skipped"]))
-        facts = {
-            "dataset": location,
-            "dataset_version": manifest.version,
-            "dataset_made": prepared.made,
-            "train_samples": manifest.rows("train"),
-            "eval_samples": manifest.rows("eval"),
-            "counted_in": "tokens" if "tokens" in columns else "samples",
-            "unigram_entropy": None if "label" in columns else manifest.statistics.get("unigram_entropy"),
-            "skipped_records": int(manifest.statistics["skipped"]),
-            "skipped_first": manifest.skipped,
-        }
-        if self._spec.training.open_settings:
-            facts["plan"] = self._choose(location)
-        return location, facts
+        return RunFacts(
+            dataset=location,
+            dataset_version=manifest.version,
+            dataset_made=prepared.made,
+            train_samples=manifest.rows("train"),
+            eval_samples=manifest.rows("eval"),
+            counted_in="tokens" if "tokens" in columns else "samples",
+            unigram_entropy=None if "label" in columns else manifest.statistics.get("unigram_entropy"),
+            skipped_records=int(manifest.statistics["skipped"]),
+            skipped_first=tuple(manifest.skipped),
+            plan=self._choose(location) if self._spec.training.open_settings else None,
+        )
 
-    def _choose(self, location: str) -> dict[str, Any]:
+    def _choose(self, location: str) -> JsonObject:
         """Have the plan choose what the job leaves to it, and keep that as if the job had said so."""
         workers = self._spec.resources.min_workers  # with more of them each needs less
         room = room_for(workers, self._spec.resources.cpus_per_worker, self._gpus_per_worker)

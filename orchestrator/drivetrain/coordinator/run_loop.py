@@ -7,7 +7,6 @@ import queue
 import threading
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 from drivetrain_workers.protocol.reasons import Reason
 
@@ -17,6 +16,7 @@ from drivetrain.coordinator.scheduler import SchedulerHandle
 from drivetrain.runs import events as ev
 from drivetrain.runs import states as st
 from drivetrain.runs.controller import actions_to_resume, is_transition, step
+from drivetrain.runs.view import RunView
 from drivetrain.tracking.tracker import Tracker
 
 _log = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ class RunLoop:
         """Ask the run to save and end."""
         self._live.post(ev.CancelAsked())
 
-    def view(self, known_version: int, timeout_s: float) -> dict[str, Any]:
+    def view(self, known_version: int, timeout_s: float) -> RunView:
         """Return the run's figures; wait until they are newer than ``known_version``, at most ``timeout_s``."""
         return self._live.wait_for_view(known_version, timeout_s)
 

@@ -77,8 +77,8 @@ class RayCoordinator(Coordinator):
             return _build_loop(home, store, spec_of(run_id), run_id, scheduler.handle_of(request_of(run_id)))
 
         def check(run_id: str) -> None:
-            if "gpus_per_worker" not in store.get(run_id).facts:
-                store.learn(run_id, gpus_per_worker=_gpus_per_worker(spec_of(run_id), all_nodes()))
+            if store.get(run_id).facts.gpus_per_worker is None:
+                store.update_facts(run_id, gpus_per_worker=_gpus_per_worker(spec_of(run_id), all_nodes()))
             check_request(request_of(run_id), all_nodes(), rules())
 
         def own(run_id: str) -> FileLock:
@@ -126,7 +126,7 @@ def _connect(home: Home, record: RunRecord, experiment: str) -> Destination:
     from drivetrain.tracking.embedded import make_database
     from drivetrain.tracking.mlflow_client import MlflowRun
 
-    uri, artifacts = record.facts["mlflow_uri"], None
+    uri, artifacts = record.facts.mlflow_uri, None
     if database := uri.startswith("sqlite:") and make_url(uri).database:
         artifacts = home.mlflow_artifacts
         make_database(Path(database), artifacts)

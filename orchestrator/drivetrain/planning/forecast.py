@@ -50,7 +50,7 @@ def forecast(spec: JobSpec, code_folder: Path, location: str, room: Room, home: 
 
 def _site(spec: JobSpec, found: ModelProfile, room: Room, home: Home, dataset: Dataset) -> Site:
     past = list(_alike(spec, room.gpu is not None, home))
-    base = max((record.facts["base_bytes"] for record, _ in past), default=_BASE_BYTES)
+    base = max((record.facts.base_bytes or 0 for record, _ in past), default=_BASE_BYTES)
     device = room.gpu or cpu(room.worker_bytes, base, found.matmul_flops, spec.resources.cpus_per_worker)
     speed = assumed_speed(found, device, spec.training.precision)
     if steps := [step for record, past_spec in past for step in _steps(record, past_spec, found, home)]:
@@ -62,18 +62,18 @@ def _alike(spec: JobSpec, on_gpus: bool, home: Home) -> Iterator[tuple[RunRecord
     """Yield the newest runs of this home that have ended, with the same model, on the same kind of device."""
     for record in RunStore(home.database_url).page(_MOST_PAST_RUNS, ended=True):
         resolved = home.run(record.id).job_resolved
-        if not resolved.exists() or "base_bytes" not in record.facts:
+        if not resolved.exists() or record.facts.base_bytes is None:
             continue
         past = JobSpec.model_validate_json(resolved.read_text())
         same = past.model == spec.model and past.training.precision == spec.training.precision
         same = same and past.data.sequence_length == spec.data.sequence_length
-        if same and bool(record.facts["gpus_per_worker"]) == on_gpus and isinstance(past.resources.workers, int):
+        if same and bool(record.facts.gpus_per_worker) == on_gpus and isinstance(past.resources.workers, int):
             yield record, past
 
 
 def _steps(record: RunRecord, past: JobSpec, found: ModelProfile, home: Home) -> Iterator[tuple[float, float]]:
     """What a worker did in a step of a past run, see `learned_speed`: by the median of all steps."""
-    if seconds := record.facts.get("step_s") or _median_step_s(home.run(record.id).spool):
+    if seconds := record.facts.step_s or _median_step_s(home.run(record.id).spool):
         flops = found.flops_per_row * past.training.global_batch_size
         yield flops / past.resources.max_workers, seconds
 

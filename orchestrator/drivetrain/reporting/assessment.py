@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from drivetrain_pipelines.storage.checksums import JsonObject
 
 
-def describe_assessment(found: dict[str, Any]) -> list[tuple[str, str]]:
+def describe_assessment(found: JsonObject) -> list[tuple[str, str]]:
     """Titles and texts: scores, the worst part of the data, and who won. See `drivetrain_workers.assessment.assess`."""
     rows = []
     if scores := found["scores"]:

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from drivetrain_pipelines.storage.checksums import JsonObject
 from jinja2 import Environment, PackageLoader, select_autoescape
 
 from drivetrain.accounting.goodput import CLASSES
@@ -37,7 +38,7 @@ def write_report(run_id: str, target: Path | None = None) -> Path:
     folder, account = home.run(record.id), account_of(home, store, record.id)
     metrics = (entry for entry in read_records(folder.spool) if entry["op"] == "metrics")
     loss, goodput = folder.path / "loss.png", folder.path / "goodput.png"
-    draw_loss(metrics, record.facts.get("unigram_entropy"), record.id, loss)
+    draw_loss(metrics, record.facts.unigram_entropy, record.id, loss)
     draw_goodput(timeline_of(home, store, record.id), record.id, goodput)
     predictions = sorted(path for path in folder.predictions.rglob("*") if path.suffix in _PICTURES)
     assessment = [(_ASSESSMENT[p.stem], _embedded(p)) for p in sorted(folder.assessment.glob("*.png"))]
@@ -49,7 +50,7 @@ def write_report(run_id: str, target: Path | None = None) -> Path:
         wall_s=account.goodput.wall_s,
         pictures=[("Loss", _embedded(loss)), *assessment, ("Where the time has gone", _embedded(goodput))],
         predictions=[(path.stem, _embedded(path)) for path in predictions[-_MOST_PREDICTIONS:]],
-        sample=record.facts.get("sample", ""),
+        sample=record.facts.sample or "",
         settings=flatten(folder.resolved()),
         history=[(_when(at), state.phase, why) for at, why, state in store.history(record.id)],
     )
@@ -63,39 +64,39 @@ def _template() -> Any:
     return environment.get_template("report.html.j2")
 
 
-def _summary(record: RunRecord, account: dict[str, Any]) -> list[tuple[str, str]]:
+def _summary(record: RunRecord, account: JsonObject) -> list[tuple[str, str]]:
     facts, progress = record.facts, record.state.progress
     rows = [
         ("user", record.user),
-        ("state", facts.get("reason") or record.state.phase),
-        ("because", facts.get("detail", "")),
+        ("state", facts.reason or record.state.phase),
+        ("because", facts.detail),
         ("steps", str(progress.step)),
         ("restarts", str(progress.restarts)),
-        ("train loss", _number(facts.get("train_loss"))),
-        ("eval loss", _number(facts.get("eval_loss"))),
-        *((name, _number(value)) for name, value in facts.get("metrics", {}).items()),
-        *(describe_assessment(facts["assessment"]) if "assessment" in facts else ()),
-        ("parameters", f"{facts['parameters']:,}" if "parameters" in facts else ""),
+        ("train loss", _number(facts.train_loss)),
+        ("eval loss", _number(facts.eval_loss)),
+        *((name, _number(value)) for name, value in facts.metrics.items()),
+        *(describe_assessment(facts.assessment) if facts.assessment is not None else ()),
+        ("parameters", f"{facts.parameters:,}" if facts.parameters is not None else ""),
         (
             "throughput",
-            f"{facts['tokens_per_s']:,.0f} {facts.get('counted_in', 'tokens')}/s" if facts.get("tokens_per_s") else "",
+            f"{facts.tokens_per_s:,.0f} {facts.counted_in}/s" if facts.tokens_per_s else "",
         ),
-        ("memory", f"at most {facts['peak_bytes'] / 1e9:.2f} GB for a rank" if "peak_bytes" in facts else ""),
-        ("plan", _against(facts["plan"], record) if "plan" in facts else ""),
+        ("memory", f"at most {facts.peak_bytes / 1e9:.2f} GB for a rank" if facts.peak_bytes is not None else ""),
+        ("plan", _against(facts.plan, record) if facts.plan is not None else ""),
         ("time", describe_time(account)),
         ("cost", describe_cost(account)),
-        ("dataset", f"{facts.get('dataset', '')}"),
-        ("checkpoint", facts.get("checkpoint", "")),
-        ("MLflow run", facts.get("mlflow_run_id", "")),
-        ("note", facts.get("problem", "")),
+        ("dataset", facts.dataset or ""),
+        ("checkpoint", facts.checkpoint or ""),
+        ("MLflow run", facts.mlflow_run_id),
+        ("note", facts.problem),
     ]
     return [(title, value) for title, value in rows if value]
 
 
-def _against(plan: dict[str, Any], record: RunRecord) -> str:
+def _against(plan: JsonObject, record: RunRecord) -> str:
     """What the plan has foretold, and what came of it."""
     settings = f"zero {plan['zero']}, micro-batches of {plan['micro_batch_size']}"
-    peak, step_s = record.facts.get("peak_bytes"), record.facts.get("step_s")
+    peak, step_s = record.facts.peak_bytes, record.facts.step_s
     memory = f"{plan['peak_bytes'] / 1e9:.2f} GB foretold" + (f", {peak / 1e9:.2f} GB used" if peak else "")
     pace = f"{plan['step_s']:.3g} s a step foretold" + (f", {step_s:.3g} s taken" if step_s else "")
     return f"{settings}; {memory}; {pace}"

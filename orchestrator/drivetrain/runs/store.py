@@ -18,6 +18,7 @@ from tenacity import RetryCallState, retry, retry_if_exception_type, stop_after_
 from drivetrain.database.engine import READS, open_database
 from drivetrain.database.tables import Counter, Run, Transition, Usage
 from drivetrain.runs.counters import counted
+from drivetrain.runs.facts import RunFacts
 from drivetrain.runs.states import Ended, State, from_record, to_record
 
 TransitionRecord = tuple[float, str, State]  # when, on which event, to which state
@@ -66,13 +67,13 @@ class RunRecord:
     created: float
     session: str
     state: State
-    facts: dict[str, Any]
+    facts: RunFacts
     user: str = ""
 
     @property
     def ended(self) -> bool:
         """Whether nothing is left to do: it has ended, and its resources and its tracking are closed."""
-        return isinstance(self.state, Ended) and bool(self.facts.get("released"))
+        return isinstance(self.state, Ended) and self.facts.released
 
 
 class RunStore:
@@ -97,7 +98,7 @@ class RunStore:
             created=time.time(),
             session="",
             state=to_record(state),
-            facts=facts,
+            facts=_storable(RunFacts().updated(**facts).to_json()),
             user=user,
             idempotency_key=key,
         )
@@ -216,11 +217,13 @@ class RunStore:
             session.add(Transition(run_id=run_id, time=time.time(), event=why, state=record))
 
     @_patiently
-    def learn(self, run_id: str, **facts: Any) -> None:
-        """Add to what is known of a run."""
+    def update_facts(self, run_id: str, **changes: Any) -> None:
+        """Change some of the `RunFacts` of a run."""
+        known = RunFacts().updated(**changes)  # names that are none are refused
+        stored = {name: getattr(known, name) for name in changes}
         with Session(self._engine) as session, session.begin():
             row = session.get_one(Run, run_id, with_for_update=True)
-            row.facts = {**row.facts, **_storable(facts)}
+            row.facts = {**row.facts, **_storable(stored)}
             _derive_columns(row)
 
     def history(self, run_id: str) -> list[TransitionRecord]:
@@ -286,7 +289,15 @@ def _derive_columns(row: Run) -> None:
 
 
 def _record(row: Run) -> RunRecord:
-    return RunRecord(row.id, row.fingerprint, row.created, row.session, from_record(row.state), row.facts, row.user)
+    return RunRecord(
+        row.id,
+        row.fingerprint,
+        row.created,
+        row.session,
+        from_record(row.state),
+        RunFacts.from_json(row.facts),
+        row.user,
+    )
 
 
 def _storable(value: Any) -> Any:

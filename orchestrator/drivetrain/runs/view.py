@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, fields, replace
+from typing import Self
 
+from drivetrain_pipelines.storage.checksums import JsonObject
 from drivetrain_workers.protocol.events import StepDone
+
+from drivetrain.runs.facts import RunFacts
 
 _SPEED_WINDOW = 20  # steps
 
@@ -45,9 +48,9 @@ class RunView:
     generation: int = 0
     restarts: int = 0
     problem: str = ""
-    pids: dict[str, Any] = field(default_factory=dict)
+    pids: dict[str, int] = field(default_factory=dict)
     timeline: dict[str, float] = field(default_factory=dict)
-    facts: dict[str, Any] = field(default_factory=dict)
+    facts: RunFacts = field(default_factory=RunFacts)
 
     def __post_init__(self) -> None:
         self._recent: deque[tuple[float, float, float]] = deque(maxlen=_SPEED_WINDOW)  # step_s, data_wait_s, tokens
@@ -62,6 +65,21 @@ class RunView:
         self.data_wait_share = sum(wait for _, wait, _ in self._recent) / seconds
         self.step_s = seconds / len(self._recent)
         self.eta_s = (self.steps - self.step) * self.step_s
+
+    def copy(self) -> Self:
+        """Return a copy that later changes leave as it is."""
+        return replace(self)
+
+    def to_json(self) -> JsonObject:
+        """Return every figure by name."""
+        return {each.name: getattr(self, each.name) for each in fields(self)} | {"facts": self.facts.to_json()}
+
+    @classmethod
+    def from_json(cls, record: JsonObject) -> Self:
+        """Return the view of `to_json`; names that this version does not know are ignored."""
+        known = {each.name: record[each.name] for each in fields(cls) if each.name in record}
+        done, total, what = record["preparing"]
+        return cls(**{**known, "preparing": (done, total, what), "facts": RunFacts.from_json(record["facts"])})
 
     @property
     def start_s(self) -> float | None:

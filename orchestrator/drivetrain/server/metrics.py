@@ -94,7 +94,7 @@ class _Figures(Collector):
     def _of_runs(self, runs: list[RunRecord]) -> Iterator[Metric]:
         views = [(_labels(record), self._parts.session.view(record.id)) for record in runs]
         for key, text in _OF_A_VIEW.items():
-            values = {labels: view[key] for labels, view in views if view.get(key) is not None}
+            values = {labels: value for labels, view in views if (value := getattr(view, key)) is not None}
             yield _gauge(f"run_{_PROMETHEUS_NAMES.get(key, key)}", text, ["run", "user"], values)
         shares, seconds = {}, {}
         for record in runs:

@@ -17,6 +17,7 @@ from drivetrain.job.loading import load_job
 from drivetrain.job.provenance import GitState
 from drivetrain.runs.states import Ended
 from drivetrain.runs.store import RunRecord
+from drivetrain.runs.view import RunView
 from drivetrain.server.access import Principal, Role
 from drivetrain.server.dependencies import Parts, Server, User, Viewer
 from drivetrain.server.logs import follow
@@ -81,7 +82,7 @@ def get_run(run_id: str, server: Server, _: Viewer) -> dict[str, Any]:
     """A run: its record, its live figures, its history."""
     record = server.store.get(run_id)
     history = [{"time": at, "phase": state.phase, "why": why} for at, why, state in server.store.history(record.id)]
-    return {**_summary(record), "view": _public(server.session.view(record.id)), "history": history}
+    return {**_summary(record), "view": _public(server.session.view(record.id).to_json()), "history": history}
 
 
 @router.get("/runs/{run_id}/account")
@@ -100,7 +101,8 @@ async def get_view(
 ) -> dict[str, Any]:
     """Live figures, as soon as they are newer than the version that is known (or after the timeout)."""
     record = await asyncio.to_thread(server.store.get, run_id)
-    return _public(await asyncio.to_thread(server.session.view, record.id, known_version, timeout_s))
+    view: RunView = await asyncio.to_thread(server.session.view, record.id, known_version, timeout_s)
+    return _public(view.to_json())
 
 
 @router.get("/runs/{run_id}/logs")
@@ -152,9 +154,9 @@ def _summary(record: RunRecord) -> dict[str, Any]:
         "created": record.created,
         "phase": record.state.phase,
         "progress": asdict(record.state.progress),
-        "reason": record.facts.get("reason", ""),
+        "reason": record.facts.reason,
         "ended": record.ended,
-    } | _public({"facts": record.facts})
+    } | _public({"facts": record.facts.to_json()})
 
 
 def _public(answer: dict[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,8 @@ from drivetrain_pipelines.errors import CorruptFileError
 
 BLOCK_BYTES = 8 << 20
 
+JsonObject = dict[str, Any]  # an object as JSON has it
+
 
 def block_digests(data: memoryview | bytes) -> list[str]:
     """xxh3-64 hex digest of every 8 MiB block of ``data``, in order."""
