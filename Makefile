@@ -3,12 +3,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 JOB ?= language-model
 PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadfile --durations 10
+# PostgreSQL, Prometheus and Slurm as Debian has them, and what makes hosts out of namespaces (which takes root, too).
+TEST_PACKAGES := postgresql prometheus slurmctld slurmd slurm-client munge iproute2 util-linux git
 TESTS := tests/cluster tests/infra tests/unit tests/contracts tests/chaos
 LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	--constraints constraints.txt --extra recipes --extra cluster pyproject.toml
 GPU_PACKAGES := torch triton $(filter-out nvidia-ml-py,$(shell sed -n 's/^\(nvidia-[a-z0-9-]*\|cuda-[a-z]*\)==.*/\1/p' infra/requirements.lock))
 
-.PHONY: run check lock audit test test-all test-recipes bench bench-throughput bench-recovery bench-data bench-storage bench-checkpoint bench-scheduling bench-plan bench-tracking clean
+.PHONY: run check lock audit test test-all test-packages test-recipes bench bench-throughput bench-recovery bench-data bench-storage bench-checkpoint bench-scheduling bench-plan bench-tracking clean
 
 run: .venv/installed
 	$(BIN)/drivetrain run $(JOB)
@@ -38,6 +40,11 @@ test: check
 
 test-all: check
 	$(PYTEST) $(TESTS)
+
+# Debian's packages without which some tests are skipped, and say so.
+test-packages:
+	apt-get update --quiet
+	DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends $(TEST_PACKAGES)
 
 test-recipes: .venv/installed
 	$(BIN)/pytest -m recipe

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
+import pytest
 
 PLACES_OF_RAY = ("RAY_TMPDIR", "TMPDIR", "RAY_AUTH_TOKEN_PATH")  # variables; hosts have a /tmp/ray of their own
 
@@ -28,6 +29,11 @@ def available() -> bool:
         all(shutil.which(tool) for tool in ("unshare", "nsenter", "ip"))
         and not subprocess.run(probe, check=False, stderr=subprocess.DEVNULL).returncode
     )
+
+
+needs_hosts = pytest.mark.skipif(
+    not available(), reason="no namespaces for hosts here: they need root, and packages of `make test-packages`"
+)
 
 
 class Host:

@@ -15,6 +15,8 @@ from uuid import uuid4
 
 import pytest
 
+from tests.packages import INSTALL
+
 
 class Postgres:
     """Use as a context manager."""
@@ -66,5 +68,5 @@ class Postgres:
 def _binaries() -> Path:
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
     if not found:
-        pytest.skip("no PostgreSQL server on this machine: apt-get install postgresql")
+        pytest.skip(f"no PostgreSQL server here: {INSTALL}")
     return found[-1].parent

@@ -15,7 +15,7 @@ from drivetrain.doctor.finding import Verdict
 
 from tests.cluster.harness import COMMAND
 from tests.cluster.test_hosts import Site, site
-from tests.hosts import available
+from tests.hosts import needs_hosts
 
 Findings = dict[tuple[str, str], dict[str, Any]]  # by node and check
 
@@ -89,7 +89,7 @@ def test_a_wrong_sum_is_told() -> None:
     assert collectives.verdict("all-reduce", [good, {**good, "right": False}]).verdict is Verdict.FAILED
 
 
-@pytest.mark.skipif(not available(), reason="needs root, namespaces and iproute2")
+@needs_hosts
 def test_three_hosts(tmp_path: Path) -> None:
     """All is well; then one does not see the shared folder, and is named."""
     with site(2, tmp_path) as here:

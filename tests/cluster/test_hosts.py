@@ -20,10 +20,10 @@ from drivetrain.server.access import Tokens
 
 from tests.cluster.harness import COMMAND, LEISURE, Result, assert_same, step_gaps, wait_until
 from tests.cluster.test_server import order_of_places, wait_for_step
-from tests.hosts import Host, available, hosts
+from tests.hosts import Host, hosts, needs_hosts
 from tests.metadata_service import give_notice, notice_of, serve_metadata
 
-pytestmark = pytest.mark.skipif(not available(), reason="needs root, namespaces and iproute2")
+pytestmark = needs_hosts
 
 RAY = Path(sys.executable).with_name("ray")
 # A node that does not answer is dead after about 12 s instead of a minute.

@@ -21,7 +21,7 @@ from drivetrain_pipelines.errors import InputError
 
 from tests.cluster.harness import COMMAND, LEISURE, wait_until
 from tests.ec2 import REGION, Cloud, cloud
-from tests.hosts import Host, available
+from tests.hosts import Host, needs_hosts
 
 FILES = Path(__file__).parents[2] / "infra" / "clusters"
 CLOUDS = ("aws", "gcp", "azure")
@@ -252,7 +252,7 @@ def file_for(there: Cloud, folder: Path) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.skipif(not available(), reason="needs root, namespaces and iproute2")
+@needs_hosts
 def test_a_cluster_grows_shrinks_and_goes(toy_job: Path, tmp_path: Path) -> None:
     """No worker, three while a run wants them, none when it has ended; then no machine at all.
 

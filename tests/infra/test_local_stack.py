@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -24,12 +23,10 @@ from drivetrain.api.client import Client
 
 from tests.cluster.harness import LEISURE, wait_until_gone
 from tests.infra.tools import INFRA
+from tests.packages import needs
 
-MISSING = [name for name in ("prometheus", "psql") if not shutil.which(name)]
-pytestmark = [
-    pytest.mark.timeout(600),
-    pytest.mark.skipif(bool(MISSING), reason=f"apt-get install prometheus postgresql: {MISSING}"),
-]
+# Slow: six services. A server, an MLflow server and PostgreSQL are each tested elsewhere, and scripts by test_files.py.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), needs("prometheus", "psql")]
 NOTHING_TO_TELL = ("gpu", "gram", "queue_length")  # on a machine without GPUs, while nobody waits
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -17,13 +16,13 @@ from drivetrain.runs.store import RunStore
 from tests.cluster.harness import LEISURE
 from tests.infra.test_local_stack import free_port
 from tests.infra.tools import INFRA
+from tests.packages import needs
 
 SCRIPT = INFRA / "slurm" / "drivetrain.sbatch"
-MISSING = [name for name in ("munged", "slurmctld", "slurmd", "sbatch") if not shutil.which(name)]
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(600),
-    pytest.mark.skipif(bool(MISSING) or os.getuid() != 0, reason="as root: apt-get install slurmctld slurmd munge"),
+    needs("munged", "slurmctld", "slurmd", "sbatch", root=True),
 ]
 _CONFIGURATION = """
 ClusterName=test

@@ -16,7 +16,7 @@ from tests.infra.tools import INFRA
 
 # Where machines without the internet may have providers.
 MIRRORS = sorted(path.parent for path in Path("/opt").glob("*/registry.terraform.io"))
-pytestmark = pytest.mark.skipif(not shutil.which("terraform"), reason="needs terraform")
+pytestmark = pytest.mark.skipif(not shutil.which("terraform"), reason="no terraform here, which Debian does not have")
 
 VARIABLES = {
     "region": REGION,
