@@ -57,10 +57,6 @@ def test_runs_and_their_history(url: str) -> None:
     assert found
     assert (found.id, found.state) == ("toy-1", Placing("/data", place))
     assert found.facts == RunFacts(mlflow_uri="sqlite:///m.db", parameters=2)
-        "toy-1",
-        RunFacts(mlflow_uri="sqlite:///m.db", parameters=2),
-        Placing("/data", place),
-    )
     assert [event for _, event, _ in store.history("toy-1")] == ["PlaceGiven()"]
     store.remember_usage({"ann": 0.25}, 9.0)
     store.remember_usage({"ann": 0.5, "bob": 0.1}, 10.0)
