@@ -237,7 +237,7 @@ class World:
         self.note("the coordinator starts")
         rules, nodes = (lambda: RULES), (lambda: list(self.nodes.values()))
         self._scheduler = Scheduler(rules, nodes, self.store, lambda: self.now)
-        parts = (self._build, lambda run: None, lambda run: OwnerLock(), self._scheduler.overview)
+        parts = (self._build, lambda run: None, lambda run: OwnerLock(), self._scheduler.status)
         self.coordinator = Coordinator(self.store, "session", *parts)  # type: ignore[arg-type]
         for record in self.store.unended(""):  # whoever submitted it has found no coordinator; it is asked for again
             self.coordinator.adopt(record.id)

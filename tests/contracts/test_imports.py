@@ -17,6 +17,7 @@ from drivetrain.coordinator.coordinator import RunOwnedError
 from drivetrain.runs.store import StoreUnavailableError
 from drivetrain_pipelines import errors as data_errors
 from drivetrain_workers import errors as training_errors
+from drivetrain_workers.agent.node import PeerLostError
 
 BIN = Path(sys.executable).parent
 
@@ -81,6 +82,7 @@ ERRORS = [
     RunOwnedError("toy-1"),
     NodesGoneError(["node"]),
     AgentLostError(1, "it died"),
+    PeerLostError("toy-1/agent-1", "it died"),
     StoreUnavailableError("connection refused"),
     ServerError(403, "no"),
     TrackingError(600.0, "401"),

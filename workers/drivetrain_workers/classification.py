@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from drivetrain_workers.modeling.context import TrainContext
+from drivetrain_workers.modeling.objective import Outputs
 
 Batch = dict[str, torch.Tensor]
 
@@ -37,7 +38,7 @@ def outcomes(model: torch.nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
     return {"probabilities": _logits(model, batch).softmax(-1)}
 
 
-def predict(model: torch.nn.Module, batch: Batch, context: TrainContext) -> dict[str, Any]:
+def predict(model: torch.nn.Module, batch: Batch, context: TrainContext) -> Outputs:
     """The class of each row, how sure the model is, and the label."""
     confidence, chosen = _logits(model, batch).softmax(-1).max(-1)
     return {

@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 from drivetrain_pipelines.errors import DrivetrainError, InputError
+from drivetrain_pipelines.storage.checksums import JsonObject
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
 from drivetrain.home import Home
@@ -25,7 +26,6 @@ _TIMEOUT = httpx.Timeout(60.0, connect=10.0)
 _RETRY_S = 60.0  # a server that is being restarted is back within that
 _POLL_S = 10.0
 _PAGE = 100  # runs of one request, where all are wanted
-_Json = dict[str, Any]
 
 
 class ServerError(DrivetrainError):
@@ -80,7 +80,7 @@ class Client:
         """Let go of connections."""
         self._http.close()
 
-    def submit(self, job: str, overrides: Iterable[str] = (), idempotency_key: str | None = None) -> _Json:
+    def submit(self, job: str, overrides: Iterable[str] = (), idempotency_key: str | None = None) -> JsonObject:
         """Send a job's folder and begin a run; returns the run.
 
         Args:
@@ -104,7 +104,7 @@ class Client:
 
     def runs(
         self, user: str | None = None, phase: str | None = None, limit: int = 50, before: str | None = None
-    ) -> list[_Json]:
+    ) -> list[JsonObject]:
         """Return at most ``limit`` (up to 1000) runs, newest first.
 
         Args:
@@ -114,22 +114,22 @@ class Client:
         filters = {key: value for key, value in (("user", user), ("phase", phase), ("before", before)) if value}
         return self._json("GET", "/runs", params={**filters, "limit": limit})  # type: ignore[no-any-return]
 
-    def all_runs(self, user: str | None = None, phase: str | None = None) -> Iterator[_Json]:
+    def all_runs(self, user: str | None = None, phase: str | None = None) -> Iterator[JsonObject]:
         """Yield every run, newest first, asking for a page at a time. Args: see `runs`."""
         before: str | None = None
         while page := self.runs(user, phase, _PAGE, before):
             yield from page
             before = page[-1]["run_id"]
 
-    def status(self, run_id: str) -> _Json:
+    def status(self, run_id: str) -> JsonObject:
         """A run: record, live figures (``view``), history."""
         return self._json("GET", f"/runs/{run_id}")  # type: ignore[no-any-return]
 
-    def account(self, run_id: str) -> _Json:
+    def account(self, run_id: str) -> JsonObject:
         """Where the time of a run has gone (``seconds`` by class), and what it has cost."""
         return self._json("GET", f"/runs/{run_id}/account")  # type: ignore[no-any-return]
 
-    def watch(self, run_id: str) -> Iterator[_Json]:
+    def watch(self, run_id: str) -> Iterator[JsonObject]:
         """Views of a run, each newer than the one before, until it has ended."""
         version = -1
         while True:
@@ -140,7 +140,7 @@ class Client:
             if view["phase"] == "ended" and view["facts"].get("released"):
                 return
 
-    def wait(self, run_id: str, timeout_s: float | None = None) -> _Json:
+    def wait(self, run_id: str, timeout_s: float | None = None) -> JsonObject:
         """Wait until a run has ended; returns it.
 
         Raises:
@@ -159,7 +159,7 @@ class Client:
 
     def logs(self, run_id: str, rank: int | None = None, follow: bool = False) -> Iterator[str]:
         """Lines that the ranks have printed; with ``follow`` until the run has ended."""
-        wanted: _Json = {"follow": follow} | ({} if rank is None else {"rank": rank})
+        wanted: JsonObject = {"follow": follow} | ({} if rank is None else {"rank": rank})
         try:
             with self._http.stream("GET", f"/runs/{run_id}/logs", params=wanted, timeout=None) as response:
                 if response.is_error:
@@ -169,27 +169,27 @@ class Client:
         except httpx.TransportError as error:
             raise ServerError(0, f"the connection to {self.server} broke: {error}") from error
 
-    def cancel(self, run_id: str) -> _Json:
+    def cancel(self, run_id: str) -> JsonObject:
         """Have a run save and end."""
         return self._json("POST", f"/runs/{run_id}/cancel")  # type: ignore[no-any-return]
 
-    def resume(self, run_id: str) -> _Json:
+    def resume(self, run_id: str) -> JsonObject:
         """Go on with a run that was cancelled or has failed."""
         return self._json("POST", f"/runs/{run_id}/resume")  # type: ignore[no-any-return]
 
-    def retry(self, run_id: str) -> _Json:
+    def retry(self, run_id: str) -> JsonObject:
         """Begin a new run of the same job."""
         return self._json("POST", f"/runs/{run_id}/retry")  # type: ignore[no-any-return]
 
-    def queue(self) -> list[_Json]:
+    def queue(self) -> list[JsonObject]:
         """Who waits, the next first, and why."""
         return self._json("GET", "/queue")  # type: ignore[no-any-return]
 
-    def nodes(self) -> list[_Json]:
+    def nodes(self) -> list[JsonObject]:
         """The cluster's nodes, and the ranks on them."""
         return self._json("GET", "/nodes")  # type: ignore[no-any-return]
 
-    def me(self) -> _Json:
+    def me(self) -> JsonObject:
         """Whose token this is, and its role."""
         return self._json("GET", "/me")  # type: ignore[no-any-return]
 

@@ -9,6 +9,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from drivetrain_pipelines.storage.checksums import JsonObject
 from drivetrain_workers.protocol.step_record import StepRecord
 from drivetrain_workers.records import ledger
 from drivetrain_workers.records.run_folder import RunFolder
@@ -84,7 +85,7 @@ def compare(first: str, second: str, picture: Path | None = None) -> Comparison:
     )
 
 
-def _different(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Pair]:
+def _different(first: JsonObject, second: JsonObject) -> dict[str, Pair]:
     keys = dict.fromkeys([*first, *second])
     return {key: (first.get(key), second.get(key)) for key in keys if first.get(key) != second.get(key)}
 

@@ -8,12 +8,12 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from drivetrain_pipelines.errors import CorruptFileError, FetchError, InputError
 from drivetrain_pipelines.prepare.prepare import Prepared, lock_of, prepare
 from drivetrain_pipelines.prepare.tokenizer import TOKENIZER_FILE, load_tokenizer
+from drivetrain_pipelines.raw.records import Row
 from drivetrain_pipelines.spec import StorageSpec
 from drivetrain_pipelines.storage.folder import is_local
 from drivetrain_pipelines.stream.columns import Ragged
@@ -84,7 +84,7 @@ def verify(dataset: Dataset) -> Iterator[str]:
             files.close()
 
 
-def head(dataset: Dataset, split: str, rows: int) -> Iterator[dict[str, Any]]:
+def head(dataset: Dataset, split: str, rows: int) -> Iterator[Row]:
     """The first samples of a split as people read them: tokens as text, large arrays by their shape.
 
     Raises:
@@ -96,7 +96,7 @@ def head(dataset: Dataset, split: str, rows: int) -> Iterator[dict[str, Any]]:
     columns = dataset.read(split, np.arange(count, dtype=np.int64))
     tokenizer = load_tokenizer(dataset.folder.read(TOKENIZER_FILE), TOKENIZER_FILE) if "tokens" in columns else None
     for number in range(count):
-        sample: dict[str, Any] = {}
+        sample: Row = {}
         for name, values in columns.items():
             row = values.row(number) if isinstance(values, Ragged) else values[number]
             if name == "tokens" and tokenizer:

@@ -32,6 +32,7 @@ from drivetrain.job.spec import JobSpec
 from drivetrain.runs.states import Ended, Queued
 from drivetrain.runs.store import RunRecord, RunStore
 from drivetrain.runs.view import RunView
+from drivetrain.scheduling.status import ClusterStatus
 
 NAMESPACE = "drivetrain"
 _VIEW_WAIT_S = 1.0
@@ -111,9 +112,9 @@ class Session:
         view: RunView = self._call("view", run_id, known_version, timeout_s)
         return view
 
-    def cluster(self) -> dict[str, Any]:
+    def cluster(self) -> ClusterStatus:
         """Nodes, who holds what of them, and who waits."""
-        found: dict[str, Any] = self._call("cluster")
+        found: ClusterStatus = self._call("cluster")
         return found
 
     def resume(self, run_id: str) -> RunRecord:

@@ -6,9 +6,9 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import typer
+from drivetrain_pipelines.storage.checksums import JsonObject
 
 from drivetrain.accounting.words import describe_cost, describe_time
 from drivetrain.api.client import Client
@@ -17,8 +17,6 @@ from drivetrain.cli.errors import errors
 from drivetrain.cli.paging import first
 from drivetrain.cli.render import renderer
 from drivetrain.runs.view import RunView
-
-_Record = dict[str, Any]
 
 
 def submit(server: str | None, job: str, overrides: list[str], key: str | None, follow: bool, as_json: bool) -> None:
@@ -147,7 +145,7 @@ def _client(server: str | None) -> Iterator[Client]:
         yield client
 
 
-def _print(run: _Record, as_json: bool) -> None:
+def _print(run: JsonObject, as_json: bool) -> None:
     line = "{run_id:40} {user:12} {phase:10} {step:>7} {reason}".format(**run, step=run["progress"]["step"])
     print(json.dumps(run) if as_json else line.rstrip())
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 from drivetrain_pipelines.errors import InputError
+from drivetrain_pipelines.storage.checksums import JsonObject
 from jsonschema import ValidationError
 
 from drivetrain.cluster.ray_internals import complete_cluster_config
@@ -39,7 +40,7 @@ class NodeGroup:
     cpus: float | None
     gpus: float
     price: float | None
-    config: dict[str, Any]
+    config: JsonObject
 
 
 class ClusterFile:
@@ -116,7 +117,7 @@ class ClusterFile:
             most += count * each.get(group.name, 0.0)
         return most
 
-    def _read_prices(self, metadata: dict[str, Any]) -> dict[str, float]:
+    def _read_prices(self, metadata: JsonObject) -> dict[str, float]:
         key, prices = f"{self.path}: metadata.price_per_hour", metadata.get("price_per_hour")
         if not isinstance(prices, dict):
             raise InputError(key, repr(prices), "dollars an hour by kind of machine")
@@ -125,7 +126,7 @@ class ClusterFile:
                 raise InputError(f"{key}.{machine}", repr(price), "a number of dollars")
         return {str(machine): float(price) for machine, price in prices.items()}
 
-    def _read(self) -> dict[str, Any]:
+    def _read(self) -> JsonObject:
         try:
             document = yaml.safe_load(self.path.read_text())
         except OSError as error:
@@ -159,7 +160,7 @@ class ClusterFile:
         )
 
 
-def _is_spot(node: dict[str, Any]) -> bool:
+def _is_spot(node: JsonObject) -> bool:
     market = (node.get("InstanceMarketOptions") or {}).get("MarketType") == "spot"
     scheduling = node.get("scheduling") or {}
     schedules = scheduling if isinstance(scheduling, list) else [scheduling]

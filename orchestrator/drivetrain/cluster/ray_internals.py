@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from drivetrain_pipelines.storage.checksums import JsonObject
 from ray._common.utils import get_ray_address_file
 from ray._private import ray_constants
 from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled
@@ -81,14 +82,14 @@ def only_on_loopback() -> Iterator[None]:
         ray_constants.ENABLE_RAY_CLUSTER = before
 
 
-def complete_cluster_config(written: dict[str, Any]) -> dict[str, Any]:
+def complete_cluster_config(written: JsonObject) -> JsonObject:
     """Return the content of a cluster file with the launcher's defaults filled in.
 
     Raises:
         jsonschema.ValidationError: it does not follow the launcher's schema.
         ValueError, KeyError, TypeError, AttributeError: the launcher cannot use it.
     """
-    config: dict[str, Any] = prepare_config(written)
+    config: JsonObject = prepare_config(written)
     validate_config(config)
     return config
 

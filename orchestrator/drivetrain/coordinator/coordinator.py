@@ -9,8 +9,9 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from drivetrain_pipelines.errors import DrivetrainError
 from filelock import FileLock, Timeout
@@ -18,6 +19,7 @@ from filelock import FileLock, Timeout
 from drivetrain.coordinator.run_loop import RunLoop
 from drivetrain.runs.store import RunStore
 from drivetrain.runs.view import RunView
+from drivetrain.scheduling.status import ClusterStatus, QueueEntry
 
 _log = logging.getLogger(__name__)
 
@@ -49,7 +51,7 @@ class Coordinator:
         build: makes the loop of a run.
         check: raises `InputError` when the cluster could never hold a run.
         own: holds a run's lock; raises `RunOwnedError` when another coordinator has it.
-        overview: of the cluster, see `Scheduler.overview`.
+        status: of the cluster; see `Scheduler.status`.
     """
 
     def __init__(
@@ -59,10 +61,10 @@ class Coordinator:
         build: Callable[[str], RunLoop],
         check: Callable[[str], None],
         own: Callable[[str], OwnerLock],
-        overview: Callable[[], dict[str, Any]],
+        status: Callable[[], ClusterStatus],
     ) -> None:
         self._store, self._session, self._build, self._check = store, session, build, check
-        self._own, self._overview = own, overview
+        self._own, self._status = own, status
         self._lock = threading.Lock()
         self._loops: dict[str, RunLoop] = {}
         for record in store.unended(session=session):
@@ -114,13 +116,14 @@ class Coordinator:
         self.adopt(run_id)  # one that nobody looks after is ended by whoever does from now on
         self._loops[run_id].cancel()
 
-    def cluster(self) -> dict[str, Any]:
-        """Nodes, who holds what of them, and who waits; with the reasons."""
-        found = self._overview()
-        for entry in found["queue"]:
-            if loop := self._loops.get(entry["run"]):
-                entry["why"] = loop.waiting
-        return found
+    def cluster(self) -> ClusterStatus:
+        """Return the nodes, the runs that have them, and the runs that wait, with the reasons."""
+        status = self._status()
+        return replace(status, queue=tuple(self._with_reason(entry) for entry in status.queue))
+
+    def _with_reason(self, entry: QueueEntry) -> QueueEntry:
+        loop = self._loops.get(entry.run)
+        return replace(entry, why=loop.waiting) if loop else entry
 
 
 def hold_owner_lock(run_id: str, folder: Path) -> FileLock:

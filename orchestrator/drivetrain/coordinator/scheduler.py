@@ -20,6 +20,7 @@ from drivetrain.scheduling.model import Admit, Holding, Node, Request, workers_o
 from drivetrain.scheduling.policy import schedule
 from drivetrain.scheduling.precedence import Capacity, FairShares, UsageMeter, by_precedence
 from drivetrain.scheduling.rules import Rules
+from drivetrain.scheduling.status import ClusterStatus, NodeStatus, QueueEntry
 from drivetrain.scheduling.strikes import Strikes
 
 _log = logging.getLogger(__name__)
@@ -79,26 +80,18 @@ class Scheduler:
         """A run's line to the scheduler."""
         return SchedulerHandle(self, request)
 
-    def overview(self) -> dict[str, Any]:
-        """Nodes with those who hold them, and everybody who waits, the next first; as JSON."""
-        now = self.clock()
-        nodes: dict[str, dict[str, Any]] = {
-            node.id: {**asdict(node), "ranks": {}, "quarantined_until": self._strikes.until(node.id, now)}
-            for node in self._nodes()
-        }
+    def status(self) -> ClusterStatus:
+        """Return the nodes with the runs that have them, and every run that waits, the next first."""
+        now, nodes = self.clock(), self._nodes()
         with self._changed:
-            for run, (_, holding) in self._holding.items():
-                for node, ranks in holding.placement:
-                    if node in nodes:
-                        nodes[node]["ranks"][run] = ranks
-                        nodes[node]["cpus_used"] = nodes[node].get("cpus_used", 0) + ranks * holding.request.cpus
-                        nodes[node]["gpus_used"] = nodes[node].get("gpus_used", 0) + ranks * holding.request.gpus
+            held = [holding for _, holding in self._holding.values()]
             queue = [
-                {**asdict(request), "expected_s": _finite(request.expected_s), "waits_for": what}
+                _queue_entry(request, what)
                 for what, book in (("a place", self._waiting), ("its turn to prepare data", self._to_prepare))
                 for request in self._by_precedence(book)
             ]
-            return {"nodes": list(nodes.values()), "queue": queue, "usage": dict(self._meter.usage)}
+            status = tuple(_node_status(node, held, self._strikes.until(node.id, now)) for node in nodes)
+            return ClusterStatus(status, tuple(queue), dict(self._meter.usage))
 
     def update(self, handle: SchedulerHandle, **change: Any) -> None:
         """Enter a change into the book: a run is in one of its lists, or in none.
@@ -266,3 +259,22 @@ def _unheard(_: object) -> None:
 
 def _finite(seconds: float) -> float | None:
     return seconds if math.isfinite(seconds) else None  # JSON has no infinity
+
+
+def _node_status(node: Node, holdings: list[Holding], quarantined_until: float | None) -> NodeStatus:
+    here = [(holding, ranks) for holding in holdings for name, ranks in holding.placement if name == node.id]
+    return NodeStatus(
+        node.id,
+        node.address,
+        node.cpus,
+        node.gpus,
+        node.draining,
+        quarantined_until,
+        ranks={holding.request.run: ranks for holding, ranks in here},
+        cpus_used=sum(ranks * holding.request.cpus for holding, ranks in here),
+        gpus_used=sum(ranks * holding.request.gpus for holding, ranks in here),
+    )
+
+
+def _queue_entry(request: Request, waits_for: str) -> QueueEntry:
+    return QueueEntry(**{**asdict(request), "expected_s": _finite(request.expected_s)}, waits_for=waits_for)

@@ -84,7 +84,7 @@ class RayCoordinator(Coordinator):
         def own(run_id: str) -> FileLock:
             return hold_owner_lock(run_id, home.run(run_id).path)
 
-        super().__init__(store, session, build, check, own, scheduler.overview)
+        super().__init__(store, session, build, check, own, scheduler.status)
         scheduler.start()  # now that the book has everybody who holds a place
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from drivetrain_pipelines.storage.checksums import JsonObject
 from packaging.version import Version
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -59,7 +60,7 @@ def examine(home: Home) -> list[Finding]:
     return [*findings, _authentication(len(nodes)), *together]
 
 
-def _node(found: dict[str, Any]) -> _Node:
+def _node(found: JsonObject) -> _Node:
     return _Node(found["NodeID"], found["NodeManagerHostname"], found["NodeManagerAddress"])
 
 
@@ -174,5 +175,5 @@ def _free_port(address: str) -> int:
         return port
 
 
-def _join(rendezvous: str, rank: int, world_size: int) -> dict[str, Any]:
+def _join(rendezvous: str, rank: int, world_size: int) -> collectives.Outcome:
     return collectives.outcome(collectives.start(rendezvous, rank, world_size))

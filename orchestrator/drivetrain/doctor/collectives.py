@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from typing import Any
+from dataclasses import dataclass
 
 from drivetrain.doctor.finding import Finding, attempt, failed, ok
 
@@ -32,7 +32,16 @@ def start(rendezvous: str, rank: int, world_size: int) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=every_gpu)
 
 
-def outcome(process: subprocess.Popen[str]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Outcome:
+    """What one process has found: whether the sum was right, and how fast it was."""
+
+    right: bool
+    bytes_per_s: float
+    backend: str
+
+
+def outcome(process: subprocess.Popen[str]) -> Outcome:
     """What a process of `start` has said.
 
     Raises:
@@ -46,8 +55,7 @@ def outcome(process: subprocess.Popen[str]) -> dict[str, Any]:
         raise RuntimeError(f"no answer from the others in {_TIMEOUT_S:.0f} s") from None
     if process.returncode:
         raise RuntimeError((errors.strip().splitlines() or ["it ended without a word"])[-1])
-    found: dict[str, Any] = json.loads(said.splitlines()[-1])
-    return found
+    return Outcome(**json.loads(said.splitlines()[-1]))
 
 
 def on_this_machine() -> Finding:
@@ -61,12 +69,12 @@ def on_this_machine() -> Finding:
     return attempt("all-reduce", look, "Reinstall torch; see what `python -m torch.utils.collect_env` says.")
 
 
-def verdict(check: str, outcomes: list[dict[str, Any]]) -> Finding:
+def verdict(check: str, outcomes: list[Outcome]) -> Finding:
     """What follows from what all the processes have said."""
-    if not all(found["right"] for found in outcomes):
+    if not all(found.right for found in outcomes):
         return failed(check, "the sum is wrong", "Do not train on these machines before their memory was tested.")
-    slowest = min(found["bytes_per_s"] for found in outcomes)
-    return ok(check, f"{len(outcomes)} processes by {outcomes[0]['backend']}: {slowest / 1e6:.0f} MB/s")
+    slowest = min(found.bytes_per_s for found in outcomes)
+    return ok(check, f"{len(outcomes)} processes by {outcomes[0].backend}: {slowest / 1e6:.0f} MB/s")
 
 
 def not_through(check: str, why: str) -> Finding:

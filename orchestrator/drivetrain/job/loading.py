@@ -15,6 +15,7 @@ import yaml
 from drivetrain_pipelines.errors import InputError
 from drivetrain_pipelines.raw.checks import check_data, check_location
 from drivetrain_pipelines.raw.sources import check_source
+from drivetrain_pipelines.storage.checksums import JsonObject
 from drivetrain_workers.engine.batching import solve
 from drivetrain_workers.engine.deepspeed_config import check_passthrough
 from drivetrain_workers.spec import FACTS_OF_DATA
@@ -119,7 +120,7 @@ def recipes_folder() -> Path:
     return Path(spec.submodule_search_locations[0])
 
 
-def _override(document: dict[str, Any], override: str) -> None:
+def _override(document: JsonObject, override: str) -> None:
     key, separator, value = override.partition("=")
     if not separator or not key:
         raise InputError("--set", repr(override), "section.key=value")
@@ -135,7 +136,7 @@ def _override(document: dict[str, Any], override: str) -> None:
         raise InputError(f"--set {key}", repr(value)[:200], "a value in YAML", " ".join(str(error).split())) from error
 
 
-def _validate(document: dict[str, Any]) -> JobSpec:
+def _validate(document: JsonObject) -> JobSpec:
     try:
         return JobSpec.model_validate(document)
     except ValidationError as error:

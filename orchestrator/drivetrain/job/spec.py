@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from drivetrain_pipelines.spec import DataSpec, FunctionPath, Name, Spec
+from drivetrain_pipelines.storage.checksums import JsonObject
 from drivetrain_workers.spec import CheckpointSpec, ModelSpec, TrainingSpec
 from pydantic import Discriminator, Field, Tag, model_validator
 
@@ -150,9 +151,9 @@ class JobSpec(Spec):
         return self
 
 
-def flatten(section: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(section: JsonObject, prefix: str = "") -> JsonObject:
     """Nested sections to dotted keys, as MLflow shows them."""
-    flat: dict[str, Any] = {}
+    flat: JsonObject = {}
     for key, value in section.items():
         if isinstance(value, dict) and value:
             flat |= flatten(value, f"{prefix}{key}.")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 from drivetrain_pipelines.errors import InputError
+from drivetrain_pipelines.storage.checksums import JsonObject
 from drivetrain_workers.engine.batching import solve, total_steps
 from drivetrain_workers.model_processes.requests import ModelProfile
 from drivetrain_workers.spec import OffloadSpec, TrainingSpec
@@ -176,7 +176,7 @@ def _is_written(setting: Setting, training: TrainingSpec, site: Site) -> bool:
     return setting.zero == stage and (setting.offload_optimizer, setting.offload_parameters) == asked
 
 
-def chosen(plan: Plan) -> dict[str, Any]:
+def chosen(plan: Plan) -> JsonObject:
     """What a job that leaves settings to the plan is given, and what is foretold of it.
 
     Raises:

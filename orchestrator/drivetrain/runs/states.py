@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from drivetrain_pipelines.storage.checksums import JsonObject
 from drivetrain_workers.protocol.reasons import Reason
 
 from drivetrain.scheduling.model import Placement
@@ -160,12 +161,12 @@ TRANSITIONS: dict[type[State], tuple[type[State], ...]] = {
 _BY_PHASE = {state.__name__.lower(): state for state in TRANSITIONS}
 
 
-def to_record(state: State) -> dict[str, Any]:
+def to_record(state: State) -> JsonObject:
     """JSON form of a state."""
     return {"phase": state.phase, **dataclasses.asdict(state)}
 
 
-def from_record(record: dict[str, Any]) -> State:
+def from_record(record: JsonObject) -> State:
     """Inverse of `to_record`; lenient: unknown keys, of a newer version, are skipped."""
     kind = _BY_PHASE[record["phase"]]
     known = {f.name for f in dataclasses.fields(kind)}

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 from drivetrain_pipelines.errors import InputError
+from drivetrain_pipelines.storage.checksums import JsonObject
 from pyarrow import csv
 
 from drivetrain.scheduling.model import Node
 from drivetrain.scheduling.rules import DEFAULT_QUEUE
 
 _REQUIRED = ("job", "submitted_s", "duration_s", "gpus")
-_OPTIONAL: dict[str, Any] = {
+_OPTIONAL: JsonObject = {
     "user": "",
     "queue": DEFAULT_QUEUE,
     "priority": 0,
@@ -65,7 +65,7 @@ def read_trace(path: str) -> list[TraceJob]:
     return sorted(jobs, key=lambda job: (job.submitted_s, job.job))
 
 
-def _job(path: str, line: int, row: dict[str, Any]) -> TraceJob:
+def _job(path: str, line: int, row: JsonObject) -> TraceJob:
     values = {**_OPTIONAL, **{name: value for name, value in row.items() if value is not None}}
     try:
         gpus, duration_s, submitted_s = int(values["gpus"]), float(values["duration_s"]), float(values["submitted_s"])

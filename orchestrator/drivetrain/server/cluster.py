@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
 
+from drivetrain_pipelines.storage.checksums import JsonObject
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict
 
@@ -29,27 +29,25 @@ def me(principal: Viewer) -> dict[str, str]:
 
 
 @router.get("/queue")
-def queue(server: Server, _: Viewer) -> list[dict[str, Any]]:
+def queue(server: Server, _: Viewer) -> list[JsonObject]:
     """Who waits, the next first, and why."""
-    waiting: list[dict[str, Any]] = server.session.cluster()["queue"]
-    return waiting
+    return [asdict(entry) for entry in server.session.cluster().queue]
 
 
 @router.get("/nodes")
-def nodes(server: Server, _: Viewer) -> list[dict[str, Any]]:
+def nodes(server: Server, _: Viewer) -> list[JsonObject]:
     """The cluster's nodes, and the ranks on them."""
-    found: list[dict[str, Any]] = server.session.cluster()["nodes"]
-    return found
+    return [asdict(node) for node in server.session.cluster().nodes]
 
 
 @router.get("/tokens")
-def list_tokens(server: Server, _: Admin) -> list[dict[str, Any]]:
+def list_tokens(server: Server, _: Admin) -> list[JsonObject]:
     """All tokens; not the secrets, which nobody has."""
     return [asdict(info) for info in server.tokens.all()]
 
 
 @router.post("/tokens", status_code=201)
-def create_token(new: NewToken, server: Server, _: Admin) -> dict[str, Any]:
+def create_token(new: NewToken, server: Server, _: Admin) -> JsonObject:
     """Make a token; this is the only time that it is shown."""
     secret, info = server.tokens.create(new.user, new.role, new.days)
     return {"token": secret, **asdict(info)}
@@ -63,7 +61,7 @@ def revoke_token(token_id: str, server: Server, _: Admin) -> Response:
 
 
 @router.get("/openapi.json")
-def openapi(request: Request, _: Viewer) -> dict[str, Any]:
+def openapi(request: Request, _: Viewer) -> JsonObject:
     """This document; it asks for a token like everything else, which FastAPI's own would not."""
-    document: dict[str, Any] = request.app.openapi()
+    document: JsonObject = request.app.openapi()
     return document

@@ -73,14 +73,14 @@ class _Figures(Collector):
         found = self._parts.session.cluster()
         phases = Counter((record.state.phase,) for record in runs)
         yield _gauge("runs", "that have not ended", ["phase"], _NO_RUNS | phases)
-        waiting = Counter((request["queue"], request["waits_for"]) for request in found["queue"])
+        waiting = Counter((entry.queue, entry.waits_for) for entry in found.queue)
         yield _gauge("queue_length", "runs that wait", ["queue", "waits_for"], waiting)
-        states = Counter((_state(node),) for node in found["nodes"])
+        states = Counter((node.state,) for node in found.nodes)
         yield _gauge("nodes", "of the cluster", ["state"], _NO_NODES | states)
         for device in ("cpus", "gpus"):
             both = {
-                ("there",): sum(node[device] for node in found["nodes"]),
-                ("used",): sum(node.get(f"{device}_used", 0) for node in found["nodes"]),
+                ("there",): sum(getattr(node, device) for node in found.nodes),
+                ("used",): sum(getattr(node, f"{device}_used") for node in found.nodes),
             }
             yield _gauge(device, "of the cluster", ["state"], both)
 
@@ -108,10 +108,6 @@ class _Figures(Collector):
 
 def _labels(record: RunRecord) -> tuple[str, str]:
     return record.id, record.user
-
-
-def _state(node: dict[str, Any]) -> str:
-    return "quarantined" if node["quarantined_until"] else "draining" if node["draining"] else "usable"
 
 
 def _gauge(name: str, text: str, labels: list[str], values: Mapping[Any, float]) -> Metric:

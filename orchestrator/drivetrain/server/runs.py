@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import re
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated
 
 from drivetrain_pipelines.errors import InputError
+from drivetrain_pipelines.storage.checksums import JsonObject
 from fastapi import APIRouter, HTTPException, Query, Request
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
@@ -55,7 +56,7 @@ def has_package(digest: str, server: Server, _: User) -> dict[str, bool]:
 
 
 @router.post("/runs", status_code=201)
-def submit(submission: Submission, server: Server, principal: User) -> dict[str, Any]:
+def submit(submission: Submission, server: Server, principal: User) -> JsonObject:
     """Begin a run. The same idempotency key twice makes one."""
     folder = server.home.packages / submission.package
     if not folder.is_dir():
@@ -72,13 +73,13 @@ def list_runs(
     phase: str | None = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 50,
     before: Annotated[str | None, Query(max_length=300)] = None,
-) -> list[dict[str, Any]]:
+) -> list[JsonObject]:
     """Runs, newest first; ``before`` the id of the last one of the page before."""
     return [_summary(record) for record in server.store.page(limit, before, user=user, phase=phase)]
 
 
 @router.get("/runs/{run_id}")
-def get_run(run_id: str, server: Server, _: Viewer) -> dict[str, Any]:
+def get_run(run_id: str, server: Server, _: Viewer) -> JsonObject:
     """A run: its record, its live figures, its history."""
     record = server.store.get(run_id)
     history = [{"time": at, "phase": state.phase, "why": why} for at, why, state in server.store.history(record.id)]
@@ -86,7 +87,7 @@ def get_run(run_id: str, server: Server, _: Viewer) -> dict[str, Any]:
 
 
 @router.get("/runs/{run_id}/account")
-def get_account(run_id: str, server: Server, _: Viewer) -> dict[str, Any]:
+def get_account(run_id: str, server: Server, _: Viewer) -> JsonObject:
     """Where the time of a run has gone, and what it has cost, up to now."""
     return server.accounts.of(run_id).to_json()
 
@@ -98,7 +99,7 @@ async def get_view(
     _: Viewer,
     known_version: int = -1,
     timeout_s: Annotated[float, Query(ge=0, le=_LONGEST_POLL_S)] = 10.0,
-) -> dict[str, Any]:
+) -> JsonObject:
     """Live figures, as soon as they are newer than the version that is known (or after the timeout)."""
     record = await asyncio.to_thread(server.store.get, run_id)
     view: RunView = await asyncio.to_thread(server.session.view, record.id, known_version, timeout_s)
@@ -120,7 +121,7 @@ def get_logs(
 
 
 @router.post("/runs/{run_id}/cancel")
-def cancel(run_id: str, server: Server, principal: User) -> dict[str, Any]:
+def cancel(run_id: str, server: Server, principal: User) -> JsonObject:
     """Have a run save and end."""
     record = _own(server, run_id, principal)
     if not isinstance(record.state, Ended):
@@ -129,13 +130,13 @@ def cancel(run_id: str, server: Server, principal: User) -> dict[str, Any]:
 
 
 @router.post("/runs/{run_id}/resume")
-def resume(run_id: str, server: Server, principal: User) -> dict[str, Any]:
+def resume(run_id: str, server: Server, principal: User) -> JsonObject:
     """Go on with a run that was cancelled or has failed."""
     return _summary(server.session.resume(_own(server, run_id, principal).id))
 
 
 @router.post("/runs/{run_id}/retry", status_code=201)
-def retry(run_id: str, server: Server, principal: User) -> dict[str, Any]:
+def retry(run_id: str, server: Server, principal: User) -> JsonObject:
     """Begin a new run of the same job."""
     return _summary(server.session.retry(server.store.get(run_id).id, principal.user))
 
@@ -147,7 +148,7 @@ def _own(server: Parts, run_id: str, principal: Principal) -> RunRecord:
     return record
 
 
-def _summary(record: RunRecord) -> dict[str, Any]:
+def _summary(record: RunRecord) -> JsonObject:
     return {
         "run_id": record.id,
         "user": record.user,
@@ -159,7 +160,7 @@ def _summary(record: RunRecord) -> dict[str, Any]:
     } | _public({"facts": record.facts.to_json()})
 
 
-def _public(answer: dict[str, Any]) -> dict[str, Any]:
+def _public(answer: JsonObject) -> JsonObject:
     """An answer without the password that the tracking server's address may hold."""
     facts = dict(answer["facts"])
     if uri := facts.get("mlflow_uri"):

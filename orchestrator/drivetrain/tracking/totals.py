@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-Record = dict[str, Any]
+from drivetrain_pipelines.storage.checksums import JsonObject
+
+Record = JsonObject
 
 _ENERGY = "/energy_joules"
 _KEPT_SERIES = ("train", "eval")  # of which the newest values are kept; nodes come and go, and log many
@@ -62,7 +64,7 @@ class Totals:
         total, count = self.sums.get(key, (0.0, 0))
         return total / count if count else None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return what `from_json` reads."""
         return asdict(self)
 

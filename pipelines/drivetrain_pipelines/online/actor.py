@@ -22,6 +22,7 @@ from drivetrain_pipelines.errors import DrivetrainError, TransformError
 from drivetrain_pipelines.online.transform import OnlineTransform
 from drivetrain_pipelines.online.wire import Endpoints, Refusal, Ticket, to_arrow, unseal
 from drivetrain_pipelines.spec import DataSpec
+from drivetrain_pipelines.storage.checksums import JsonObject
 from drivetrain_pipelines.stream.dataset import open_dataset
 from drivetrain_pipelines.stream.reader import StreamReader
 from drivetrain_pipelines.user_code import load_function
@@ -68,7 +69,7 @@ class TransformServer(fl.FlightServerBase):  # type: ignore[misc]  # pyarrow has
         _, proof = self._unseal(action.body.to_pybytes())
         return [proof.encode()]
 
-    def _unseal(self, request: bytes) -> tuple[dict[str, Any], str]:
+    def _unseal(self, request: bytes) -> tuple[JsonObject, str]:
         try:
             return unseal(self._token, request)
         except PermissionError as error:

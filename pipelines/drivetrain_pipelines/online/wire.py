@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from drivetrain_pipelines.errors import CorruptFileError
 from drivetrain_pipelines.storage.arrow_types import array_of, numbers_of
-from drivetrain_pipelines.storage.checksums import read_json, write_json
+from drivetrain_pipelines.storage.checksums import JsonObject, read_json, write_json
 from drivetrain_pipelines.stream.columns import Columns
 
 _MOST_CHARACTERS = 2000  # gRPC carries it in a header, of which it takes 16 KiB
@@ -58,7 +58,7 @@ class Refusal:
         return cls(**json.loads(text))
 
 
-def seal(token: str, content: dict[str, Any]) -> tuple[bytes, str]:
+def seal(token: str, content: JsonObject) -> tuple[bytes, str]:
     """A request that only who knows the token could have made, without the token in it; and the proof to expect back.
 
     A server that has taken a dead actor's port learns nothing from it, and cannot answer it.
@@ -68,7 +68,7 @@ def seal(token: str, content: dict[str, Any]) -> tuple[bytes, str]:
     return json.dumps(request).encode(), _sign(token, "answer", body)
 
 
-def unseal(token: str, request: bytes) -> tuple[dict[str, Any], str]:
+def unseal(token: str, request: bytes) -> tuple[JsonObject, str]:
     """What was asked, and the proof to send back.
 
     Raises:

@@ -25,7 +25,7 @@ from drivetrain_pipelines.raw.labels import read_labels
 from drivetrain_pipelines.raw.records import ONE_EACH, Chunk, cut, cut_labelled
 from drivetrain_pipelines.raw.sources import SourceFile, format_of, list_files
 from drivetrain_pipelines.spec import DataSpec
-from drivetrain_pipelines.storage.checksums import tree_digest
+from drivetrain_pipelines.storage.checksums import JsonObject, tree_digest
 from drivetrain_pipelines.storage.folder import StorageFolder
 from drivetrain_pipelines.storage.shards import Manifest, schema_from_text, unigram_entropy
 
@@ -121,7 +121,7 @@ def find(spec: DataSpec, root: str, downloads: Path, code_folder: Path) -> Prepa
         return None
 
 
-def _version(made_from: dict[str, Any]) -> str:
+def _version(made_from: JsonObject) -> str:
     return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -139,7 +139,7 @@ def _raw(spec: DataSpec, downloads: Path) -> Iterator[_Raw]:
         yield _Raw(files, format_of([file.url for file in files], spec.file_format), split, stream)
 
 
-def _inputs(spec: DataSpec, raw: list[_Raw], code_folder: Path) -> dict[str, Any]:
+def _inputs(spec: DataSpec, raw: list[_Raw], code_folder: Path) -> JsonObject:
     """Everything that the bytes of the dataset depend on, with file contents in place of file names."""
     settings = spec.model_dump(mode="json", exclude=_NOT_CONTENT)
     if spec.kind == "tokens":
@@ -246,7 +246,7 @@ def _map(
 
 
 def _manifest(
-    spec: DataSpec, version: str, made_from: dict[str, Any], classes: list[str], results: list[ChunkResult]
+    spec: DataSpec, version: str, made_from: JsonObject, classes: list[str], results: list[ChunkResult]
 ) -> Manifest:
     splits = {
         split: [result.shards[split] for result in results if split in result.shards] for split in ("train", "eval")

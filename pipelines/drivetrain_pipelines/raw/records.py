@@ -18,6 +18,8 @@ from drivetrain_pipelines.raw.sources import SourceFile, open_file
 from drivetrain_pipelines.spec import StorageSpec
 from drivetrain_pipelines.storage.arrow_types import array_of
 
+Row = dict[str, Any]  # one record: its fields by name
+
 _BY_BYTES = ("text", "jsonl")  # can be cut at any line
 ONE_EACH = ("images", "audio", "documents")  # files that are one record each
 
@@ -112,7 +114,7 @@ class _Errors:
         self.skipped.append(f"{place}: {str(problem)[:200]}")
 
 
-def table_of(rows: list[dict[str, Any]]) -> pa.Table:
+def table_of(rows: list[Row]) -> pa.Table:
     """Rows as a table with the columns of all of them; what a row lacks is null. Arrays of one shape stay arrays."""
     names = dict.fromkeys(name for row in rows for name in row)
     return pa.table({name: _column_of([row.get(name) for row in rows]) for name in names})
@@ -219,7 +221,7 @@ def _read_documents(chunk: Chunk, storage: StorageSpec, errors: _Errors) -> Reco
 
 def _read_webdataset(chunk: Chunk, storage: StorageSpec, errors: _Errors) -> Records:
     """A tar whose files with the same stem are one record: ``0001.jpg`` and ``0001.cls``."""
-    samples: dict[str, dict[str, Any]] = {}
+    samples: dict[str, Row] = {}
     try:
         with open_file(chunk.urls[0], storage) as file, tarfile.open(fileobj=io.BytesIO(file.read())) as tar:
             for member in tar:
@@ -244,8 +246,8 @@ def _split(name: str) -> tuple[str, str, str]:
     return f"{folder}/{stem}", dot, suffix
 
 
-def _webdataset_row(sample: dict[str, Any]) -> dict[str, Any]:
-    row: dict[str, Any] = {"file": sample["file"]}
+def _webdataset_row(sample: Row) -> Row:
+    row: Row = {"file": sample["file"]}
     for suffix, content in sorted(sample.items()):
         if suffix == "file":
             continue

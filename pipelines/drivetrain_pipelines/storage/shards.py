@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from base64 import b64decode, b64encode
 from dataclasses import dataclass, field
-from typing import Any
 
 import pyarrow as pa
 from pyarrow import ipc
 
 from drivetrain_pipelines.errors import CorruptFileError
 from drivetrain_pipelines.storage.arrow_types import is_ragged, row_of
+from drivetrain_pipelines.storage.checksums import JsonObject
 from drivetrain_pipelines.storage.folder import StorageFolder
 
 MANIFEST = "manifest.json"
@@ -52,7 +52,7 @@ class Manifest:
     schema: pa.Schema
     splits: dict[str, list[Shard]]
     statistics: dict[str, float] = field(default_factory=dict)
-    made_from: dict[str, Any] = field(default_factory=dict)
+    made_from: JsonObject = field(default_factory=dict)
     classes: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 import platform
 from pathlib import Path
-from typing import Any
 
 from drivetrain_workers.agent.event_log import EventLog, LoggedEvent
 from drivetrain_workers.agent.hang_watch import HangReporter
 from drivetrain_workers.agent.node import AgentNode, RayNode
+from drivetrain_workers.agent.peers import CopyPiece, StoredCopy
 from drivetrain_workers.agent.rank_supervisor import Link, RankSupervisor
 from drivetrain_workers.model_processes.requests import Request, ask
 from drivetrain_workers.protocol.events import CheckpointCommitted, CopyMade, NodeMeasured
@@ -101,20 +101,18 @@ class NodeAgent:
         self._note_call()
         return ask(request)
 
-    def receive_copy(
-        self, step: int, generation: int, rank: int, offset: int, chunk: bytes, index: dict[str, Any]
-    ) -> None:
+    def receive_copy(self, piece: CopyPiece) -> None:
         """See `PeerCopies.receive`."""
         if self._peers:
-            self._peers.receive(step, generation, rank, offset, chunk, index)
+            self._peers.receive(piece)
 
-    def newest_copy(self, rank: int) -> tuple[int, int, dict[str, Any]] | None:
+    def newest_copy(self, rank: int) -> StoredCopy | None:
         """See `PeerCopies.newest`."""
         return self._peers.newest(rank) if self._peers else None
 
-    def read_copy(self, step: int, generation: int, rank: int, offset: int) -> bytes:
+    def read_copy(self, checkpoint: CheckpointId, rank: int, offset: int) -> bytes:
         """See `PeerCopies.read`."""
-        return self._peers.read(step, generation, rank, offset) if self._peers else b""
+        return self._peers.read(checkpoint, rank, offset) if self._peers else b""
 
     def forget_copies(self) -> None:
         """Release the memory of a run that has ended. Ranks that still write there end first."""

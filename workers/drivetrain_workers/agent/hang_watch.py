@@ -13,7 +13,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
+
+from drivetrain_pipelines.storage.checksums import JsonObject
 
 from drivetrain_workers.protocol.events import Beat, RankHung, RankId
 
@@ -155,7 +157,7 @@ def stack_of(pid: int) -> list[str]:
     command = [str(Path(sys.executable).with_name("py-spy")), "dump", "--nonblocking", "--json", "--pid", str(pid)]
     try:
         done = subprocess.run(command, capture_output=True, timeout=_STACK_TIMEOUT_S, check=True)
-        threads: list[dict[str, Any]] = json.loads(done.stdout)
+        threads: list[JsonObject] = json.loads(done.stdout)
     except (OSError, subprocess.SubprocessError, ValueError):
         return []
     main = next((thread for thread in threads if thread["thread_name"] == "MainThread"), threads[0])

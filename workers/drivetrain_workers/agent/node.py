@@ -12,11 +12,12 @@ from typing import Any, NoReturn, Protocol
 
 import ray
 import ray.util
+from drivetrain_pipelines.errors import DrivetrainError
 from drivetrain_pipelines.online.actor import start_transformers
 
 from drivetrain_workers.agent.fork_server_process import ForkServerProcess
 from drivetrain_workers.agent.node_meter import NodeMeter, Reading
-from drivetrain_workers.agent.peers import PeerCopies
+from drivetrain_workers.agent.peers import CopyPiece, PeerCopies, StoredCopy
 from drivetrain_workers.agent.rank_supervisor import Link
 from drivetrain_workers.checkpoints.memory_copies import (
     MemoryCopies,
@@ -30,8 +31,10 @@ from drivetrain_workers.checkpoints.upload import Uploader
 from drivetrain_workers.protocol.events import AgentEvent, CheckpointUploaded, ProblemFound
 from drivetrain_workers.protocol.messages import Address, AgentTask, Endpoint, Message
 from drivetrain_workers.protocol.processes import yield_to_training
-from drivetrain_workers.records.run_folder import RunFolder
+from drivetrain_workers.records.run_folder import CheckpointId, RunFolder
 from drivetrain_workers.spec import TrainJob
+
+_FETCH_TIMEOUT_S = 60.0  # for a chunk; what is slower is left to storage
 
 
 class ForkServer(Protocol):
@@ -94,6 +97,55 @@ class AgentNode(Protocol):
         """End the agent."""
 
 
+class PeerLostError(DrivetrainError):
+    """The agent that keeps copies of this one's ranks is dead, or does not answer."""
+
+    def __init__(self, name: str, detail: str) -> None:
+        super().__init__(name, detail)
+        self.name, self.detail = name, detail
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.detail}"
+
+
+class RayPeer:
+    """Another agent; see `Peer`.
+
+    Args:
+        name: of its actor.
+
+    Raises:
+        PeerLostError: there is no such actor.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        try:
+            self._actor: Any = ray.get_actor(name)
+        except ValueError as error:
+            raise PeerLostError(name, str(error)) from error
+
+    def newest_copy(self, rank: int) -> StoredCopy | None:
+        """See `Peer`."""
+        found: StoredCopy | None = self._get(self._actor.newest_copy.remote(rank))
+        return found
+
+    def read_copy(self, checkpoint: CheckpointId, rank: int, offset: int) -> bytes:
+        """See `Peer`."""
+        chunk: bytes = self._get(self._actor.read_copy.remote(checkpoint, rank, offset))
+        return chunk
+
+    def receive_copy(self, piece: CopyPiece) -> None:
+        """See `Peer`."""
+        self._get(self._actor.receive_copy.remote(piece))
+
+    def _get(self, call: Any) -> Any:
+        try:
+            return ray.get(call, timeout=_FETCH_TIMEOUT_S)
+        except ray.exceptions.RayError as error:
+            raise PeerLostError(self._name, str(error).splitlines()[0]) from error
+
+
 class RayNode:
     """The node on which a Ray actor runs.
 
@@ -129,7 +181,11 @@ class RayNode:
         if not self._job.checkpoint.memory_every:
             return None
         self._memory_lock = own_memory_folder(self.memory_folder)
-        return PeerCopies(MemoryCopies(self.memory_folder), self._task.successor) if self._task.successor else None
+        if not self._task.successor:
+            return None
+        peers = PeerCopies(MemoryCopies(self.memory_folder), lambda: RayPeer(self._task.successor))
+        peers.start()
+        return peers
 
     def start_uploader(self, report: Callable[[AgentEvent], None]) -> Uploader | None:
         """See `AgentNode`. One agent of the gang uploads for all."""

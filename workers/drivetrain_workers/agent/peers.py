@@ -4,21 +4,57 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
-import ray
 from drivetrain_pipelines.errors import DrivetrainError
-from drivetrain_pipelines.storage.checksums import read_json, write_json
+from drivetrain_pipelines.storage.checksums import JsonObject, read_json, write_json
 
 from drivetrain_workers.checkpoints.memory_copies import MemoryCopies
 from drivetrain_workers.records.run_folder import CheckpointId
 
 _log = logging.getLogger(__name__)
 _CHUNK_BYTES = 64 << 20  # of which each call carries one, so that Ray's object store holds no whole state
-_TROUBLE = (ValueError, OSError, DrivetrainError, ray.exceptions.RayError)  # no such actor, file, or connection
-_FETCH_S = 60.0  # for a chunk; what is slower is left to storage
+_FAILURES = (OSError, DrivetrainError)
+
+
+@dataclass(frozen=True)
+class StoredCopy:
+    """A copy of a rank's state that is in a node's memory."""
+
+    checkpoint: CheckpointId
+    index: JsonObject
+
+
+@dataclass(frozen=True)
+class CopyPiece:
+    """A piece of a copy on its way to another node.
+
+    Attributes:
+        offset: of ``chunk`` in the state.
+        index: of the whole copy, with its last piece.
+    """
+
+    checkpoint: CheckpointId
+    rank: int
+    offset: int
+    chunk: bytes
+    index: JsonObject | None = None
+
+
+class Peer(Protocol):
+    """The agent that keeps copies of this one's ranks. Its methods raise OSError or DrivetrainError."""
+
+    def newest_copy(self, rank: int) -> StoredCopy | None:
+        """Return the newest copy of a rank that it has."""
+
+    def read_copy(self, checkpoint: CheckpointId, rank: int, offset: int) -> bytes:
+        """Return a piece of a copy that it has."""
+
+    def receive_copy(self, piece: CopyPiece) -> None:
+        """Have it keep a piece of a copy."""
 
 
 class PeerCopies:
@@ -26,94 +62,97 @@ class PeerCopies:
 
     Args:
         copies: on this node.
-        successor: name of the agent that keeps copies of this one's ranks.
+        find_successor: finds the agent that keeps copies of this one's ranks.
     """
 
-    def __init__(self, copies: MemoryCopies, successor: str) -> None:
-        self._copies, self._successor = copies, successor
+    def __init__(self, copies: MemoryCopies, find_successor: Callable[[], Peer]) -> None:
+        self._copies, self._find_successor = copies, find_successor
         self._news = threading.Condition()
-        self._to_send: dict[int, CheckpointId] = {}  # by rank; a newer one takes an older one's place
+        self._to_send: dict[int, CheckpointId] = {}  # by rank; a newer one replaces an older one
         self._closed = False
+
+    def start(self) -> None:
+        """Send copies from now on, in a thread."""
         threading.Thread(target=self._send_all, name="peers", daemon=True).start()
 
     def send(self, checkpoint: CheckpointId, rank: int) -> None:
-        """A rank of this node has made a copy; the successor is to have it, too."""
+        """Have the successor keep a copy that a rank of this node has made."""
         with self._news:
             self._to_send[rank] = checkpoint
             self._news.notify()
 
+    def send_next(self) -> None:
+        """Wait for a copy to be sent, and send it, as far as that is possible."""
+        with self._news:
+            self._news.wait_for(lambda: self._to_send)
+            rank, checkpoint = self._to_send.popitem()
+        try:
+            self._send(checkpoint, rank)
+        except _FAILURES as error:  # the peer is being replaced, or the copy already is
+            _log.warning("copy of rank %d at step %d not kept by a peer: %s", rank, checkpoint.step, error)
+
     def close(self) -> None:
-        """The run has ended: keep nothing more."""
+        """Keep nothing more: the run has ended."""
         self._closed = True
 
-    def receive(self, step: int, generation: int, rank: int, offset: int, chunk: bytes, index: dict[str, Any]) -> None:
-        """Keep a piece of another node's copy; with ``index`` it is the last."""
+    def receive(self, piece: CopyPiece) -> None:
+        """Keep a piece of another node's copy."""
         if self._closed:
             return
-        checkpoint = CheckpointId(step, generation)
-        state, index_path = self._copies.paths(checkpoint, rank)
-        if offset == 0:
-            self._copies.make_room(checkpoint, rank)
-        with _growing(state).open("r+b" if offset else "wb") as file:
-            file.seek(offset)
-            file.write(chunk)
-        if index:
+        state, index_path = self._copies.paths(piece.checkpoint, piece.rank)
+        if piece.offset == 0:
+            self._copies.make_room(piece.checkpoint, piece.rank)
+        with _growing(state).open("r+b" if piece.offset else "wb") as file:
+            file.seek(piece.offset)
+            file.write(piece.chunk)
+        if piece.index is not None:
             _growing(state).rename(state)
-            write_json(index_path, index)
+            write_json(index_path, piece.index)
 
-    def newest(self, rank: int) -> tuple[int, int, dict[str, Any]] | None:
-        """Step, generation and index of the newest copy of a rank that is here."""
+    def newest(self, rank: int) -> StoredCopy | None:
+        """Return the newest copy of a rank that is here."""
         for checkpoint in self._copies.complete(rank):
-            return checkpoint.step, checkpoint.generation, read_json(self._copies.paths(checkpoint, rank)[1])
+            return StoredCopy(checkpoint, read_json(self._copies.paths(checkpoint, rank)[1]))
         return None
 
-    def read(self, step: int, generation: int, rank: int, offset: int) -> bytes:
-        """A piece of a copy that is here."""
-        state, _ = self._copies.paths(CheckpointId(step, generation), rank)
+    def read(self, checkpoint: CheckpointId, rank: int, offset: int) -> bytes:
+        """Return a piece of a copy that is here."""
+        state, _ = self._copies.paths(checkpoint, rank)
         with state.open("rb") as file:
             file.seek(offset)
             return file.read(_CHUNK_BYTES)
 
     def recover(self, ranks: Iterable[int]) -> None:
-        """Bring back copies of ``ranks`` that are newer than this node's from the successor. Does what it can."""
+        """Fetch copies of ``ranks`` that are newer than this node's from the successor, as far as that is possible."""
         for rank in ranks:
             try:
                 self._recover(rank)
-            except _TROUBLE as error:  # storage has an older state
-                _log.warning("no copy of rank %d from %s: %s", rank, self._successor, error)
+            except _FAILURES as error:  # storage has an older state
+                _log.warning("no copy of rank %d from the successor: %s", rank, error)
 
     def _recover(self, rank: int) -> None:
-        peer = ray.get_actor(self._successor)
-        found: Any = ray.get(peer.newest_copy.remote(rank), timeout=_FETCH_S)
-        if found is None:
+        peer = self._find_successor()
+        found = peer.newest_copy(rank)
+        if found is None or any(own >= found.checkpoint for own in self._copies.complete(rank)):
             return
-        step, generation, index = found
-        if any(own >= CheckpointId(step, generation) for own in self._copies.complete(rank)):
-            return
-        for offset in _offsets(index["bytes"]):
-            chunk = ray.get(peer.read_copy.remote(step, generation, rank, offset), timeout=_FETCH_S)
-            last = offset + len(chunk) >= index["bytes"]
-            self.receive(step, generation, rank, offset, chunk, index if last else {})
+        for offset in _offsets(found.index["bytes"]):
+            chunk = peer.read_copy(found.checkpoint, rank, offset)
+            last = offset + len(chunk) >= found.index["bytes"]
+            self.receive(CopyPiece(found.checkpoint, rank, offset, chunk, found.index if last else None))
 
     def _send_all(self) -> None:
         while True:
-            with self._news:
-                self._news.wait_for(lambda: self._to_send)
-                rank, checkpoint = self._to_send.popitem()
-            try:
-                self._send(checkpoint, rank)
-            except _TROUBLE as error:  # the peer is being replaced, or the copy already is
-                _log.warning("copy of rank %d at step %d not kept by a peer: %s", rank, checkpoint.step, error)
+            self.send_next()
 
     def _send(self, checkpoint: CheckpointId, rank: int) -> None:
-        peer = ray.get_actor(self._successor)
+        peer = self._find_successor()
         state, index_path = self._copies.paths(checkpoint, rank)
         index = read_json(index_path)
         with state.open("rb") as file:
             for offset in _offsets(index["bytes"]):
                 last = offset + _CHUNK_BYTES >= index["bytes"]
-                piece = (offset, file.read(_CHUNK_BYTES), index if last else {})
-                ray.get(peer.receive_copy.remote(checkpoint.step, checkpoint.generation, rank, *piece))
+                piece = CopyPiece(checkpoint, rank, offset, file.read(_CHUNK_BYTES), index if last else None)
+                peer.receive_copy(piece)
 
 
 def _offsets(size: int) -> range:

@@ -13,7 +13,7 @@ from typing import Any
 from drivetrain_pipelines.errors import InputError
 from drivetrain_pipelines.online.transform import OnlineTransform
 from drivetrain_pipelines.spec import DataSpec
-from drivetrain_pipelines.storage.checksums import atomic_write
+from drivetrain_pipelines.storage.checksums import JsonObject, atomic_write
 from drivetrain_pipelines.user_code import load_function
 
 from drivetrain_workers.assessment.baselines import standard_baseline
@@ -35,7 +35,7 @@ from drivetrain_workers.modeling.objective import load_objective
 from drivetrain_workers.records.run_folder import RunFolder
 
 _NAMED = 5  # slices, the worst first
-Found = dict[str, Any]
+Found = JsonObject
 
 
 def assess(request: AssessRequest) -> str:

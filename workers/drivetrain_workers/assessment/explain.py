@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +13,7 @@ from drivetrain_workers.assessment.judging import Judge, batches, context_of
 from drivetrain_workers.assessment.pictures import draw_bars, draw_images, draw_tokens
 from drivetrain_workers.assessment.splits import Splits
 from drivetrain_workers.classification import main_column
-from drivetrain_workers.modeling.objective import Batch
+from drivetrain_workers.modeling.objective import Batch, Outputs
 
 _ROWS = 4
 _PATH_STEPS = 32  # from nothing (black, silence, padding) to the input
@@ -64,7 +63,7 @@ def _attributions(
         return _decision(said, chosen)
 
     decide(batch[name], *(batch[other] for other in others))  # at the input itself: this is what is explained
-    options: dict[str, Any] = {
+    options: Outputs = {
         "additional_forward_args": tuple(batch[other] for other in others) or None,
         "n_steps": _PATH_STEPS,
         "internal_batch_size": rows,  # so that a job's function always sees the same rows together
@@ -81,7 +80,7 @@ def _attributions(
     return explained
 
 
-def _decision(said: dict[str, Any], chosen: list[torch.Tensor]) -> torch.Tensor:
+def _decision(said: Outputs, chosen: list[torch.Tensor]) -> torch.Tensor:
     """What is explained ``[rows]``; ``chosen`` are the classes, once they have been found."""
     if "score" in said:
         score: torch.Tensor = said["score"]

@@ -16,7 +16,7 @@ from drivetrain_workers.assessment.scores import Outcomes
 from drivetrain_workers.assessment.splits import Splits, rows_of, spread, taken
 from drivetrain_workers.engine.engine import to_tensor
 from drivetrain_workers.modeling.context import TrainContext
-from drivetrain_workers.modeling.objective import IGNORED, Batch, next_token_targets
+from drivetrain_workers.modeling.objective import IGNORED, Batch, Outputs, next_token_targets
 
 _ROWS = 64
 _MOST_ROWS = 4096  # of the eval split, evenly spread over it
@@ -24,7 +24,7 @@ _MOST_TOKENS = 1 << 16  # of language: each is a decision between all tokens of 
 _MOST_BYTES = 1 << 30  # of probabilities at once
 _RARITIES = ("rarest quarter of the text", "rare quarter", "common quarter", "most common quarter")
 
-Judge = Callable[[torch.nn.Module, Batch, TrainContext], dict[str, Any]]
+Judge = Callable[[torch.nn.Module, Batch, TrainContext], Outputs]
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def next_token_judge(counts: npt.NDArray[np.int64]) -> Judge:
     rarity = np.minimum((share * len(_RARITIES)).astype(int), len(_RARITIES) - 1)
     names = np.array(_RARITIES)[rarity]
 
-    def judge(model: torch.nn.Module, batch: Batch, context: TrainContext) -> dict[str, Any]:
+    def judge(model: torch.nn.Module, batch: Batch, context: TrainContext) -> Outputs:
         del context
         targets = next_token_targets(batch)
         probabilities = model(batch["tokens"][:, :-1]).float().softmax(-1)
@@ -129,7 +129,7 @@ def next_token_judge(counts: npt.NDArray[np.int64]) -> Judge:
     return judge
 
 
-def _outcomes(said: dict[str, Any], batch: Batch, classes: list[str]) -> Outcomes:
+def _outcomes(said: Outputs, batch: Batch, classes: list[str]) -> Outcomes:
     probabilities = torch.as_tensor(said["probabilities"])
     targets = torch.as_tensor(said.get("targets", batch.get("label")))
     if "targets" not in said:
@@ -143,7 +143,7 @@ def _outcomes(said: dict[str, Any], batch: Batch, classes: list[str]) -> Outcome
     return Outcomes.of(probabilities.float().numpy()[wanted], targets.numpy()[wanted], names[wanted])
 
 
-def _names(said: dict[str, Any], batch: Batch, classes: list[str]) -> npt.NDArray[Any]:
+def _names(said: Outputs, batch: Batch, classes: list[str]) -> npt.NDArray[Any]:
     if "slice" in said:
         return np.asarray(said["slice"])
     labels = batch["label"][:, 0] if "label" in batch else torch.zeros(len(next(iter(batch.values()))))

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from drivetrain_pipelines.storage.checksums import JsonObject
 
 from drivetrain_workers.checkpoints.manifest import Manifest, RankIndex
 from drivetrain_workers.checkpoints.store import rank_file, read_index, read_manifest
@@ -138,7 +139,7 @@ def restore(engine: Any, checkpoint: Checkpoint, rank: int, world_size: int) -> 
         restore_rng(own.rng)
 
 
-def restore_rng(state: dict[str, Any]) -> None:
+def restore_rng(state: JsonObject) -> None:
     """Inverse of `drivetrain_workers.checkpoints.snapshot.rng_state`."""
     version, words, gauss = state["python"]
     random.setstate((version, tuple(words), gauss))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, field
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
+
+from drivetrain_pipelines.storage.checksums import JsonObject
 
 from drivetrain_workers.protocol.step_record import Evaluation
 
@@ -40,7 +42,7 @@ class ReplicatedTensor(NamedTuple):
 class GroupState:
     """The optimizer's settings and counters of one parameter group."""
 
-    hyper: dict[str, Any]
+    hyper: JsonObject
     scalars: dict[str, float]
 
 
@@ -56,7 +58,7 @@ class Contents:
     fragments: tuple[Fragment, ...] = ()
     groups: dict[int, GroupState] = field(default_factory=dict)
     replicated: tuple[ReplicatedTensor, ...] = ()
-    rng: dict[str, Any] = field(default_factory=dict)
+    rng: JsonObject = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class RankIndex:
     bytes: int
     xxh3: list[str]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return the JSON form."""
         contents = self.contents
         return {
@@ -85,7 +87,7 @@ class RankIndex:
         }
 
     @classmethod
-    def from_json(cls, index: dict[str, Any]) -> Self:
+    def from_json(cls, index: JsonObject) -> Self:
         """Return the index of `to_json`."""
         contents = Contents(
             tuple(Fragment(*fragment) for fragment in index["fragments"]),
@@ -155,12 +157,12 @@ class Manifest:
         """The checkpoint's score (lower is better); None where it was not evaluated, or to no finite number."""
         return self.evaluation.score if self.evaluation and math.isfinite(self.evaluation.score) else None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return the JSON form."""
         return asdict(self)
 
     @classmethod
-    def from_json(cls, manifest: dict[str, Any]) -> Self:
+    def from_json(cls, manifest: JsonObject) -> Self:
         """Inverse of `to_json`."""
         evaluation, probe, history = (manifest.get(key) for key in ("evaluation", "probe", "history"))
         return cls(
@@ -177,6 +179,6 @@ class Manifest:
         )
 
 
-def _with_tuples(settings: dict[str, Any]) -> dict[str, Any]:
+def _with_tuples(settings: JsonObject) -> JsonObject:
     """Return settings with the tuples that JSON has made lists."""
     return {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}

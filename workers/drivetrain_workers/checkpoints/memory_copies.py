@@ -15,10 +15,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from drivetrain_pipelines.errors import CorruptFileError
-from drivetrain_pipelines.storage.checksums import atomic_write, read_json, write_json
+from drivetrain_pipelines.storage.checksums import JsonObject, atomic_write, read_json, write_json
 
 from drivetrain_workers.checkpoints.manifest import Manifest, RankIndex
 from drivetrain_workers.checkpoints.store import rank_file, rank_index, verify_rank
@@ -89,13 +89,13 @@ class RankCopy:
     index: RankIndex
     records: tuple[StepRecord, ...] = ()
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return the JSON form."""
         records = [record.to_json() for record in self.records]
         return {**self.index.to_json(), "facts": self.manifest.to_json(), "records": records}
 
     @classmethod
-    def from_json(cls, copy: dict[str, Any]) -> Self:
+    def from_json(cls, copy: JsonObject) -> Self:
         """Return the copy of `to_json`."""
         records = tuple(StepRecord.from_json(record) for record in copy["records"])
         return cls(Manifest.from_json(copy["facts"]), RankIndex.from_json(copy), records)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from drivetrain_pipelines.storage.checksums import JsonObject
 
 from drivetrain_workers.checkpoints.manifest import Contents, Fragment, GroupState, ReplicatedTensor
 from drivetrain_workers.engine.deepspeed_internals import flat_states, replicated_tensors
@@ -90,7 +91,7 @@ class HostBuffer:
             target.copy_(tensor.detach().contiguous().reshape(-1).view(torch.uint8), non_blocking=True)
 
 
-def rng_state() -> dict[str, Any]:
+def rng_state() -> JsonObject:
     """State of every random generator of this process, as JSON."""
     version, words, gauss = random.getstate()
     kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)

@@ -20,7 +20,7 @@ from drivetrain_workers.engine.collectives import CollectiveClock
 from drivetrain_workers.engine.deepspeed_config import deepspeed_config, learning_rate_ratio
 from drivetrain_workers.modeling.context import TrainContext
 from drivetrain_workers.modeling.model import checkpoint_activations
-from drivetrain_workers.modeling.objective import Objective
+from drivetrain_workers.modeling.objective import Objective, Outputs
 from drivetrain_workers.spec import TrainingSpec
 
 # A column of a batch: a tensor [rows, ...], or one tensor per row where rows have different lengths.
@@ -231,7 +231,7 @@ class Engine:
             raise InputError("model.metrics", given, "the same names for every batch")
 
     @torch.no_grad()
-    def predict(self, part: EvalPart, most_rows: int) -> dict[str, Any]:
+    def predict(self, part: EvalPart, most_rows: int) -> Outputs:
         """The job's predictions for the first rows of every rank's part; by name, a value for every row."""
         micro, most = self._plan.micro_batch, min(most_rows, part.rows)
         pieces = []

@@ -15,6 +15,7 @@ from drivetrain_pipelines.online.transform import OnlineTransform
 from drivetrain_pipelines.prepare.inputs import samples_of, text_of
 from drivetrain_pipelines.prepare.tokenizer import TOKENIZER_FILE, load_tokenizer
 from drivetrain_pipelines.spec import DataSpec
+from drivetrain_pipelines.storage.checksums import JsonObject
 from drivetrain_pipelines.stream.columns import Columns
 
 from drivetrain_workers.engine.engine import to_tensor
@@ -62,7 +63,7 @@ def _continued(trained: Trained, data: DataSpec, given: str, request: PredictReq
 
 
 @torch.no_grad()
-def _decisions(trained: Trained, data: DataSpec, request: PredictRequest) -> Iterator[dict[str, Any]]:
+def _decisions(trained: Trained, data: DataSpec, request: PredictRequest) -> Iterator[JsonObject]:
     code = RunFolder(Path(request.run_folder)).code
     objective = load_objective(trained.job["model"], str(code))
     if not objective.predicts:
@@ -94,7 +95,7 @@ def _samples(trained: Trained, data: DataSpec, given: str, code: Path) -> Column
     return samples_of(given, data, code, tokenizer, trained.dataset.manifest.schema)
 
 
-def _rows(given: str, said: dict[str, Any], count: int, pictures: Path) -> Iterator[dict[str, Any]]:
+def _rows(given: str, said: JsonObject, count: int, pictures: Path) -> Iterator[JsonObject]:
     """Rows of values; an image is written to a file, and named in its place."""
     table: dict[str, list[Any]] = {}
     for name, values in said.items():

@@ -7,9 +7,9 @@ import signal
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from drivetrain_pipelines.errors import InputError
+from drivetrain_pipelines.storage.checksums import JsonObject
 
 from drivetrain_workers.errors import CheckpointError
 
@@ -58,7 +58,7 @@ class ExportRequest:
 class ProfileRequest:
     """What to profile: a resolved job, its code, and a prepared dataset."""
 
-    job: dict[str, Any]
+    job: JsonObject
     code_folder: str
     dataset_folder: str
 
@@ -100,7 +100,7 @@ def profile(request: ProfileRequest) -> ModelProfile:
     return ModelProfile(**json.loads(ask(request)))
 
 
-def predict(request: PredictRequest) -> list[dict[str, Any]]:
+def predict(request: PredictRequest) -> list[JsonObject]:
     """A row for every input, or every sample in it: ``input`` and what the model says. Raises: see `ask`."""
     return json.loads(ask(request))  # type: ignore[no-any-return]  # written by us
 

@@ -6,11 +6,11 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from drivetrain_pipelines.errors import DrivetrainError, InputError
 from drivetrain_pipelines.spec import DataSpec
+from drivetrain_pipelines.storage.checksums import JsonObject
 from drivetrain_pipelines.stream.dataset import Dataset, open_dataset
 
 from drivetrain_workers.checkpoints.load import Checkpoint
@@ -28,7 +28,7 @@ class Trained:
     model: torch.nn.Module
     checkpoint: Checkpoint
     dataset: Dataset
-    job: dict[str, Any]
+    job: JsonObject
 
 
 def load_trained(run_folder: str, dataset_folder: str, step: int | None = None) -> Trained:
@@ -56,7 +56,7 @@ def load_trained(run_folder: str, dataset_folder: str, step: int | None = None) 
 
 def print_answer(make: Callable[[], str]) -> None:
     """Print what ``make`` returns as one line of JSON, or its error; see `requests.ask`."""
-    answer: dict[str, Any]
+    answer: JsonObject
     try:
         answer = {"answer": make()}
     except InputError as error:

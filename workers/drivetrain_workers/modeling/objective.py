@@ -13,7 +13,8 @@ from drivetrain_pipelines.user_code import load_function
 
 from drivetrain_workers.modeling.context import TrainContext
 
-Batch = dict[str, Any]
+Batch = dict[str, Any]  # columns by name: tensors, or lists of tensors where rows differ in length
+Outputs = dict[str, Any]  # what a job's function says of a batch, by name
 Function = Callable[..., Any]
 
 IGNORED = -100  # a target that counts for nothing
@@ -80,7 +81,7 @@ class Objective:
         """Whether the job has predictions."""
         return self._predict is not None
 
-    def predict(self, model: torch.nn.Module, batch: Batch, context: TrainContext) -> dict[str, Any]:
+    def predict(self, model: torch.nn.Module, batch: Batch, context: TrainContext) -> Outputs:
         """The job's predictions for a batch, by name.
 
         Raises:
@@ -100,10 +101,10 @@ class Objective:
         """Whether the job tells what the model has decided."""
         return self._outcomes is not None
 
-    def outcomes(self, model: torch.nn.Module, batch: Batch, context: TrainContext) -> dict[str, Any]:
+    def outcomes(self, model: torch.nn.Module, batch: Batch, context: TrainContext) -> Outputs:
         """What the model has decided about a batch, and what was right."""
         assert self._outcomes, "asked of a job without model.outcomes"
-        said: dict[str, Any] = self._outcomes(model, batch, context=context)
+        said: Outputs = self._outcomes(model, batch, context=context)
         return said
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import Self
+
+from drivetrain_pipelines.storage.checksums import JsonObject
 
 
 @dataclass(frozen=True)
@@ -43,13 +45,13 @@ class StepRecord:
     gradient_norm: float
     evaluation: Evaluation | None = None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return the JSON form; without ``evaluation`` where there was none."""
         fields = asdict(self) | {"positions": list(self.positions)}
         return fields if self.evaluation else {key: value for key, value in fields.items() if key != "evaluation"}
 
     @classmethod
-    def from_json(cls, record: dict[str, Any]) -> Self:
+    def from_json(cls, record: JsonObject) -> Self:
         """Return the record of `to_json`."""
         evaluation = Evaluation(**record["evaluation"]) if "evaluation" in record else None
         start, stop = record["positions"]

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-from drivetrain_pipelines.storage.checksums import read_json, write_json
+from drivetrain_pipelines.storage.checksums import JsonObject, read_json, write_json
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class Adjustments:
         """
         if not path.exists():
             return cls()
-        content: dict[str, Any] = read_json(path)
+        content: JsonObject = read_json(path)
         skips = tuple(Skip(**skip) for skip in content.pop("skips"))
         return cls(skips, **content)
 

@@ -13,10 +13,12 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
+from drivetrain_workers.modeling.objective import Outputs
+
 _GAP = 2  # pixels between pictures
 
 
-def write_predictions(folder: Path, step: int, columns: dict[str, Any]) -> list[Path]:
+def write_predictions(folder: Path, step: int, columns: Outputs) -> list[Path]:
     """Write ``step-00000100.json`` (a table as MLflow shows it) and ``step-00000100-NAME.png``; returns their paths.
 
     Args:

@@ -6,7 +6,8 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from drivetrain_pipelines.storage.checksums import JsonObject
 
 from drivetrain_workers.spec import TrainJob
 
@@ -110,6 +111,6 @@ class RunFolder:
         """Return the sections of the resolved job that training needs."""
         return TrainJob.model_validate_json(self.job_resolved.read_text())
 
-    def resolved(self) -> dict[str, Any]:
+    def resolved(self) -> JsonObject:
         """The resolved job as a dictionary."""
         return json.loads(self.job_resolved.read_text())  # type: ignore[no-any-return]  # written by us

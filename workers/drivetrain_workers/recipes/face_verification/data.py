@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -15,7 +14,7 @@ _LEFT_EYE, _RIGHT_EYE = (38.3, 51.7), (73.5, 51.5)  # where the network expects 
 _DIGITS = 5  # of a file's name are the number of the person
 
 
-def faces(path: Path) -> Iterator[dict[str, Any]]:
+def faces(path: Path) -> Iterator[dict[str, object]]:
     """The faces that a list ``NAME X Y X Y`` tells the eyes of; of a picture, that face.
 
     A picture that such a list beside it does not name is taken for a face that has been cut out already.
@@ -33,7 +32,7 @@ def _eyes(path: Path) -> dict[str, list[float]]:
     return {name: [float(number) for number in numbers] for name, *numbers in lines}
 
 
-def _face(path: Path, eyes: list[float] | None) -> dict[str, Any]:
+def _face(path: Path, eyes: list[float] | None) -> dict[str, object]:
     with Image.open(path) as picture:
         image = picture.convert("RGB")
     if eyes:

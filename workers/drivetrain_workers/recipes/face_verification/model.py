@@ -60,7 +60,7 @@ def loss(model: nn.Module, batch: dict[str, torch.Tensor], context: TrainContext
     return F.cross_entropy(_SCALE * (cosines - margin), labels)
 
 
-def outcomes(model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, Any]:
+def outcomes(model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, object]:
     """A decision for each pair of pictures: the same person or not."""
     vectors, labels = model(batch["image"]), batch["label"][:, 0]
     same = _same(vectors)
@@ -73,7 +73,7 @@ def outcomes(model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, Any]
     }
 
 
-def predict(model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, Any]:
+def predict(model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, object]:
     """The vector of a face. Two of them belong to one person when their product is more than 0.363."""
     return {"vector": [[round(value, 4) for value in row] for row in model(batch["image"]).tolist()]}
 

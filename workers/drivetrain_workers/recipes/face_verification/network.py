@@ -11,6 +11,7 @@ from onnx import NodeProto, helper, numpy_helper
 from torch import nn
 
 Weights = dict[str, torch.Tensor]
+Options = dict[str, Any]  # the attributes of an ONNX node
 
 
 class _Affine(nn.Module):
@@ -51,7 +52,7 @@ def from_onnx(path: str) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def _convolution(node: NodeProto, options: dict[str, Any], weights: Weights) -> nn.Module:
+def _convolution(node: NodeProto, options: Options, weights: Weights) -> nn.Module:
     weight = weights[node.input[1]]
     out, within, height, width = weight.shape
     groups = options["group"]
@@ -62,12 +63,12 @@ def _convolution(node: NodeProto, options: dict[str, Any], weights: Weights) -> 
     return _filled(layer, node, weights)
 
 
-def _linear(node: NodeProto, _: dict[str, Any], weights: Weights) -> nn.Module:
+def _linear(node: NodeProto, _: Options, weights: Weights) -> nn.Module:
     out, given = weights[node.input[1]].shape
     return _filled(nn.Linear(given, out), node, weights)
 
 
-def _norm(node: NodeProto, options: dict[str, Any], weights: Weights) -> nn.Module:
+def _norm(node: NodeProto, options: Options, weights: Weights) -> nn.Module:
     width = len(weights[node.input[1]])
     layer = _FlatNorm(width, options["epsilon"])
     names = ("weight", "bias", "running_mean", "running_var")
@@ -75,7 +76,7 @@ def _norm(node: NodeProto, options: dict[str, Any], weights: Weights) -> nn.Modu
     return layer
 
 
-def _activation(node: NodeProto, _: dict[str, Any], weights: Weights) -> nn.Module:
+def _activation(node: NodeProto, _: Options, weights: Weights) -> nn.Module:
     slope = weights[node.input[1]].flatten()
     layer = nn.PReLU(len(slope))
     layer.load_state_dict({"weight": slope})
@@ -95,7 +96,7 @@ def _filled(layer: nn.Module, node: NodeProto, weights: Weights) -> nn.Module:
     return layer
 
 
-_LAYERS: dict[str, Callable[[NodeProto, dict[str, Any], Weights], nn.Module]] = {
+_LAYERS: dict[str, Callable[[NodeProto, Options, Weights], nn.Module]] = {
     "Conv": _convolution,
     "BatchNormalization": _norm,
     "PRelu": _activation,

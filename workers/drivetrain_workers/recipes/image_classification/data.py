@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -15,7 +14,7 @@ _OF_A_FILE = 10_000
 _CLASSES = {3: 0, 5: 1}  # number of cat and dog in CIFAR-10, and ours
 
 
-def photographs(path: Path) -> Iterator[dict[str, Any]]:
+def photographs(path: Path) -> Iterator[dict[str, object]]:
     """The cats and dogs of a file with a photograph in each row of pixels; of any other picture, the picture itself."""
     with Image.open(path) as picture:
         if picture.size != (_SIDE * _SIDE, _OF_A_FILE):

@@ -13,7 +13,7 @@ _HEADER, _LABEL_HEADER = 16, 8  # bytes before the numbers
 _SIDE = 28
 
 
-def clothes(path: Path) -> Iterator[dict[str, Any]]:
+def clothes(path: Path) -> Iterator[dict[str, object]]:
     """The pictures of a file ``...-images-idx3-ubyte.gz``, with the labels beside it; of any other, that picture."""
     if not path.name.endswith("-images-idx3-ubyte.gz"):
         yield {"file": path.name, "bytes": path.read_bytes(), "label": 0}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import torch
@@ -76,21 +75,21 @@ def loss(model: nn.Module, batch: dict[str, torch.Tensor], context: TrainContext
     return _errors(model, batch, context).mean()
 
 
-def metrics(model: nn.Module, batch: dict[str, torch.Tensor], context: TrainContext) -> dict[str, Any]:
+def metrics(model: nn.Module, batch: dict[str, torch.Tensor], context: TrainContext) -> dict[str, object]:
     """How many pictures are told apart, of the batch and of as many that are made of its classes."""
     made = _made(model, batch["label"][:, 0], context)
     right = told_apart(_flat(made), _flat(_pictures(batch)))
     return {"told_apart": (right.sum(), len(right))}
 
 
-def predict(model: nn.Module, batch: dict[str, torch.Tensor], context: TrainContext) -> dict[str, Any]:
+def predict(model: nn.Module, batch: dict[str, torch.Tensor], context: TrainContext) -> dict[str, object]:
     """A picture for each label."""
     made = ((_made(model, batch["label"][:, 0], context) + 1) * 127.5).clamp(0, 255).byte()
     large = made.repeat_interleave(_ENLARGED, 2).repeat_interleave(_ENLARGED, 3)
     return {"image": large[:, 0], "label": context.names(batch["label"][:, 0])}
 
 
-def outcomes(model: nn.Module, batch: dict[str, torch.Tensor], context: TrainContext) -> dict[str, Any]:
+def outcomes(model: nn.Module, batch: dict[str, torch.Tensor], context: TrainContext) -> dict[str, object]:
     """The error of each picture's noise, by class."""
     errors = _errors(model, batch, context)
     return {"error": errors, "slice": context.names(batch["label"][:, 0])}

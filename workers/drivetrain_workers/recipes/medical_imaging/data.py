@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -15,7 +14,7 @@ _BLOCK = 250  # neighbours look alike: patches of a block of so many pixels are 
 _TUMOUR = 3  # number of neoplastic nuclei in the mask of kinds
 
 
-def nuclei(path: Path, nuclei: Path, kinds: Path) -> Iterator[dict[str, Any]]:
+def nuclei(path: Path, nuclei: Path, kinds: Path) -> Iterator[dict[str, object]]:
     """Patches of a section that the masks belong to; any other picture is taken for one patch."""
     if path.stem != nuclei.stem.removesuffix("_inst_mask"):
         yield {"file": path.name, "bytes": path.read_bytes(), "block": "", "label": 0}

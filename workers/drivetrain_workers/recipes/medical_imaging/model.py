@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from drivetrain_workers.modeling.context import TrainContext
@@ -44,13 +42,13 @@ def loss(model: nn.Module, batch: dict[str, torch.Tensor], context: TrainContext
     return F.cross_entropy(model(patches), batch["label"][:, 0], label_smoothing=_SMOOTHING)
 
 
-def metrics(model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, Any]:
+def metrics(model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, object]:
     """Of tumour nuclei, how many are found; of others, how many are left alone."""
     said, ill = model(batch["image"]).argmax(-1) == 1, batch["label"][:, 0] == 1
     return {"sensitivity": ((said & ill).sum(), ill.sum()), "specificity": ((~said & ~ill).sum(), (~ill).sum())}
 
 
-def outcomes(model: nn.Module, batch: dict[str, torch.Tensor], context: TrainContext) -> dict[str, Any]:
+def outcomes(model: nn.Module, batch: dict[str, torch.Tensor], context: TrainContext) -> dict[str, object]:
     """Probabilities; sliced by kind and by how dark the patch is."""
     dark = batch["image"].float().mean((1, 2, 3)) < 140
     names = context.names(batch["label"][:, 0])

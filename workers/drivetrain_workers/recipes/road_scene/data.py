@@ -18,7 +18,7 @@ _LEAST_HEIGHT, _MOST_HEIGHT = 14, 34  # pixels of a light
 _EVERY = 8  # frames of the video
 
 
-def scenes(path: Path, lights: Path) -> Iterator[dict[str, Any]]:
+def scenes(path: Path, lights: Path) -> Iterator[dict[str, object]]:
     """Scenes from a video and a folder of lights; of a picture, that picture, whose lights nobody knows.
 
     ``boxes`` float32 ``[3, 5]``: of each light its class plus one, left, top, width, height as shares of the picture;

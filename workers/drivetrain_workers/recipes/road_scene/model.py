@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from average_precision import mean_average_precision, overlap
@@ -53,7 +51,7 @@ def loss(model: nn.Module, batch: dict[str, torch.Tensor], context: TrainContext
     return (of_kinds + _BOX_WEIGHT * of_places) / len(kinds)
 
 
-def metrics(model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, Any]:
+def metrics(model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, object]:
     """Of the lights, how many are seen and told right; of what is told, how much is right."""
     kinds, _ = _wanted(batch["boxes"])
     told = model(batch["image"])[..., : 1 + len(CLASSES)].argmax(-1)
@@ -61,7 +59,7 @@ def metrics(model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, Any]:
     return {"recall": (right, (kinds > 0).sum()), "precision": (right, (told > 0).sum())}
 
 
-def outcomes(model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, Any]:
+def outcomes(model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, object]:
     """A decision for each cell: nothing, or a kind of light."""
     kinds, _ = _wanted(batch["boxes"])
     probabilities = model(batch["image"])[..., : 1 + len(CLASSES)].softmax(-1).flatten(1, 2)
@@ -72,7 +70,7 @@ def outcomes(model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, Any]
     return {"probabilities": probabilities, "targets": kinds.flatten(1), "slice": slices, "score": seen.amax(1)}
 
 
-def predict(model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, Any]:
+def predict(model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, object]:
     """The lights of each scene, and the scene with boxes around them."""
     found = detections(model(batch["image"]))
     shown = torch.stack([_drawn(scene, boxes) for scene, boxes in zip(batch["image"], found, strict=True)])

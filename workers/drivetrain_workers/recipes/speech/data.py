@@ -22,7 +22,7 @@ _RETRIEVAL, _UTF8 = 1, 1  # sound comes back to us; encoding of the text
 _RATE, _PITCH = 1, 3  # numbers of espeak-ng's parameters
 
 
-def words(path: Path) -> Iterator[dict[str, Any]]:
+def words(path: Path) -> Iterator[dict[str, object]]:
     """Every word in every voice, from espeak-ng's library; of a recording, that recording."""
     if path.suffix != ".so":
         yield {"file": path.name, "bytes": path.read_bytes(), "speaker": "", "label": 0}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from drivetrain_workers.modeling.context import TrainContext
@@ -44,7 +42,7 @@ def loss(model: nn.Module, batch: dict[str, torch.Tensor], context: TrainContext
     return F.cross_entropy(model(mel), batch["label"][:, 0])
 
 
-def outcomes(model: nn.Module, batch: dict[str, torch.Tensor], context: TrainContext) -> dict[str, Any]:
+def outcomes(model: nn.Module, batch: dict[str, torch.Tensor], context: TrainContext) -> dict[str, object]:
     """Probabilities; sliced by how fast the word is spoken."""
     energy = batch["mel"].mean(2)
     spoken = (energy > energy.amin(1, keepdim=True) + 2).sum(1).tolist()

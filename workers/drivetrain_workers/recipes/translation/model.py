@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from typing import Any
 
 import numpy as np
 import torch
@@ -33,7 +32,7 @@ def weight(batch: dict[str, torch.Tensor]) -> torch.Tensor:
     return (_targets(batch) != _IGNORED).sum()
 
 
-def outcomes(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, Any]:
+def outcomes(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, object]:
     """A decision is a Spanish token; sliced by how long the English sentence is."""
     probabilities = model(batch["tokens"][:, :-1]).softmax(-1)
     targets = _targets(batch)

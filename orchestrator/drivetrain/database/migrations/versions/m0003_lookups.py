@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
 
 import sqlalchemy as sa
 from alembic import op
+from drivetrain_pipelines.storage.checksums import JsonObject
 
 revision, down_revision = "0003", "0002"
 
@@ -57,7 +57,7 @@ def _count() -> None:
     query = sa.select(table.c.run_id, table.c.state).order_by(table.c.run_id, table.c.id)
     found: Counter[tuple[str, str]] = Counter()
     of_run: str | None = None
-    before: dict[str, Any] = {}
+    before: JsonObject = {}
     with op.get_bind().execute(query.execution_options(yield_per=1000)) as rows:
         for run_id, state in rows:
             after = state.get("progress", {})
@@ -67,7 +67,7 @@ def _count() -> None:
     op.bulk_insert(counters, [{"name": n, "label": label, "value": value} for (n, label), value in found.items()])
 
 
-def _counted(before: dict[str, Any], state: dict[str, Any], after: dict[str, Any]) -> list[tuple[str, str]]:
+def _counted(before: JsonObject, state: JsonObject, after: JsonObject) -> list[tuple[str, str]]:
     found = [("admissions", "")] if state["phase"] == "placing" else []
     if state["phase"] == "ended":
         found.append(("ends", state["reason"]))

@@ -1,0 +1,76 @@
+"""The cluster as it is now, for people and programs: nodes, who has them, and who waits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+
+from drivetrain_pipelines.storage.checksums import JsonObject
+
+
+@dataclass(frozen=True)
+class NodeStatus:
+    """A node, and what is used of it.
+
+    Attributes:
+        ranks: by run.
+        quarantined_until: seconds since the epoch; 0 where it is not in quarantine.
+    """
+
+    id: str
+    address: str
+    cpus: float
+    gpus: float
+    draining: bool
+    quarantined_until: float | None
+    ranks: Mapping[str, int] = field(default_factory=dict)
+    cpus_used: float = 0.0
+    gpus_used: float = 0.0
+
+    @property
+    def state(self) -> str:
+        """``usable``, ``draining`` or ``quarantined``."""
+        return "quarantined" if self.quarantined_until else "draining" if self.draining else "usable"
+
+
+@dataclass(frozen=True)
+class QueueEntry:
+    """A run that waits; see `drivetrain.scheduling.model.Request`.
+
+    Attributes:
+        expected_s: None where nobody knows.
+        waits_for: an allocation, or its turn to prepare data.
+        why: the scheduler's reason, where it has one.
+    """
+
+    run: str
+    user: str
+    queue: str
+    priority: int
+    since: float
+    workers: int
+    min_workers: int
+    cpus: float
+    gpus: float
+    expected_s: float | None
+    restart_s: float
+    preemptible: bool
+    waits_for: str
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class ClusterStatus:
+    """Nodes and queue; the next run first.
+
+    Attributes:
+        usage: recent share of the cluster by user.
+    """
+
+    nodes: tuple[NodeStatus, ...]
+    queue: tuple[QueueEntry, ...]
+    usage: Mapping[str, float]
+
+    def to_json(self) -> JsonObject:
+        """Return every figure by name."""
+        return asdict(self)
