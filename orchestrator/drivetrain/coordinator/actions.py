@@ -16,6 +16,7 @@ from drivetrain_pipelines.errors import DrivetrainError
 from drivetrain_pipelines.storage.checksums import JsonObject
 from drivetrain_workers.protocol.messages import AgentSnapshot
 from drivetrain_workers.protocol.reasons import Reason
+from tenacity import Retrying, retry_if_exception_type, wait_fixed
 
 from drivetrain.cluster.protocols import AgentHandle, AgentLostError, Gang, NodesGoneError
 from drivetrain.coordinator.agent_events import AgentEvents
@@ -70,6 +71,45 @@ def spawn_thread(work: Callable[[], None]) -> None:
     threading.Thread(target=work, daemon=True).start()
 
 
+class _Placer:
+    """Gets the agents of a run at a place, and again where one dies at once."""
+
+    def __init__(self, run_id: str, gang: Gang, agents: AgentEvents, sleep: Callable[[float], None]) -> None:
+        self._run_id, self._gang, self._agents, self._sleep = run_id, gang, agents, sleep
+
+    def place(self, dataset: str, place: st.Place, wanted: Callable[[], bool]) -> ev.Event | _Placed:
+        """Return the agents, or why there are none; gives up when they are no longer wanted."""
+        retrying = Retrying(
+            retry=retry_if_exception_type(AgentLostError),  # one died at once
+            stop=lambda last: last.attempt_number >= _PLACE_TRIES or not wanted(),
+            wait=wait_fixed(_RETRY_DELAY_S),
+            sleep=self._sleep,
+            reraise=True,
+        )
+        try:
+            return retrying(self._once, dataset, place, wanted)
+        except NodesGoneError as error:
+            return ev.PlaceLost(str(error))
+        except AgentLostError as error:
+            return ev.PlaceUnfit(str(error))
+        except Exception as error:  # Ray has several kinds for a group that was released meanwhile
+            if wanted():
+                _log.exception("placing %s", self._run_id)
+            return ev.Failed(Reason.PLACEMENT_FAILED, str(error))
+
+    def snapshots(self, agents: Sequence[AgentHandle]) -> list[AgentSnapshot]:
+        """Return those of all agents. Raises AgentLostError for one that is dead, whose node is reported."""
+        try:
+            return [agent.snapshot() for agent in agents]
+        except AgentLostError as error:
+            self._agents.report_failure_of(error.index)
+            raise
+
+    def _once(self, dataset: str, place: st.Place, wanted: Callable[[], bool]) -> _Placed:
+        agents = self._gang.place(dataset, place.placement, wanted)
+        return _Placed(agents, self.snapshots(agents))
+
+
 class Actions:
     """The actions of one run. Doing one twice is harmless.
 
@@ -100,7 +140,8 @@ class Actions:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._live, self._store, self._gang, self._agents, self._scheduler = live, store, gang, agents, scheduler
-        self._tracker, self._spawn, self._sleep = tracker, spawn, sleep
+        self._tracker, self._spawn = tracker, spawn
+        self._placer = _Placer(live.id, gang, agents, sleep)
         self._preparation, self._conclusion, self._bookkeeping = preparation, conclusion, bookkeeping
 
     def perform(self, action: ev.Action) -> None:
@@ -162,25 +203,8 @@ class Actions:
         def wanted() -> bool:
             return isinstance(self._live.state, st.Placing) and self._live.state.place == place
 
-        outcome = self._try_to_place(dataset, place, wanted)
+        outcome = self._placer.place(dataset, place, wanted)
         self._live.post(partial(self._take_in, outcome, wanted))
-
-    def _try_to_place(self, dataset: str, place: st.Place, wanted: Callable[[], bool]) -> ev.Event | _Placed:
-        for tries_left in reversed(range(_PLACE_TRIES)):
-            try:
-                agents = self._gang.place(dataset, place.placement, wanted)
-                return _Placed(agents, self._snapshots(agents))
-            except NodesGoneError as error:
-                return ev.PlaceLost(str(error))
-            except AgentLostError as error:  # one died at once
-                if not (tries_left and wanted()):
-                    return ev.PlaceUnfit(str(error))
-                self._sleep(_RETRY_DELAY_S)
-            except Exception as error:  # Ray has several kinds for a group that was released meanwhile
-                if wanted():
-                    _log.exception("placing %s", self._live.id)
-                return ev.Failed(Reason.PLACEMENT_FAILED, str(error))
-        raise AssertionError("the last try returns")
 
     def _take_in(self, outcome: ev.Event | _Placed, wanted: Callable[[], bool]) -> Iterator[ev.Event]:
         if wanted():
@@ -198,7 +222,7 @@ class Actions:
         assert isinstance(state, st.Allocated)
         try:
             agents = self._gang.attach(state.place.placement)
-            snapshots = self._snapshots(agents)
+            snapshots = self._placer.snapshots(agents)
         except AgentLostError as error:
             self._live.post(ev.AgentLost(generation, f"not found after a restart: {error}"))
             return
@@ -210,14 +234,6 @@ class Actions:
         elif not all(begun) and not isinstance(state, st.Finishing | st.Waiting):
             detail = "the coordinator was restarted while it was starting the generation"
             self._live.post(ev.RankLost(generation, Reason.COLLECTIVE, detail, self._live.clock()))
-
-    def _snapshots(self, agents: Sequence[AgentHandle]) -> list[AgentSnapshot]:
-        """Return those of all agents. Raises AgentLostError for one that is dead, whose node is reported."""
-        try:
-            return [agent.snapshot() for agent in agents]
-        except AgentLostError as error:
-            self._agents.report_failure_of(error.index)
-            raise
 
     def _show_pids(self, snapshots: Sequence[AgentSnapshot]) -> None:
         pids = dict(self._live.view.pids)  # replaced, not changed: others may be reading
