@@ -1,4 +1,4 @@
-"""The ``model``, ``training`` and ``checkpoint`` sections of a job file."""
+"""The sections of a job file that training reads: ``model``, ``training``, ``checkpoint``, ``sample``, ``baseline``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from drivetrain_pipelines.errors import InputError
 from drivetrain_pipelines.spec import DataSpec, FunctionPath, Spec, StorageSpec
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
 FACTS_OF_DATA = ("vocab_size", "classes", "sequence_length")  # what a model's factory may ask for
 
@@ -207,6 +207,41 @@ class CheckpointSpec(Spec):
         return {"last": value} if isinstance(value, int) else value
 
 
+class SampleSpec(Spec):
+    """Text that a language model generates at the end of the run, and how `drivetrain predict` does."""
+
+    prompt: str = "The"
+    template: str = Field("{input}", pattern=r"\{input\}", description="what the model is given of a prompt")
+    max_tokens: int = Field(60, ge=1)
+    temperature: float = Field(0.8, ge=0, description="0: the likeliest token always")
+
+
+class BaselineSpec(Spec):
+    """A classic method beside the network, on the same split: ``function(splits) -> metrics``, or the one that fits.
+
+    See `drivetrain_workers.assessment.splits.Splits`.
+    """
+
+    function: FunctionPath | None = None
+    metric: str | None = Field(None, description="that both are compared by; training.best by default")
+    mode: Literal["min", "max"] | None = Field(None, description="given with metric")
+
+    @model_validator(mode="after")
+    def _metric_with_mode(self) -> BaselineSpec:
+        if (self.metric is None) != (self.mode is None):
+            raise ValueError("metric and mode together, or neither")
+        return self
+
+
+def _switch_or_section(baseline: object) -> str:
+    return "section" if isinstance(baseline, dict | BaselineSpec) else "bool"
+
+
+Baseline = Annotated[
+    Annotated[bool, Tag("bool")] | Annotated[BaselineSpec, Tag("section")], Discriminator(_switch_or_section)
+]
+
+
 class TrainJob(BaseModel):
     """The sections of a resolved job that training needs; the others are ignored."""
 
@@ -217,3 +252,6 @@ class TrainJob(BaseModel):
     model: ModelSpec
     training: TrainingSpec
     checkpoint: CheckpointSpec
+    sample: SampleSpec | None = None
+    baseline: Baseline = False
+    explain: bool = False

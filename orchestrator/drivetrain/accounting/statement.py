@@ -15,7 +15,7 @@ from drivetrain.accounting.cost import Cost, cost, worker_seconds
 from drivetrain.accounting.goodput import Goodput, Stay, Timeline, account, stays
 from drivetrain.accounting.sums import RunSums
 from drivetrain.home import Home
-from drivetrain.job.spec import JobSpec
+from drivetrain.job.spec import stored_spec
 from drivetrain.runs.store import RunRecord, RunStore, TransitionRecord
 from drivetrain.tracking.spool import SpoolReader
 
@@ -92,7 +92,7 @@ class _Book:
             for number, transition in self._store.history_after(record.id, self._number):
                 self._history.append(transition)
                 self._number = number
-            resources = JobSpec.model_validate_json(self._folder.job_resolved.read_text()).resources
+            resources = stored_spec(self._folder).resources
             energy_from = record.facts.energy_from
             joules = self._spool.update().joules if energy_from else None
             spent = cost(worker_seconds(self._history, now), joules, energy_from, resources)

@@ -27,7 +27,7 @@ from drivetrain.api.session import connect
 from drivetrain.home import Home
 from drivetrain.job.files import with_files
 from drivetrain.job.loading import load_job
-from drivetrain.job.spec import JobSpec
+from drivetrain.job.spec import stored_spec
 from drivetrain.runs.store import RunStore
 
 _CACHE_BYTES = 64 << 30
@@ -139,7 +139,7 @@ def audit_run(run_id: str) -> Audit:
     records = ledger.read(folder.ledger)
     if not records:
         raise InputError("RUN", repr(run_id), "a run that has saved a checkpoint", "Its ledger is empty so far.")
-    spec = JobSpec.model_validate_json(folder.job_resolved.read_text())
+    spec = stored_spec(folder)
     assert record.facts.dataset  # it has trained
     dataset = open_dataset(record.facts.dataset, spec.data)
     skips = Adjustments.read(folder.adjustments).skips

@@ -28,7 +28,7 @@ from drivetrain.coordinator.wiring import RayCoordinator
 from drivetrain.home import Home, user_name
 from drivetrain.job.loading import Job
 from drivetrain.job.provenance import GitState, keep_environment, kept_git_state
-from drivetrain.job.spec import JobSpec
+from drivetrain.job.spec import stored_spec
 from drivetrain.runs.states import Ended, Queued
 from drivetrain.runs.store import RunRecord, RunStore
 from drivetrain.runs.view import RunView
@@ -93,7 +93,7 @@ class Session:
     def retry(self, run_id: str, user: str) -> RunRecord:
         """Begin a new run of the same job, from the code and the settings that the run has kept."""
         folder = self._home.run(self._store.get(run_id).id)
-        spec = JobSpec.model_validate_json(folder.job_resolved.read_text())
+        spec = stored_spec(folder)
         job = Job(folder.job_written.read_text(), spec, folder.code)
         return self.submit(job, user, git=kept_git_state(folder))
 

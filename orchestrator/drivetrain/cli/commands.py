@@ -16,7 +16,6 @@ from drivetrain_workers.errors import CheckpointError
 from drivetrain_workers.model_processes import requests
 from drivetrain_workers.model_processes.requests import ExportRequest, PredictRequest, ask
 from drivetrain_workers.records.run_folder import RunFolder
-from drivetrain_workers.spec import CheckpointSpec
 
 from drivetrain.api import runs
 from drivetrain.cli.errors import errors
@@ -106,7 +105,7 @@ def list_checkpoints(run_id: str, verify: bool, upload: bool, as_json: bool) -> 
 
 
 def _upload(folder: RunFolder) -> None:
-    spec = CheckpointSpec(**folder.resolved()["checkpoint"])
+    spec = folder.train_job().checkpoint
     if not spec.location:
         raise InputError("--upload", "a run without checkpoint.location", "a run whose job has one")
     remote = RemoteCheckpoints(folder, spec)

@@ -30,7 +30,7 @@ from drivetrain.coordinator.run_loop import RunLoop
 from drivetrain.coordinator.scheduler import Scheduler, SchedulerHandle
 from drivetrain.home import Home
 from drivetrain.job.provenance import kept_git_state
-from drivetrain.job.spec import JobSpec, flatten
+from drivetrain.job.spec import JobSpec, flatten, stored_spec
 from drivetrain.runs.store import RunRecord, RunStore
 from drivetrain.scheduling.model import Node, Request
 from drivetrain.scheduling.rules import LastingRules
@@ -112,7 +112,7 @@ def tracker_of(home: Home, record: RunRecord) -> Tracker:
 
 
 def _spec_of(home: Home, run_id: str) -> JobSpec:
-    return JobSpec.model_validate_json(home.run(run_id).job_resolved.read_text())
+    return stored_spec(home.run(run_id))
 
 
 def _gpus_per_worker(spec: JobSpec, nodes: list[Node]) -> int:

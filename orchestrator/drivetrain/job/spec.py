@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from pathlib import Path
 from typing import Annotated, Literal
 
-from drivetrain_pipelines.spec import DataSpec, FunctionPath, Name, Spec
+from drivetrain_pipelines.spec import DataSpec, Name, Spec
 from drivetrain_pipelines.storage.checksums import JsonObject
-from drivetrain_workers.spec import CheckpointSpec, ModelSpec, TrainingSpec
+from drivetrain_workers.records.run_folder import RunFolder
+from drivetrain_workers.spec import Baseline, CheckpointSpec, ModelSpec, SampleSpec, TrainingSpec
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from drivetrain.scheduling.rules import DEFAULT_QUEUE
@@ -80,41 +83,6 @@ class BudgetSpec(Spec):
     energy_kwh: float | None = Field(None, gt=0)
 
 
-class SampleSpec(Spec):
-    """Text that a language model generates at the end of the run, and how `drivetrain predict` does."""
-
-    prompt: str = "The"
-    template: str = Field("{input}", pattern=r"\{input\}", description="what the model is given of a prompt")
-    max_tokens: int = Field(60, ge=1)
-    temperature: float = Field(0.8, ge=0, description="0: the likeliest token always")
-
-
-class BaselineSpec(Spec):
-    """A classic method beside the network, on the same split: ``function(splits) -> metrics``, or the one that fits.
-
-    See `drivetrain_workers.assessment.splits.Splits`.
-    """
-
-    function: FunctionPath | None = None
-    metric: str | None = Field(None, description="that both are compared by; training.best by default")
-    mode: Literal["min", "max"] | None = Field(None, description="given with metric")
-
-    @model_validator(mode="after")
-    def _metric_with_mode(self) -> BaselineSpec:
-        if (self.metric is None) != (self.mode is None):
-            raise ValueError("metric and mode together, or neither")
-        return self
-
-
-def _switch_or_section(baseline: object) -> str:
-    return "section" if isinstance(baseline, dict | BaselineSpec) else "bool"
-
-
-Baseline = Annotated[
-    Annotated[bool, Tag("bool")] | Annotated[BaselineSpec, Tag("section")], Discriminator(_switch_or_section)
-]
-
-
 class JobSpec(Spec):
     """A run, fully described. With the data version, the code version and the seed it determines the result."""
 
@@ -149,6 +117,17 @@ class JobSpec(Spec):
         if self.budget.dollars is not None and self.resources.price_per_hour is None:
             raise ValueError("budget.dollars needs resources.price_per_hour")
         return self
+
+
+def stored_spec(folder: RunFolder) -> JobSpec:
+    """Return the resolved job of a run; the same file is parsed once per process."""
+    found = folder.job_resolved.stat()
+    return _parsed(folder.job_resolved, found.st_mtime_ns, found.st_size)
+
+
+@lru_cache(maxsize=256)
+def _parsed(path: Path, *_version: int) -> JobSpec:  # it is resolved further while the run prepares: another version
+    return JobSpec.model_validate_json(path.read_text())
 
 
 def flatten(section: JsonObject, prefix: str = "") -> JsonObject:

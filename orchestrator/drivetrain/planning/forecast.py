@@ -17,7 +17,7 @@ from drivetrain_pipelines.stream.dataset import Dataset, open_dataset
 from drivetrain_workers.model_processes.requests import ModelProfile, ProfileRequest, profile
 
 from drivetrain.home import Home
-from drivetrain.job.spec import JobSpec
+from drivetrain.job.spec import JobSpec, stored_spec
 from drivetrain.planning.hardware import Room, cpu
 from drivetrain.planning.pace import assumed_speed, learned_speed
 from drivetrain.planning.plan import Plan, Site, make_plan
@@ -61,10 +61,10 @@ def _site(spec: JobSpec, found: ModelProfile, room: Room, home: Home, dataset: D
 def _alike(spec: JobSpec, on_gpus: bool, home: Home) -> Iterator[tuple[RunRecord, JobSpec]]:
     """Yield the newest runs of this home that have ended, with the same model, on the same kind of device."""
     for record in RunStore(home.database_url).page(_MOST_PAST_RUNS, ended=True):
-        resolved = home.run(record.id).job_resolved
-        if not resolved.exists() or record.facts.base_bytes is None:
+        folder = home.run(record.id)
+        if not folder.job_resolved.exists() or record.facts.base_bytes is None:
             continue
-        past = JobSpec.model_validate_json(resolved.read_text())
+        past = stored_spec(folder)
         same = past.model == spec.model and past.training.precision == spec.training.precision
         same = same and past.data.sequence_length == spec.data.sequence_length
         if same and bool(record.facts.gpus_per_worker) == on_gpus and isinstance(past.resources.workers, int):

@@ -177,7 +177,7 @@ class RayNode:
 
     def open_peer_copies(self) -> PeerCopies | None:
         """See `AgentNode`."""
-        remove_orphans(self.memory_folder)
+        remove_orphans(self.memory_folder, time.time())
         if not self._job.checkpoint.memory_every:
             return None
         self._memory_lock = own_memory_folder(self.memory_folder)

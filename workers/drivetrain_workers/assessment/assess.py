@@ -12,7 +12,6 @@ from typing import Any
 
 from drivetrain_pipelines.errors import InputError
 from drivetrain_pipelines.online.transform import OnlineTransform
-from drivetrain_pipelines.spec import DataSpec
 from drivetrain_pipelines.storage.checksums import JsonObject, atomic_write
 from drivetrain_pipelines.user_code import load_function
 
@@ -33,6 +32,7 @@ from drivetrain_workers.model_processes.requests import AssessRequest
 from drivetrain_workers.model_processes.trained import load_trained, print_answer
 from drivetrain_workers.modeling.objective import load_objective
 from drivetrain_workers.records.run_folder import RunFolder
+from drivetrain_workers.spec import BaselineSpec, TrainJob
 
 _NAMED = 5  # slices, the worst first
 Found = JsonObject
@@ -51,33 +51,33 @@ def assess(request: AssessRequest) -> str:
     """
     folder = RunFolder(Path(request.run_folder))
     trained = load_trained(request.run_folder, request.dataset_folder)
-    job, data = trained.job, DataSpec(**trained.job["data"])
-    online = OnlineTransform.of(data, folder.code, job["seed"])
+    job = trained.job
+    online = OnlineTransform.of(job.data, folder.code, job.seed)
     folder.assessment.mkdir(exist_ok=True)
     found: Found = {"scores": {}, "slices": [], "pictures": []}
-    objective = load_objective(job["model"], str(folder.code))
+    objective = load_objective(job.model, str(folder.code))
     judge: Judge | None = None
-    next_token = job["model"]["loss"] is None and data.kind == "tokens" and not objective.judges
-    needs_train = bool(job["baseline"] or job["model"]["assess"] or next_token)
+    next_token = job.model.loss is None and job.data.kind == "tokens" and not objective.judges
+    needs_train = bool(job.baseline or job.model.assess or next_token)
     splits = Splits.read(trained.dataset, online, needs_train)
     if objective.judges:
         judge = objective.outcomes
     elif next_token:
         judge = next_token_judge(token_counts(splits.train, vocabulary(splits)))
     if judge:
-        _describe(judge_all(trained.model, judge, splits, job["seed"]), folder.assessment, found)
+        _describe(judge_all(trained.model, judge, splits, job.seed), folder.assessment, found)
     network = found["scores"] | request.metrics  # those of the evaluation are of the whole eval split
-    if job["model"]["assess"]:
-        function = load_function(job["model"]["assess"], str(folder.code), "model.assess")
+    if job.model.assess:
+        function = load_function(job.model.assess, str(folder.code), "model.assess")
         told = _numbers(function(trained.model, splits), "model.assess")
         found["scores"] |= told
         network |= told
     _keep(found, folder)  # what is known is not lost if something fails now
-    if job["explain"]:
+    if job.explain:
         assert judge, "a job that cannot be explained is refused before it begins"
-        picture = explain(trained.model, judge, splits, job["seed"], folder.assessment)
+        picture = explain(trained.model, judge, splits, job.seed, folder.assessment)
         found["pictures"].append(str(picture))
-    if job["baseline"]:
+    if job.baseline:
         found["baseline"] = _compare(job, splits, network, folder.code)
     _keep(found, folder)
     return json.dumps(found)
@@ -101,13 +101,12 @@ def _describe(judgement: Judgement, folder: Path, found: Found) -> None:
     found["slices"] = [asdict(each) for each in slices[:_NAMED]]
 
 
-def _compare(job: Found, splits: Splits, network: dict[str, float], code: Path) -> Found:
+def _compare(job: TrainJob, splits: Splits, network: dict[str, float], code: Path) -> Found:
     """The baseline's scores beside the network's."""
-    asked, best = job["baseline"], job["training"]["best"]
-    asked = {} if asked is True else asked
-    by = asked if asked.get("metric") else best
-    metric, mode = by["metric"], by["mode"]
-    if path := asked.get("function"):
+    asked = BaselineSpec() if isinstance(job.baseline, bool) else job.baseline
+    best = job.training.best
+    metric, mode = (asked.metric, asked.mode) if asked.metric else (best.metric, best.mode)
+    if path := asked.function:
         function: Callable[[Splits], Any] = load_function(path, str(code), "baseline.function")
         name = path.partition(":")[2].replace("_", " ")
     else:

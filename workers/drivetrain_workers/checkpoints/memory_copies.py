@@ -28,6 +28,7 @@ from drivetrain_workers.records.run_folder import CheckpointId
 _KEPT = 2
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  # folders in it are ours alone
 _OWNER = "owner.lock"
+_ORPHANED_S = 600.0  # an agent that has died is replaced within less
 
 
 def memory_folder(run_id: str, first_rank: int) -> Path:
@@ -44,12 +45,21 @@ def own_memory_folder(folder: Path) -> int:
     return descriptor
 
 
-def remove_orphans(folder: Path) -> None:
-    """Give back the memory of runs whose owners were killed; ``folder`` is one that stays. Raises OSError."""
+def remove_orphans(folder: Path, now: float) -> None:
+    """Release the memory of runs whose owners were killed some time ago; ``folder`` is one that stays.
+
+    A folder that was written to in the last minutes may be waiting for the agent that replaces a dead one.
+
+    Args:
+        now: seconds since the epoch.
+
+    Raises:
+        OSError: the folder is not private.
+    """
     if folder.parent.is_symlink() or folder.parent.exists():
         with _locked(folder.parent, make=False):
             for other in folder.parent.iterdir():
-                if other != folder and not _is_owned(other):
+                if other != folder and not _is_owned(other) and now - _last_written(other) > _ORPHANED_S:
                     shutil.rmtree(other, ignore_errors=True)
 
 
@@ -164,6 +174,10 @@ class MemoryCopies:
         except CorruptFileError:
             return False
         return (copy.manifest.world_size, copy.manifest.zero_stage) == (world_size, stage)
+
+
+def _last_written(folder: Path) -> float:
+    return max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
 
 
 def _is_owned(folder: Path) -> bool:

@@ -26,6 +26,7 @@ from drivetrain_workers.modeling.context import TrainContext
 from drivetrain_workers.modeling.objective import load_objective
 from drivetrain_workers.records.predictions import is_image, save_images
 from drivetrain_workers.records.run_folder import RunFolder
+from drivetrain_workers.spec import SampleSpec
 
 _INPUT = "{input}"
 
@@ -38,7 +39,7 @@ def predict(request: PredictRequest) -> str:
         InputError: the inputs are not what the model takes, or the job has no ``model.predict``.
     """
     trained = load_trained(request.run_folder, request.dataset_folder)
-    data = DataSpec(**trained.job["data"])
+    data = trained.job.data
     if data.kind == "tokens" and "label" not in trained.dataset.manifest.schema.names:
         rows = [_continued(trained, data, given, request) for given in request.inputs]
     else:
@@ -48,11 +49,11 @@ def predict(request: PredictRequest) -> str:
 
 def _continued(trained: Trained, data: DataSpec, given: str, request: PredictRequest) -> dict[str, str]:
     tokenizer = load_tokenizer(trained.dataset.folder.read(TOKENIZER_FILE), TOKENIZER_FILE)
-    asked = trained.job["sample"] or {}
-    template = asked.get("template", _INPUT)
+    asked = trained.job.sample or SampleSpec()
+    template = asked.template
     sampling = Sampling(
-        asked.get("max_tokens", 60) if request.max_tokens is None else request.max_tokens,
-        asked.get("temperature", 0.8) if request.temperature is None else request.temperature,
+        asked.max_tokens if request.max_tokens is None else request.max_tokens,
+        asked.temperature if request.temperature is None else request.temperature,
         request.top_k,
         request.seed,
     )
@@ -65,7 +66,7 @@ def _continued(trained: Trained, data: DataSpec, given: str, request: PredictReq
 @torch.no_grad()
 def _decisions(trained: Trained, data: DataSpec, request: PredictRequest) -> Iterator[JsonObject]:
     code = RunFolder(Path(request.run_folder)).code
-    objective = load_objective(trained.job["model"], str(code))
+    objective = load_objective(trained.job.model, str(code))
     if not objective.predicts:
         raise InputError("RUN", request.run_folder, "a run whose job has model.predict")
     online = OnlineTransform.of(data, code, request.seed)

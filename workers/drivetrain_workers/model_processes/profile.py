@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from drivetrain_pipelines.errors import InputError
-from drivetrain_pipelines.spec import DataSpec
 from drivetrain_pipelines.stream.columns import Columns, Ragged, Values
 from drivetrain_pipelines.stream.dataset import open_dataset
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -24,6 +23,7 @@ from drivetrain_workers.model_processes.trained import print_answer
 from drivetrain_workers.modeling.context import TrainContext
 from drivetrain_workers.modeling.model import build_model, checkpoint_activations
 from drivetrain_workers.modeling.objective import load_objective
+from drivetrain_workers.spec import TrainJob
 
 _ROWS = (1, 3)  # two sizes of micro-batch tell what grows with it from what does not
 _SIDE = 1024  # of the matrices whose product tells how fast this machine is
@@ -35,16 +35,16 @@ def profile(request: ProfileRequest) -> ModelProfile:
     Raises:
         InputError: the model cannot be run on fake tensors.
     """
-    data = DataSpec(**request.job["data"])
-    dataset = open_dataset(request.dataset_folder, data)
+    job = TrainJob.model_validate_json(json.dumps(request.job))
+    dataset = open_dataset(request.dataset_folder, job.data)
     columns = dataset.read("train", np.arange(max(_ROWS)))
-    facts, section = model_facts(dataset, data), request.job["model"]
-    objective = load_objective(section, request.code_folder)
+    facts = model_facts(dataset, job.data)
+    objective = load_objective(job.model, request.code_folder)
     kept, operations = [], []
     try:
         with FakeTensorMode(allow_non_fake_inputs=True):
-            model = build_model(section, request.code_folder, facts, request.job["seed"])
-            if request.job["training"]["activation_checkpointing"]:
+            model = build_model(job.model, request.code_folder, facts, job.seed)
+            if job.training.activation_checkpointing:
                 checkpoint_activations(model)
             for rows in _ROWS:
                 batch = _tensors(columns, rows)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 from drivetrain_pipelines.errors import DrivetrainError, InputError
-from drivetrain_pipelines.spec import DataSpec
 from drivetrain_pipelines.storage.checksums import JsonObject
 from drivetrain_pipelines.stream.dataset import Dataset, open_dataset
 
@@ -19,6 +18,7 @@ from drivetrain_workers.engine.training_data import model_facts
 from drivetrain_workers.errors import CheckpointError
 from drivetrain_workers.modeling.model import build_model
 from drivetrain_workers.records.run_folder import RunFolder
+from drivetrain_workers.spec import TrainJob
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Trained:
     model: torch.nn.Module
     checkpoint: Checkpoint
     dataset: Dataset
-    job: JsonObject
+    job: TrainJob
 
 
 def load_trained(run_folder: str, dataset_folder: str, step: int | None = None) -> Trained:
@@ -42,10 +42,9 @@ def load_trained(run_folder: str, dataset_folder: str, step: int | None = None) 
     if found is None:
         which = "no checkpoint yet" if step is None else f"no checkpoint of step {step}"
         raise CheckpointError(f"the run has {which}" + "".join(f"; {problem}" for problem in problems))
-    job = folder.resolved()
-    data = DataSpec(**job["data"])
-    dataset = open_dataset(dataset_folder, data)
-    model = build_model(job["model"], str(folder.code), model_facts(dataset, data), job["seed"]).eval()
+    job = folder.train_job()
+    dataset = open_dataset(dataset_folder, job.data)
+    model = build_model(job.model, str(folder.code), model_facts(dataset, job.data), job.seed).eval()
     checkpoint = Checkpoint(found)
     trained = checkpoint.weights()
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:

@@ -11,8 +11,10 @@ from drivetrain_pipelines.errors import InputError
 from drivetrain_pipelines.user_code import load_function
 from torch.utils.checkpoint import checkpoint
 
+from drivetrain_workers.spec import ModelSpec
 
-def build_model(section: dict[str, Any], code_folder: str, facts: dict[str, int], seed: int) -> torch.nn.Module:
+
+def build_model(spec: ModelSpec, code_folder: str, facts: dict[str, int], seed: int) -> torch.nn.Module:
     """Call ``model.factory`` with ``model.args``, ``model.files``, and those of ``facts`` that it asks for by name.
 
     The random state is seeded here, so the same job builds the same weights on every rank.
@@ -20,18 +22,15 @@ def build_model(section: dict[str, Any], code_folder: str, facts: dict[str, int]
     Raises:
         InputError: the factory does not take the given arguments.
     """
-    factory = load_function(section["factory"], code_folder, "model.factory")
+    factory = load_function(spec.factory, code_folder, "model.factory")
     parameters = inspect.signature(factory).parameters
-    given = (
-        {name: value for name, value in facts.items() if name in parameters}
-        | section.get("files", {})
-        | section["args"]
-    )
+    given: dict[str, Any] = {name: value for name, value in facts.items() if name in parameters}
+    given |= spec.files | spec.args
     torch.manual_seed(seed)
     try:
         inspect.signature(factory).bind(**given)
     except TypeError as error:
-        raise InputError("model.args", str(section["args"]), ", ".join(parameters), str(error)) from error
+        raise InputError("model.args", str(spec.args), ", ".join(parameters), str(error)) from error
     return factory(**given)  # type: ignore[no-any-return]  # the user's function
 
 

@@ -12,6 +12,7 @@ from drivetrain_pipelines.errors import InputError
 from drivetrain_pipelines.user_code import load_function
 
 from drivetrain_workers.modeling.context import TrainContext
+from drivetrain_workers.spec import ModelSpec
 
 Batch = dict[str, Any]  # columns by name: tensors, or lists of tensors where rows differ in length
 Outputs = dict[str, Any]  # what a job's function says of a batch, by name
@@ -108,11 +109,12 @@ class Objective:
         return said
 
 
-def load_objective(section: dict[str, Any], code_folder: str) -> Objective:
-    """From the ``model`` section of a job; next-token prediction where it has no loss."""
+def load_objective(spec: ModelSpec, code_folder: str) -> Objective:
+    """Load the functions of a job; next-token prediction where it has no loss."""
 
     def load(key: str) -> Function | None:
-        return load_function(section[key], code_folder, f"model.{key}") if section.get(key) else None
+        path: str | None = getattr(spec, key)
+        return load_function(path, code_folder, f"model.{key}") if path else None
 
     loss, weight = load("loss"), load("weight")
     if loss is None:

@@ -15,7 +15,6 @@ from drivetrain_workers.protocol.messages import RankTask
 from drivetrain_workers.protocol.reasons import Reason
 from drivetrain_workers.records.adjustments import Adjustments
 from drivetrain_workers.records.run_folder import RunFolder
-from drivetrain_workers.spec import TrainingSpec
 
 # The first that fits counts.
 _BY_TYPE: tuple[tuple[type[BaseException], Reason], ...] = (
@@ -52,7 +51,7 @@ def explain(task: RankTask, error: BaseException) -> tuple[Reason, str]:
 
 def _out_of_memory(task: RankTask, message: str) -> tuple[Reason, str]:
     folder = RunFolder(Path(task.run_folder))
-    training = TrainingSpec(**folder.resolved()["training"])
+    training = folder.train_job().training
     adjustments = Adjustments.read(folder.adjustments)
     if adjustments.decided_by == task.generation.number:  # by another rank, to which the same has happened
         return Reason.SMALLER_BATCHES, f"{message}; going on with micro_batch_size {adjustments.micro_batch_size}"

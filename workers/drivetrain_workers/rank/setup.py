@@ -12,7 +12,6 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from drivetrain_pipelines.order.permutation import mix_key
-from drivetrain_pipelines.spec import DataSpec
 from drivetrain_pipelines.stream.reader import Batch
 
 from drivetrain_workers.checkpoints.agreement import Agreement, gather_objects
@@ -97,8 +96,8 @@ class RankRun:
 def open_run(task: RankTask, link: AgentLink) -> RankRun:
     """Join the gang, build everything and load the newest state; each part is reported when it is ready."""
     folder = RunFolder(Path(task.run_folder))
-    job = folder.resolved()
-    training, checkpoint = TrainingSpec(**job["training"]), CheckpointSpec(**job["checkpoint"])
+    job = folder.train_job()
+    training, checkpoint = job.training, job.checkpoint
     rank, world_size = task.rank, task.generation.world_size
     link.report(PhaseReached(task.id, "forked"))
     base_bytes = resident_bytes()
@@ -110,15 +109,15 @@ def open_run(task: RankTask, link: AgentLink) -> RankRun:
     found = _find(task, link, training.stage, checkpoint, memory)
     dist.barrier()  # the run's records may have been downloaded, too: what follows reads them
     link.enter("initialize", 0)
-    data = TrainingData(task.dataset_folder, DataSpec(**job["data"]), job["seed"], folder)
+    data = TrainingData(task.dataset_folder, job.data, job.seed, folder)
     adjustments = Adjustments.read(folder.adjustments)
     plan = solve(training.global_batch_size, adjustments.micro_batch_size or training.micro_batch_size, world_size)
     steps = total_steps(training.steps, training.epochs, data.epoch, plan.global_batch)
-    model = build_model(job["model"], str(folder.code), data.facts, job["seed"])
-    objective = load_objective(job["model"], str(folder.code))
-    engine = Engine(model, objective, training, plan, steps, device, job["seed"], data.classes)
+    model = build_model(job.model, str(folder.code), data.facts, job.seed)
+    objective = load_objective(job.model, str(folder.code))
+    engine = Engine(model, objective, training, plan, steps, device, job.seed, data.classes)
     replicated_tensors(engine.deepspeed)  # refuses what could not be checkpointed, before the first step
-    _seed_rank(job["seed"], rank)
+    _seed_rank(job.seed, rank)
     link.report(RankInitialized(task.id, parameter_count(model)))
     link.enter("load", 0)
     history = (found and found.manifest.history) or History(time.time())
