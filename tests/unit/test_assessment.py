@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from drivetrain_workers.assessment.pictures import draw_reliability
 from drivetrain_workers.assessment.scores import Outcomes, calibration_error, scores, worst_slices
 from drivetrain_workers.assessment.splits import Splits
 from drivetrain_workers.modeling.context import TrainContext
+from drivetrain_workers.spec import TrainJob
 from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
@@ -201,8 +203,16 @@ def test_language_models_are_judged_by_token(tmp_path: Path) -> None:
         assert picture.size[0] > 600
 
 
-def _job(**baseline: str) -> dict[str, Any]:
-    return {"baseline": baseline or True, "training": {"best": {"metric": "accuracy", "mode": "max"}}}
+def _job(best: tuple[str, str] = ("accuracy", "max"), **baseline: str) -> TrainJob:
+    sections = {
+        "seed": 0,
+        "data": {"name": "digits", "source": "/raw"},
+        "model": {"factory": "model:make"},
+        "training": {"steps": 1, "global_batch_size": 1, "best": dict(zip(("metric", "mode"), best, strict=True))},
+        "checkpoint": {},
+        "baseline": baseline or True,
+    }
+    return TrainJob.model_validate_json(json.dumps(sections))
 
 
 def test_who_won_is_said() -> None:
@@ -216,8 +226,7 @@ def test_who_won_is_said() -> None:
 
 def test_losses_of_other_kinds_are_not_compared() -> None:
     """A network's own loss may be anything; its log loss is what the baseline has, too."""
-    job = {"baseline": True, "training": {"best": {"metric": "loss", "mode": "min"}}}
-    found = _compare(job, _digits(), {"loss": 0.0001, "log_loss": 3.0}, Path())
+    found = _compare(_job(("loss", "min")), _digits(), {"loss": 0.0001, "log_loss": 3.0}, Path())
     assert (found["metric"], found["winner"]) == ("log_loss", "logistic regression")
 
 

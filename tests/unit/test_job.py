@@ -11,6 +11,7 @@ from drivetrain.api.runs import validate
 from drivetrain.coordinator.gang_request import check_request, gang_request, waiting_since
 from drivetrain.job.loading import load_job
 from drivetrain.job.spec import JobSpec
+from drivetrain.runs.facts import RunFacts
 from drivetrain.runs.states import Ended, Place, Placing, Preparing, Queued, Ready, Starting
 from drivetrain.runs.store import RunRecord
 from drivetrain.scheduling.model import Node
@@ -197,7 +198,7 @@ def test_command_exits_2_with_one_line(folder: Path) -> None:
 
 
 GANG = JobSpec.model_validate(VALID | {"resources": {"workers": 4, "cpus_per_worker": 2, "gpus_per_worker": 0}})
-RUN = RunRecord("x-1", "f", 5.0, "", Queued(), {"gpus_per_worker": 0}, "ann")
+RUN = RunRecord("x-1", "f", 5.0, "", Queued(), RunFacts(gpus_per_worker=0), "ann")
 
 
 def test_a_gang_is_asked_for_as_the_job_says() -> None:
