@@ -40,6 +40,7 @@ from drivetrain.runs.states import (
     to_record,
 )
 from drivetrain.runs.store import RunStore
+from drivetrain.runs.view import RunView
 from drivetrain.scheduling.model import Request
 from drivetrain.scheduling.rules import Rules
 from drivetrain.server.access import Tokens
@@ -55,6 +56,7 @@ from drivetrain_workers.records.step_times import PARTS, TURN
 from prometheus_client import generate_latest
 from sqlalchemy.orm import Session as Transaction
 
+from tests.benchmarks import growth_ranks
 from tests.benchmarks.report import report
 
 _STEPS, _RUNS, _RESTARTS = (1_000, 10_000, 100_000), (1_000, 10_000), (100, 1_000)
@@ -83,7 +85,7 @@ class Row:
 
 
 def main() -> None:
-    """Measure all subjects, or those that are named."""
+    """Measure all subjects and what ranks read, or the subjects that are named."""
     subjects: dict[str, Callable[[Home], Iterator[Row]]] = {"steps": steps, "runs": runs, "restarts": restarts}
     rows: list[Row] = []
     for name in sys.argv[1:] or subjects:
@@ -100,6 +102,8 @@ def main() -> None:
     ]
     columns = ["operation", "size", "CPU ms", "MB", "times the smallest"]
     report("growth", columns, shown, {"rows": [vars(row) for row in rows]})
+    if not sys.argv[1:]:
+        growth_ranks.main()
 
 
 def _ratio(row: Row, smallest: dict[str, Row]) -> float:
@@ -203,8 +207,8 @@ class _NoCoordinator:
     def cluster(self) -> dict[str, Any]:
         return {"queue": [], "nodes": []}
 
-    def view(self, _: str) -> dict[str, Any]:
-        return {"step": 1, "steps": 2}
+    def view(self, run_id: str) -> RunView:
+        return RunView(run_id, step=1, steps=2)
 
 
 class _Nowhere:
