@@ -43,6 +43,7 @@ from drivetrain.runs.store import RunStore
 from drivetrain.runs.view import RunView
 from drivetrain.scheduling.model import Request
 from drivetrain.scheduling.rules import Rules
+from drivetrain.scheduling.status import ClusterStatus
 from drivetrain.server.access import Tokens
 from drivetrain.server.dependencies import Parts
 from drivetrain.server.metrics import registry
@@ -204,8 +205,8 @@ def missing(store: RunStore) -> None:
 
 
 class _NoCoordinator:
-    def cluster(self) -> dict[str, Any]:
-        return {"queue": [], "nodes": []}
+    def cluster(self) -> ClusterStatus:
+        return ClusterStatus((), (), {})
 
     def view(self, run_id: str) -> RunView:
         return RunView(run_id, step=1, steps=2)
