@@ -10,7 +10,7 @@ LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-header 
 	--constraints constraints.txt --extra recipes --extra cluster pyproject.toml
 GPU_PACKAGES := torch triton $(filter-out nvidia-ml-py,$(shell sed -n 's/^\(nvidia-[a-z0-9-]*\|cuda-[a-z]*\)==.*/\1/p' infra/requirements.lock))
 
-.PHONY: run check lock audit test test-all test-packages test-recipes bench bench-throughput bench-recovery bench-data bench-storage bench-checkpoint bench-scheduling bench-plan bench-tracking clean
+.PHONY: run check lock audit test test-all test-packages test-recipes bench bench-throughput bench-recovery bench-data bench-storage bench-checkpoint bench-scheduling bench-plan bench-tracking bench-growth clean
 
 run: .venv/installed
 	$(BIN)/drivetrain run $(JOB)
@@ -49,11 +49,11 @@ test-packages:
 test-recipes: .venv/installed
 	$(BIN)/pytest -m recipe
 
-bench: bench-throughput bench-recovery bench-data bench-storage bench-checkpoint bench-scheduling bench-plan bench-tracking
+bench: bench-throughput bench-recovery bench-data bench-storage bench-checkpoint bench-scheduling bench-plan bench-tracking bench-growth
 
 bench-data: .venv-mosaicml/installed
 
-bench-throughput bench-recovery bench-data bench-storage bench-checkpoint bench-scheduling bench-plan bench-tracking: bench-%: .venv/installed
+bench-throughput bench-recovery bench-data bench-storage bench-checkpoint bench-scheduling bench-plan bench-tracking bench-growth: bench-%: .venv/installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[bench]"
 	@# It asks for torchvision, which it does not need, and whose wheels do not go with a CPU build of torch.
 	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps litdata

@@ -67,12 +67,16 @@ class RunAccounts:
             InputError: there is no such run, or several.
         """
         record = self._store.get(run_id)
+        return self._book(record.id).draw_up(record)
+
+    def _book(self, run_id: str) -> _Book:
         with self._lock:
-            book = self._books.setdefault(record.id, _Book(self._home.run(record.id), self._store))
-            self._books.move_to_end(record.id)
+            if run_id not in self._books:
+                self._books[run_id] = _Book(self._home.run(run_id), self._store)
+            self._books.move_to_end(run_id)  # the one that was not asked about for longest goes first
             if len(self._books) > _MOST_BOOKS:
                 self._books.popitem(last=False)
-        return book.draw_up(record)
+            return self._books[run_id]
 
 
 class _Book:

@@ -23,6 +23,7 @@ from drivetrain.reporting.assessment import describe_assessment
 from drivetrain.runs.facts import RunFacts
 from drivetrain.runs.outcomes import OUTCOMES
 from drivetrain.runs.view import RunView
+from drivetrain.tracking.addresses import is_server
 
 _AGAIN_S = 60.0
 _PLAIN_EVERY_S = 5.0
@@ -239,4 +240,4 @@ def _tracking(summary: RunSummary) -> Iterator[tuple[str, str]]:
 
 
 def _ui_command(uri: str) -> str:
-    return uri if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}"
+    return uri if is_server(uri) else f"mlflow ui --backend-store-uri {uri}"

@@ -6,12 +6,10 @@ import logging
 import os
 from functools import partial
 from logging.handlers import RotatingFileHandler
-from pathlib import Path
 
 from drivetrain_pipelines.errors import InputError
 from drivetrain_workers.protocol.processes import yield_to_training
 from filelock import FileLock
-from sqlalchemy import make_url
 from tenacity import retry, retry_if_exception_type, wait_fixed
 
 from drivetrain.cluster.autoscaler import Autoscaler
@@ -34,6 +32,7 @@ from drivetrain.job.spec import JobSpec, flatten, stored_spec
 from drivetrain.runs.store import RunRecord, RunStore
 from drivetrain.scheduling.model import Node, Request
 from drivetrain.scheduling.rules import LastingRules
+from drivetrain.tracking.addresses import embedded_database
 from drivetrain.tracking.destination import Destination
 from drivetrain.tracking.spool import Spool
 from drivetrain.tracking.tracker import Tracker
@@ -127,9 +126,9 @@ def _connect(home: Home, record: RunRecord, experiment: str) -> Destination:
     from drivetrain.tracking.mlflow_client import MlflowRun
 
     uri, artifacts = record.facts.mlflow_uri, None
-    if database := uri.startswith("sqlite:") and make_url(uri).database:
+    if database := embedded_database(uri):
         artifacts = home.mlflow_artifacts
-        make_database(Path(database), artifacts)
+        make_database(database, artifacts)
     return MlflowRun(uri, experiment, artifacts, record.id, record.user, record.created)
 
 

@@ -13,6 +13,7 @@ import psutil
 from drivetrain.api.client import DEFAULT_SERVER, Client
 from drivetrain.doctor.finding import Finding, attempt, failed, ok, warning
 from drivetrain.home import Home
+from drivetrain.tracking.addresses import embedded_database, is_server, without_credentials
 
 _PORTS = {8900: "drivetrain server", 6379: "Ray"}
 _TIMEOUT_S = 10.0
@@ -29,8 +30,8 @@ def examine(home: Home) -> list[Finding]:
 
 
 def _tracker(uri: str) -> Finding:
-    shown = httpx.URL(uri).copy_with(password=None) if uri.startswith("http") else uri
-    if uri.startswith("http"):
+    shown = without_credentials(uri)
+    if is_server(uri):
         credentials = (os.environ.get("MLFLOW_TRACKING_USERNAME", ""), os.environ.get("MLFLOW_TRACKING_PASSWORD", ""))
         answer = httpx.get(
             f"{uri.rstrip('/')}/api/2.0/mlflow/experiments/search",
@@ -40,8 +41,8 @@ def _tracker(uri: str) -> Finding:
         )
         answer.raise_for_status()
         return ok("tracker", f"{shown} answers in {answer.elapsed.total_seconds() * 1000:.0f} ms")
-    if uri.startswith("sqlite:///"):
-        folder = Path(uri.removeprefix("sqlite:///")).parent
+    if database := embedded_database(uri):
+        folder = database.parent
         if not os.access(folder, os.W_OK):
             return failed("tracker", f"{folder} cannot be written", "Let this user write there.")
     return ok("tracker", f"embedded: {shown}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from dataclasses import asdict
 from typing import Annotated
 
@@ -22,6 +21,7 @@ from drivetrain.runs.view import RunView
 from drivetrain.server.access import Principal, Role
 from drivetrain.server.dependencies import Parts, Server, User, Viewer
 from drivetrain.server.logs import follow
+from drivetrain.tracking.addresses import without_credentials
 
 _LONGEST_POLL_S = 30.0
 
@@ -164,5 +164,5 @@ def _public(answer: JsonObject) -> JsonObject:
     """An answer without the password that the tracking server's address may hold."""
     facts = dict(answer["facts"])
     if uri := facts.get("mlflow_uri"):
-        facts["mlflow_uri"] = re.sub(r"(?<=://)[^/@]*@", "***@", uri)
+        facts["mlflow_uri"] = without_credentials(uri)
     return {**answer, "facts": facts}

@@ -1,5 +1,6 @@
 """Logging runs to MLflow; training never waits for it.
 
+addresses: what the address of a tracking server says.
 curves: loss curves as pictures.
 destination: the interface that a tracker other than MLflow implements.
 embedded: MLflow's SQLite database in the home folder.

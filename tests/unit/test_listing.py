@@ -1,0 +1,69 @@
+"""Lists of runs: `drivetrain list` in a home, and the server's route."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from drivetrain.accounting.statement import RunAccounts
+from drivetrain.cli.app import app
+from drivetrain.home import Home
+from drivetrain.runs.states import Preparing, Queued
+from drivetrain.runs.store import RunStore
+from drivetrain.server.access import Role, Tokens
+from drivetrain.server.app import create_app
+from drivetrain.server.dependencies import Parts
+from fastapi.testclient import TestClient
+from typer.testing import CliRunner
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
+    """With 55 runs, of which one prepares data."""
+    monkeypatch.setenv("DRIVETRAIN_HOME", str(tmp_path))
+    monkeypatch.delenv("DRIVETRAIN_DATABASE_URL", raising=False)
+    monkeypatch.delenv("DRIVETRAIN_SERVER", raising=False)
+    found = Home.from_environment()
+    store = RunStore(found.database_url)
+    for number in range(55):
+        store.create(f"toy-{number:02}", "f", Queued(), "ann" if number % 2 else "bob")
+    store.save("toy-07", Preparing(), "Admitted()")
+    return found
+
+
+@pytest.mark.parametrize(
+    ("options", "oldest", "more"),
+    [([], 5, "the newest 50 are shown"), (["--limit", "2"], 53, "the newest 2 are shown"), (["--all"], 0, ""),
+     (["--limit", "55"], 0, "")],
+)  # fmt: skip
+def test_the_list_of_a_home_says_when_there_is_more(home: Home, options: list[str], oldest: int, more: str) -> None:
+    result = CliRunner().invoke(app, ["list", *options])
+    assert result.exit_code == 0
+    assert [line.split()[0] for line in result.stdout.splitlines()] == [
+        f"toy-{n:02}" for n in range(54, oldest - 1, -1)
+    ]
+    assert result.stderr.startswith(more)
+    assert bool(result.stderr) == bool(more)
+
+
+def test_a_server_lists_in_pages(home: Home) -> None:
+    store, tokens = RunStore(home.database_url), Tokens(home.database_url)
+    secret, _ = tokens.create("ann", Role.VIEWER)
+    parts = Parts(None, store, tokens, home, RunAccounts(home, store))  # type: ignore[arg-type]  # no one asks Ray
+    with TestClient(create_app(parts)) as client:
+
+        def ask(**wanted: Any) -> list[str]:
+            answer = client.get("/v1/runs", params=wanted, headers={"Authorization": f"Bearer {secret}"})
+            assert answer.status_code == 200, answer.text
+            return [run["run_id"].removeprefix("toy-") for run in answer.json()]
+
+        assert len(ask()) == 50
+        assert ask(limit=3) == ["54", "53", "52"]
+        assert ask(limit=3, before="toy-52") == ["51", "50", "49"]
+        assert ask(before="toy-00") == []
+        assert ask(limit=2, user="ann", before="toy-50") == ["49", "47"]
+        assert ask(phase="preparing") == ["07"]
+        for wrong in ({"limit": 0}, {"limit": 1001}, {"before": "nothing"}):
+            answer = client.get("/v1/runs", params=wrong, headers={"Authorization": f"Bearer {secret}"})
+            assert answer.status_code == 422, answer.text
