@@ -50,11 +50,12 @@ class Conclusion:
         draw_loss(self._tracker.logged_metrics(), entropy, self._spec.name, picture)
         self._tracker.artifact(picture)
         checkpoint = committed(self.folder.checkpoints)[0].folder(self.folder.checkpoints)
+        eval_loss, metrics = totals.evaluation()
         facts = RunFacts(
             checkpoint=str(checkpoint),
             train_loss=totals.newest.get("train", {}).get("loss"),
-            eval_loss=totals.newest.get("eval", {}).get("eval_loss"),
-            metrics=_own_metrics(totals.newest.get("eval", {})),
+            eval_loss=eval_loss,
+            metrics=metrics,
             tokens_per_s=totals.mean("tokens_per_s"),
             step_s=_median(self._tracker.logged_metrics(), "step_s"),
             picture=str(picture),
@@ -63,8 +64,8 @@ class Conclusion:
         if sample := self._spec.sample:
             facts = self._try("sample", facts, lambda: self._sample(agents, dataset, sample.prompt))
         if self._spec.assessed:
-            metrics = {**facts.metrics, **({} if facts.eval_loss is None else {"loss": facts.eval_loss})}
-            facts = self._try("assessment", facts, lambda: self._assess(agents, dataset, metrics))
+            scores = metrics | ({} if eval_loss is None else {"loss": eval_loss})
+            facts = self._try("assessment", facts, lambda: self._assess(agents, dataset, scores))
         if name := self._spec.tracking.register_as:
             target = self.folder.path / "export"
             ask(ExportRequest(str(self.folder.path), dataset, str(target)))
@@ -119,11 +120,6 @@ class Conclusion:
 def _ask(agents: Sequence[AgentHandle], request: Request) -> str:
     """On the gang's node where it still is; after a crash, here."""
     return agents[0].ask(request) if agents else ask(request)
-
-
-def _own_metrics(evaluation: dict[str, float]) -> dict[str, float]:
-    """Return the job's own metrics of an evaluation, by the names that the job gives them."""
-    return {name.removeprefix("eval_"): value for name, value in evaluation.items() if name != "eval_loss"}
 
 
 def _median(records: Iterable[Record], key: str) -> float:

@@ -95,6 +95,7 @@ def _build_loop(home: Home, store: RunStore, spec: JobSpec, run_id: str, schedul
         _describe(tracker, spec, home, run_id, record.user)
     books = Bookkeeping(spec, home, folder, tracker)
     live = LiveRun(record, store, books.energy_since_resumed(store.history(run_id)))
+    live.view.eval_loss, live.view.metrics = tracker.totals.evaluation()  # of the run before a restart
     agents = AgentEvents(live, Observer(live, tracker, folder.ledger), scheduler)
     gang = RayGang(run_id, spec.resources.cpus_per_worker, gpus, folder)
     preparation = Preparation(spec, home, folder, tracker, gpus)

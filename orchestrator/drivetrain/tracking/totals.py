@@ -59,6 +59,12 @@ class Totals:
         """Return the newest step of a series; 0 before the first."""
         return self.steps.get(series, 0)
 
+    def evaluation(self) -> tuple[float | None, dict[str, float]]:
+        """Return loss and the job's own metrics, by the job's names, of the newest evaluation."""
+        values = self.newest.get("eval", {})
+        metrics = {name.removeprefix("eval_"): value for name, value in values.items() if name != "eval_loss"}
+        return values.get("eval_loss"), metrics
+
     def mean(self, key: str) -> float | None:
         """Return the mean of ``tokens_per_s`` over all records that have it; None where none has."""
         total, count = self.sums.get(key, (0.0, 0))
