@@ -46,6 +46,7 @@ class Rank:
     def __init__(self, server: ForkServer, task: RankTask, pid: int) -> None:
         self.server, self.task, self.pid = server, task, pid
         self.stop_asked = False
+        self._arrives = 0.0
 
     @property
     def id(self) -> RankId:
@@ -61,7 +62,14 @@ class Rank:
             self.stop_asked = True
 
     def report(self, event: told.AgentEvent) -> None:
-        self.server.deliver(event, self)
+        """Over its own socket: in order, and perhaps when its end is known already."""
+        world = self.server.world
+        self._arrives = max(self._arrives, world.now + (world.random.choice([0.0, 0.0, 0.5]) if not world.calm else 0))
+        at = self._arrives - world.now
+        if at <= 0:
+            self.server.deliver(event, self)
+        else:
+            world.later(at, at, lambda: self.server.deliver(event, self))
 
     def exit(self, code: int, reason: Reason | None = None) -> None:
         """End: with a report of the error, unless it was killed."""
@@ -76,7 +84,7 @@ class ForkServer:
     """The fork server of an agent: see `drivetrain_workers.agent.node.ForkServer`."""
 
     def __init__(self, world: World, run: str, on_message: Callable[[Message, Link], None], wake: Any) -> None:
-        self._world, self._run, self._on_message, self._wake = world, run, on_message, wake
+        self.world, self._run, self._on_message, self._wake = world, run, on_message, wake
         self.endpoint, self.pid, self.is_alive = Endpoint("simulated", "00"), world.next_pid(), True
         self.ranks: dict[RankId, Rank] = {}
         self.deliver(told.ForkServerReady(self.pid), self)
@@ -84,7 +92,7 @@ class ForkServer:
     def send(self, message: Message) -> None:
         """As its agent asks it for something."""
         if isinstance(message, ForkRank):
-            self._world.later(0, 1, lambda: self._fork(message))
+            self.world.later(0, 1, lambda: self._fork(message))
         elif isinstance(message, KillRanks):
             self.ranks.clear()
             self.deliver(told.RanksKilled(), self)
@@ -100,13 +108,13 @@ class ForkServer:
 
     def _fork(self, request: ForkRank) -> None:
         task = RankTask.from_json(request.task)
-        if not self.is_alive or task.generation.number < self._world.groups[self._run].newest(self):
+        if not self.is_alive or task.generation.number < self.world.groups[self._run].newest(self):
             return  # it was killed while it was in the queue
-        rank = Rank(self, task, self._world.next_pid())
+        rank = Rank(self, task, self.world.next_pid())
         self.ranks[rank.id] = rank
         self.deliver(told.RankForked(rank.id, rank.pid), self)
         self.deliver(told.PhaseReached(rank.id, "forked"), rank)
-        self._world.ranks_joined(self._run, task.generation)
+        self.world.ranks_joined(self._run, task.generation)
 
 
 class Node:

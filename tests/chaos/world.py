@@ -79,6 +79,8 @@ class SteppedLoop(RunLoop):
             if isinstance(self.inbox.newest, ev.CancelAsked):
                 job = self.world.jobs[self.run]
                 job.cancelled_at = min(job.cancelled_at, self.world.state(self.run).progress.generation)
+            if self.ended:
+                self.world.check_forgotten(self.run)
 
 
 class World:
@@ -397,6 +399,12 @@ class World:
             for process in group.agents.values():
                 generations = {rank.id.generation for rank in process.fork_server.ranks.values()}
                 assert len(generations) <= 1, f"{run} has ranks of two generations on one node"
+
+    def check_forgotten(self, run: str) -> None:
+        """A run that has ended holds nothing and waits for nothing."""
+        status = self._scheduler.status()
+        assert not any(run in node.ranks for node in status.nodes), f"the scheduler believes that {run} holds nodes"
+        assert all(entry.run != run for entry in status.queue), f"the scheduler believes that {run} waits"
 
     def _check_end(self) -> None:
         assert not self.groups, "allocations were kept"

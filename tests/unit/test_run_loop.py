@@ -458,3 +458,17 @@ def test_what_fails_at_the_end_is_reported_and_takes_nothing_else_along(training
     assert (facts.reason, facts.released) == ("completed", True)
     assert facts.problem == "the account of the run is not complete: disk"
     assert training.gang.released == [False]
+
+
+def test_an_older_generation_changes_no_figures(training: Run) -> None:
+    """What its last steps have reached is done again by the generation that has replaced it."""
+    training.turn(ev.RankLost(1, Reason.RANK_KILLED, "killed", 10.0))
+    training.gang.agents[0].say(
+        step_done(9, generation=1), told.RankForked(RankId(0, 1), 77), told.RankHung(RankId(0, 1), "hangs")
+    )
+    training.listen()
+    view = training.loop.view(-1, 0)
+    assert ("train", 9) not in training.tracker.logged
+    assert (view.step, view.loss) == (0, None)
+    assert 77 not in view.pids.values()
+    assert training.gang.started == [1, 2]
