@@ -472,3 +472,15 @@ def test_an_older_generation_changes_no_figures(training: Run) -> None:
     assert (view.step, view.loss) == (0, None)
     assert 77 not in view.pids.values()
     assert training.gang.started == [1, 2]
+
+
+def test_the_wait_before_a_retry_does_not_depend_on_a_node_s_clock(training: Run) -> None:
+    for generation in (1, 2):
+        wrong = told.RankLost(RankId(0, generation), -9, Reason.RANK_KILLED, time=training.now + 1e9)
+        training.gang.agents[0].say(wrong)
+        training.listen()
+    assert isinstance(training.state, st.Waiting)
+    training.turn(ev.Tick(training.now + 0.5))
+    assert isinstance(training.state, st.Waiting)
+    training.turn(ev.Tick(training.now + 1.5))
+    assert training.gang.started == [1, 2, 3]

@@ -103,7 +103,7 @@ class Observer:
             case told.RankHung(source, message):
                 view.problem = message
                 self._live.show_facts(lost_at=event.time)
-                lost = ev.RankLost(source.generation, Reason.HUNG, message, event.time)
+                lost = ev.RankLost(source.generation, Reason.HUNG, message, self._live.clock())
                 return Findings((lost,), (rank,))
         return _NOTHING
 
@@ -151,7 +151,7 @@ class Observer:
         failures.append(Failure(event.time, rank, event.reason, how))
         if generation == max(self._failures):  # also when the next one has begun: other nodes report later
             self._live.view.problem = describe(failures)
-        lost = ev.RankLost(generation, event.reason, f"rank {rank} {how}", event.time)
+        lost = ev.RankLost(generation, event.reason, f"rank {rank} {how}", self._live.clock())
         if not current:
             return Findings((lost,))
         self._live.show_facts(lost_at=event.time)

@@ -107,7 +107,11 @@ class Committed(Event):
 
 @dataclass(frozen=True)
 class RankLost(Event):
-    """A rank process ended that should not have."""
+    """A rank process ended that should not have.
+
+    Attributes:
+        time: at which the coordinator learned of it, by its own clock: clocks of nodes differ.
+    """
 
     generation: int
     reason: Reason
