@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,9 +85,9 @@ class _Usage:
 
 
 def test_a_wrong_sum_is_told() -> None:
-    good = {"backend": "gloo", "right": True, "bytes_per_s": 1e9}
+    good = collectives.Outcome(right=True, bytes_per_s=1e9, backend="gloo")
     assert collectives.verdict("all-reduce", [good, good]).verdict is Verdict.OK
-    assert collectives.verdict("all-reduce", [good, {**good, "right": False}]).verdict is Verdict.FAILED
+    assert collectives.verdict("all-reduce", [good, replace(good, right=False)]).verdict is Verdict.FAILED
 
 
 @needs_hosts
