@@ -15,7 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from drivetrain.api.runs import validate
-from drivetrain_workers.agent.agent import KEEP_FREED_MEMORY
+from drivetrain_workers.agent.fork_server_process import KEEP_FREED_MEMORY
 from drivetrain_workers.engine.batching import solve
 from drivetrain_workers.engine.deepspeed_config import deepspeed_config
 from drivetrain_workers.records import ledger
