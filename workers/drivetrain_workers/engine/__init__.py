@@ -1,6 +1,7 @@
 """DeepSpeed as Drivetrain uses it.
 
 all_reduce_check: a program that measures an all-reduce.
+backend: the backends of collectives: gloo and NCCL.
 batching: how a global batch is spread over ranks and micro-batches.
 collectives: how long a rank waits in collectives.
 deepspeed_config: DeepSpeed's configuration of a job.

@@ -6,7 +6,6 @@ Run as ``python -m drivetrain_workers.engine.all_reduce_check RENDEZVOUS RANK WO
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from datetime import timedelta
@@ -14,20 +13,21 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
+from drivetrain_workers.engine.backend import GLOO, NCCL, stay_on_this_machine
+
 _TIMEOUT = timedelta(seconds=60)
 _NUMBERS, _ROUNDS = 4 << 20, 5  # 16 MiB of float32
 
 
 def main(rendezvous: str, rank: int, world_size: int) -> None:
     """Join the others, sum with them, say how it went."""
-    if rendezvous.startswith("file://"):
-        os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=world_size, timeout=_TIMEOUT)
-    backend, group, device = "gloo", None, torch.device("cpu")
+    stay_on_this_machine(rendezvous)
+    dist.init_process_group(GLOO.name, init_method=rendezvous, rank=rank, world_size=world_size, timeout=_TIMEOUT)
+    backend, group, device = GLOO, None, torch.device("cpu")
     everybody = torch.tensor(torch.cuda.is_available())
     dist.all_reduce(everybody, dist.ReduceOp.MIN)
     if everybody:  # else NCCL would leave out the nodes without GPUs
-        backend, group = "nccl", dist.new_group(backend="nccl", timeout=_TIMEOUT)
+        backend, group = NCCL, dist.new_group(backend=NCCL.name, timeout=_TIMEOUT)
         device = torch.device("cuda", rank % torch.cuda.device_count())
         torch.cuda.set_device(device)
     seconds = []
@@ -39,7 +39,7 @@ def main(rendezvous: str, rank: int, world_size: int) -> None:
         seconds.append(time.monotonic() - began)
     dist.destroy_process_group()
     fastest = numbers.nbytes / min(seconds)
-    print(json.dumps({"backend": backend, "right": right, "bytes_per_s": fastest}))
+    print(json.dumps({"backend": backend.name, "right": right, "bytes_per_s": fastest}))
 
 
 if __name__ == "__main__":

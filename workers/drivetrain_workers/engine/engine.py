@@ -15,6 +15,7 @@ from drivetrain_pipelines.errors import InputError
 from drivetrain_pipelines.stream.columns import Columns, Ragged, Values
 
 from drivetrain_workers.engine import deepspeed_internals
+from drivetrain_workers.engine.backend import backend_of, stay_on_this_machine
 from drivetrain_workers.engine.batching import BatchPlan
 from drivetrain_workers.engine.collectives import CollectiveClock
 from drivetrain_workers.engine.deepspeed_config import deepspeed_config, learning_rate_ratio
@@ -79,7 +80,7 @@ class Evaluation:
 
 
 def join_group(rank: int, local_rank: int, world_size: int, rendezvous: str) -> torch.device:
-    """Initialise torch.distributed (NCCL on GPUs, gloo on CPUs) and DeepSpeed on top; returns this rank's device."""
+    """Initialize torch.distributed and DeepSpeed on top; return this rank's device."""
     on_gpu = torch.cuda.is_available()
     device = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
     if on_gpu:
@@ -87,10 +88,9 @@ def join_group(rank: int, local_rank: int, world_size: int, rendezvous: str) -> 
     else:
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
         deepspeed_internals.never_compile_all_reduce()
-    if rendezvous.startswith("file://"):
-        os.environ["GLOO_SOCKET_IFNAME"] = "lo"  # the whole gang is on this machine: nothing listens beyond it
+    stay_on_this_machine(rendezvous)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(local_rank), "WORLD_SIZE": str(world_size)}
-    backend = "nccl" if on_gpu else "gloo"
+    backend = backend_of(device).name
     dist.init_process_group(backend, init_method=rendezvous, rank=rank, world_size=world_size)
     deepspeed.init_distributed(dist_backend=backend, verbose=False)
     return device

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from drivetrain_pipelines.errors import CorruptFileError, FetchError, InputError, TransformersLostError
 
+from drivetrain_workers.engine.backend import is_collective_error
 from drivetrain_workers.engine.batching import solve
 from drivetrain_workers.errors import BadStepError, CheckpointError, ResumeMismatchError, RewindError
 from drivetrain_workers.protocol.messages import RankTask
@@ -31,15 +32,17 @@ _BY_TYPE: tuple[tuple[type[BaseException], Reason], ...] = (
     (CheckpointError, Reason.STORAGE),
     (OSError, Reason.STORAGE),
 )
-_BY_WORDS = (("can't allocate memory", Reason.OUT_OF_MEMORY), ("gloo", Reason.COLLECTIVE), ("NCCL", Reason.COLLECTIVE))
+_NO_MEMORY = "can't allocate memory"
 
 
 def classify(error: BaseException) -> Reason:
     """Return the reason that an error is."""
-    by_words = _BY_WORDS if isinstance(error, RuntimeError) else ()  # which is what torch raises
-    reasons = [reason for words, reason in by_words if words in str(error)]
-    reasons += [reason for kind, reason in _BY_TYPE if isinstance(error, kind)]
-    return reasons[0] if reasons else Reason.USER_CODE
+    if isinstance(error, RuntimeError):  # which torch raises for many things
+        if _NO_MEMORY in str(error):
+            return Reason.OUT_OF_MEMORY
+        if is_collective_error(str(error)):
+            return Reason.COLLECTIVE
+    return next((reason for kind, reason in _BY_TYPE if isinstance(error, kind)), Reason.USER_CODE)
 
 
 def explain(task: RankTask, error: BaseException) -> tuple[Reason, str]:
