@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import random
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -89,6 +90,22 @@ def toy_job(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "sample": {"prompt": "the cat", "max_tokens": 8},
     }
     (folder / "job.yaml").write_text(yaml.safe_dump(job))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def short_job(toy_job: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The toy job over a few steps, with code that prints."""
+    folder = tmp_path_factory.mktemp("jobs") / "short"
+    shutil.copytree(toy_job, folder)
+    job = yaml.safe_load((folder / "job.yaml").read_text())
+    job["name"] = "short"
+    job["training"] |= {"steps": 4, "eval_every": 4}
+    job["checkpoint"]["every"] = 4
+    del job["sample"]
+    (folder / "job.yaml").write_text(yaml.safe_dump(job))
+    code = folder / "toy_loss.py"
+    code.write_text(code.read_text().replace("    time.sleep(0.12)\n", '    print("a loss is computed")\n'))
     return folder
 
 

@@ -126,6 +126,7 @@ def test_a_model_that_makes_pictures(judged_job: Path, shared_home: Path, tmp_pa
     assert np.asarray(Image.open(row["image"])).min() == 255
 
 
+@pytest.mark.slow  # the run is as that of pictures, and unit tests judge language models
 def test_language_beside_a_trigram(toy_job: Path, shared_home: Path) -> None:
     settings = ["model.loss=null", "baseline=true", "explain=true", "training.steps=10"]
     result = run_job(toy_job, shared_home, *settings).finish()

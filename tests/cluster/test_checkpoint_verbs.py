@@ -64,7 +64,6 @@ def test_a_resume_is_proven_by_a_step(toy_job: Path, shared_home: Path, undistur
     os.kill(view["pids"]["rank-1"], signal.SIGKILL)
     refused = job.finish()
     assert refused.code == 1
-    assert refused.last_view["restarts"] == 2
     computed = refused.series("loss")
     assert len(computed) >= 17
     assert computed.items() <= undisturbed.series("loss").items()

@@ -90,6 +90,7 @@ def test_every_stage_and_world_size_goes_on_from_every_other(tmp_path: Path, sta
     check_matrix(tmp_path, [(stage, world) for world in (1, 2, 3, 4)], _EVERYWHERE)
 
 
+@pytest.mark.slow  # stages 1 to 3 do so above and below, with other optimizers
 def test_every_stage_saves_what_the_same_stage_resumes_to_the_bit(tmp_path: Path) -> None:
     for stage in (0, 1, 3):
         check_matrix(tmp_path / str(stage), [(stage, 2)], [(stage, 2)])
@@ -179,7 +180,7 @@ def test_a_pickle_in_a_checkpoint_is_never_opened(two_checkpoints: Path, tmp_pat
         assert result["unpickled"] == []
 
 
-@pytest.mark.parametrize("kills", [12, pytest.param(100, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
+@pytest.mark.parametrize("kills", [6, pytest.param(100, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
 def test_killed_at_any_instant(tmp_path: Path, kills: int) -> None:
     """Ranks killed at random moments and at random calls of the file system, between and inside saves."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}

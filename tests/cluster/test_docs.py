@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from _pytest.mark import ParameterSet
+from drivetrain.cli.app import app
+from typer.testing import CliRunner
 
 from tests.benchmarks.scheduling import write_trace
 from tests.cluster.harness import Result, command_line
@@ -47,6 +50,22 @@ WITH_HOSTS = {
 }
 
 
+# They take long, and have tests of their own: of the main job, plan, doctor, checkpoint verbs and assessment.
+TESTED_ELSEWHERE = ("run", "plan", "doctor", "predict", "export", "scaling-curve")
+
+
+def slow_if_tested_elsewhere(command: str) -> ParameterSet:
+    slow = command.split()[1] in TESTED_ELSEWHERE
+    return pytest.param(command, marks=[pytest.mark.slow] if slow else [])
+
+
+@pytest.mark.parametrize("command", [c for c in shown_commands() if c.startswith("drivetrain ")])
+def test_shown_verbs_and_options_are_ours(command: str) -> None:
+    """Each is parsed; the tests below run them."""
+    done = CliRunner().invoke(app, [*shlex.split(command)[1:], "--help"])
+    assert done.exit_code == 0, done.output
+
+
 def needs_server(command: str) -> bool:
     return command.split()[1] in SHARED or "--server" in command
 
@@ -58,7 +77,11 @@ def test_commands_that_need_hosts_are_known() -> None:
 
 @pytest.mark.parametrize(
     "command",
-    [c for c in shown_commands() if c.startswith("drivetrain ") and not needs_server(c) and c not in WITH_HOSTS],
+    [
+        slow_if_tested_elsewhere(command)
+        for command in shown_commands()
+        if command.startswith("drivetrain ") and not needs_server(command) and command not in WITH_HOSTS
+    ],
 )
 def test_drivetrain_commands_work(command: str, toy_job: Path, undisturbed: Result, tmp_path: Path) -> None:
     """As shown, with this test's job and run in place of the reader's (the recipe's data would have to be fetched)."""
@@ -82,7 +105,7 @@ def test_drivetrain_commands_work(command: str, toy_job: Path, undisturbed: Resu
     assert done.returncode == 0, done.stderr
 
 
-def test_commands_of_a_shared_cluster_work(toy_job: Path, tmp_path: Path) -> None:
+def test_commands_of_a_shared_cluster_work(short_job: Path, tmp_path: Path) -> None:
     """As shown, and in the order in which they are."""
     block = re.search(r"^```\n(.*?)^```", (ROOT / "docs" / "cluster.md").read_text(), re.DOTALL | re.MULTILINE)
     assert block
@@ -92,7 +115,7 @@ def test_commands_of_a_shared_cluster_work(toy_job: Path, tmp_path: Path) -> Non
     with running_service(tmp_path) as service:
         run = ""
         for line in shown:
-            ours = {"path/to/job.yaml": str(toy_job), "RUN": run, "training.steps=50": "training.steps=4"}
+            ours = {"path/to/job.yaml": str(short_job), "RUN": run, "training.steps=50": "training.steps=4"}
             words = [ours.get(word, word) for word in shlex.split(line)[1:]]
             words = [service.url if word.startswith("http://") else word for word in words]
             done = service.command(*words)

@@ -90,6 +90,7 @@ def test_a_wrong_sum_is_told() -> None:
     assert collectives.verdict("all-reduce", [good, replace(good, right=False)]).verdict is Verdict.FAILED
 
 
+@pytest.mark.slow  # what it says of each machine, and of clocks and sums between them, is tested above
 @needs_hosts
 def test_three_hosts(tmp_path: Path) -> None:
     """All is well; then one does not see the shared folder, and is named."""

@@ -138,6 +138,7 @@ def test_a_host_is_lost_while_training(how: str, toy_job: Path, undisturbed: Res
             assert here.nodes[victim].processes() == []
 
 
+@pytest.mark.slow  # unit tests read notices and clear the node that is to leave; in tests/chaos runs yield and go on
 def test_a_spot_machine_is_left_before_it_is_taken(toy_job: Path, undisturbed: Result, tmp_path: Path) -> None:
     """Its cloud gives notice; the run saves and goes on elsewhere, and no step is done twice."""
     with site(3, tmp_path) as here, here.client("ann") as client:

@@ -179,20 +179,27 @@ def test_what_a_shell_redirects_is_no_placeholder(tmp_path: Path) -> None:
     load(tmp_path, file)
 
 
-def test_a_cloud_that_cannot_be_asked_is_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["status"],
+        pytest.param(["down", "--yes"], marks=pytest.mark.slow),
+        pytest.param(["up", "--yes"], marks=pytest.mark.slow),
+    ],
+)
+def test_a_cloud_that_cannot_be_asked_is_told(tmp_path: Path, words: list[str]) -> None:
     path = tmp_path / "cluster.yaml"
     path.write_text(yaml.safe_dump({**document("aws"), "provider": {**document("aws")["provider"], "region": REGION}}))
     keys = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "", "AWS_EC2_METADATA_DISABLED": "true"}
-    for verb in (["status"], ["down", "--yes"], ["up", "--yes"]):
-        done = subprocess.run(
-            [str(COMMAND), "cluster", verb[0], str(path), *verb[1:]],
-            env={**os.environ, **keys, "HOME": str(tmp_path), "AWS_ENDPOINT_URL": "http://127.0.0.1:9"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode in (1, 2), done.stderr
-        assert done.stderr.startswith("error: "), done.stderr
+    done = subprocess.run(
+        [str(COMMAND), "cluster", words[0], str(path), *words[1:]],
+        env={**os.environ, **keys, "HOME": str(tmp_path), "AWS_ENDPOINT_URL": "http://127.0.0.1:9"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode in (1, 2), done.stderr
+    assert done.stderr.startswith("error: "), done.stderr
 
 
 @pytest.mark.parametrize("text", ["a: [", "- a list", "provider: {type: [aws]}"])

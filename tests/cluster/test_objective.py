@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from drivetrain.api.runs import validate
+from drivetrain_pipelines.errors import InputError
 from mlflow import MlflowClient
 from PIL import Image
 
@@ -72,10 +75,10 @@ def test_a_metric_that_is_not_there(pictures: Path, shared_home: Path, tmp_path:
     folder = tmp_path / "job"
     shutil.copytree(pictures, folder)
     (folder / "model.py").write_text((folder / "model.py").read_text() + FUNCTIONS)
-    best = "--set=training.best.metric=f1"
-    early = command_line(tmp_path, "validate", str(folder), best)
-    assert early.returncode == 2
-    assert "training.best.metric: got 'f1'; allowed: loss. Set model.metrics for others." in early.stderr
-    late = run_job(folder, shared_home, "training.best.metric=f1", "model.metrics=model:metrics").finish()
+    best = "training.best.metric=f1"
+    told = "training.best.metric: got 'f1'; allowed: loss. Set model.metrics for others."
+    with pytest.raises(InputError, match=re.escape(told)):
+        validate(str(folder), [best])
+    late = run_job(folder, shared_home, best, "model.metrics=model:metrics").finish()
     assert late.code == 1
     assert "training.best.metric: got 'f1'; allowed: accuracy, loss, recall" in late.facts["detail"]

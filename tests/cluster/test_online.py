@@ -17,7 +17,8 @@ import pyarrow as pa
 import pyarrow.flight as fl
 import pytest
 import yaml
-from drivetrain_pipelines.errors import TransformError, TransformersLostError
+from drivetrain.api.runs import validate
+from drivetrain_pipelines.errors import InputError, TransformError, TransformersLostError
 from drivetrain_pipelines.online.actor import TransformServer
 from drivetrain_pipelines.online.reader import OnlineReader
 from drivetrain_pipelines.online.transform import OnlineTransform
@@ -27,7 +28,7 @@ from drivetrain_pipelines.storage.checksums import read_json
 from drivetrain_pipelines.stream.dataset import Dataset, open_dataset
 from drivetrain_pipelines.stream.reader import StreamReader
 
-from tests.cluster.harness import command_line, run_job, wait_until
+from tests.cluster.harness import run_job, wait_until
 from tests.unit.datasets import make_dataset
 
 BATCH, SEED = 16, 3
@@ -77,14 +78,15 @@ class Servers:
         self.endpoints.create()
         self.processes: dict[int, multiprocessing.process.BaseProcess] = {}
 
-    def start(self, number: int) -> None:
+    def start(self, *numbers: int) -> None:
         spawn = multiprocessing.get_context("spawn")
-        process = spawn.Process(target=_serve, args=(self._folder, self._function, number))
-        process.start()
-        self.processes[number] = process
-        while process.pid not in self._published():
-            assert process.is_alive()
-            threading.Event().wait(0.05)
+        for number in numbers:
+            self.processes[number] = spawn.Process(target=_serve, args=(self._folder, self._function, number))
+            self.processes[number].start()
+        for process in (self.processes[number] for number in numbers):
+            while process.pid not in self._published():
+                assert process.is_alive()
+                threading.Event().wait(0.05)
 
     def signal(self, number: int, what: signal.Signals) -> None:
         pid = self.processes[number].pid
@@ -108,8 +110,7 @@ def servers(tmp_path: Path, dataset: Dataset) -> Iterator[Callable[[str], Server
 
     def start(function: str) -> Servers:
         made.append(Servers(tmp_path, function))
-        for number in range(2):
-            made[-1].start(number)
+        made[-1].start(0, 1)
         return made[-1]
 
     yield start
@@ -358,7 +359,6 @@ def slow_loss(model, batch):
 """
 
 
-def test_a_wrong_function_is_named_before_anything_starts(pictures: Path, tmp_path: Path) -> None:
-    told = command_line(tmp_path, "validate", str(pictures), "--set=data.online={transform: model:flop}")
-    assert told.returncode == 2
-    assert "data.online.transform" in told.stderr
+def test_a_wrong_function_is_named_before_anything_starts(pictures: Path) -> None:
+    with pytest.raises(InputError, match=r"data\.online\.transform"):
+        validate(str(pictures), ["data.online={transform: model:flop}"])

@@ -149,15 +149,20 @@ def test_preprocessors_killed(toy_job: Path, shared_home: Path, tmp_path: Path) 
 
 
 def test_command_killed_then_run_again(toy_job: Path, shared_home: Path, undisturbed: Result) -> None:
-    """With the Ray that it has started, and of which nothing is left behind."""
+    """Each with a Ray that it has started; nothing is left behind of the one that was killed, nor of the other."""
     first = run_job(toy_job, shared_home, own_ray=True)
     view = first.wait_for_step(10)
     processes = first.descendants()
     assert {process.pid for process in processes} >= set(view["pids"].values())
     first.close()
-    result = run_job(toy_job, shared_home).finish()
+    second = run_job(toy_job, shared_home, own_ray=True)
+    second.wait_for_step(20)
+    processes += second.descendants()
+    result = second.finish()
     assert result.run_id == view["run_id"]
     assert_same(result, undisturbed)
+    for part, pid in result.last_view["pids"].items():
+        assert not os.path.exists(f"/proc/{pid}"), part
     assert wait_until_gone(processes) == []
 
 
@@ -194,15 +199,3 @@ def test_interrupted_then_resumed(toy_job: Path, shared_home: Path, undisturbed:
     assert stopped.code == 130
     result = resume_run(stopped.run_id, shared_home).finish()
     assert_same(result, undisturbed)
-
-
-def test_environment_is_clean(toy_job: Path, shared_home: Path) -> None:
-    """The processes of a finished run are gone, and so is the Ray that it has started."""
-    job = run_job(toy_job, shared_home, "training.steps=3", own_ray=True)
-    job.wait_for_step(1)
-    processes = job.descendants()
-    result = job.finish()
-    assert result.code == 0, result.errors
-    for part, pid in result.last_view["pids"].items():
-        assert not os.path.exists(f"/proc/{pid}"), part
-    assert wait_until_gone(processes) == []

@@ -15,7 +15,6 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-import yaml
 from drivetrain.api.client import Client, ServerError
 from drivetrain_pipelines.errors import InputError
 from mlflow import MlflowClient
@@ -31,22 +30,6 @@ from tests.repository import make_repository
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     with running_service(tmp_path_factory.mktemp("server-home")) as running:
         yield running
-
-
-@pytest.fixture(scope="module")
-def short_job(toy_job: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The toy job over a few steps, with code that prints."""
-    folder = tmp_path_factory.mktemp("jobs") / "short"
-    shutil.copytree(toy_job, folder)
-    job = yaml.safe_load((folder / "job.yaml").read_text())
-    job["name"] = "short"
-    job["training"] |= {"steps": 4, "eval_every": 4}
-    job["checkpoint"]["every"] = 4
-    del job["sample"]
-    (folder / "job.yaml").write_text(yaml.safe_dump(job))
-    code = folder / "toy_loss.py"
-    code.write_text(code.read_text().replace("    time.sleep(0.12)\n", '    print("a loss is computed")\n'))
-    return folder
 
 
 def order_of_places(clients: Client, runs: list[str]) -> list[str]:
@@ -95,7 +78,7 @@ def test_two_users(service: Service, toy_job: Path, short_job: Path, wanted: lis
         assert viewer.queue() == []
 
 
-@pytest.mark.slow  # the policy's tests stop the right one, and test_hosts has a run go on elsewhere
+@pytest.mark.slow  # the policy's tests stop the right one, and in tests/chaos runs yield and go on
 def test_preempted_and_none_the_worse(service: Service, toy_job: Path, short_job: Path, undisturbed: Result) -> None:
     with service.client("ann") as ann, service.client("bob") as bob:
         low = ann.submit(str(toy_job), [LEISURE])["run_id"]

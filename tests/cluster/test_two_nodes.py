@@ -10,7 +10,6 @@ from ray.cluster_utils import Cluster
 from tests.cluster.harness import Result, RunningJob
 
 
-@pytest.mark.slow  # of nodes that are lost, the tests of a shared cluster tell every time
 def test_two_agents(toy_job: Path, shared_home: Path, undisturbed: Result, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_worker_niceness", "0")
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
