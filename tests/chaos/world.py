@@ -404,7 +404,7 @@ class World:
         """A run that has ended holds nothing and waits for nothing."""
         status = self._scheduler.status()
         assert not any(run in node.ranks for node in status.nodes), f"the scheduler believes that {run} holds nodes"
-        assert all(entry.run != run for entry in status.queue), f"the scheduler believes that {run} waits"
+        assert all(entry.request.run != run for entry in status.queue), f"the scheduler believes that {run} waits"
 
     def _check_end(self) -> None:
         assert not self.groups, "allocations were kept"

@@ -122,7 +122,7 @@ class Coordinator:
         return replace(status, queue=tuple(self._with_reason(entry) for entry in status.queue))
 
     def _with_reason(self, entry: QueueEntry) -> QueueEntry:
-        loop = self._loops.get(entry.run)
+        loop = self._loops.get(entry.request.run)
         return replace(entry, why=loop.waiting) if loop else entry
 
 

@@ -6,12 +6,11 @@ The book is rebuilt from the runs' records when the coordinator starts; nothing 
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any, Protocol
 
 from drivetrain.runs import events as ev
@@ -86,7 +85,7 @@ class Scheduler:
         with self._changed:
             held = [holding for _, holding in self._holding.values()]
             queue = [
-                _queue_entry(request, what)
+                QueueEntry(request, what)
                 for what, book in (("a place", self._waiting), ("its turn to prepare data", self._to_prepare))
                 for request in self._by_precedence(book)
             ]
@@ -257,10 +256,6 @@ def _unheard(_: object) -> None:
     """Before the run listens there is nothing to tell."""
 
 
-def _finite(seconds: float) -> float | None:
-    return seconds if math.isfinite(seconds) else None  # JSON has no infinity
-
-
 def _node_status(node: Node, holdings: list[Holding], quarantined_until: float | None) -> NodeStatus:
     here = [(holding, ranks) for holding in holdings for name, ranks in holding.placement if name == node.id]
     return NodeStatus(
@@ -274,7 +269,3 @@ def _node_status(node: Node, holdings: list[Holding], quarantined_until: float |
         cpus_used=sum(ranks * holding.request.cpus for holding, ranks in here),
         gpus_used=sum(ranks * holding.request.gpus for holding, ranks in here),
     )
-
-
-def _queue_entry(request: Request, waits_for: str) -> QueueEntry:
-    return QueueEntry(**{**asdict(request), "expected_s": _finite(request.expected_s)}, waits_for=waits_for)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
 from drivetrain_pipelines.storage.checksums import JsonObject
+
+from drivetrain.scheduling.model import Request
 
 
 @dataclass(frozen=True)
@@ -35,28 +38,21 @@ class NodeStatus:
 
 @dataclass(frozen=True)
 class QueueEntry:
-    """A run that waits; see `drivetrain.scheduling.model.Request`.
+    """A run that waits.
 
     Attributes:
-        expected_s: None where nobody knows.
         waits_for: an allocation, or its turn to prepare data.
         why: the scheduler's reason, where it has one.
     """
 
-    run: str
-    user: str
-    queue: str
-    priority: int
-    since: float
-    workers: int
-    min_workers: int
-    cpus: float
-    gpus: float
-    expected_s: float | None
-    restart_s: float
-    preemptible: bool
+    request: Request
     waits_for: str
     why: str = ""
+
+    def to_json(self) -> JsonObject:
+        """Return the figures of the request by name, and the reasons; JSON has no infinity."""
+        expected_s = self.request.expected_s if math.isfinite(self.request.expected_s) else None
+        return {**asdict(self.request), "expected_s": expected_s, "waits_for": self.waits_for, "why": self.why}
 
 
 @dataclass(frozen=True)
@@ -70,7 +66,3 @@ class ClusterStatus:
     nodes: tuple[NodeStatus, ...]
     queue: tuple[QueueEntry, ...]
     usage: Mapping[str, float]
-
-    def to_json(self) -> JsonObject:
-        """Return every figure by name."""
-        return asdict(self)

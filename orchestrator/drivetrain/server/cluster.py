@@ -31,7 +31,7 @@ def me(principal: Viewer) -> dict[str, str]:
 @router.get("/queue")
 def queue(server: Server, _: Viewer) -> list[JsonObject]:
     """Who waits, the next first, and why."""
-    return [asdict(entry) for entry in server.session.cluster().queue]
+    return [entry.to_json() for entry in server.session.cluster().queue]
 
 
 @router.get("/nodes")

@@ -73,7 +73,7 @@ class _Figures(Collector):
         found = self._parts.session.cluster()
         phases = Counter((record.state.phase,) for record in runs)
         yield _gauge("runs", "that have not ended", ["phase"], _NO_RUNS | phases)
-        waiting = Counter((entry.queue, entry.waits_for) for entry in found.queue)
+        waiting = Counter((entry.request.queue, entry.waits_for) for entry in found.queue)
         yield _gauge("queue_length", "runs that wait", ["queue", "waits_for"], waiting)
         states = Counter((node.state,) for node in found.nodes)
         yield _gauge("nodes", "of the cluster", ["state"], _NO_NODES | states)
