@@ -44,13 +44,9 @@ class Rank:
     """A rank process, as its agent sees it."""
 
     def __init__(self, server: ForkServer, task: RankTask, pid: int) -> None:
-        self.server, self.task, self.pid = server, task, pid
+        self.server, self.task, self.pid, self.id = server, task, pid, task.id
         self.stop_asked = False
         self._arrives = 0.0
-
-    @property
-    def id(self) -> RankId:
-        return self.task.id
 
     @property
     def alive(self) -> bool:

@@ -127,16 +127,18 @@ class World:
 
     def run(self) -> None:
         """Chaos first; then calm, in which everything has to come to its end."""
-        for number in range(self.random.randint(1, 5)):
+        runs = self.random.randint(1, 5)
+        for number in range(runs):
             self.later(0, 200, lambda number=number: self._submit(number))  # type: ignore[misc]
         self.later(0, 0, self._restart)
         self.later(0, 1, self._heartbeat)
-        self._advance(lambda: self.now > 2500.0)
+        self._advance(lambda: self.now > 2500.0 or (len(self.jobs) == runs and self._all_over()))
         self.calm = True
         self.note("calm")
         if sum(node.cpus for node in self.nodes.values()) < 6:
             self._node_comes()
-        self._advance(lambda: all(self._over(run) for run in self.jobs) and self.now > 2600.0)
+        calm_at = self.now
+        self._advance(lambda: self._all_over() and self.now > calm_at + 100.0)
         self._check_end()
 
     def note(self, text: str) -> None:
@@ -170,6 +172,9 @@ class World:
 
     def state(self, run: str) -> st.State:
         return self.store.get(run).state
+
+    def _all_over(self) -> bool:
+        return all(self._over(run) for run in self.jobs)
 
     def _over(self, run: str) -> bool:
         return self.store.get(run).ended and run not in self.groups
