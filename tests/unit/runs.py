@@ -13,7 +13,6 @@ from drivetrain.home import Home
 from drivetrain.job.spec import JobSpec
 from drivetrain.runs.states import Ended, Place, Placing, Preparing, Progress, Queued, Ready, Starting, State, Training
 from drivetrain.runs.store import RunStore
-from drivetrain.scheduling.status import ClusterStatus
 from drivetrain.tracking.spool import Spool
 from drivetrain.tracking.totals import Record
 from drivetrain_pipelines.prepare import prepare as preparation
@@ -151,6 +150,3 @@ def _given(answer: Any) -> Any:
     if isinstance(answer, Exception):
         raise answer
     return answer
-
-
-NO_CLUSTER = ClusterStatus((), (), {})
