@@ -14,6 +14,7 @@ from drivetrain.job.provenance import GitState
 from drivetrain.runs.states import Ended, Queued
 from drivetrain.runs.store import RunRecord, RunStore
 from drivetrain.runs.view import RunView
+from drivetrain.scheduling.model import Request
 from drivetrain.scheduling.status import ClusterStatus, NodeStatus, QueueEntry
 from drivetrain.server.access import Role, Tokens
 from drivetrain.server.app import create_app
@@ -30,8 +31,8 @@ CLUSTER = ClusterStatus(
         NodeStatus("c" * 20, "10.0.0.3", 4.0, 0.0, True, 2e9),
     ),
     queue=(
-        QueueEntry("toy-2", "bob", "default", 5, 10.0, 2, 1, 1.0, 0.0, None, 30.0, True, "an allocation", "no room"),
-        QueueEntry("toy-3", "ann", "default", 0, 20.0, 4, 4, 1.0, 0.0, 60.0, 30.0, True, "its turn to prepare"),
+        QueueEntry(Request("toy-2", "bob", "default", 5, 10.0, 2, 1, 1.0, 0.0), "an allocation", "no room"),
+        QueueEntry(Request("toy-3", "ann", "default", 0, 20.0, 4, 4, 1.0, 0.0, 60.0), "its turn to prepare"),
     ),
     usage={"ann": 0.5},
 )
