@@ -85,8 +85,9 @@ class Server:
     def __init__(self, home: Home) -> None:
         self.home, self.store, self.tokens = home, RunStore(home.database_url), Tokens(home.database_url)
         self.session = LocalSession(home)
-        accounts = RunAccounts(home, self.store)
-        self.app = create_app(Parts(cast("Session", self.session), self.store, self.tokens, home, accounts))
+        session = cast("Session", self.session)
+        self.parts = Parts(session, self.store, self.tokens, home, RunAccounts(home, self.store))
+        self.app = create_app(self.parts)
 
     def headers(self, user: str, role: Role = Role.USER) -> dict[str, str]:
         """Of a caller with a new token."""
