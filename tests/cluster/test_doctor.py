@@ -5,14 +5,10 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from drivetrain.doctor import collectives, machine
-from drivetrain.doctor.cluster import judge_clock
-from drivetrain.doctor.finding import Verdict
 
 from tests.cluster.harness import COMMAND
 from tests.cluster.test_hosts import Site, site
@@ -64,33 +60,7 @@ def test_each_failure_comes_with_its_fix(tmp_path: Path) -> None:
     assert all(finding["fix"] for finding in findings.values() if finding["verdict"] != "ok")
 
 
-@pytest.mark.parametrize(
-    ("skew", "way", "verdict"),
-    [(0.1, 0.01, Verdict.OK), (-0.8, 0.01, Verdict.WARNING), (7.0, 0.01, Verdict.FAILED), (7.0, 20.0, Verdict.OK)],
-)
-def test_clocks_are_judged_by_what_is_certain(skew: float, way: float, verdict: Verdict) -> None:
-    late = (100.0, 100.0 + skew + 30, 160.0)  # an answer that took long says little
-    assert judge_clock([late, (200.0, 200.0 + way / 2 + skew, 200.0 + way)]).verdict is verdict
-
-
-def test_too_little_room_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for free, verdict in ((64 << 20, Verdict.FAILED), (1 << 30, Verdict.WARNING), (64 << 30, Verdict.OK)):
-        monkeypatch.setattr(machine.shutil, "disk_usage", lambda _, free=free: _Usage(free))
-        assert machine.shared_memory().verdict is verdict
-
-
-class _Usage:
-    def __init__(self, free: int) -> None:
-        self.total = self.used = self.free = free
-
-
-def test_a_wrong_sum_is_told() -> None:
-    good = collectives.Outcome(right=True, bytes_per_s=1e9, backend="gloo")
-    assert collectives.verdict("all-reduce", [good, good]).verdict is Verdict.OK
-    assert collectives.verdict("all-reduce", [good, replace(good, right=False)]).verdict is Verdict.FAILED
-
-
-@pytest.mark.slow  # what it says of each machine, and of clocks and sums between them, is tested above
+@pytest.mark.slow  # what it says of machines, clocks and sums is tested in tests/unit/test_doctor.py
 @needs_hosts
 def test_three_hosts(tmp_path: Path) -> None:
     """All is well; then one does not see the shared folder, and is named."""

@@ -18,7 +18,8 @@ def prepare_data(job: str, overrides: list[str], address: str | None) -> None:
     """`drivetrain data prepare`."""
     with errors(), renderer_console() as console:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-        with Progress(*columns, console=console, transient=True) as progress:
+        # In a pipe the one line is the result; without this, an empty one comes before it.
+        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
             task = progress.add_task("")
             prepared = datasets.prepare_data(
                 job,

@@ -8,6 +8,7 @@ from dataclasses import asdict
 import typer
 from drivetrain_pipelines.spec import StorageSpec
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from drivetrain.api.session import connect
@@ -46,7 +47,7 @@ def _show(findings: list[Finding], as_json: bool) -> None:
     table = Table("node", "check", "", "found", box=None)
     for finding in findings:
         verdict = f"[{_STYLES[finding.verdict]}]{finding.verdict}[/]"
-        table.add_row(finding.node, finding.check, verdict, finding.found)
+        table.add_row(escape(finding.node), escape(finding.check), verdict, escape(finding.found))
     show(table)
     console = Console(soft_wrap=True)
     for finding in findings:

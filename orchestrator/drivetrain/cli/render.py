@@ -127,7 +127,7 @@ class Terminal:
     def show(self, view: RunView) -> None:
         """Redraw."""
         if not self._phase:
-            self._console.print(f"run [bold]{view.run_id}[/bold]")
+            self._console.print(f"run [bold]{view.run_id}[/bold]", highlight=False)
         if view.problem and view.problem != self._problem:
             self._problem = view.problem
             problem = f"  {self._problem}; restarts so far: {view.restarts}"

@@ -49,5 +49,6 @@ def _plot(axes: Any, records: Iterable[Record], label: str) -> None:
 
 def _finish(figure: Figure, axes: Any, path: Path) -> None:
     axes.grid(alpha=0.3)
-    axes.legend()
+    if axes.get_legend_handles_labels()[0]:  # without a line, matplotlib warns on the terminal of the user
+        axes.legend()
     figure.savefig(path)

@@ -1,0 +1,113 @@
+"""Pictures: that there is one, of the size that it should have, whatever is drawn; not what is on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from drivetrain.accounting import picture as goodput_picture
+from drivetrain.accounting.goodput import CLASSES, Timeline
+from drivetrain.accounting.picture import draw_goodput
+from drivetrain.scheduling import picture as scheduling_picture
+from drivetrain.scheduling.simulation import Result
+from drivetrain.tracking.curves import draw_loss, draw_losses
+from drivetrain.tracking.totals import Record
+from PIL import Image
+
+from tests.unit.runs import metrics
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    """Of a PNG on which something is drawn."""
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        assert len(np.unique(np.asarray(image.convert("L")))) > 2, "it is blank"
+        return image.size
+
+
+def darkness(path: Path) -> int:
+    """How many pixels are not white."""
+    with Image.open(path) as image:
+        return int((np.asarray(image.convert("L")) < 250).sum())
+
+
+def losses(steps: int) -> list[Record]:
+    trained = [metrics("train", step, loss=1.0 / step, step_s=0.5) for step in range(1, steps + 1)]
+    nodes = [metrics("system/a", 1, cpu=3.0)]
+    return [*trained, *nodes, metrics("eval", steps, eval_loss=0.5, eval_accuracy=0.9)]
+
+
+def test_the_losses_of_a_run(tmp_path: Path) -> None:
+    bare, whole = tmp_path / "bare.png", tmp_path / "whole.png"
+    draw_loss(iter(losses(30)), None, "toy", bare)
+    draw_loss(iter(losses(30)), 5.0, "toy", whole)
+    assert size_of(bare) == size_of(whole) == (960, 540)
+    assert bare.read_bytes() != whole.read_bytes(), "the entropy is a line of its own"
+
+
+@pytest.mark.parametrize("records", [[], [metrics("train", 1, step_s=1.0)], [metrics("train", 1, loss=float("nan"))]])
+def test_a_run_that_has_logged_no_loss_has_a_picture(records: list[Record], tmp_path: Path) -> None:
+    """Without a warning on the terminal of the user."""
+    draw_loss(iter(records), None, "toy", tmp_path / "loss.png")
+    assert size_of(tmp_path / "loss.png") == (960, 540)
+
+
+def test_the_losses_of_several_runs(tmp_path: Path) -> None:
+    one, two = tmp_path / "one.png", tmp_path / "two.png"
+    draw_losses({"a": iter(losses(30))}, one)
+    draw_losses({"a": iter(losses(30)), "b": iter(losses(10))}, two)
+    assert size_of(one) == size_of(two) == (960, 540)
+    assert darkness(two) > darkness(one)
+    draw_losses({"a": iter([])}, tmp_path / "none.png")
+    assert size_of(tmp_path / "none.png") == (960, 540)
+
+
+def timeline(seconds: dict[str, float]) -> Timeline:
+    ends = 1000.0 + np.cumsum([0.0, *seconds.values()])
+    return Timeline(ends[:-1], ends[1:], np.array([list(CLASSES).index(name) for name in seconds]))
+
+
+@pytest.mark.parametrize(
+    "seconds",
+    [
+        dict.fromkeys(CLASSES, 10.0),
+        {"queued": 5e4, "computing": 5e5},
+        {"queued": 60.0, "preparing": 3000.0, "saving": 0.001},
+        {"preparing": 1e-6},
+    ],
+)
+def test_where_the_time_has_gone(seconds: dict[str, float], tmp_path: Path) -> None:
+    draw_goodput(timeline(seconds), "toy", tmp_path / "goodput.png")
+    assert size_of(tmp_path / "goodput.png") == (1200, 540)
+
+
+def test_a_run_of_no_time_has_a_picture(tmp_path: Path) -> None:
+    none = np.empty(0)
+    draw_goodput(Timeline(none, none, np.empty(0, np.int64)), "toy", tmp_path / "goodput.png")
+    assert size_of(tmp_path / "goodput.png") == (1200, 540)
+
+
+def test_every_class_of_time_has_a_color() -> None:
+    assert goodput_picture._COLORS.keys() == CLASSES.keys()
+    assert len(set(goodput_picture._COLORS.values())) == len(CLASSES)
+
+
+def result(busy: list[tuple[float, float]]) -> Result:
+    return Result(np.array([60.0, 7200.0]), np.array([0.0, 60.0]), 0, 0, np.array(busy))
+
+
+def test_policies_side_by_side(tmp_path: Path) -> None:
+    results = {"ours": result([(0, 0.5), (3600, 1.0), (7200, 0.0)]), "fifo": result([(0, 0.25), (9000, 0.0)])}
+    scheduling_picture.draw(results, tmp_path / "policies.png")
+    assert size_of(tmp_path / "policies.png") == (1320, 480)
+    scheduling_picture.draw({"ours": result([(5.0, 0.0)])}, tmp_path / "nothing.png")
+    assert size_of(tmp_path / "nothing.png") == (1320, 480)
+
+
+def test_use_is_averaged_between_points() -> None:
+    """Of a step function: one half of an hour in full use and one half in none is half in use."""
+    times, busy = np.array([0.0, 0.5, 1.0]), np.array([1.0, 0.0, 0.0])
+    found = scheduling_picture._mean_between(times, busy, np.array([0.0, 0.25, 0.5, 0.75, 1.0]))
+    assert found.tolist() == [1.0, 1.0, 1.0, 0.0, 0.0]
+    assert scheduling_picture._mean_between(times, busy, np.array([0.0, 1.0]))[1] == 0.5

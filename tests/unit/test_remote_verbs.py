@@ -1,0 +1,280 @@
+"""The verbs that talk to a server, against its own application; and those that make tokens."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from click.testing import Result
+from drivetrain.api import client as client_module
+from drivetrain.cli import server_verbs, serving
+from drivetrain.cli.app import app
+from drivetrain.home import Home
+from drivetrain.runs.facts import RunFacts
+from drivetrain.runs.states import Progress, Training
+from drivetrain.runs.view import RunView
+from drivetrain.server.access import Role
+from drivetrain.server.serve import ServerSettings
+from drivetrain_workers.protocol.reasons import Reason
+from fastapi.testclient import TestClient
+from typer.testing import CliRunner
+
+from tests.unit.runs import PLACE, TOY, home_in, make_run, train, write_numbers
+from tests.unit.server import Server
+
+CLIENT = httpx.Client
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
+    return home_in(tmp_path / "home", monkeypatch)
+
+
+@pytest.fixture
+def server(home: Home, monkeypatch: pytest.MonkeyPatch) -> Server:
+    """One that answers the clients of this process, which are ann's."""
+    found = Server(home)
+    secret, _ = found.tokens.create("ann", Role.USER)
+    monkeypatch.setenv("DRIVETRAIN_TOKEN", secret)
+
+    def connect(base_url: str, headers: dict[str, str], **_: Any) -> TestClient:
+        return TestClient(found.app, base_url, headers=headers)
+
+    monkeypatch.setattr(client_module.httpx, "Client", connect)
+    return found
+
+
+def invoke(*arguments: str, code: int = 0) -> Result:
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == code, (result.stdout, result.stderr, result.exception)
+    return result
+
+
+def lines(*arguments: str, code: int = 0) -> list[str]:
+    return invoke(*arguments, code=code).stdout.splitlines()
+
+
+def test_every_verb_is_there() -> None:
+    """With a line of help each; the groups with their own."""
+    said = invoke("--help").stdout
+    for verb in ("submit", "status", "logs", "wait", "cancel", "retry", "queue", "nodes", "server", "token", "cluster"):
+        assert f" {verb} " in said, verb
+        assert "Usage" in invoke(verb, "--help").stdout
+    assert server_verbs.token.registered_commands
+    for verb in ("up", "down", "status", "pools", "leave"):
+        assert f" {verb} " in invoke("cluster", "--help").stdout
+
+
+def test_without_a_token_no_server_is_asked(home: Home) -> None:
+    said = invoke("queue", code=2).stderr
+    assert said.startswith("error: ")
+    assert "DRIVETRAIN_TOKEN" in said
+
+
+def test_a_server_that_is_no_url(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DRIVETRAIN_TOKEN", "dt_x")
+    assert "--server" in invoke("queue", "--server", "example.org", code=2).stderr
+
+
+@pytest.fixture
+def answering(home: Home, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Has every request answered in the same way."""
+    monkeypatch.setenv("DRIVETRAIN_TOKEN", "dt_x")
+
+    def answer(status: int, **content: Any) -> None:
+        transport = httpx.MockTransport(lambda _: httpx.Response(status, **content))
+        monkeypatch.setattr(
+            client_module.httpx, "Client", lambda base_url, **_: CLIENT(base_url=base_url, transport=transport)
+        )
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("status", "content", "code", "said"),
+    [
+        (401, {"json": {"detail": "this token is not known here"}}, 1, "this token is not known here (HTTP 401)"),
+        (500, {"text": "<h1>Bad</h1>"}, 1, "<h1>Bad</h1> (HTTP 500)"),
+        (
+            404,
+            {"json": {"detail": "x", "input": {"where": "RUN", "given": "'x'", "allowed": "y", "fix": ""}}},
+            2,
+            "RUN",
+        ),
+    ],
+)
+def test_what_a_server_refuses_is_one_line(
+    status: int, content: dict[str, Any], code: int, said: str, answering: Callable[..., None]
+) -> None:
+    answering(status, **content)
+    error = invoke("cancel", "x", code=code).stderr
+    assert error.startswith("error: ")
+    assert said in error
+    assert len(error.splitlines()) == 1
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    found = tmp_path / "toy"
+    found.mkdir()
+    write_numbers(found / "numbers.csv")
+    (found / "model.py").write_text("def make(): ...\ndef loss(model, batch): ...\n")
+    (found / "job.yaml").write_text(yaml.safe_dump({**TOY, "model": {"factory": "model:make", "loss": "model:loss"}}))
+    return found
+
+
+def test_a_job_is_sent_once_for_each_key(server: Server, folder: Path) -> None:
+    (first,) = lines("submit", str(folder), "--idempotency-key", "k", "--set", "training.steps=7")
+    again = json.loads(lines("submit", str(folder), "--idempotency-key", "k", "--json")[0])
+    assert again["run_id"] == first
+    assert server.home.run(first).resolved()["training"]["steps"] == 7
+    (other,) = lines("submit", str(folder))
+    assert other != first
+    assert "training.stepz" in invoke("submit", str(folder), "--set", "training.stepz=7", code=2).stderr
+
+
+@pytest.mark.parametrize(("reason", "code"), [("completed", 0), ("hung", 1), ("cancelled", 130)])
+def test_a_job_is_followed_to_its_end(reason: str, code: int, server: Server, folder: Path) -> None:
+    def submit(*arguments: Any) -> Any:
+        record = make(*arguments)
+        facts = RunFacts(reason=reason, released=True)
+        server.session.views[record.id] = RunView(record.id, "ended", 5, facts=facts)
+        return record
+
+    make = server.session.submit
+    server.session.submit = submit  # type: ignore[method-assign]
+    *_, last = lines("submit", str(folder), "--follow", "--json", code=code)
+    assert json.loads(last)["reason"] == reason
+
+
+def test_the_status_of_a_run(home: Home, server: Server) -> None:
+    make_run(home, "toy-1", user="bob")
+    progress = Progress(step=3, committed_step=2, restarts=1)
+    server.store.save("toy-1", Training("d", PLACE, progress=progress), "Stepped()")
+    server.session.views["toy-1"] = RunView(
+        "toy-1", "training", step=3, steps=10, loss=1.23456, eval_loss=2.0, problem="rank 1 was killed"
+    )
+    said = lines("status", "toy-1")
+    assert said[0] == "toy-1"
+    found = {line[2:15].strip(): line[16:] for line in said[1 : said.index("  history")]}
+    assert found["user"] == "bob"
+    assert found["phase"] == "training"
+    assert found["step"] == "3 of 10"
+    assert found["checkpoint"] == "step 2"
+    assert (found["loss"], found["eval loss"], found["restarts"]) == ("1.2346", "2.0000", "1")
+    assert found["last trouble"] == "rank 1 was killed"
+    assert "goodput" in found["time"]
+    assert "worker hours" in found["cost"]
+    assert "ended" not in found
+    (entry,) = said[said.index("  history") + 1 :]
+    assert entry.split()[2:] == ["training", "Stepped()"]
+    everything = json.loads(lines("status", "toy-1", "--json")[0])
+    assert everything["account"]["wall_s"] > 0
+    assert everything["view"]["loss"] == 1.23456
+
+
+def test_the_status_of_a_run_that_waits_or_has_ended(home: Home, server: Server) -> None:
+    make_run(home, "toy-1")
+    server.session.views["toy-1"] = RunView("toy-1", "queued", waiting="no node has a GPU")
+    assert "  phase         queued: no node has a GPU" in lines("status", "toy-1")
+    make_run(home, "toy-2")
+    train(home, "toy-2", reason=Reason.USER_CODE, detail="ValueError: x")
+    assert "  ended         user_code ValueError: x" in lines("status", "toy-2")
+
+
+def test_the_logs_of_a_run(home: Home, server: Server) -> None:
+    make_run(home, "toy-1")
+    server.log_line("toy-1", 0, "zero\n")
+    server.log_line("toy-1", 1, "one\n")
+    assert lines("logs", "toy-1") == ["rank-0: zero", "rank-1: one"]
+    assert lines("logs", "toy-1", "--rank", "1") == ["one"]
+    assert "RUN" in invoke("logs", "other", code=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("reason", "code"), [(Reason.COMPLETED, 0), (Reason.CANCELLED, 130), (Reason.PREPARE_FAILED, 1)]
+)
+def test_waiting_ends_as_the_run_did(reason: Reason, code: int, home: Home, server: Server) -> None:
+    make_run(home, "toy-1")
+    train(home, "toy-1", reason=reason)
+    assert json.loads(lines("wait", "toy-1", "--json", code=code)[0])["reason"] == str(reason)
+    assert lines("wait", "toy-1", code=code)[0].split() == ["toy-1", "ann", "ended", "4", str(reason)]
+
+
+def test_waiting_may_be_given_up(home: Home, server: Server) -> None:
+    make_run(home, "toy-1")
+    said = invoke("wait", "toy-1", "--timeout", "0", code=124).stderr
+    assert said == "error: toy-1 has not ended within 0.0 s\n"
+
+
+def test_a_run_is_cancelled_resumed_and_tried_again(home: Home, server: Server) -> None:
+    make_run(home, "toy-1")
+    assert lines("cancel", "toy-1")[0].split() == ["toy-1", "ann", "ended", "0", "cancelled"]
+    assert lines("resume", "toy-1", "--server", "http://testserver")[0].split() == ["toy-1", "ann", "queued", "0"]
+    assert json.loads(lines("retry", "toy-1", "--json")[0])["run_id"] == "toy-1-again"
+    make_run(home, "other", user="bob")
+    assert "other is bob's" in invoke("cancel", "other", code=1).stderr
+
+
+def test_a_servers_runs_are_listed(home: Home, server: Server) -> None:
+    for number in range(3):
+        make_run(home, f"toy-{number}")
+    shown = invoke("list", "--server", "http://testserver", "-n", "2")
+    assert [line.split()[0] for line in shown.stdout.splitlines()] == ["toy-2", "toy-1"]
+    assert shown.stderr.startswith("the newest 2 are shown")
+    assert len(lines("list", "--server", "http://testserver", "--all", "--json")) == 3
+
+
+def test_the_queue_says_why_each_waits(server: Server) -> None:
+    first, second = lines("queue")
+    assert first.split() == ["1", "toy-2", "bob", "priority", "5", "2", "workers", "no", "room"]
+    assert second.split()[:7] == ["2", "toy-3", "ann", "priority", "0", "4", "workers"]
+    assert second.endswith("waits for its turn to prepare")
+    assert [json.loads(line)["run"] for line in lines("queue", "--json")] == ["toy-2", "toy-3"]
+
+
+def test_nodes_and_who_has_them(server: Server) -> None:
+    usable, draining, quarantined = lines("nodes")
+    assert usable.split() == ["aaaaaaaaaaaa", "10.0.0.1", "2", "of", "8", "CPUs", "1", "of", "1", "GPUs", "toy-1:", "2"]
+    assert draining.endswith("draining")
+    assert quarantined.endswith("draining in quarantine")
+    assert json.loads(lines("nodes", "--json")[0])["gpus_used"] == 1
+
+
+# Tokens and the server --------------------------------------------------------------------------------------------
+
+
+def test_tokens_of_a_home(home: Home) -> None:
+    (secret,) = lines("token", "create", "--user", "tom")
+    made = json.loads(lines("token", "create", "--user", "vera", "--role", "viewer", "--days", "1", "--json")[0])
+    first, second = lines("token", "list")
+    assert first.split()[1:] == ["tom", "user", "does", "not", "expire"]
+    assert second.split()[:4] == [made["id"], "vera", "viewer", "expires"]
+    assert secret not in "".join(lines("token", "list", "--json"))
+    lines("token", "revoke", made["id"])
+    assert len(lines("token", "list")) == 1
+    assert "TOKEN" in invoke("token", "revoke", made["id"], code=2).stderr
+    assert "--role" in invoke("token", "create", "--user", "tom", "--role", "king", code=2).stderr
+
+
+def test_a_token_that_has_expired_says_so(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens = serving._tokens()
+    _, info = tokens.create("tom", "user", days=1)
+    assert serving._until(info).startswith("expires ")
+    assert serving._until(replace(info, expires=time.time() - 1)).startswith("expired ")
+
+
+def test_the_server_is_started_as_it_is_asked(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[ServerSettings] = []
+    monkeypatch.setattr(serving, "serve", started.append)
+    lines("server", "--host", "0.0.0.0", "--port", "0", "--behind-proxy", "--address", "head:6379")
+    assert started == [ServerSettings("0.0.0.0", 0, None, None, True, "head:6379")]
+    invoke("server", "--port", "70000", code=2)
+    assert len(started) == 1
