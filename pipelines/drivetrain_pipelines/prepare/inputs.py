@@ -57,7 +57,7 @@ def samples_of(
         for records in _records(given, strict, code_folder):
             made = maker.make(records, Splitter(_SPLIT, spec.eval_fraction)).batches.values()
             batches += [_typed(batch, schema) if schema else batch for batch in made]
-    except (PrepareError, pa.ArrowInvalid) as error:
+    except (PrepareError, pa.ArrowInvalid, pa.ArrowTypeError) as error:
         problem = error.problem if isinstance(error, PrepareError) else str(error)
         raise InputError("INPUT", repr(given)[:200], f"a file with {spec.kind} for this model", problem) from error
     if not batches:
