@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import Connection, Listener
 from pathlib import Path
 from threading import Thread
@@ -19,10 +20,12 @@ from typing import Any
 
 import pytest
 import torch
+from drivetrain_workers.protocol import processes
 from drivetrain_workers.protocol.events import Heartbeat, ProblemFound, RankFailed, RankId
 from drivetrain_workers.protocol.messages import Endpoint, Generation, KillRanks, RankTask, StopTraining, receive, send
 from drivetrain_workers.protocol.reasons import Reason
 from drivetrain_workers.rank import agent_link
+from drivetrain_workers.rank import main as rank_main
 from drivetrain_workers.rank.agent_link import AgentLink
 from drivetrain_workers.rank.peak_memory import peak_bytes, resident_bytes
 from drivetrain_workers.rank.points import LoopPoints, Point
@@ -203,6 +206,40 @@ def test_how_ranks_end(tmp_path: Path) -> None:
     assert log.index("before the error") < log.index("in wrong_code")
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_only_the_first_rank_reports_that_training_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: int
+) -> None:
+    steps: list[Any] = []
+
+    @contextmanager
+    def batches(*asked: Any) -> Iterator[Iterator[str]]:
+        steps.append(asked)
+        yield iter(["batch"])
+        steps.append("closed")
+
+    positions = SimpleNamespace(start=lambda step: 8 * step)
+    run = SimpleNamespace(
+        data=SimpleNamespace(batches=batches), plan="plan", positions=positions, step=3, complete=True, base_bytes=77
+    )
+
+    def train_steps(run: Any, batches: Iterator[str], points: str) -> None:
+        steps.append(("trained", *batches, points))
+        run.step = 9
+
+    monkeypatch.setattr(rank_main, "open_run", lambda task, link: run)
+    monkeypatch.setattr(rank_main, "standard_points", lambda run: "points")
+    monkeypatch.setattr(rank_main, "train_steps", train_steps)
+    monkeypatch.setattr(rank_main, "finish", lambda run, points: steps.append(("finished", points)))
+    events: list[Any] = []
+    task = task_of(Endpoint.create(), tmp_path, rank)
+    rank_main.train(task, SimpleNamespace(report=events.append))  # type: ignore[arg-type]
+    assert steps == [("plan", rank, 1, 24), ("trained", "batch", "points"), ("finished", "points"), "closed"]
+    assert [(event.source, event.step, event.complete, event.base_bytes) for event in events] == (
+        [] if rank else [(RankId(0, 3), 9, True, 77)]
+    )
+
+
 def _heard(connection: Connection[Any, Any]) -> tuple[int, RankFailed | None]:
     """Who a rank is and why it failed; the one that would wait loses its agent."""
     rank, failure = -1, None
@@ -245,6 +282,13 @@ def _is_alive(pid: int) -> bool:
 
 def test_a_process_whose_parent_is_gone_already_ends_at_once() -> None:
     assert subprocess.run([sys.executable, "-c", _ORPHAN], check=False).returncode == 1
+
+
+def test_a_kernel_that_refuses_the_tie_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    libc = SimpleNamespace(prctl=lambda *_: -1)
+    monkeypatch.setattr(processes, "ctypes", SimpleNamespace(CDLL=lambda _: libc))
+    with pytest.raises(OSError, match="PR_SET_PDEATHSIG"):
+        processes.end_with_parent()
 
 
 def test_all_threads_yield_to_training() -> None:

@@ -76,10 +76,14 @@ def undecided(classes):
     return model
 
 
+def block():
+    layers = [layer for _ in range(3) for layer in (torch.nn.Linear(4, 4), torch.nn.Tanh())]
+    return torch.nn.Sequential(*layers)
+
+
 class Deep(Net):
     def __init__(self, classes):
         super().__init__(classes, 4)
-        block = lambda: torch.nn.Sequential(*(layer for _ in range(3) for layer in (torch.nn.Linear(4, 4), torch.nn.Tanh())))
         self.inner = None
         self.blocks = torch.nn.ModuleList([block() for _ in range(3)])
 
@@ -212,12 +216,12 @@ def test_the_newest_sound_checkpoint_is_loaded(run: Run) -> None:
     assert_equal(load_trained(*where).model, models[8])
     with pytest.raises(CheckpointError, match=r"no checkpoint of step 12; .*rank-00000\.bin is corrupt"):
         load_trained(*where, step=12)
-    with pytest.raises(CheckpointError, match="^the run has no checkpoint of step 5$"):
+    with pytest.raises(CheckpointError, match=r"^the run has no checkpoint of step 5$"):
         load_trained(*where, step=5)
 
 
 def test_a_run_without_a_checkpoint(run: Run) -> None:
-    with pytest.raises(CheckpointError, match="^the run has no checkpoint yet$"):
+    with pytest.raises(CheckpointError, match=r"^the run has no checkpoint yet$"):
         load_trained(str(run.folder.path), run.data.location)
 
 
@@ -290,10 +294,10 @@ def test_what_a_model_cannot_be_asked(run: Run, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="a file that is there"):
         run.predict(tmp_path / "missing.jsonl")
     (tmp_path / "other.jsonl").write_text('{"y": [1.0]}\n')
-    with pytest.raises(InputError, match="^INPUT: got .*a file with columns for this model"):
+    with pytest.raises(InputError, match=r"^INPUT: got .*a file with columns for this model"):
         run.predict(tmp_path / "other.jsonl")
     (tmp_path / "narrow.jsonl").write_text('{"x": [1.0, 2.0]}\n')
-    with pytest.raises(InputError, match="^INPUT: got .*a file with columns for this model"):
+    with pytest.raises(InputError, match=r"^INPUT: got .*a file with columns for this model"):
         run.predict(tmp_path / "narrow.jsonl")
     run.write_job(predict=None)
     with pytest.raises(InputError, match=r"a run whose job has model\.predict"):

@@ -89,10 +89,10 @@ def _records(given: str, spec: DataSpec, code_folder: Path) -> Iterator[Records]
 
 
 def _typed(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
-    """Numbers, and rows of numbers, as the dataset has them: whole numbers may stand for what elsewhere has decimals."""
+    """Numbers, and rows of numbers, as the dataset has them: a file of integers may stand for floats."""
 
     def plain(kind: pa.DataType) -> bool:
-        return pa.types.is_primitive(kind) or pa.types.is_fixed_size_list(kind)
+        return bool(pa.types.is_primitive(kind) or pa.types.is_fixed_size_list(kind))
 
     columns = [
         column.cast(kind) if plain(column.type) and plain(kind := schema.field(name).type) else column
