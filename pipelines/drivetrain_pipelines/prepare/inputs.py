@@ -55,14 +55,14 @@ def samples_of(
     maker, batches = maker_of(strict, tokenizer), list[pa.RecordBatch]()
     try:
         for records in _records(given, strict, code_folder):
-            batches += maker.make(records, Splitter(_SPLIT, spec.eval_fraction)).batches.values()
-    except (PrepareError, pa.ArrowInvalid) as error:
+            made = maker.make(records, Splitter(_SPLIT, spec.eval_fraction)).batches.values()
+            batches += [_typed(batch, schema) if schema else batch for batch in made]
+    except (PrepareError, pa.ArrowInvalid, pa.ArrowTypeError) as error:
         problem = error.problem if isinstance(error, PrepareError) else str(error)
         raise InputError("INPUT", repr(given)[:200], f"a file with {spec.kind} for this model", problem) from error
     if not batches:
         raise InputError("INPUT", repr(given)[:200], "a file with at least one sample")
-    made = pa.Table.from_batches(batches).combine_chunks().to_batches()[0]
-    return _columns(_typed(made, schema) if schema else made)
+    return _columns(pa.Table.from_batches(batches).combine_chunks().to_batches()[0])
 
 
 def _records(given: str, spec: DataSpec, code_folder: Path) -> Iterator[Records]:
@@ -89,9 +89,13 @@ def _records(given: str, spec: DataSpec, code_folder: Path) -> Iterator[Records]
 
 
 def _typed(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
-    """Plain numbers as the dataset has them: a file of whole numbers may hold what elsewhere has decimals."""
+    """Numbers, and rows of numbers, as the dataset has them: a file of integers may stand for floats."""
+
+    def plain(kind: pa.DataType) -> bool:
+        return bool(pa.types.is_primitive(kind) or pa.types.is_fixed_size_list(kind))
+
     columns = [
-        column.cast(schema.field(name).type) if pa.types.is_primitive(column.type) else column
+        column.cast(kind) if plain(column.type) and plain(kind := schema.field(name).type) else column
         for name, column in zip(batch.schema.names, batch.columns, strict=True)
     ]
     return pa.record_batch(columns, batch.schema.names)

@@ -31,7 +31,8 @@ def export(request: ExportRequest) -> str:
     else:
         # Tied parameters have one name here, as in the checkpoint; safetensors takes no tensor twice.
         tensors = {name: p.detach().contiguous() for name, p in trained.model.named_parameters()}
-        tensors |= {name: buffer.contiguous() for name, buffer in trained.model.named_buffers()}
+        loadable = trained.model.state_dict(keep_vars=True)  # buffers that are not persistent fit no fresh model
+        tensors |= {name: b.contiguous() for name, b in trained.model.named_buffers() if name in loadable}
         save_file(tensors, target / "model.safetensors", metadata=_origin(request, trained))
     return str(target)
 

@@ -1,0 +1,179 @@
+"""Copies of a rank's state in host memory, and the proof that what was loaded is what was saved."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from drivetrain_pipelines.storage.checksums import block_digests, write_json
+from drivetrain_workers.checkpoints.load import Checkpoint, restore, restore_rng
+from drivetrain_workers.checkpoints.manifest import Contents, Manifest, Probe, RankIndex
+from drivetrain_workers.checkpoints.proof import prove_loss, prove_state
+from drivetrain_workers.checkpoints.snapshot import HostBuffer, rng_state
+from drivetrain_workers.checkpoints.store import commit, rank_file, rank_index
+from drivetrain_workers.errors import ResumeMismatchError
+from torch.testing._internal.distributed.fake_pg import FakeStore
+
+
+@pytest.fixture(autouse=True)
+def _group() -> Iterator[None]:
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def engine_of(seed: int = 0, steps: int = 1, width: int = 2) -> Any:
+    """What is needed of an engine without ZeRO."""
+    torch.manual_seed(seed)
+    module = torch.nn.Linear(3, width)
+    module.register_buffer("seen", torch.tensor([5, 6]))
+    optimizer = torch.optim.AdamW(module.parameters(), lr=0.1, betas=(0.8, 0.9))
+    for _ in range(steps):
+        module(torch.ones(4, 3)).sum().backward()
+        optimizer.step()
+    schedule = SimpleNamespace(last_epoch=0)
+    return SimpleNamespace(module=module, optimizer=optimizer, lr_scheduler=schedule, zero_optimization_stage=lambda: 0)
+
+
+def snapshot(engine: Any) -> tuple[Contents, bytes]:
+    buffer = HostBuffer()
+    contents = buffer.begin(engine)
+    buffer.finish()
+    return contents, bytes(buffer.content)
+
+
+def checkpoint_of(engine: Any, folder: Path) -> Checkpoint:
+    """A checkpoint of one rank."""
+    contents, content = snapshot(engine)
+    folder.mkdir()
+    (folder / rank_file(0)).write_bytes(content)
+    write_json(folder / rank_index(0), RankIndex(contents, len(content), block_digests(content)).to_json())
+    shapes = {name: list(parameter.shape) for name, parameter in engine.module.named_parameters()}
+    commit(folder, Manifest(7, 56, 1, 0, shapes, probe=Probe(48, 0.5)))
+    return Checkpoint(folder)
+
+
+def test_everything_lies_where_the_contents_say() -> None:
+    engine = engine_of()
+    contents, content = snapshot(engine)
+    weight, bias = engine.module.weight, engine.module.bias
+    expected = {("weight", "weights"): weight, ("bias", "weights"): bias}
+    for name, parameter in (("weight", weight), ("bias", bias)):
+        for moment in ("exp_avg", "exp_avg_sq"):
+            expected[name, moment] = engine.optimizer.state[parameter][moment]
+    found = {}
+    for parameter, kind, start, length, offset in contents.fragments:
+        assert start == 0
+        found[parameter, kind] = np.frombuffer(content, np.float32, length, offset).tolist()
+    assert found == {key: tensor.flatten().tolist() for key, tensor in expected.items()}
+    (seen,) = contents.replicated
+    assert (seen.name, seen.dtype, seen.shape) == ("seen", "int64", [2])
+    assert np.frombuffer(content, np.int64, 2, seen.offset).tolist() == [5, 6]
+    assert len(content) == 4 * 3 * (6 + 2) + 2 * 8
+    assert contents.groups[0].scalars == {"step": 1.0}
+    assert (contents.groups[0].hyper["lr"], contents.groups[0].hyper["betas"]) == (0.1, (0.8, 0.9))
+
+
+def test_buffers_are_copied_at_once_and_weights_at_the_end() -> None:
+    """The next forward pass changes buffers, the next update weights."""
+    engine, buffer = engine_of(), HostBuffer()
+    contents = buffer.begin(engine)
+    engine.module.seen += 100
+    before = engine.module.bias.tolist()
+    buffer.finish()
+    with torch.no_grad():
+        engine.module.bias += 1
+    offset = next(f.offset for f in contents.fragments if (f.parameter, f.kind) == ("bias", "weights"))
+    assert np.frombuffer(buffer.content, np.float32, 2, offset).tolist() == before
+    assert np.frombuffer(buffer.content, np.int64, 2, contents.replicated[0].offset).tolist() == [5, 6]
+
+
+def test_the_memory_of_a_copy_is_used_again() -> None:
+    engine, buffer = engine_of(), HostBuffer()
+    addresses = []
+    for _ in range(2):
+        buffer.begin(engine)
+        buffer.finish()
+        addresses.append(np.frombuffer(buffer.content, np.uint8).ctypes.data)
+    assert addresses[0] == addresses[1]
+    assert bytes(buffer.content) == snapshot(engine)[1]
+    buffer.begin(engine_of(width=4))
+    buffer.finish()
+    assert bytes(buffer.content) == snapshot(engine_of(width=4))[1]
+
+
+def test_what_another_rank_saves_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    engine = engine_of()
+    own, whole = HostBuffer().begin(engine), HostBuffer().begin(engine, whole=True)
+    assert {fragment.parameter for fragment in own.fragments} == {"weight"}
+    assert {fragment.parameter for fragment in whole.fragments} == {"weight", "bias"}
+    assert own.groups == whole.groups
+
+
+def test_random_generators_go_on_where_they_were() -> None:
+    state = rng_state()
+    drawn = random.random(), np.random.random(), torch.rand(2).tolist(), np.random.standard_normal()
+    restore_rng(state)
+    assert (random.random(), np.random.random(), torch.rand(2).tolist(), np.random.standard_normal()) == drawn
+
+
+def test_a_state_that_was_restored_is_proven(tmp_path: Path) -> None:
+    checkpoint = checkpoint_of(engine_of(), tmp_path / "step")
+    fresh = engine_of(seed=9, steps=0)
+    restore(fresh, checkpoint, 0, 1)
+    assert prove_state(fresh, checkpoint, 0, 1)
+    assert fresh.lr_scheduler.last_epoch == 7
+
+
+@pytest.mark.parametrize("what", ["weight", "moment", "buffer"])
+def test_a_state_that_differs_is_not(tmp_path: Path, what: str) -> None:
+    engine = engine_of()
+    checkpoint = checkpoint_of(engine, tmp_path / "step")
+    with torch.no_grad():
+        if what == "weight":
+            engine.module.weight[0, 0] = torch.nextafter(engine.module.weight[0, 0], torch.tensor(9.0))
+        elif what == "moment":
+            engine.optimizer.state[engine.module.bias]["exp_avg"][1] *= 2
+        else:
+            engine.module.seen[0] = 0
+    with pytest.raises(ResumeMismatchError, match=r"^step was loaded, but blocks \[0\] of rank 0 differ"):
+        prove_state(engine, checkpoint, 0, 1)
+
+
+def test_the_parameters_in_a_block_that_differs_are_named(tmp_path: Path) -> None:
+    engine = engine_of(width=900_000)  # weights of 10.8 MB before those of the bias
+    checkpoint = checkpoint_of(engine, tmp_path / "step")
+    assert prove_state(engine, checkpoint, 0, 1)
+    with torch.no_grad():
+        engine.module.weight[0, 0] += 1
+    with pytest.raises(ResumeMismatchError, match=r"blocks \[0\] of rank 0 .* parts of weight/weights;"):
+        prove_state(engine, checkpoint, 0, 1)
+
+
+def test_another_layout_cannot_be_compared(tmp_path: Path) -> None:
+    engine = engine_of()
+    checkpoint = checkpoint_of(engine, tmp_path / "step")
+    assert not prove_state(engine, checkpoint, 0, 2)
+    engine.zero_optimization_stage = lambda: 1
+    assert not prove_state(engine, checkpoint, 0, 1)
+
+
+def test_the_loss_must_be_the_same_to_the_bit(tmp_path: Path) -> None:
+    engine, probe = engine_of(), Probe(48, 0.5)
+    checkpoint = checkpoint_of(engine, tmp_path / "step")
+    prove_loss(engine, checkpoint, probe, 0.5, 1)
+    with pytest.raises(ResumeMismatchError, match=r"0\.5000001 now and was 0\.5 then"):
+        prove_loss(engine, checkpoint, probe, 0.5000001, 1)
+    prove_loss(engine, checkpoint, probe, 0.5000001, 2)  # sums in another order
+    with pytest.raises(ResumeMismatchError, match=r"0\.51 now"):
+        prove_loss(engine, checkpoint, probe, 0.51, 2)
+    with pytest.raises(ResumeMismatchError, match="nan now"):
+        prove_loss(engine, checkpoint, probe, float("nan"), 2)

@@ -1,0 +1,363 @@
+"""A trained model without DeepSpeed: loaded, exported, asked, and profiled."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import torch
+from drivetrain_pipelines.errors import InputError
+from drivetrain_pipelines.prepare.tokenizer import TOKENIZER_FILE, train_tokenizer
+from drivetrain_pipelines.storage.checksums import block_digests, write_json
+from drivetrain_pipelines.storage.folder import StorageFolder
+from drivetrain_pipelines.storage.shards import Manifest as DataManifest
+from drivetrain_pipelines.storage.shards import Shard, encode_shard
+from drivetrain_workers.checkpoints.manifest import Contents, Fragment, Manifest, RankIndex, ReplicatedTensor
+from drivetrain_workers.checkpoints.store import commit, rank_file, rank_index
+from drivetrain_workers.errors import CheckpointError
+from drivetrain_workers.inference.generation import Sampling, generate
+from drivetrain_workers.inference.predict import predict
+from drivetrain_workers.model_processes.export import export
+from drivetrain_workers.model_processes.profile import profile
+from drivetrain_workers.model_processes.requests import ExportRequest, PredictRequest, ProfileRequest
+from drivetrain_workers.model_processes.trained import load_trained, print_answer
+from drivetrain_workers.recipes.language_model.model import gpt
+from drivetrain_workers.records.run_folder import CheckpointId, RunFolder
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from tests.unit.checkpoint_files import damage
+
+CODE = """
+import torch
+from pathlib import Path
+
+
+class Net(torch.nn.Module):
+    def __init__(self, classes, width):
+        super().__init__()
+        self.inner = torch.nn.Sequential(torch.nn.Linear(4, width), torch.nn.ReLU())
+        self.outer = torch.nn.Linear(width, classes)
+        self.register_buffer("seen", torch.tensor([0, 0]))
+        self.register_buffer("scratch", torch.zeros(3), persistent=False)
+
+    def forward(self, x):
+        return self.outer(self.inner(x))
+
+
+def net(classes, width=8):
+    return Net(classes, width)
+
+
+class Pretrained(Net):
+    def save_pretrained(self, folder, safe_serialization):
+        assert safe_serialization
+        (Path(folder) / "weights.txt").write_text(str(self.outer.bias.tolist()))
+
+
+def pretrained(classes):
+    return Pretrained(classes, 8)
+
+
+def half_frozen(classes):
+    model = Net(classes, 8)
+    model.inner.requires_grad_(False)
+    return model
+
+
+def undecided(classes):
+    model = Net(classes, 8)
+    model.register_forward_pre_hook(lambda _, given: None if given[0].sum() > 0 else None)
+    return model
+
+
+def block():
+    layers = [layer for _ in range(3) for layer in (torch.nn.Linear(4, 4), torch.nn.Tanh())]
+    return torch.nn.Sequential(*layers)
+
+
+class Deep(Net):
+    def __init__(self, classes):
+        super().__init__(classes, 4)
+        self.inner = None
+        self.blocks = torch.nn.ModuleList([block() for _ in range(3)])
+
+    def forward(self, x):
+        for block in self.blocks:
+            x = block(x)
+        return self.outer(x)
+
+
+def deep(classes):
+    return Deep(classes)
+
+
+def loss(model, batch):
+    return torch.nn.functional.cross_entropy(model(batch["x"]), batch["label"][:, 0])
+
+
+def predictions(model, batch, context):
+    scores = model(batch["x"])
+    names = [context.classes[number] for number in scores.argmax(1)]
+    return {"label": batch["label"][:, 0], "choice": names, "scores": scores}
+"""
+
+
+@pytest.fixture(autouse=True)
+def _own_imports(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    threads = torch.get_num_threads()
+    yield
+    sys.modules.pop("trained_code", None)
+    torch.set_num_threads(threads)
+
+
+class Run:
+    """The folder of a run with a dataset, and checkpoints made of models."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.data = RunFolder(folder / "toy-run"), StorageFolder(str(folder / "data"))
+        self.folder.code.mkdir(parents=True)
+        (self.folder.code / "trained_code.py").write_text(CODE)
+        self.job: dict[str, Any] = {
+            "seed": 1,
+            "data": {"source": "rows.jsonl", "columns": ["x", "label"]},
+            "model": {
+                "factory": "trained_code:net",
+                "loss": "trained_code:loss",
+                "predict": "trained_code:predictions",
+            },
+            "training": {"steps": 1, "zero": 0},
+            "checkpoint": {},
+        }
+        self.write_job()
+
+    def write_job(self, **model: Any) -> None:
+        self.job["model"] |= model
+        self.folder.job_resolved.write_text(json.dumps(self.job))
+
+    def write_data(self, columns: dict[str, pa.Array], statistics: dict[str, float], classes: list[str]) -> None:
+        encoded = encode_shard(pa.record_batch(columns))
+        self.data.write("0.arrow", encoded)
+        shard = Shard("0.arrow", len(next(iter(columns.values()))), encoded.size, block_digests(memoryview(encoded)))
+        schema = pa.ipc.open_file(encoded).schema
+        DataManifest("toy", "v1", schema, {"train": [shard], "eval": [shard]}, statistics, {}, classes).write(self.data)
+
+    def save(self, step: int, model: torch.nn.Module) -> Path:
+        """A checkpoint of one rank with a model's weights and persistent buffers."""
+        folder = CheckpointId(step, 1).folder(self.folder.checkpoints)
+        folder.mkdir(parents=True)
+        content, fragments, replicated = b"", [], []
+        for name, parameter in model.named_parameters():
+            fragments.append(Fragment(name, "weights", 0, parameter.numel(), len(content)))
+            content += parameter.detach().numpy().tobytes()
+        for name, buffer in model.named_buffers():
+            if name in model.state_dict():
+                dtype = str(buffer.dtype).removeprefix("torch.")
+                replicated.append(ReplicatedTensor(name, dtype, list(buffer.shape), len(content)))
+                content += buffer.numpy().tobytes()
+        contents = Contents(tuple(fragments), {}, tuple(replicated))
+        (folder / rank_file(0)).write_bytes(content)
+        write_json(folder / rank_index(0), RankIndex(contents, len(content), block_digests(content)).to_json())
+        shapes = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
+        commit(folder, Manifest(step, 8 * step, 1, 0, shapes))
+        return folder
+
+    def net(self, seed: int) -> torch.nn.Module:
+        """A network as a run has trained it."""
+        space: dict[str, Any] = {"__name__": "trained_code"}
+        exec(CODE, space)
+        torch.manual_seed(seed)
+        model: torch.nn.Module = space["net"](3)
+        model.seen += seed
+        return model
+
+    def export(self, target: Path, step: int | None = None) -> dict[str, torch.Tensor]:
+        export(ExportRequest(str(self.folder.path), self.data.location, str(target), step))
+        return load_file(target / "model.safetensors")
+
+    def predict(self, *inputs: Path | str, **options: Any) -> Any:
+        given = [str(one) for one in inputs]
+        asked = PredictRequest(str(self.folder.path), self.data.location, given, str(self.folder.path), **options)
+        return json.loads(predict(asked))
+
+    def profile(self) -> Any:
+        return profile(ProfileRequest(self.job, str(self.folder.code), self.data.location))
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    run = Run(tmp_path)
+    x = pa.FixedSizeListArray.from_arrays(pa.array([float(i) for i in range(20)], pa.float32()), 4)
+    run.write_data({"x": x, "label": pa.array([0, 1, 2, 1, 0])}, {"classes": 3.0}, ["cat", "dog", "fox"])
+    return run
+
+
+def assert_equal(found: torch.nn.Module, expected: torch.nn.Module) -> None:
+    ours, theirs = found.state_dict(), expected.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_the_newest_sound_checkpoint_is_loaded(run: Run) -> None:
+    models = {step: run.net(step) for step in (4, 8, 12)}
+    folders = {step: run.save(step, model) for step, model in models.items()}
+    where = str(run.folder.path), run.data.location
+    trained = load_trained(*where)
+    assert_equal(trained.model, models[12])
+    assert (trained.checkpoint.step, trained.model.training) == (12, False)
+    assert_equal(load_trained(*where, step=4).model, models[4])
+    damage(folders[12] / rank_file(0))
+    assert_equal(load_trained(*where).model, models[8])
+    with pytest.raises(CheckpointError, match=r"no checkpoint of step 12; .*rank-00000\.bin is corrupt"):
+        load_trained(*where, step=12)
+    with pytest.raises(CheckpointError, match=r"^the run has no checkpoint of step 5$"):
+        load_trained(*where, step=5)
+
+
+def test_a_run_without_a_checkpoint(run: Run) -> None:
+    with pytest.raises(CheckpointError, match=r"^the run has no checkpoint yet$"):
+        load_trained(str(run.folder.path), run.data.location)
+
+
+@pytest.mark.parametrize(
+    ("error", "answer"),
+    [
+        (None, {"answer": "fine"}),
+        (InputError("INPUT", "'x'", "a file", "Give one."), {"input": ["INPUT", "'x'", "a file", "Give one."]}),
+        (CheckpointError("no checkpoint yet"), {"error": "no checkpoint yet"}),
+    ],
+)
+def test_an_answer_is_one_line(capsys: pytest.CaptureFixture[str], error: Exception | None, answer: Any) -> None:
+    def make() -> str:
+        if error:
+            raise error
+        return "fine"
+
+    print_answer(make)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert json.loads(line) == answer
+
+
+def test_an_error_that_is_not_ours_is_no_answer(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ZeroDivisionError):
+        print_answer(lambda: str(1 // 0))
+    assert capsys.readouterr().out == ""
+
+
+def test_an_export_fits_a_fresh_model(run: Run, tmp_path: Path) -> None:
+    models = {step: run.net(step) for step in (4, 8)}
+    for step, model in models.items():
+        run.save(step, model)
+    fresh = run.net(99)
+    fresh.load_state_dict(run.export(tmp_path / "new" / "target"), strict=True)
+    assert_equal(fresh, models[8])
+    fresh.load_state_dict(run.export(tmp_path / "older", step=4), strict=True)
+    assert_equal(fresh, models[4])
+    with safe_open(tmp_path / "older" / "model.safetensors", "pt") as file:
+        assert file.metadata() == {"format": "pt", "run": "toy-run", "step": "4", "dataset": "toy/v1"}
+
+
+def test_a_model_that_can_write_itself(run: Run, tmp_path: Path) -> None:
+    run.write_job(factory="trained_code:pretrained")
+    model = run.net(4)
+    run.save(4, model)
+    target = tmp_path / "target"
+    assert export(ExportRequest(str(run.folder.path), run.data.location, str(target))) == str(target)
+    assert json.loads((target / "weights.txt").read_text()) == model.get_submodule("outer").bias.tolist()
+    assert json.loads((target / "drivetrain.json").read_text())["step"] == "4"
+
+
+@pytest.mark.parametrize("decimals", [[9, 0, -9, 1], [9.0, 0.0, -9.0, 0.5]])
+def test_predictions_for_every_record_of_a_file(run: Run, tmp_path: Path, decimals: list[float]) -> None:
+    """Numbers are what they were when the model was trained, however the file writes them."""
+    model = run.net(4)
+    run.save(4, model)
+    rows = [[0, 1, 2, 3], decimals]
+    file = tmp_path / "new.jsonl"
+    file.write_text("".join(json.dumps({"x": row}) + "\n" for row in rows))  # without the label
+    found = run.predict(file)
+    scores = model(torch.tensor(rows, dtype=torch.float32))
+    assert [row["input"] for row in found] == [str(file)] * 2
+    assert all(row.keys() == {"input", "choice", "scores"} for row in found)
+    assert [row["choice"] for row in found] == [["cat", "dog", "fox"][n] for n in scores.argmax(1).tolist()]
+    torch.testing.assert_close(torch.tensor([row["scores"] for row in found]), scores.detach())
+
+
+def test_what_a_model_cannot_be_asked(run: Run, tmp_path: Path) -> None:
+    run.save(4, run.net(4))
+    with pytest.raises(InputError, match="a file that is there"):
+        run.predict(tmp_path / "missing.jsonl")
+    (tmp_path / "other.jsonl").write_text('{"y": [1.0]}\n')
+    with pytest.raises(InputError, match=r"^INPUT: got .*a file with columns for this model"):
+        run.predict(tmp_path / "other.jsonl")
+    (tmp_path / "narrow.jsonl").write_text('{"x": [1.0, 2.0]}\n')
+    with pytest.raises(InputError, match=r"^INPUT: got .*a file with columns for this model"):
+        run.predict(tmp_path / "narrow.jsonl")
+    run.write_job(predict=None)
+    with pytest.raises(InputError, match=r"a run whose job has model\.predict"):
+        run.predict("anything")
+
+
+def test_a_language_model_goes_on_with_a_text(run: Run) -> None:
+    tokenizer = train_tokenizer(["the cat sat on the mat"], 300)
+    size = tokenizer.get_vocab_size()
+    tokens = pa.FixedSizeListArray.from_arrays(pa.array([1] * 16, pa.int32()), 8)
+    run.write_data({"tokens": tokens}, {"vocab_size": float(size)}, [])
+    run.data.write(TOKENIZER_FILE, tokenizer.to_str().encode())
+    run.job["data"] = {"source": "text.txt", "sequence_length": 16}
+    run.job["model"] = {"factory": "drivetrain_workers.recipes.language_model.model:gpt"}
+    run.write_job(args={"layers": 1, "width": 16, "heads": 2})
+    torch.manual_seed(5)
+    model = gpt(size, 16, layers=1, width=16, heads=2)
+    run.save(4, model)
+    (found,) = run.predict("the cat", max_tokens=12, temperature=0.5, seed=7)
+    said = generate(model.eval(), tokenizer, "the cat", 16, Sampling(12, 0.5, 40, 7))
+    assert found == {"input": "the cat", "text": "".join(said)}
+    run.job["sample"] = {"template": "on {input}", "max_tokens": 3, "temperature": 0.0}
+    run.write_job()
+    (found,) = run.predict("the mat")
+    said = generate(model, tokenizer, "on the mat", 16, Sampling(3, 0.0, 40, 0))
+    assert found == {"input": "the mat", "text": said[1].strip()}  # of a template the answer alone
+
+
+def test_what_a_model_needs(run: Run) -> None:
+    found = run.profile()
+    inner, outer = 4 * 8, 8 * 3
+    assert found.parameters == found.trained == inner + 8 + outer + 3
+    assert found.largest == inner
+    assert found.flops_per_row == 2 * (2 * inner + 3 * outer)  # no gradient of the input is needed
+    assert found.row_bytes == 4 * 4 + 8
+    assert found.matmul_flops > 0
+    kept = 4 * 4 + 8 * 4 + 3 * 4 + 8  # input, hidden values, log-probabilities, labels
+    assert found.kept_bytes_per_row == pytest.approx(kept, abs=8 * 4)
+
+
+def test_what_is_frozen_needs_less(run: Run) -> None:
+    whole = run.profile()
+    run.write_job(factory="trained_code:half_frozen")
+    found = run.profile()
+    assert (found.parameters, found.trained) == (whole.parameters, 8 * 3 + 3)
+    assert found.flops_per_row == 2 * (4 * 8 + 2 * 8 * 3)
+    assert found.kept_bytes_per_row < whole.kept_bytes_per_row
+
+
+def test_what_is_computed_again_is_not_kept(run: Run) -> None:
+    run.write_job(factory="trained_code:deep")
+    whole = run.profile()
+    run.job["training"]["activation_checkpointing"] = True
+    found = run.profile()
+    assert found.kept_bytes_per_row < whole.kept_bytes_per_row / 2
+    assert found.flops_per_row == whole.flops_per_row + 9 * 2 * 4 * 4  # the forward pass of the blocks again
+
+
+def test_a_model_that_needs_real_numbers(run: Run) -> None:
+    run.write_job(factory="trained_code:undecided")
+    with pytest.raises(InputError, match="a model that fails without real numbers") as caught:
+        run.profile()
+    assert caught.value.where == "model.factory"

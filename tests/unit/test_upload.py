@@ -1,0 +1,128 @@
+"""Uploads in the background, to storage that fails."""
+
+from __future__ import annotations
+
+import queue
+import threading
+
+import pytest
+from drivetrain_workers.checkpoints import upload
+from drivetrain_workers.checkpoints.remote import RemoteCheckpoints
+from drivetrain_workers.checkpoints.upload import Uploader
+from drivetrain_workers.records.run_folder import CheckpointId, RunFolder
+from drivetrain_workers.spec import CheckpointSpec
+
+from tests.unit.checkpoint_files import make_checkpoint
+
+FIRST, SECOND = CheckpointId(4, 1), CheckpointId(8, 1)
+
+
+class Storage:
+    """Answers to `RemoteCheckpoints.sync`, one after another; it waits for the next."""
+
+    def __init__(self) -> None:
+        self.answers: queue.Queue[list[CheckpointId] | Exception] = queue.Queue()
+        self.asked = threading.Semaphore(0)
+
+    def sync(self) -> list[CheckpointId]:
+        self.asked.release()
+        answer = self.answers.get()
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+class Heard:
+    """What an uploader reports."""
+
+    def __init__(self) -> None:
+        self.uploaded: queue.Queue[CheckpointId] = queue.Queue()
+        self.problems: queue.Queue[str] = queue.Queue()
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upload, "_FIRST_RETRY_S", 0.0)
+    monkeypatch.setattr(upload, "_LAST_RETRY_S", 0.0)
+
+
+@pytest.fixture
+def heard() -> Heard:
+    return Heard()
+
+
+def start(storage: object, heard: Heard) -> Uploader:
+    return Uploader(storage, heard.uploaded.put, heard.problems.put)  # type: ignore[arg-type]
+
+
+def test_nothing_is_done_before_there_is_something_new(heard: Heard) -> None:
+    storage = Storage()
+    uploader = start(storage, heard)
+    assert not storage.asked.acquire(blocking=False)
+    storage.answers.put([SECOND, FIRST])
+    uploader.wake()
+    assert [heard.uploaded.get(timeout=30) for _ in range(2)] == [SECOND, FIRST]
+
+
+def test_a_failed_upload_is_reported_and_tried_again(heard: Heard) -> None:
+    storage = Storage()
+    for answer in (OSError("no route"), ValueError("a client's own"), [FIRST]):
+        storage.answers.put(answer)
+    uploader = start(storage, heard)
+    assert uploader.finish(30)
+    assert heard.uploaded.get_nowait() == FIRST
+    assert [heard.problems.get_nowait() for _ in range(2)] == [
+        "checkpoints are not uploaded yet (attempt 1): OSError('no route')",
+        'checkpoints are not uploaded yet (attempt 2): ValueError("a client\'s own")',
+    ]
+    assert heard.problems.empty()
+
+
+def test_attempts_are_counted_for_each_piece_of_news(heard: Heard) -> None:
+    storage = Storage()
+    uploader = start(storage, heard)
+    for _ in range(2):
+        storage.answers.put(OSError("no route"))
+        storage.answers.put([FIRST])
+        assert uploader.finish(30)
+        assert heard.problems.get_nowait().startswith("checkpoints are not uploaded yet (attempt 1)")
+
+
+def test_finish_gives_up_after_its_time(heard: Heard) -> None:
+    storage = Storage()
+    uploader = start(storage, heard)
+    assert not uploader.finish(0.0)
+    storage.asked.acquire()  # it is being tried all the same
+    storage.answers.put([FIRST])
+    assert heard.uploaded.get(timeout=30) == FIRST
+
+
+def test_a_checkpoint_that_comes_during_an_upload_is_not_forgotten(heard: Heard) -> None:
+    storage = Storage()
+    uploader = start(storage, heard)
+    uploader.wake()
+    storage.asked.acquire()
+    uploader.wake()
+    storage.answers.put([FIRST])
+    storage.asked.acquire()  # again, for the second
+    storage.answers.put([SECOND])
+    assert [heard.uploaded.get(timeout=30) for _ in range(2)] == [FIRST, SECOND]
+
+
+def test_real_storage_that_is_away_at_first(tmp_path, heard: Heard) -> None:
+    run, place = RunFolder(tmp_path / "run"), tmp_path / "place"
+    for checkpoint in (FIRST, SECOND):
+        make_checkpoint(run.path, checkpoint, 2)
+    remote = RemoteCheckpoints(run, CheckpointSpec(location=str(place), keep=1))
+    sync, attempts = remote.sync, iter([False, True])
+
+    def away_at_first() -> list[CheckpointId]:
+        if not next(attempts, True):
+            raise OSError("no such bucket")
+        return sync()
+
+    remote.sync = away_at_first  # type: ignore[method-assign]
+    assert start(remote, heard).finish(60)
+    assert heard.uploaded.get_nowait() == SECOND
+    assert heard.problems.qsize() == 1
+    assert remote.committed() == [SECOND]
