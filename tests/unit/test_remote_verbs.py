@@ -11,10 +11,11 @@ from typing import Any
 
 import httpx
 import pytest
+import typer
 import yaml
 from click.testing import Result
 from drivetrain.api import client as client_module
-from drivetrain.cli import server_verbs, serving
+from drivetrain.cli import remote, server_verbs, serving
 from drivetrain.cli.app import app
 from drivetrain.home import Home
 from drivetrain.runs.facts import RunFacts
@@ -278,3 +279,11 @@ def test_the_server_is_started_as_it_is_asked(home: Home, monkeypatch: pytest.Mo
     assert started == [ServerSettings("0.0.0.0", 0, None, None, True, "head:6379")]
     invoke("server", "--port", "70000", code=2)
     assert len(started) == 1
+
+
+@pytest.mark.parametrize(("reason", "code"), [("cancelled", 130), ("budget_spent", 1), ("", 1)])
+def test_what_is_not_complete_has_an_exit_code(reason: str, code: int) -> None:
+    remote._exit("completed")
+    with pytest.raises(typer.Exit) as caught:
+        remote._exit(reason)
+    assert caught.value.exit_code == code

@@ -17,7 +17,8 @@ from drivetrain.api import datasets as datasets_module
 from drivetrain.api import runs as runs_module
 from drivetrain.api import scaling_curve as scaling_module
 from drivetrain.api.runs import RunSummary
-from drivetrain.cli import commands
+from drivetrain.cli import commands, compare, data
+from drivetrain.cli import recipes as recipe_verbs
 from drivetrain.cli.app import app
 from drivetrain.cli.errors import errors
 from drivetrain.cli.paging import first
@@ -452,3 +453,28 @@ def test_a_wrong_scaling_curve_starts_nothing(
     monkeypatch.setattr(scaling_module, "measure", lambda *_: pytest.fail("it was started"))
     monkeypatch.chdir(folder)
     refused("scaling-curve", str(folder), *options)
+
+
+# Words ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "said"), [(None, "-"), (1 / 3, "0.333333"), (2, "2"), ("[a]", "[a]"), (False, "False")]
+)
+def test_values_side_by_side(value: Any, said: str) -> None:
+    assert compare._text(value) == said
+
+
+def test_a_world_that_changed() -> None:
+    assert compare._worlds([(1, 2), (5, 4)]) == "2 from step 1, 4 from step 5"
+    assert compare._worlds([]) == ""
+
+
+def test_shares_of_the_data() -> None:
+    assert recipe_verbs._shares("0.5, 1") == [0.5, 1.0]
+    with pytest.raises(InputError, match=r"0\.5;1"):
+        recipe_verbs._shares("0.5;1")
+
+
+def test_a_dataset_is_called_by_name_and_version(toy_dataset: Dataset) -> None:
+    assert data._name(toy_dataset) == "toy/v1"
