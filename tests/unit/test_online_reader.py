@@ -181,6 +181,30 @@ def test_a_server_that_does_not_know_the_token_is_not_believed(actors: Actors) -
         assert_same(iter(batches), actors.expected(), 10)
 
 
+class Imposter(fl.FlightServerBase):
+    """Answers every question, without knowing the token."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        super().__init__("grpc://127.0.0.1:0")
+
+    def do_action(self, _: Any, action: fl.Action) -> list[bytes]:
+        return [b"I live"]
+
+    def do_exchange(self, _: Any, ask: Any, __: Any, answer: fl.FlightStreamWriter) -> None:
+        self.asked += 1
+
+
+def test_a_server_that_only_says_that_it_lives_is_not_asked(actors: Actors) -> None:
+    imposter = Imposter()
+    actors.endpoints.publish(0, f"127.0.0.1:{imposter.port}", actors.endpoints.token)
+    actors.start(1)
+    with closing(actors.read()) as batches:
+        assert_same(iter(batches), actors.expected(), 10)
+    assert imposter.asked == 0
+    imposter.shutdown()
+
+
 def test_a_mistake_of_the_users_code_ends_the_stream(actors: Actors) -> None:
     for number in range(2):
         actors.start(number, "fail")

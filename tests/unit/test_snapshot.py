@@ -148,13 +148,25 @@ def test_a_state_that_differs_is_not(tmp_path: Path, what: str) -> None:
         prove_state(engine, checkpoint, 0, 1)
 
 
-def test_the_parameters_in_a_block_that_differs_are_named(tmp_path: Path) -> None:
-    engine = engine_of(width=900_000)  # weights of 10.8 MB before those of the bias
+@pytest.mark.parametrize(
+    ("parameter", "kind", "element", "difference"),
+    [
+        ("weight", "weights", 0, r"blocks \[0\] of rank 0 .* parts of weight/weights;"),
+        ("weight", "exp_avg", 0, r"blocks \[1\] of rank 0 .* parts of weight/exp_avg, weight/weights;"),
+        ("bias", "exp_avg_sq", -1, r"blocks \[5\] of rank 0 .* parts of bias/exp_avg_sq;"),
+    ],
+)
+def test_the_parameters_in_a_block_that_differs_are_named(
+    tmp_path: Path, parameter: str, kind: str, element: int, difference: str
+) -> None:
+    """Blocks have 8 MiB; the weight and its moments have 10.8 MB each, the bias and its moments 3.6 MB each."""
+    engine = engine_of(width=900_000)
     checkpoint = checkpoint_of(engine, tmp_path / "step")
     assert prove_state(engine, checkpoint, 0, 1)
-    with torch.no_grad():
-        engine.module.weight[0, 0] += 1
-    with pytest.raises(ResumeMismatchError, match=r"blocks \[0\] of rank 0 .* parts of weight/weights;"):
+    tensor = engine.module.get_parameter(parameter)
+    state = tensor.data if kind == "weights" else engine.optimizer.state[tensor][kind]
+    state.view(-1)[element] += 1
+    with pytest.raises(ResumeMismatchError, match=difference):
         prove_state(engine, checkpoint, 0, 1)
 
 

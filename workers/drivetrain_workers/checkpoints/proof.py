@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from drivetrain_pipelines.storage.checksums import block_digests
+from drivetrain_pipelines.storage.checksums import BLOCK_BYTES, block_digests
 
 from drivetrain_workers.checkpoints.load import Checkpoint
 from drivetrain_workers.checkpoints.manifest import Probe
@@ -33,12 +33,13 @@ def prove_state(engine: Any, checkpoint: Checkpoint, rank: int, world_size: int)
     digests = block_digests(copy.content)
     wrong = [block for block, (a, b) in enumerate(zip(digests, index.xxh3, strict=True)) if a != b]
     if wrong:
-        size = math.ceil(index.bytes / len(digests))
         names = sorted(
             {
                 f"{parameter}/{kind}"
                 for parameter, kind, _, length, offset in index.contents.fragments
-                if any(offset < (block + 1) * size and offset + 4 * length > block * size for block in wrong)
+                if any(
+                    offset < (block + 1) * BLOCK_BYTES and offset + 4 * length > block * BLOCK_BYTES for block in wrong
+                )
             }
         )
         difference = f"blocks {wrong} of rank {rank} differ in memory, which hold parts of {', '.join(names[:5])}"
