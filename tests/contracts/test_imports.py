@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from drivetrain.api.client import ServerError
 from drivetrain.api.runs import TrackingError
+from drivetrain.cloud.launcher import LauncherError
 from drivetrain.cluster.protocols import AgentLostError, NodesGoneError
 from drivetrain.coordinator.coordinator import RunOwnedError
 from drivetrain.runs.store import StoreUnavailableError
@@ -80,6 +81,7 @@ ERRORS = [
     training_errors.BadStepError(3, "spike", "loss 9 lies 20 deviations above"),
     training_errors.RewindError(3, "loss nan"),
     RunOwnedError("toy-1"),
+    LauncherError("ray up: no such file"),
     NodesGoneError(["node"]),
     AgentLostError(1, "it died"),
     PeerLostError("toy-1/agent-1", "it died"),
