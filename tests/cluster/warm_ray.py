@@ -15,6 +15,8 @@ import psutil
 
 from tests.s3 import KEYS
 
+_TRIES = 3  # its raylet gives up after 15 s, which a busy machine may need for imports that are not cached yet
+
 
 class WarmRay:
     """It starts when it is first asked for; after `stop` it starts again.
@@ -63,16 +65,20 @@ class WarmRay:
         # Nodes have the keys and the cache that an administrator gives them, not those of who submits.
         environment = {**os.environ, **KEYS, "DRIVETRAIN_CACHE": str(self.cache)}
         environment.pop("RAY_ADDRESS", None)
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.cluster.warm_ray"],
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert self._process.stdout
-        self._address = self._process.stdout.readline().strip()
-        assert self._address, "Ray did not start"
+        for _ in range(_TRIES):
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "tests.cluster.warm_ray"],
+                env=environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            assert self._process.stdout
+            self._address = self._process.stdout.readline().strip()
+            if self._address:
+                return
+            self.stop()
+        raise AssertionError(f"Ray did not start, {_TRIES} times")
 
 
 warm_ray = WarmRay()
