@@ -1,6 +1,6 @@
 """Time and memory of the control plane's bookkeeping, as runs get longer and more: what is bounded stays the same.
 
-Every operation runs in a process of its own that was forked from this one, so that its processor time and the growth of
+Every operation runs in a separate process that was forked from this one, so that its processor time and the growth of
 its peak memory are the operation's. "again" is what a server pays that has asked before, after one more step.
 """
 

@@ -245,7 +245,7 @@ class Handle:
             raise AgentLostError(self.index, "its process is dead")
 
     def _send(self, call: Callable[[], None]) -> None:
-        """A call that nobody waits for."""
+        """A call whose answer is not awaited."""
         self._process.world.perhaps_crash()
         most = 0.1 if self._process.world.calm else 3.0
         self._process.world.later(0, most, lambda: call() if self._process.alive else None)
@@ -285,7 +285,7 @@ class Gang:
         group = world.groups.get(self._run)
         if group is None:
             if any(ranks * cpus > world.free(node) for node, ranks in placement):
-                assert world.now < 20_000, f"{self._run} waits for ever for room that it was given"
+                assert world.now < 20_000, f"{self._run} waits indefinitely for room that it was given"
                 raise BlockedError  # Ray makes it wait
             world.note(f"{self._run}: placed at {placement}")
             group = world.groups[self._run] = Group(placement, cpus, unfit=world.chance(0.05))

@@ -105,7 +105,7 @@ class Inbox:
 
 
 class Tracker:
-    """Metrics that nobody reads."""
+    """Metrics that are not read."""
 
     identity: dict[str, str] = {}
     problem = ""

@@ -246,7 +246,7 @@ class World:
         self._scheduler = Scheduler(rules, nodes, self.store, lambda: self.now)
         parts = (self._build, lambda run: None, lambda run: OwnerLock(), self._scheduler.status)
         self.coordinator = Coordinator(self.store, "session", *parts)  # type: ignore[arg-type]
-        for record in self.store.unended(""):  # whoever submitted it has found no coordinator; it is asked for again
+        for record in self.store.unended(""):  # submitted while there was no coordinator; the client asks again
             self.coordinator.adopt(record.id)
 
     def _build(self, run: str) -> RunLoop:

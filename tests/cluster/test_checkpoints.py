@@ -180,7 +180,7 @@ def test_a_pickle_in_a_checkpoint_is_never_opened(two_checkpoints: Path, tmp_pat
         assert result["unpickled"] == []
 
 
-@pytest.mark.parametrize("kills", [6, pytest.param(100, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
+@pytest.mark.parametrize("kills", [12, pytest.param(100, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
 def test_killed_at_any_instant(tmp_path: Path, kills: int) -> None:
     """Ranks killed at random moments and at random calls of the file system, between and inside saves."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}

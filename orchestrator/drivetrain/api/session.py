@@ -156,7 +156,7 @@ class Session:
                 self.cancel(run_id)
                 told = True
             view = self.view(run_id, version, _VIEW_WAIT_S)
-            if view.version < version:  # the coordinator was restarted and counts anew
+            if view.version < version:  # the coordinator was restarted and counts from the start
                 version = -1
             if view.version > version:
                 version = view.version

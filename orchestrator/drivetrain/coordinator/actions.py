@@ -1,6 +1,6 @@
 """Carrying out what the core of a run has decided.
 
-What may block (preparing, placing, concluding) runs in a thread of its own, and answers with an event.
+What may block (preparing, placing, concluding) runs in a separate thread, and answers with an event.
 """
 
 from __future__ import annotations

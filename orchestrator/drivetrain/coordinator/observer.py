@@ -65,7 +65,7 @@ class Observer:
         return _NOTHING
 
     def _of_rank(self, event: told.RankEvent, current: bool) -> Findings:
-        """Take in an event of a rank; of those of an older generation only what is true for ever."""
+        """Take in an event of a rank; of those of an older generation only what stays true."""
         match event:
             case told.EvaluationDone():
                 self._evaluated(event.step, event.time, event.evaluation)

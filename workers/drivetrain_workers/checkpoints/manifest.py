@@ -112,7 +112,7 @@ class Probe:
 
 @dataclass(frozen=True)
 class History:
-    """What later steps depend on besides the state of the model. Its size does not depend on the number of steps.
+    """What later steps depend on apart from the state of the model. Its size does not depend on the number of steps.
 
     Attributes:
         began: end of the run's first step, in seconds since the epoch.
