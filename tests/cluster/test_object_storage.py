@@ -122,7 +122,7 @@ def test_an_outage_that_lasts_is_an_error(s3: S3, remote: str, tmp_path: Path) -
 
 
 def test_the_cache_keeps_its_bound(s3: S3, local: Dataset, remote: str, tmp_path: Path) -> None:
-    limit, most = 2_400_000, 0
+    limit, most = 1_500_000, 0  # twelve of the 24 shards
     dataset = cached(remote, s3.storage, tmp_path, limit)
     ended = threading.Event()
 
