@@ -14,7 +14,7 @@ from drivetrain_workers.agent.event_log import LoggedEvent
 from drivetrain_workers.agent.node_meter import Reading
 from drivetrain_workers.agent.rank_supervisor import Link
 from drivetrain_workers.model_processes.requests import Request
-from drivetrain_workers.protocol import events as told
+from drivetrain_workers.protocol import events as protocol
 from drivetrain_workers.protocol.events import RankId
 from drivetrain_workers.protocol.messages import (
     Address,
@@ -57,7 +57,7 @@ class Rank:
         if isinstance(message, StopTraining):
             self.stop_asked = True
 
-    def report(self, event: told.AgentEvent) -> None:
+    def report(self, event: protocol.AgentEvent) -> None:
         """Over its own socket: in order, and perhaps when its end is known already."""
         world = self.server.world
         self._arrives = max(self._arrives, world.now + (world.random.choice([0.0, 0.0, 0.5]) if not world.calm else 0))
@@ -71,9 +71,9 @@ class Rank:
         """End: with a report of the error, unless it was killed."""
         if self.alive:
             if reason:
-                self.report(told.RankFailed(self.id, reason, "it went wrong", ""))
+                self.report(protocol.RankFailed(self.id, reason, "it went wrong", ""))
             del self.server.ranks[self.id]
-            self.server.deliver(told.RankExited(self.id, self.pid, code), self.server)
+            self.server.deliver(protocol.RankExited(self.id, self.pid, code), self.server)
 
 
 class ForkServer:
@@ -83,7 +83,7 @@ class ForkServer:
         self.world, self._run, self._on_message, self._wake = world, run, on_message, wake
         self.endpoint, self.pid, self.is_alive = Endpoint("simulated", "00"), world.next_pid(), True
         self.ranks: dict[RankId, Rank] = {}
-        self.deliver(told.ForkServerReady(self.pid), self)
+        self.deliver(protocol.ForkServerReady(self.pid), self)
 
     def send(self, message: Message) -> None:
         """As its agent asks it for something."""
@@ -91,7 +91,7 @@ class ForkServer:
             self.world.later(0, 1, lambda: self._fork(message))
         elif isinstance(message, KillRanks):
             self.ranks.clear()
-            self.deliver(told.RanksKilled(), self)
+            self.deliver(protocol.RanksKilled(), self)
 
     def kill(self) -> None:
         self.is_alive = False
@@ -108,8 +108,8 @@ class ForkServer:
             return  # it was killed while it was in the queue
         rank = Rank(self, task, self.world.next_pid())
         self.ranks[rank.id] = rank
-        self.deliver(told.RankForked(rank.id, rank.pid), self)
-        self.deliver(told.PhaseReached(rank.id, "forked"), rank)
+        self.deliver(protocol.RankForked(rank.id, rank.pid), self)
+        self.deliver(protocol.PhaseReached(rank.id, "forked"), rank)
         self.world.ranks_joined(self._run, task.generation)
 
 

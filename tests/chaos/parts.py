@@ -71,7 +71,7 @@ class Store:
     def usage(self) -> tuple[dict[str, float], float]:
         return {}, 0.0
 
-    def remember_usage(self, shares: Any, now: float) -> None:
+    def save_usage(self, shares: Any, now: float) -> None:
         pass
 
     def _change(self, run: str, **change: Any) -> None:

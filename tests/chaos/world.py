@@ -75,8 +75,8 @@ class SteppedLoop(RunLoop):
 
     def take_turn(self) -> None:
         if not self.ended:
-            self.turn()
-            if isinstance(self.inbox.newest, ev.CancelAsked):
+            self.iterate()
+            if isinstance(self.inbox.newest, ev.CancelRequested):
                 job = self.world.jobs[self.run]
                 job.cancelled_at = min(job.cancelled_at, self.world.state(self.run).progress.generation)
             if self.ended:
@@ -391,7 +391,7 @@ class World:
         given = dict.fromkeys(self.nodes, 0.0)
         for run, job in self.jobs.items():
             state = self.state(run)
-            for node, ranks in state.place.placement if isinstance(state, st.Allocated) else ():
+            for node, ranks in state.allocation.placement if isinstance(state, st.Allocated) else ():
                 if node in given:
                     given[node] += ranks * job.request.cpus
         for node, cpus in given.items():

@@ -28,7 +28,7 @@ from tests.cluster.warm_ray import warm_ray
 View = dict[str, Any]
 COMMAND = Path(sys.executable).with_name("drivetrain")
 LEISURE = "model.loss=toy_loss:slower_loss"  # the toy job's same numbers in four times the time, to do much meanwhile
-_PATIENCE_S = 180
+_TIMEOUT_S = 180
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class RunningJob:
 
     def wait_for(self, condition: Callable[[View], bool]) -> View:
         """The first view that fulfils ``condition``."""
-        deadline = time.monotonic() + _PATIENCE_S
+        deadline = time.monotonic() + _TIMEOUT_S
         while (view := self._views.get(timeout=max(0.1, deadline - time.monotonic()))) is not None:
             self._last = view
             if "phase" in view and condition(view):
@@ -136,7 +136,7 @@ class RunningJob:
         """Wait for the end; returns what the command printed last."""
         view: View = {}
         last_line: View = {}
-        while (line := self._views.get(timeout=_PATIENCE_S)) is not None:
+        while (line := self._views.get(timeout=_TIMEOUT_S)) is not None:
             view = line if "phase" in line else view
             last_line = line
         code = self.process.wait(timeout=30)
@@ -202,4 +202,4 @@ def forget_unended(home: Path) -> None:
     store = RunStore(f"sqlite:///{home / 'drivetrain.db'}")
     for record in store.runs():
         if not record.ended:
-            store.forget(record.id)
+            store.delete(record.id)

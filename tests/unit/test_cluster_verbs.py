@@ -135,7 +135,7 @@ def test_ending_waits_until_nothing_is_left(
     file: ClusterFile, commands: list[list[str]], provider: Provider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     left = [["i-1", "i-2"], ["i-2"], []]
-    monkeypatch.setattr(launcher, "_LOOK_S", 0.0)
+    monkeypatch.setattr(launcher, "_POLL_INTERVAL_S", 0.0)
     monkeypatch.setattr(provider, "non_terminated_nodes", lambda _: left.pop(0))
     monkeypatch.setattr(provider, "node_tags", lambda _: {})
     launcher.down(file)

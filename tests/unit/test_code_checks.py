@@ -88,7 +88,7 @@ def test_imports_within_functions_are_the_users_affair(tmp_path: Path) -> None:
 
 
 def test_what_recipes_need_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(code_checks, "_OF_RECIPES", ("not_there_at_all",))
+    monkeypatch.setattr(code_checks, "_RECIPE_PACKAGES", ("not_there_at_all",))
     (tmp_path / "model.py").write_text("import not_there_at_all\ndef make(): ...")
     assert "drivetrain[recipes]" in refused("model:make", tmp_path).fix
 

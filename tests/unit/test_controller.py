@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st_
 
 DATASET = "/data/v1"
-PLACE = st.Place((("node", 2),), 1.0)
+PLACE = st.Allocation((("node", 2),), 1.0)
 
 
 def after(*events: ev.Event) -> tuple[st.State, list[ev.Action]]:
@@ -26,7 +26,7 @@ def after(*events: ev.Event) -> tuple[st.State, list[ev.Action]]:
 TO_TRAINING = (
     ev.Admitted(),
     ev.Prepared(DATASET),
-    ev.PlaceGiven(PLACE),
+    ev.AllocationGranted(PLACE),
     ev.GangPlaced(),
     ev.RanksReady(1, 0),
 )
@@ -40,8 +40,11 @@ def lost(generation: int, reason: Reason = Reason.RANK_KILLED, at: float = 100.0
     ("event", "words"),
     [
         (ev.Admitted(), "admitted"),
-        (ev.PlaceGiven(st.Place((("a" * 56, 2), ("b", 1)))), "place given: 2 on node aaaaaaaaaaaa, 1 on node b"),
-        (ev.YieldAsked("node b is about to leave"), "yield asked: node b is about to leave"),
+        (
+            ev.AllocationGranted(st.Allocation((("a" * 56, 2), ("b", 1)))),
+            "allocation granted: 2 on node aaaaaaaaaaaa, 1 on node b",
+        ),
+        (ev.PreemptionRequested("node b is about to leave"), "preemption requested: node b is about to leave"),
         (lost(3), "rank lost: generation 3, reason rank_killed, rank 1 was killed"),
         (ev.Failed(Reason.USER_CODE, "first\n\tsecond \x1b[31mred"), "failed: reason user_code, first second [31mred"),
     ],
@@ -52,7 +55,7 @@ def test_what_happened_is_told_in_one_line_of_words(event: ev.Event, words: str)
 
 def test_undisturbed_life() -> None:
     assert after(ev.Admitted()) == (st.Preparing(), [ev.Prepare()])
-    assert after(*TO_TRAINING[:2]) == (st.Ready(DATASET), [ev.GiveBack()])
+    assert after(*TO_TRAINING[:2]) == (st.Ready(DATASET), [ev.ReleaseAllocation()])
     assert after(*TO_TRAINING[:3]) == (st.Placing(DATASET, PLACE), [ev.PlaceGang(DATASET, PLACE)])
     state, actions = after(*TO_TRAINING[:4])
     assert isinstance(state, st.Starting)
@@ -136,37 +139,37 @@ def test_lost_agent_is_placed_anew() -> None:
 
 @pytest.mark.parametrize("reached", range(5))
 def test_cancel_anywhere(reached: int) -> None:
-    state, actions = after(*TO_TRAINING[:reached], ev.CancelAsked())
+    state, actions = after(*TO_TRAINING[:reached], ev.CancelRequested())
     assert isinstance(state, st.Ended)
     assert isinstance(actions[0], ev.Release)
 
 
 def test_cancel_while_training_saves_first() -> None:
-    state, actions = after(*TO_TRAINING, ev.CancelAsked())
+    state, actions = after(*TO_TRAINING, ev.CancelRequested())
     assert isinstance(state, st.Stopping)
-    assert actions == [ev.AskStop()]
+    assert actions == [ev.RequestStop()]
     state, _ = step(state, ev.RanksFinished(1, complete=False))
     assert isinstance(state, st.Ended)
     assert state.reason is Reason.CANCELLED
 
 
 def test_a_run_that_yields_saves_first_and_waits_for_another_place() -> None:
-    state, actions = after(*TO_TRAINING, ev.YieldAsked("makes room"))
+    state, actions = after(*TO_TRAINING, ev.PreemptionRequested("makes room"))
     assert state == st.Stopping(DATASET, PLACE, "makes room", progress=state.progress)
-    assert actions == [ev.AskStop()]
+    assert actions == [ev.RequestStop()]
     ready, actions = step(state, ev.RanksFinished(1, complete=False))
     assert ready == st.Ready(DATASET, "makes room", progress=state.progress)
-    assert actions == [ev.GiveBack()]
+    assert actions == [ev.ReleaseAllocation()]
     assert isinstance(step(state, lost(1))[0], st.Ready)
     assert isinstance(step(state, ev.AgentLost(1, "gone"))[0], st.Ready)
-    cancelled, _ = step(state, ev.CancelAsked())
+    cancelled, _ = step(state, ev.CancelRequested())
     ended, _ = step(cancelled, ev.RanksFinished(1, complete=False))
     assert isinstance(ended, st.Ended)
 
 
 def test_a_spent_budget_saves_and_says_so() -> None:
-    spent = ev.CancelAsked(Reason.BUDGET_SPENT, "budget.hours is 3, and spent")
-    state, actions = after(*TO_TRAINING, ev.YieldAsked("makes room"), spent)
+    spent = ev.CancelRequested(Reason.BUDGET_SPENT, "budget.hours is 3, and spent")
+    state, actions = after(*TO_TRAINING, ev.PreemptionRequested("makes room"), spent)
     assert actions == []  # it is stopping already
     ended, _ = step(state, ev.RanksFinished(1, complete=False))
     assert isinstance(ended, st.Ended)
@@ -179,29 +182,29 @@ def test_a_spent_budget_saves_and_says_so() -> None:
 
 @pytest.mark.parametrize("reached", [3, 4])
 def test_a_run_that_does_not_train_yet_yields_at_once(reached: int) -> None:
-    state, actions = after(*TO_TRAINING[:reached], ev.YieldAsked("makes room"))
+    state, actions = after(*TO_TRAINING[:reached], ev.PreemptionRequested("makes room"))
     assert isinstance(state, st.Ready)
-    assert actions == [ev.GiveBack()]
+    assert actions == [ev.ReleaseAllocation()]
 
 
 def test_a_lost_node_means_another_place() -> None:
     state, _ = after(*TO_TRAINING, ev.AgentLost(1, "gone"))
-    ready, actions = step(state, ev.PlaceLost("the node has left"))
+    ready, actions = step(state, ev.AllocationLost("the node has left"))
     assert ready == st.Ready(DATASET, "the node has left", PLACE.placement, progress=state.progress)
-    assert actions == [ev.GiveBack(keep_copies=True)]
-    again, _ = step(ready, ev.PlaceGiven(st.Place((("other", 1),))))
+    assert actions == [ev.ReleaseAllocation(keep_copies=True)]
+    again, _ = step(ready, ev.AllocationGranted(st.Allocation((("other", 1),))))
     assert step(again, ev.GangPlaced())[1] == [ev.StartGeneration(2)]
 
 
 def test_an_unfit_place_is_given_back_as_often_as_an_agent_may_die() -> None:
     state, _ = after(*TO_TRAINING[:3])
     for failures in range(1, OUTCOMES[Reason.AGENT_LOST].retries + 1):
-        ready, actions = step(state, ev.PlaceUnfit("its agent dies at once"))
+        ready, actions = step(state, ev.AllocationUnusable("its agent dies at once"))
         assert isinstance(ready, st.Ready)
         assert ready.progress.failures == {Reason.AGENT_LOST: failures}
-        assert actions == [ev.GiveBack(keep_copies=True)]
-        state, _ = step(ready, ev.PlaceGiven(PLACE))
-    ended, _ = step(state, ev.PlaceUnfit("its agent dies at once"))
+        assert actions == [ev.ReleaseAllocation(keep_copies=True)]
+        state, _ = step(ready, ev.AllocationGranted(PLACE))
+    ended, _ = step(state, ev.AllocationUnusable("its agent dies at once"))
     assert isinstance(ended, st.Ended)
     assert ended.reason is Reason.AGENT_LOST
 
@@ -211,12 +214,12 @@ EVENTS = st_.one_of(
         [
             ev.Admitted(),
             ev.Prepared(DATASET),
-            ev.PlaceGiven(PLACE),
-            ev.PlaceLost("a node is gone"),
-            ev.PlaceUnfit("agents die at once"),
-            ev.YieldAsked("for another"),
+            ev.AllocationGranted(PLACE),
+            ev.AllocationLost("a node is gone"),
+            ev.AllocationUnusable("agents die at once"),
+            ev.PreemptionRequested("for another"),
             ev.GangPlaced(),
-            ev.CancelAsked(),
+            ev.CancelRequested(),
             ev.Concluded(),
         ]
     ),

@@ -13,7 +13,7 @@ from drivetrain.database.engine import open_database
 from drivetrain.database.tables import Base
 from drivetrain.runs import store as store_module
 from drivetrain.runs.facts import RunFacts
-from drivetrain.runs.states import Ended, Place, Placing, Progress, Queued, Starting
+from drivetrain.runs.states import Allocation, Ended, Placing, Progress, Queued, Starting
 from drivetrain.runs.store import RunRecord, RunStore
 from drivetrain_pipelines.errors import InputError
 from drivetrain_workers.protocol.reasons import Reason
@@ -50,16 +50,16 @@ def test_runs_and_their_history(url: str) -> None:
     assert store.create("toy-3", "f", Queued(), "bob", "key")
     assert store.create("toy-4", "f", Queued(), "bob")
     assert store.create("toy-5", "f", Queued(), "bob")
-    place = Place((("node", 2), ("other", 1)), 5.0, 1)
-    store.save("toy-1", Placing("/data", place), "PlaceGiven()")
+    allocation = Allocation((("node", 2), ("other", 1)), 5.0, 1)
+    store.save("toy-1", Placing("/data", allocation), "AllocationGranted()")
     store.update_facts("toy-1", parameters=2)
     found = store.by_key("ann", "key")
     assert found
-    assert (found.id, found.state) == ("toy-1", Placing("/data", place))
+    assert (found.id, found.state) == ("toy-1", Placing("/data", allocation))
     assert found.facts == RunFacts(mlflow_uri="sqlite:///m.db", parameters=2)
-    assert [event for _, event, _ in store.history("toy-1")] == ["PlaceGiven()"]
-    store.remember_usage({"ann": 0.25}, 9.0)
-    store.remember_usage({"ann": 0.5, "bob": 0.1}, 10.0)
+    assert [event for _, event, _ in store.history("toy-1")] == ["AllocationGranted()"]
+    store.save_usage({"ann": 0.25}, 9.0)
+    store.save_usage({"ann": 0.5, "bob": 0.1}, 10.0)
     assert store.usage() == ({"ann": 0.5, "bob": 0.1}, 10.0)
 
 
@@ -116,10 +116,10 @@ def test_the_third_migration_fills_what_runs_are_looked_up_by(url: str) -> None:
     engine = open_database(url)
     store = RunStore(url)
     store.create("toy-1", "f", Queued())
-    store.save("toy-1", Placing("/data", Place()), "PlaceGiven()")
-    store.save("toy-1", Starting("/data", Place(), progress=_after_a_failure(1)), "RankLost()")
-    store.save("toy-1", Starting("/data", Place(), progress=_after_a_failure(2)), "RankLost()")
-    store.save("toy-1", Ended(Reason.CANCELLED, progress=_after_a_failure(2)), "CancelAsked()")
+    store.save("toy-1", Placing("/data", Allocation()), "AllocationGranted()")
+    store.save("toy-1", Starting("/data", Allocation(), progress=_after_a_failure(1)), "RankLost()")
+    store.save("toy-1", Starting("/data", Allocation(), progress=_after_a_failure(2)), "RankLost()")
+    store.save("toy-1", Ended(Reason.CANCELLED, progress=_after_a_failure(2)), "CancelRequested()")
     store.create("toy-2", "f", Ended(Reason.CANCELLED))
     store.create("toy-3", "f", Queued(), released=True)
     store.update_facts("toy-1", released=True, dataset="/data")

@@ -24,8 +24,8 @@ from drivetrain.api.client import Client
 from drivetrain.cli import doctor as doctor_verb
 from drivetrain.cli.app import app
 from drivetrain.doctor import cluster, collectives, machine, services
-from drivetrain.doctor.cluster import judge_clock
-from drivetrain.doctor.finding import Finding, Verdict, attempt, failed, ok, warning
+from drivetrain.doctor.cluster import check_clock
+from drivetrain.doctor.finding import Finding, Verdict, failed, ok, run_check, warning
 from drivetrain.home import Home
 from drivetrain_pipelines.spec import StorageSpec
 from ray.exceptions import RayActorError
@@ -54,12 +54,12 @@ def test_a_finding_is_of_this_machine() -> None:
 
 
 def test_a_check_that_raises_has_failed_with_its_fix() -> None:
-    def look() -> Finding:
+    def check_function() -> Finding:
         raise ValueError("first line\nsecond line")
 
-    found = attempt("tracker", look, "check the address")
+    found = run_check("tracker", check_function, "check the address")
     assert (found.verdict, found.found, found.fix) == (Verdict.FAILED, "ValueError: first line", "check the address")
-    assert attempt("tracker", lambda: ok("tracker", "well"), "").verdict is Verdict.OK
+    assert run_check("tracker", lambda: ok("tracker", "well"), "").verdict is Verdict.OK
 
 
 # A machine --------------------------------------------------------------------------------------------------------
@@ -128,7 +128,7 @@ def test_storage_is_written_read_and_left_as_it_was(home: Home) -> None:
 
 def test_slow_storage_is_a_warning(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     for speed, verdict in ((1e15, Verdict.WARNING), (0.0, Verdict.OK)):
-        monkeypatch.setattr(machine, "_SLOW_BYTES_PER_S", speed)
+        monkeypatch.setattr(machine, "_MIN_BYTES_PER_S", speed)
         assert machine.storage(str(home.path), StorageSpec()).verdict is verdict
 
 
@@ -257,7 +257,7 @@ def test_a_wrong_sum_is_told() -> None:
 def test_a_sum_is_as_fast_as_its_slowest() -> None:
     found = collectives.verdict("all-reduce", [GOOD, replace(GOOD, bytes_per_s=25e6)])
     assert found.found == "2 processes by gloo: 25 MB/s"
-    assert collectives.not_through("all-reduce", "refused").fix.startswith("Let nodes reach one another")
+    assert collectives.all_reduce_failed("all-reduce", "refused").fix.startswith("Let nodes reach one another")
 
 
 def said(code: str) -> subprocess.Popen[str]:
@@ -306,7 +306,7 @@ def test_gpus_that_ray_hides_are_seen_by_the_sum(monkeypatch: pytest.MonkeyPatch
 )
 def test_clocks_are_judged_by_what_is_certain(skew: float, way: float, verdict: Verdict) -> None:
     late = (100.0, 100.0 + skew + 30, 160.0)  # an answer that took long says little
-    assert judge_clock([late, (200.0, 200.0 + way / 2 + skew, 200.0 + way)]).verdict is verdict
+    assert check_clock([late, (200.0, 200.0 + way / 2 + skew, 200.0 + way)]).verdict is verdict
 
 
 Work = Callable[..., Any]

@@ -5,9 +5,9 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
-from drivetrain.accounting import sums
-from drivetrain.accounting.goodput import CLASSES, Timeline, account, stays
-from drivetrain.accounting.sums import RunSums
+from drivetrain.accounting import running_totals
+from drivetrain.accounting.goodput import CLASSES, Timeline, account, phase_intervals
+from drivetrain.accounting.running_totals import RunningTotals
 from drivetrain_workers.records.step_times import TURN, StepTimes, Turns, read_turns
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -36,7 +36,7 @@ UNDISTURBED = [
 
 def test_an_undisturbed_run() -> None:
     history = [*UNDISTURBED, (122.5, "finishing", 1), (124.0, "ended", 1)]
-    found = account(stays(100.0, history, 999.0), {1: turns(1, 10, 112.0)})
+    found = account(phase_intervals(100.0, history, 999.0), {1: turns(1, 10, 112.0)})
     assert found.goodput.wall_s == 24.0
     assert spent(found) == {
         "queued": 3.0,
@@ -62,7 +62,7 @@ def test_what_is_done_again_and_what_was_lost() -> None:
         (133.0, "finishing", 2),
         (133.0, "ended", 2),
     ]
-    found = account(stays(100.0, history, 999.0), {1: turns(1, 8, 112.0), 2: turns(5, 14, 123.0)})
+    found = account(phase_intervals(100.0, history, 999.0), {1: turns(1, 8, 112.0), 2: turns(5, 14, 123.0)})
     seconds = spent(found)
     assert seconds["recomputing"] == 0.5 + 4.0
     assert seconds["recovering"] == 2.5
@@ -80,7 +80,7 @@ def test_a_run_that_made_room_waits_in_the_queue() -> None:
         (127.0, "starting", 2),
         (128.0, "training", 2),
     ]
-    found = account(stays(100.0, history, 131.5), {1: turns(1, 3, 112.0), 2: turns(4, 6, 128.5)})
+    found = account(phase_intervals(100.0, history, 131.5), {1: turns(1, 3, 112.0), 2: turns(4, 6, 128.5)})
     seconds = spent(found)
     assert (seconds["queued"], seconds["provisioning"], seconds["starting"]) == (13.0, 3.0, 5.5)
     assert "recovering" not in seconds
@@ -89,7 +89,9 @@ def test_a_run_that_made_room_waits_in_the_queue() -> None:
 
 def test_a_gap_between_turns_is_idle() -> None:
     records = np.concatenate([turns(1, 3, 112.0), turns(4, 4, 117.0)])
-    found = account(stays(100.0, [*UNDISTURBED, (118.0, "finishing", 1), (118.0, "ended", 1)], 0.0), {1: records})
+    found = account(
+        phase_intervals(100.0, [*UNDISTURBED, (118.0, "finishing", 1), (118.0, "ended", 1)], 0.0), {1: records}
+    )
     assert spent(found)["idle"] == 2.0
 
 
@@ -113,7 +115,7 @@ def test_every_second_is_in_one_class(
         at, generation = at + after, generation + next_one
         history.append((at, phase, generation))
     records = {number: turns(1, count, began, step_s) for number, count, began, step_s in steps}
-    found = account(stays(100.0, history, at + 5.0), records)
+    found = account(phase_intervals(100.0, history, at + 5.0), records)
     assert (found.ends >= found.begins).all()
     assert (found.begins[1:] == found.ends[:-1]).all()
     assert sum(found.goodput.seconds.values()) == pytest.approx(found.goodput.wall_s)
@@ -122,7 +124,7 @@ def test_every_second_is_in_one_class(
 
 def test_over_time() -> None:
     history = [*UNDISTURBED, (122.0, "finishing", 1), (124.0, "ended", 1)]
-    shares = account(stays(100.0, history, 0.0), {1: turns(1, 10, 112.0)}).over_time(24)
+    shares = account(phase_intervals(100.0, history, 0.0), {1: turns(1, 10, 112.0)}).over_time(24)
     assert shares.shape == (len(CLASSES), 24)
     assert shares.sum(axis=0) == pytest.approx(1.0)
     assert shares[list(CLASSES).index("queued"), :2] == pytest.approx(1.0)
@@ -133,9 +135,9 @@ def test_turns_are_written_and_read_while_they_grow(tmp_path: Path, monkeypatch:
     monkeypatch.setattr("drivetrain_workers.records.step_times.time", clock)
     times = StepTimes(tmp_path, generation=3)
     for step in (7, 8):
-        times.enter("data")
+        times.accumulate("data")
         clock.now += 2
-        times.enter("compute")
+        times.accumulate("compute")
         clock.now += 3
         times.end_turn(step, 1.0)
     times.close()
@@ -175,17 +177,17 @@ def test_sums_that_grow_are_those_of_all_turns(entries: list[Happening], piece: 
     which they are added alone.
     """
     with TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sums, "_PIECE", piece)
+        patch.setattr(running_totals, "_CHUNK_ITERATIONS", piece)
         folder, now, generation, steps = Path(name), 100.0, 1, {0: 0}
         history = [(now, "training", generation)]
-        run = RunSums(folder)
+        run = RunningTotals(folder)
         for what, which, after, seconds in entries:
             now += after
             match what:
                 case "?":
-                    found = stays(100.0, history, now)
+                    found = phase_intervals(100.0, history, now)
                     grown = run.goodput(found)
-                    assert grown == RunSums(folder).goodput(found)
+                    assert grown == RunningTotals(folder).goodput(found)
                     whole = account(found, read_turns(folder)).goodput
                     assert grown.wall_s == pytest.approx(whole.wall_s)
                     assert grown.seconds == pytest.approx(whole.seconds, abs=1e-9)
@@ -206,10 +208,12 @@ def test_a_turn_is_read_once(tmp_path: Path) -> None:
     """Of a run that goes on, only what is new, and of what was there the last turn, is looked at again."""
     history = [*UNDISTURBED]
     path = tmp_path / "000001.times"
-    run = RunSums(tmp_path)
+    run = RunningTotals(tmp_path)
     for last in (10, 20, 30):
         path.write_bytes(turns(1, last, 112.0).tobytes())
-        assert run.goodput(stays(100.0, history, 112.0 + last)).seconds["computing"] == pytest.approx(0.6 * last)
+        assert run.goodput(phase_intervals(100.0, history, 112.0 + last)).seconds["computing"] == pytest.approx(
+            0.6 * last
+        )
         assert len(run.generation(1)._open) == 1
         damaged = turns(1, last, 112.0)
         damaged["compute"] = 1000.0
@@ -221,8 +225,8 @@ def test_a_late_turn_of_an_older_generation_is_counted(tmp_path: Path) -> None:
     history = [*UNDISTURBED, (120.5, "starting", 2), (122.0, "training", 2)]
     (tmp_path / "000001.times").write_bytes(turns(1, 7, 112.0).tobytes())
     (tmp_path / "000002.times").write_bytes(turns(5, 14, 123.0).tobytes())
-    run = RunSums(tmp_path)
-    assert run.goodput(stays(100.0, history, 133.0)).seconds["recomputing"] == pytest.approx(1.5 + 3.0)
+    run = RunningTotals(tmp_path)
+    assert run.goodput(phase_intervals(100.0, history, 133.0)).seconds["recomputing"] == pytest.approx(1.5 + 3.0)
     with (tmp_path / "000001.times").open("ab") as file:
         file.write(turns(8, 8, 119.0).tobytes())
-    assert run.goodput(stays(100.0, history, 133.0)).seconds["recomputing"] == pytest.approx(0.5 + 4.0)
+    assert run.goodput(phase_intervals(100.0, history, 133.0)).seconds["recomputing"] == pytest.approx(0.5 + 4.0)

@@ -12,7 +12,7 @@ from drivetrain.coordinator.gang_request import check_request, gang_request, wai
 from drivetrain.job.loading import load_job
 from drivetrain.job.spec import JobSpec
 from drivetrain.runs.facts import RunFacts
-from drivetrain.runs.states import Ended, Place, Placing, Preparing, Queued, Ready, Starting
+from drivetrain.runs.states import Allocation, Ended, Placing, Preparing, Queued, Ready, Starting
 from drivetrain.runs.store import RunRecord
 from drivetrain.scheduling.model import Node
 from drivetrain.scheduling.rules import QueueRules, Rules, UserRules
@@ -224,12 +224,12 @@ def test_what_could_never_run_is_refused(nodes: list[Node], rules: Rules, told: 
 
 
 def test_time_with_a_place_is_no_waiting() -> None:
-    place = Place((("a", 1),))
+    allocation = Allocation((("a", 1),))
     first = [
         (10.0, "", Preparing()),
         (20.0, "", Ready("d")),
-        (30.0, "", Placing("d", place)),
-        (31.0, "", Starting("d", place)),
+        (30.0, "", Placing("d", allocation)),
+        (31.0, "", Starting("d", allocation)),
     ]
     assert waiting_since(5.0, first) == 5.0
     stopped = [*first, (130.0, "", Ready("d", "makes room"))]

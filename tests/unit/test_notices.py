@@ -18,7 +18,7 @@ from tests.metadata_service import give_notice, service
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(notices, "_LOOK_S", 0.01)
+    monkeypatch.setattr(notices, "_POLL_INTERVAL_S", 0.01)
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def test_a_service_that_is_away_is_asked_again(
 
 
 def test_where_no_cloud_answers_it_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(notices, "_PATIENCE_S", 0.0)
+    monkeypatch.setattr(notices, "_FIRST_ANSWER_TIMEOUT_S", 0.0)
     with pytest.raises(InputError, match=r"--on-notice: got gcp; .*cloud of this machine"):
         wait_for_notice("gcp", "http://127.0.0.1:9")
 

@@ -10,7 +10,7 @@ from drivetrain.job.spec import JobSpec
 from drivetrain.planning.hardware import Device, cpu, gpu
 from drivetrain.planning.memory_estimate import Setting, host_memory, memory
 from drivetrain.planning.pace import Speed, assumed_speed, learned_speed, pace
-from drivetrain.planning.plan import Plan, Site, chosen, make_plan
+from drivetrain.planning.plan import Plan, Site, chosen_settings, make_plan
 from drivetrain_pipelines.errors import InputError
 from drivetrain_workers.model_processes.requests import ModelProfile
 from hypothesis import given
@@ -115,11 +115,11 @@ def test_micro_batches_shrink_until_they_fit() -> None:
 def test_a_named_stage_stays() -> None:
     found = plan(job(zero=3), site(H100, 64, 8))
     assert found.best.setting.zero == 1
-    assert chosen(found)["zero"] == 3
+    assert chosen_settings(found)["zero"] == 3
     with pytest.raises(
         InputError, match=r"training: got settings that do not fit; the plan's are zero 2 offload, 32 rows"
     ):
-        chosen(plan(job(zero=1), site(H100, 2)))
+        chosen_settings(plan(job(zero=1), site(H100, 2)))
     compiled = plan(job(compile="inductor"), site(H100, 64, 8))
     assert {choice.setting.zero for choice in compiled.choices} == {1, 2}
 

@@ -17,7 +17,7 @@ from drivetrain.job.loading import load_job
 from drivetrain.job.spec import JobSpec
 from drivetrain.planning import forecast as forecast_module
 from drivetrain.planning.forecast import forecast
-from drivetrain.planning.hardware import Room, gpu
+from drivetrain.planning.hardware import Hardware, gpu
 from drivetrain.planning.plan import Plan
 from drivetrain_pipelines.errors import InputError
 from drivetrain_pipelines.prepare.prepare import prepare
@@ -38,7 +38,7 @@ PROFILE = ModelProfile(
     row_bytes=16.0,
     matmul_flops=1e10,
 )
-CPUS = Room(2, 1, None, 4e9)
+CPUS = Hardware(2, 1, None, 4e9)
 
 
 @pytest.fixture

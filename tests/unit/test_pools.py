@@ -19,7 +19,7 @@ class _NoUsage:
     def usage(self) -> tuple[dict[str, float], float]:
         return {}, 0.0
 
-    def remember_usage(self, shares: Mapping[str, float], now: float) -> None:
+    def save_usage(self, shares: Mapping[str, float], now: float) -> None:
         pass
 
 
@@ -38,7 +38,7 @@ class Cluster:
     def submit(self, run: str, workers: int, user: str = "ann") -> SchedulerHandle:
         handle = self.scheduler.handle_of(request(run, workers, user))
         handle.connect(lambda _: None, lambda _: None)
-        handle.want_place(None, 0.0)
+        handle.request_allocation(None, 0.0)
         return handle
 
 
@@ -55,7 +55,7 @@ def test_gangs_ask_for_nodes_while_they_wait_and_while_they_run() -> None:
     cluster.scheduler.run_pass()
     cluster.scheduler.run_pass()
     assert cluster.asked[-1] == [("a", 6), ("b", 2)]
-    first.leave()
+    first.release()
     cluster.scheduler.run_pass()
     assert cluster.asked[-1] == [("b", 2)]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import git
 import torch
-from drivetrain.job.provenance import GitState, keep_environment, kept_environment, kept_git_state
+from drivetrain.job.provenance import GitState, load_environment, load_git_state, save_environment
 from drivetrain_workers.records.run_folder import RunFolder
 
 from tests.repository import make_repository
@@ -38,7 +38,7 @@ def test_what_is_not_committed_is_told_without_secrets(tmp_path: Path) -> None:
 def test_a_runs_folder_keeps_it(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     state = GitState("0" * 40, "-before\n+after")
-    keep_environment(folder, state)
-    assert kept_git_state(folder) == state
-    assert kept_environment(folder)["torch"] == torch.__version__
-    assert kept_environment(folder)["git commit"] == state.commit
+    save_environment(folder, state)
+    assert load_git_state(folder) == state
+    assert load_environment(folder)["torch"] == torch.__version__
+    assert load_environment(folder)["git commit"] == state.commit

@@ -31,7 +31,7 @@ from drivetrain_workers.protocol.step_record import Evaluation, StepRecord
 
 RUN = "toy-1"
 REQUEST = Request(RUN, "ann", "default", 0, 0.0, 2, 2, 1.0, 0.0)
-PLACE = st.Place((("n0", 1), ("n1", 1)), 5.0, 0)
+PLACE = st.Allocation((("n0", 1), ("n1", 1)), 5.0, 0)
 
 
 class Store:
@@ -57,7 +57,7 @@ class Store:
     def usage(self) -> tuple[dict[str, float], float]:
         return {}, 0.0
 
-    def remember_usage(self, shares: Any, now: float) -> None:
+    def save_usage(self, shares: Any, now: float) -> None:
         pass
 
 
@@ -203,7 +203,7 @@ class Run:
         self.loop = RunLoop(self.live, actions, handle, tracker, lambda joules: self.spent)
         self.loop.begin()
 
-    def turn(self, *events: ev.Event) -> Run:
+    def iterate(self, *events: ev.Event) -> Run:
         """Decide on each event, and on everything that comes of it."""
         for event in events:
             self.live.post(event)
@@ -213,13 +213,13 @@ class Run:
 
     def _drain(self) -> None:
         while not self.live.inbox.empty():  # type: ignore[attr-defined]  # a SimpleQueue
-            self.loop.turn()
+            self.loop.iterate()
 
     def listen(self) -> Run:
         for listener in self.listeners:
             if not listener.ended:
                 listener.poll(0.0)
-        return self.turn()
+        return self.iterate()
 
     @property
     def state(self) -> st.State:
@@ -235,7 +235,7 @@ def fresh(tmp_path: Path) -> Run:
 @pytest.fixture
 def training(tmp_path: Path) -> Run:
     run = Run(st.Starting("/data/v1", PLACE, progress=st.Progress(generation=1)), tmp_path)
-    run.turn()
+    run.iterate()
     run.gang.agents[0].say(told.RankLoaded(RankId(0, 1), 0, 40))
     return run.listen()
 
@@ -248,10 +248,10 @@ def step_done(step: int, generation: int = 1, evaluation: Evaluation | None = No
 
 def test_a_run_from_its_beginning_to_its_end(fresh: Run) -> None:
     fresh.scheduler.run_pass()
-    fresh.turn()
+    fresh.iterate()
     assert isinstance(fresh.state, st.Ready)
     fresh.scheduler.run_pass()
-    fresh.turn()
+    fresh.iterate()
     assert isinstance(fresh.state, st.Starting)
     assert fresh.gang.started == [1]
     first, second = fresh.gang.agents
@@ -282,29 +282,29 @@ def test_a_state_is_stored_before_it_is_acted_on(fresh: Run) -> None:
     seen: list[str] = []
     fresh.gang.while_placing = lambda: seen.append(fresh.store.record.state.phase)
     fresh.scheduler.run_pass()
-    fresh.turn()
+    fresh.iterate()
     fresh.scheduler.run_pass()
-    fresh.turn()
+    fresh.iterate()
     assert seen == ["placing"]
 
 
 def test_a_database_that_is_away_delays_a_run_and_ends_none(fresh: Run) -> None:
     fresh.store.trouble = [StoreUnavailableError("connection refused")] * 3
-    fresh.turn(ev.Admitted())
+    fresh.iterate(ev.Admitted())
     assert isinstance(fresh.state, st.Ready)
     assert "connection refused" in fresh.loop.view(-1, 0).problem
 
 
 def test_a_fault_of_our_own_ends_the_run_with_its_words(fresh: Run) -> None:
     fresh.store.trouble = [KeyError("x")]
-    fresh.turn(ev.Admitted())
+    fresh.iterate(ev.Admitted())
     assert fresh.store.record.facts.reason == "internal"
     assert fresh.store.record.facts.detail == "KeyError('x')"
 
 
 def test_data_that_cannot_be_prepared_ends_the_run(fresh: Run) -> None:
     fresh.stages.trouble = PrepareError("no text")
-    fresh.turn(ev.Admitted())
+    fresh.iterate(ev.Admitted())
     assert fresh.store.record.facts.reason == "prepare_failed"
     assert fresh.store.record.facts.problem == "s3://b lacks checkpoints"
 
@@ -312,7 +312,7 @@ def test_data_that_cannot_be_prepared_ends_the_run(fresh: Run) -> None:
 def test_data_that_has_changed_ends_the_run(tmp_path: Path) -> None:
     run = Run(st.Queued(), tmp_path)
     run.live.update_facts(dataset_version="v0")
-    run.turn(ev.Admitted())
+    run.iterate(ev.Admitted())
     assert "the data is version v1 now, the run began with v0" in run.store.record.facts.detail
 
 
@@ -328,21 +328,21 @@ def test_data_that_has_changed_ends_the_run(tmp_path: Path) -> None:
 )
 def test_what_comes_of_placing(fresh: Run, outcomes: list[Exception | None], phase: str) -> None:
     fresh.gang.outcomes = outcomes
-    fresh.turn(ev.Admitted(), ev.PlaceGiven(PLACE))
+    fresh.iterate(ev.Admitted(), ev.AllocationGranted(PLACE))
     assert fresh.state.phase == phase
 
 
 def test_agents_of_a_place_that_is_not_wanted_any_more_are_not_used(fresh: Run) -> None:
-    fresh.gang.while_placing = lambda: fresh.live.post(ev.YieldAsked("somebody else needs it"))
-    fresh.turn(ev.Admitted(), ev.PlaceGiven(PLACE))
+    fresh.gang.while_placing = lambda: fresh.live.post(ev.PreemptionRequested("somebody else needs it"))
+    fresh.iterate(ev.Admitted(), ev.AllocationGranted(PLACE))
     assert isinstance(fresh.state, st.Ready)
     assert fresh.gang.started == []
     assert fresh.listeners == []
 
 
 def test_agents_that_come_after_a_cancel_are_released(fresh: Run) -> None:
-    fresh.gang.while_placing = lambda: fresh.live.post(ev.CancelAsked())
-    fresh.turn(ev.Admitted(), ev.PlaceGiven(PLACE))
+    fresh.gang.while_placing = lambda: fresh.live.post(ev.CancelRequested())
+    fresh.iterate(ev.Admitted(), ev.AllocationGranted(PLACE))
     assert fresh.store.record.facts.reason == "cancelled"
     assert fresh.gang.started == []
 
@@ -375,11 +375,11 @@ def test_a_dead_agent_is_replaced(training: Run) -> None:
 def test_a_dead_agent_that_was_replaced_meanwhile_is_no_news(training: Run) -> None:
     stale = training.listeners[1]
     training.gang.agents[1] = Agent(1)
-    training.turn(ev.AgentLost(1, "its process is dead"))
+    training.iterate(ev.AgentLost(1, "its process is dead"))
     assert training.gang.started == [1, 2]
     stale.agent.dead = True  # type: ignore[attr-defined]
     stale.poll(0.0)
-    training.turn()
+    training.iterate()
     assert training.gang.started == [1, 2]
 
 
@@ -396,7 +396,7 @@ def test_steps_whose_report_was_lost_come_with_the_loaded_state(training: Run) -
         step_done(step, evaluation=Evaluation(0.3, {"accuracy": 0.9}, 0.3) if step == 2 else None).record
         for step in (1, 2, 3)
     )
-    training.turn(ev.RankLost(1, Reason.RANK_KILLED, "killed", 10.0))
+    training.iterate(ev.RankLost(1, Reason.RANK_KILLED, "killed", 10.0))
     training.gang.agents[0].say(told.RankLoaded(RankId(0, 2), 3, 40, unsaved))
     training.listen()
     assert {step for series, step in training.tracker.logged if series == "train"} == {1, 2, 3}
@@ -405,7 +405,7 @@ def test_steps_whose_report_was_lost_come_with_the_loaded_state(training: Run) -
 
 def test_cancelling_has_the_ranks_save_and_end(training: Run) -> None:
     training.loop.cancel()
-    training.turn()
+    training.iterate()
     assert training.gang.agents[0].calls == training.gang.agents[1].calls == ["ask_stop"]
     training.gang.agents[0].say(told.TrainingFinished(RankId(0, 1), 5, False, 1, 1))
     training.listen()
@@ -415,10 +415,10 @@ def test_cancelling_has_the_ranks_save_and_end(training: Run) -> None:
 
 def test_a_spent_budget_stops_the_run(training: Run) -> None:
     training.spent = "budget.hours is 1, and spent"
-    training.turn(ev.Tick(11.0))
+    training.iterate(ev.Tick(11.0))
     assert isinstance(training.state, st.Training)  # it is looked at every two seconds
     training.now += 3.0
-    training.turn(ev.Tick(14.0))
+    training.iterate(ev.Tick(14.0))
     assert training.state == st.Stopping(
         "/data/v1", PLACE, "", Reason.BUDGET_SPENT, training.spent, progress=training.state.progress
     )
@@ -446,7 +446,7 @@ def test_a_coordinator_that_was_restarted_finds_the_agents(
         return make
 
     monkeypatch.setattr(Gang, "__init__", gang())
-    run = Run(st.Starting("/data/v1", PLACE, progress=st.Progress(generation=1)), tmp_path).turn()
+    run = Run(st.Starting("/data/v1", PLACE, progress=st.Progress(generation=1)), tmp_path).iterate()
     assert (run.gang.started, run.state.phase) == (started, phase)
 
 
@@ -462,7 +462,7 @@ def test_what_fails_at_the_end_is_reported_and_takes_nothing_else_along(training
 
 def test_an_older_generation_changes_no_figures(training: Run) -> None:
     """What its last steps have reached is done again by the generation that has replaced it."""
-    training.turn(ev.RankLost(1, Reason.RANK_KILLED, "killed", 10.0))
+    training.iterate(ev.RankLost(1, Reason.RANK_KILLED, "killed", 10.0))
     training.gang.agents[0].say(
         step_done(9, generation=1), told.RankForked(RankId(0, 1), 77), told.RankHung(RankId(0, 1), "hangs")
     )
@@ -480,7 +480,7 @@ def test_the_wait_before_a_retry_does_not_depend_on_a_node_s_clock(training: Run
         training.gang.agents[0].say(wrong)
         training.listen()
     assert isinstance(training.state, st.Waiting)
-    training.turn(ev.Tick(training.now + 0.5))
+    training.iterate(ev.Tick(training.now + 0.5))
     assert isinstance(training.state, st.Waiting)
-    training.turn(ev.Tick(training.now + 1.5))
+    training.iterate(ev.Tick(training.now + 1.5))
     assert training.gang.started == [1, 2, 3]

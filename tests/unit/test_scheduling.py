@@ -8,12 +8,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from drivetrain.scheduling.model import Admit, Decision, Holding, Node, Placement, Preempt, Request, node_of, workers_of
+from drivetrain.scheduling.free_resources import FreeResources
+from drivetrain.scheduling.model import (
+    Admit,
+    AllocatedGang,
+    Decision,
+    Node,
+    Placement,
+    Preempt,
+    Request,
+    node_of,
+    workers_of,
+)
 from drivetrain.scheduling.policy import cluster_can_hold, schedule
-from drivetrain.scheduling.precedence import UsageMeter
-from drivetrain.scheduling.room import Room
-from drivetrain.scheduling.rules import LastingRules, QueueRules, Rules, UserRules, load_rules
-from drivetrain.scheduling.strikes import Strikes
+from drivetrain.scheduling.priority import UsageMeter
+from drivetrain.scheduling.quarantine import Quarantine
+from drivetrain.scheduling.rules import QueueRules, ReloadingRules, Rules, UserRules, load_rules
 from drivetrain_pipelines.errors import InputError
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,14 +38,14 @@ def asks(run: str, workers: int = 4, **other: object) -> Request:
     return replace(base, **other)  # type: ignore[arg-type]
 
 
-def holds(run: str, placement: Placement, end: float = math.inf, level: int = 0, **other: object) -> Holding:
-    return Holding(asks(run, workers_of(placement), **other), placement, 0.0, level, end)
+def holds(run: str, placement: Placement, end: float = math.inf, level: int = 0, **other: object) -> AllocatedGang:
+    return AllocatedGang(asks(run, workers_of(placement), **other), placement, 0.0, level, end)
 
 
 def decide(
-    requests: list[Request], holdings: list[Holding] | None = None, rules: Rules = RULES, now: float = 0.0
+    requests: list[Request], gangs: list[AllocatedGang] | None = None, rules: Rules = RULES, now: float = 0.0
 ) -> Decision:
-    return schedule(now, NODES, holdings or [], requests, {}, rules)
+    return schedule(now, NODES, gangs or [], requests, {}, rules)
 
 
 def admitted(decision: Decision) -> list[str]:
@@ -64,18 +74,18 @@ def preempted(decision: Decision) -> list[str]:
 def test_a_gang_takes_few_nodes(
     nodes: list[tuple[float, float]], workers: int, gpus: int, ranks: list[int] | None
 ) -> None:
-    room = Room(Node(str(index), *node) for index, node in enumerate(nodes))
-    placement = room.place(asks("x", workers, gpus=gpus))
+    free = FreeResources(Node(str(index), *node) for index, node in enumerate(nodes))
+    placement = free.find_placement(asks("x", workers, gpus=gpus))
     assert (placement and [count for _, count in placement]) == ranks
 
 
 def test_the_tightest_node_that_will_do() -> None:
-    room = Room([Node("big", 8, 8), Node("small", 8, 2)])
-    assert room.place(asks("x", 2)) == (("small", 2),)
+    free = FreeResources([Node("big", 8, 8), Node("small", 8, 2)])
+    assert free.find_placement(asks("x", 2)) == (("small", 2),)
 
 
 def test_a_gang_is_as_large_as_possible() -> None:
-    assert Room(NODES).place(asks("x", 100, min_workers=3)) == (("a", 4), ("b", 4))
+    assert FreeResources(NODES).find_placement(asks("x", 100, min_workers=3)) == (("a", 4), ("b", 4))
     assert cluster_can_hold(NODES, asks("x", 100, min_workers=8))
     assert not cluster_can_hold(NODES, asks("x", 9))
 
@@ -116,7 +126,7 @@ def test_age_raises_precedence_and_protects_but_does_not_preempt() -> None:
     assert admitted(first) == ["old"]
     (admit,) = first.actions
     assert isinstance(admit, Admit)
-    running = Holding(old, admit.placement, now, admit.level)
+    running = AllocatedGang(old, admit.placement, now, admit.level)
     assert preempted(schedule(now, NODES, [running], [young], {}, RULES)) == []
     fresh = holds("fresh", (("a", 4), ("b", 4)))
     assert preempted(schedule(now, NODES, [fresh], [replace(old, run="old2")], {}, RULES)) == []
@@ -222,17 +232,17 @@ def test_a_node_that_is_about_to_leave() -> None:
 
 
 def test_nodes_that_keep_failing_are_left_alone_for_a_while() -> None:
-    strikes, rules = Strikes(), Rules(strikes=2, quarantine_s=100.0)
+    quarantine, rules = Quarantine(), Rules(strikes=2, quarantine_s=100.0)
     nodes = [Node("a", 4, 0), Node("b", 4, 0)]
-    assert not strikes.strike("a", 0.0, rules)
-    assert not strikes.strike("a", 150.0, rules), "the first one is forgotten"
-    assert strikes.strike("a", 160.0, rules)
+    assert not quarantine.report_node_failure("a", 0.0, rules)
+    assert not quarantine.report_node_failure("a", 150.0, rules), "the first one is forgotten"
+    assert quarantine.report_node_failure("a", 160.0, rules)
     small, large = asks("small", 4, gpus=0), asks("large", 8, gpus=0)
-    assert strikes.usable(nodes, [small], 200.0) == nodes[1:]
-    assert strikes.usable(nodes, [small, large], 200.0) == nodes, "it would wait for an hour"
-    assert strikes.usable(nodes, [asks("huge", 9, gpus=0)], 200.0) == nodes[1:], "it would not help"
-    assert (strikes.until("a", 200.0), strikes.until("a", 260.0)) == (260.0, None)
-    assert strikes.usable(nodes, [small], 260.0) == nodes
+    assert quarantine.usable(nodes, [small], 200.0) == nodes[1:]
+    assert quarantine.usable(nodes, [small, large], 200.0) == nodes, "it would wait for an hour"
+    assert quarantine.usable(nodes, [asks("huge", 9, gpus=0)], 200.0) == nodes[1:], "it would not help"
+    assert (quarantine.quarantined_until("a", 200.0), quarantine.quarantined_until("a", 260.0)) == (260.0, None)
+    assert quarantine.usable(nodes, [small], 260.0) == nodes
 
 
 def test_ranks_are_found_on_their_nodes() -> None:
@@ -249,7 +259,7 @@ def test_elastic_gangs_shrink_to_what_is_there_and_grow_when_it_pays() -> None:
     (admit,) = decide([elastic], [holds("y", (("a", 4),))]).actions
     assert isinstance(admit, Admit)
     assert workers_of(admit.placement) == 4
-    small = Holding(elastic, (("b", 4),), 0.0, 0, expected_end=1000.0, steady=True)
+    small = AllocatedGang(elastic, (("b", 4),), 0.0, 0, expected_end=1000.0, steady=True)
     assert decide([], [small]).actions == [Preempt("x", "grows from 4 to 8 workers")]
     assert decide([], [replace(small, expected_end=100.0)]).actions == []
     assert decide([], [replace(small, expected_end=math.inf)]).actions == []
@@ -286,7 +296,7 @@ def test_invariants_over_many_passes(requests: list[Request], nodes: int, random
     """Nothing is given twice, no gang is half placed, and every gang that fits ends in the end."""
     cluster = [Node(f"n{n}", 8, 4) for n in range(nodes)]
     waiting = {f"r{n}": replace(request, run=f"r{n}") for n, request in enumerate(requests)}
-    running: dict[str, Holding] = {}
+    running: dict[str, AllocatedGang] = {}
     now = 1e5
     for _ in range(200):
         decision = schedule(now, cluster, list(running.values()), list(waiting.values()), {}, RULES)
@@ -295,27 +305,29 @@ def test_invariants_over_many_passes(requests: list[Request], nodes: int, random
                 request = waiting.pop(action.run)
                 assert request.min_workers <= workers_of(action.placement) <= request.workers
                 assert len({node for node, _ in action.placement}) == len(action.placement)
-                running[action.run] = Holding(request, action.placement, now, action.level, now + request.expected_s)
+                running[action.run] = AllocatedGang(
+                    request, action.placement, now, action.level, now + request.expected_s
+                )
             else:
                 assert not running[action.run].leaving
                 running[action.run] = replace(running[action.run], leaving=True)
         assert set(decision.waiting) == set(waiting)
         _check_room(cluster, running)
         now += 100.0
-        for run, holding in list(running.items()):
-            if holding.leaving:
+        for run, gang in list(running.items()):
+            if gang.leaving:
                 waiting[run] = running.pop(run).request
             elif random.random() < 0.3:  # type: ignore[attr-defined]
                 del running[run]
     assert all(not cluster_can_hold(cluster, request) for request in waiting.values())
 
 
-def _check_room(cluster: list[Node], running: dict[str, Holding]) -> None:
-    room = Room(cluster)
-    for holding in running.values():
-        room.take(holding.request, holding.placement)
-    assert np.all(room.cpus >= 0)
-    assert np.all(room.gpus >= 0)
+def _check_room(cluster: list[Node], running: dict[str, AllocatedGang]) -> None:
+    free = FreeResources(cluster)
+    for gang in running.values():
+        free.allocate(gang.request, gang.placement)
+    assert np.all(free.cpus >= 0)
+    assert np.all(free.gpus >= 0)
 
 
 @given(REQUESTS, st.lists(st.tuples(st.integers(1, 4), st.floats(1, 2000)), min_size=1, max_size=3))
@@ -349,7 +361,7 @@ def test_rules_from_a_file(tmp_path: Path) -> None:
         path.write_text(wrong)
         with pytest.raises(InputError, match=r"scheduling\.yaml"):
             load_rules(path)
-    lasting = LastingRules(path)
+    lasting = ReloadingRules(path)
     path.write_text("aging_s: 5")
     assert lasting().aging_s == 5
     path.write_text("aging_s: soon")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from drivetrain.accounting.cost import cost, held_seconds, worker_seconds
+from drivetrain.accounting.cost import allocated_seconds, cost, worker_seconds
 from drivetrain.job.spec import JobSpec
 from drivetrain.runs.states import Queued, State
 
@@ -21,7 +21,7 @@ def overspent(spec: JobSpec, history: History, joules: float, now: float) -> str
     budget = spec.budget
     found = cost(worker_seconds(history, now), joules, "", spec.resources)
     spent = (
-        ("hours", budget.hours, held_seconds(history, now) / 3600),
+        ("hours", budget.hours, allocated_seconds(history, now) / 3600),
         ("dollars", budget.dollars, found.dollars),
         ("energy_kwh", budget.energy_kwh, found.energy_kwh),
     )

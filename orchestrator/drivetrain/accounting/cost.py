@@ -58,15 +58,17 @@ def worker_seconds(history: _History, now: float) -> float:
         history: its transitions, as of `drivetrain.runs.store.RunStore.history`.
         now: until when, unless it has given the place back.
     """
-    return sum(workers * seconds for workers, seconds in _held(history, now))
+    return sum(workers * seconds for workers, seconds in _allocated_intervals(history, now))
 
 
-def held_seconds(history: _History, now: float) -> float:
+def allocated_seconds(history: _History, now: float) -> float:
     """Seconds in which a run had a place. Args: see `worker_seconds`."""
-    return sum(seconds for workers, seconds in _held(history, now) if workers)
+    return sum(seconds for workers, seconds in _allocated_intervals(history, now) if workers)
 
 
-def _held(history: _History, now: float) -> Iterator[tuple[int, float]]:
-    marks = [(at, workers_of(state.place.placement) if isinstance(state, Allocated) else 0) for at, _, state in history]
+def _allocated_intervals(history: _History, now: float) -> Iterator[tuple[int, float]]:
+    marks = [
+        (at, workers_of(state.allocation.placement) if isinstance(state, Allocated) else 0) for at, _, state in history
+    ]
     for (at, workers), (then, _) in pairwise([*marks, (now, 0)]):
         yield workers, max(0.0, then - at)

@@ -27,7 +27,7 @@ CLASSES = {
     "idle": "none of these",
 }
 
-_WITHOUT_RANKS = {
+_CLASS_WITHOUT_RANKS = {
     "queued": "queued",
     "preparing": "preparing",
     "ready": "queued",
@@ -36,16 +36,16 @@ _WITHOUT_RANKS = {
     "finishing": "finishing",
     "ended": "idle",
 }
-_LIVE = ("starting", "training", "stopping")  # phases in which there are ranks
-_OF_PART = dict(
+_PHASES_WITH_RANKS = ("starting", "training", "stopping")  # phases in which there are ranks
+_CLASS_OF_PART = dict(
     zip(PARTS, ("waiting for data", "computing", "communicating", "evaluating", "saving"), strict=True),
 )
 NUMBER_OF_CLASS = {name: number for number, name in enumerate(CLASSES)}
-NO_TURNS: Turns = np.empty(0, TURN)
+NO_ITERATIONS: Turns = np.empty(0, TURN)
 
 
 @dataclass(frozen=True)
-class Stay:
+class PhaseInterval:
     """How long a run was in one phase.
 
     Attributes:
@@ -110,7 +110,7 @@ class Timeline:
         return shares
 
 
-def stays(created: float, history: Iterable[tuple[float, str, int]], now: float) -> list[Stay]:
+def phase_intervals(created: float, history: Iterable[tuple[float, str, int]], now: float) -> list[PhaseInterval]:
     """The stays of a run, from its transitions (when, phase, generation) and when it was submitted.
 
     Args:
@@ -119,38 +119,42 @@ def stays(created: float, history: Iterable[tuple[float, str, int]], now: float)
     marks = [(created, "queued", 0), *history]
     if marks[-1][1] != "ended":
         marks.append((now, "", 0))
-    return [Stay(phase, generation, at, max(at, then)) for (at, phase, generation), (then, *_) in pairwise(marks)]
+    return [
+        PhaseInterval(phase, generation, at, max(at, then)) for (at, phase, generation), (then, *_) in pairwise(marks)
+    ]
 
 
-class Book(Protocol):
+class TimeAccumulator(Protocol):
     """Where a run's time is entered, one stretch behind the other."""
 
     def add(self, end: float, name: str) -> None:
         """Enter the time from where the last stretch ended to ``end`` under a class."""
 
-    def begin_of_turns(self, generation: int, limit: float) -> float | None:
+    def first_iteration_begin(self, generation: int, limit: float) -> float | None:
         """Return when the first turn of a generation began; None if none began before ``limit``."""
 
-    def add_turns(self, generation: int, limit: float, reached: int) -> int:
+    def add_iterations(self, generation: int, limit: float, reached: int) -> int:
         """Enter the turns of a generation that began before ``limit``, up to there; return their highest step.
 
         What lies between turns is idle. Steps up to ``reached`` are done again.
         """
 
 
-def account(found: Sequence[Stay], turns: Mapping[int, Turns]) -> Timeline:
-    """Account for the time of a run, reading all its turns. `drivetrain.accounting.sums` reads them as they come.
+def account(found: Sequence[PhaseInterval], turns: Mapping[int, Turns]) -> Timeline:
+    """Account for the time of a run from all its loop iterations.
+
+    `drivetrain.accounting.running_totals` does the same incrementally.
 
     Args:
         found: as of `stays`.
         turns: of each generation, as of `drivetrain_workers.records.step_times.read_turns`.
     """
-    stretches = _Stretches(found[0].begin, turns)
-    enter(found, stretches)
+    stretches = _IntervalAccumulator(found[0].begin, turns)
+    accumulate(found, stretches)
     return stretches.done()
 
 
-def enter(found: Sequence[Stay], book: Book) -> None:
+def accumulate(found: Sequence[PhaseInterval], book: TimeAccumulator) -> None:
     """Enter the time of a run into a book.
 
     Where ranks lived, the turns that rank 0 has written say what was done; what lies between them is idle. A turn that
@@ -164,16 +168,16 @@ def enter(found: Sequence[Stay], book: Book) -> None:
     groups = [list(group) for _, group in groupby(found, key=_life)]
     for group, after in zip(groups, [*groups[1:], []], strict=True):
         first, last = group[0], group[-1]
-        if first.phase not in _LIVE:
+        if first.phase not in _PHASES_WITH_RANKS:
             for stay in group:
                 failed = failed and stay.phase != "ended"  # a user who resumes it begins with a clean slate
-                book.add(stay.end, "recovering" if failed else _WITHOUT_RANKS[stay.phase])
+                book.add(stay.end, "recovering" if failed else _CLASS_WITHOUT_RANKS[stay.phase])
             continue
-        begins_training = book.begin_of_turns(first.generation, last.end)
+        begins_training = book.first_iteration_begin(first.generation, last.end)
         book.add(last.end if begins_training is None else begins_training, "recovering" if failed else "starting")
         failed = bool(after) and after[0].phase != "finishing" and last.phase != "stopping"
         if begins_training is not None:
-            reached = max(reached, book.add_turns(first.generation, last.end, reached))
+            reached = max(reached, book.add_iterations(first.generation, last.end, reached))
             book.add(last.end, "recomputing" if failed else "saving" if after else "computing")
 
 
@@ -182,7 +186,7 @@ def by_class(seconds: NDArray[np.float64]) -> dict[str, float]:
     return dict(zip(CLASSES, seconds.tolist(), strict=True))
 
 
-def turn_stretches(
+def iteration_intervals(
     records: Turns, at: float, limit: float, reached: int
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Divide the time of turns into stretches: the parts of each turn, and what lies between it and the next one.
@@ -204,18 +208,18 @@ def turn_stretches(
     edges = np.clip(np.minimum(edges, following[:, None]), at, max(at, limit))
     edges = np.maximum.accumulate(edges.ravel()).reshape(len(records), -1)
     classes = np.tile(
-        [NUMBER_OF_CLASS[_OF_PART[part]] for part in PARTS] + [NUMBER_OF_CLASS["idle"]], (len(records), 1)
+        [NUMBER_OF_CLASS[_CLASS_OF_PART[part]] for part in PARTS] + [NUMBER_OF_CLASS["idle"]], (len(records), 1)
     )
     classes[records["step"] <= reached, : len(PARTS)] = NUMBER_OF_CLASS["recomputing"]
     return edges, classes
 
 
-def _life(stay: Stay) -> tuple[bool, int]:
+def _life(stay: PhaseInterval) -> tuple[bool, int]:
     """Stays in which the same ranks live belong together."""
-    return (True, stay.generation) if stay.phase in _LIVE else (False, 0)
+    return (True, stay.generation) if stay.phase in _PHASES_WITH_RANKS else (False, 0)
 
 
-class _Stretches:
+class _IntervalAccumulator:
     """A book that keeps every stretch.
 
     Args:
@@ -232,19 +236,19 @@ class _Stretches:
         self._parts.append((np.array([self._at]), np.array([end]), np.array([NUMBER_OF_CLASS[name]])))
         self._at = end
 
-    def begin_of_turns(self, generation: int, limit: float) -> float | None:
+    def first_iteration_begin(self, generation: int, limit: float) -> float | None:
         records = self._begun(generation, limit)
         return float(records["began"][0]) if len(records) else None
 
-    def add_turns(self, generation: int, limit: float, reached: int) -> int:
+    def add_iterations(self, generation: int, limit: float, reached: int) -> int:
         records = self._begun(generation, limit)
-        edges, classes = turn_stretches(records, self._at, limit, reached)
+        edges, classes = iteration_intervals(records, self._at, limit, reached)
         self._parts.append((edges[:, :-1].ravel(), edges[:, 1:].ravel(), classes.ravel()))
         self._at = float(edges[-1, -1])
         return int(records["step"].max())
 
     def _begun(self, generation: int, limit: float) -> Turns:
-        records = self._turns.get(generation, NO_TURNS)
+        records = self._turns.get(generation, NO_ITERATIONS)
         return records[records["began"] < limit]
 
     def done(self) -> Timeline:

@@ -18,8 +18,8 @@ from drivetrain.cloud.cluster_file import ClusterFile
 from drivetrain.cluster.ray_internals import node_provider
 from drivetrain.private_files import write_private
 
-_GONE_S = 300.0
-_LOOK_S = 2.0
+_TERMINATION_TIMEOUT_S = 300.0
+_POLL_INTERVAL_S = 2.0
 
 
 class LauncherError(DrivetrainError):
@@ -60,12 +60,12 @@ def up(file: ClusterFile) -> None:
 def down(file: ClusterFile) -> None:
     """Take every machine away; returns when the cloud has none of them left. Raises LauncherError."""
     _ray("down", file)
-    deadline = time.monotonic() + _GONE_S
+    deadline = time.monotonic() + _TERMINATION_TIMEOUT_S
     while left := nodes(file):
         if time.monotonic() > deadline:
             ids = ", ".join(node.id for node in left)
             raise LauncherError(f"still there, and paid for: {ids}; end them in the cloud's console")
-        time.sleep(_LOOK_S)
+        time.sleep(_POLL_INTERVAL_S)
 
 
 def nodes(file: ClusterFile) -> list[CloudNode]:

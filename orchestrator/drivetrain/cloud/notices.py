@@ -15,10 +15,12 @@ from drivetrain_pipelines.errors import InputError
 
 METADATA = "http://169.254.169.254"
 CLOUDS = ("aws", "gcp", "azure")
-_LOOK_S = 2.0
-_PATIENCE_S = 180.0  # with the first answer: machines boot, and Azure begins to look for events when it is asked
-_GOOGLE_S = 30.0  # it tells no time: this is all that it gives
-_NO_ANSWER = (httpx.HTTPError, ValueError, KeyError)  # none, or one that is not as documented
+_POLL_INTERVAL_S = 2.0
+_FIRST_ANSWER_TIMEOUT_S = (
+    180.0  # with the first answer: machines boot, and Azure begins to look for events when it is asked
+)
+_GCP_NOTICE_S = 30.0  # it tells no time: this is all that it gives
+_ANSWER_ERRORS = (httpx.HTTPError, ValueError, KeyError)  # none, or one that is not as documented
 
 
 def check_cloud(cloud: str) -> None:
@@ -38,18 +40,18 @@ def wait_for_notice(cloud: str, metadata: str = METADATA) -> float:
         InputError: another cloud, or none, answers there.
     """
     ask = {"aws": _aws, "gcp": _gcp, "azure": _azure}[cloud]
-    patience, answered = time.monotonic() + _PATIENCE_S, False
+    patience, answered = time.monotonic() + _FIRST_ANSWER_TIMEOUT_S, False
     with httpx.Client(base_url=metadata, timeout=5.0, trust_env=False) as client:
         while True:
             try:
                 if (left := ask(client)) is not None:
                     return max(0.0, left)
                 answered = True
-            except _NO_ANSWER as error:  # later on such services are away at times
+            except _ANSWER_ERRORS as error:  # later on such services are away at times
                 if not answered and time.monotonic() > patience:
                     fix = "Leave this to machines of that cloud, and let containers reach its metadata service."
                     raise InputError("--on-notice", cloud, f"the cloud of this machine, but: {error!r}", fix) from error
-            time.sleep(_LOOK_S)
+            time.sleep(_POLL_INTERVAL_S)
 
 
 def _aws(client: httpx.Client) -> float | None:
@@ -62,7 +64,7 @@ def _aws(client: httpx.Client) -> float | None:
 
 def _gcp(client: httpx.Client) -> float | None:
     answer = client.get("/computeMetadata/v1/instance/preempted", headers={"Metadata-Flavor": "Google"})
-    return _GOOGLE_S if answer.raise_for_status().text == "TRUE" else None
+    return _GCP_NOTICE_S if answer.raise_for_status().text == "TRUE" else None
 
 
 def _azure(client: httpx.Client) -> float | None:

@@ -27,8 +27,8 @@ from drivetrain.cluster.protocols import AgentHandle, AgentLostError, NodesGoneE
 from drivetrain.scheduling.model import Placement
 
 LEASE_S = 120.0
-_FAREWELL_S = 10.0
-_LOOK_S = 1.0
+_SHUTDOWN_TIMEOUT_S = 10.0
+_POLL_INTERVAL_S = 1.0
 _NODE_LABEL = "ray.io/node-id"
 
 
@@ -78,7 +78,7 @@ class RayAgent:
     def finish_uploads(self, timeout_s: float) -> bool:
         """See `AgentHandle`."""
         call = self._actor.finish_uploads.remote(timeout_s)
-        return bool(self._get(call, timeout_s + _FAREWELL_S))
+        return bool(self._get(call, timeout_s + _SHUTDOWN_TIMEOUT_S))
 
     def _get(self, call: Any, timeout_s: float | None = None) -> Any:
         try:
@@ -111,7 +111,7 @@ class RayGang:
             if not wanted():
                 return []
             group = self._placement_group(placement)
-        while not group.wait(_LOOK_S):
+        while not group.wait(_POLL_INTERVAL_S):
             self._check(placement)
             if not wanted():
                 return []
@@ -152,7 +152,7 @@ class RayGang:
                 continue  # already gone
             with suppress(ray.exceptions.RayError):
                 if not keep_copies:
-                    ray.get(agent.forget_copies.remote(), timeout=_FAREWELL_S)
+                    ray.get(agent.forget_copies.remote(), timeout=_SHUTDOWN_TIMEOUT_S)
             ray.kill(agent)
 
     def _find(self, index: int) -> Any:

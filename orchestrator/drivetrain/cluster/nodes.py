@@ -13,7 +13,7 @@ from drivetrain.cluster import ray_internals
 from drivetrain.scheduling.model import Node
 
 HEAD = "node:__internal_head__"  # the resource that Ray gives to the head alone
-_LOOK_S = 0.5
+_POLL_INTERVAL_S = 0.5
 
 
 def usable_nodes() -> list[Node]:
@@ -67,7 +67,7 @@ def leave(node: str, gcs_address: str, within_s: float, why: str) -> bool:
     retrying = Retrying(
         retry=retry_if_exception_type(RpcError) | retry_if_not_result(bool),  # the head may be restarting
         stop=lambda _: time.time() >= until,
-        wait=wait_fixed(_LOOK_S),
+        wait=wait_fixed(_POLL_INTERVAL_S),
         retry_error_callback=lambda _: False,
     )
     return retrying(_announce, node, gcs_address, until, why) and retrying(_is_unused, node, gcs_address)

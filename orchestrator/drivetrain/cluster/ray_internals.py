@@ -22,7 +22,7 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.autoscaler.v2.sdk import get_cluster_status
 from ray.core.generated import autoscaler_pb2
 
-_ANSWER_S = 5
+_RPC_TIMEOUT_S = 5
 
 logging.getLogger("ray.autoscaler._private.util").setLevel(logging.WARNING)  # it logs what it fills in
 
@@ -41,7 +41,7 @@ def resources_in_use(gcs_address: str) -> dict[str, Mapping[str, float]]:
     Raises:
         RpcError: the cluster does not answer.
     """
-    status = get_cluster_status(gcs_address, _ANSWER_S)
+    status = get_cluster_status(gcs_address, _RPC_TIMEOUT_S)
     nodes = {node.node_id: node.used_resources() for node in (*status.idle_nodes, *status.active_nodes)}
     return {node: used for node, used in nodes.items() if node}
 
@@ -59,7 +59,7 @@ def drain_node(node: str, gcs_address: str, deadline: float, why: str) -> bool:
         RpcError: the cluster does not answer.
     """
     reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")  # type: ignore[attr-defined]
-    accepted, _ = GcsClient(gcs_address).drain_node(node, reason, why, int(deadline * 1000), _ANSWER_S)
+    accepted, _ = GcsClient(gcs_address).drain_node(node, reason, why, int(deadline * 1000), _RPC_TIMEOUT_S)
     return bool(accepted)
 
 

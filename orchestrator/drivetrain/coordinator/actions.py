@@ -77,7 +77,7 @@ class _Placer:
     def __init__(self, run_id: str, gang: Gang, agents: AgentEvents, sleep: Callable[[float], None]) -> None:
         self._run_id, self._gang, self._agents, self._sleep = run_id, gang, agents, sleep
 
-    def place(self, dataset: str, place: st.Place, wanted: Callable[[], bool]) -> ev.Event | _Placed:
+    def place(self, dataset: str, allocation: st.Allocation, wanted: Callable[[], bool]) -> ev.Event | _Placed:
         """Return the agents, or why there are none; gives up when they are no longer wanted."""
         retrying = Retrying(
             retry=retry_if_exception_type(AgentLostError),  # one died at once
@@ -87,11 +87,11 @@ class _Placer:
             reraise=True,
         )
         try:
-            return retrying(self._once, dataset, place, wanted)
+            return retrying(self._once, dataset, allocation, wanted)
         except NodesGoneError as error:
-            return ev.PlaceLost(str(error))
+            return ev.AllocationLost(str(error))
         except AgentLostError as error:
-            return ev.PlaceUnfit(str(error))
+            return ev.AllocationUnusable(str(error))
         except Exception as error:  # Ray has several kinds for a group that was released meanwhile
             if wanted():
                 _log.exception("placing %s", self._run_id)
@@ -105,8 +105,8 @@ class _Placer:
             self._agents.report_failure_of(error.index)
             raise
 
-    def _once(self, dataset: str, place: st.Place, wanted: Callable[[], bool]) -> _Placed:
-        agents = self._gang.place(dataset, place.placement, wanted)
+    def _once(self, dataset: str, allocation: st.Allocation, wanted: Callable[[], bool]) -> _Placed:
+        agents = self._gang.place(dataset, allocation.placement, wanted)
         return _Placed(agents, self.snapshots(agents))
 
 
@@ -149,10 +149,10 @@ class Actions:
         match action:
             case ev.Prepare():
                 self._spawn(self._prepare)
-            case ev.GiveBack(keep_copies):
-                self._give_back(keep_copies)
-            case ev.PlaceGang(dataset, place):
-                self._spawn(partial(self._place, dataset, place))
+            case ev.ReleaseAllocation(keep_copies):
+                self._release_allocation(keep_copies)
+            case ev.PlaceGang(dataset, allocation):
+                self._spawn(partial(self._place, dataset, allocation))
             case ev.Attach(generation):
                 self._attach(generation)
             case ev.StartGeneration(generation):
@@ -160,7 +160,7 @@ class Actions:
             case ev.StopRanks():
                 for agent in self._agents.agents:
                     agent.stop()
-            case ev.AskStop():
+            case ev.RequestStop():
                 for agent in self._agents.agents:
                     agent.ask_stop()
             case ev.Conclude(dataset):
@@ -192,18 +192,20 @@ class Actions:
 
     # Agents ---------------------------------------------------------------------------------------------------
 
-    def _give_back(self, keep_copies: bool) -> None:
-        self._agents.forget()
+    def _release_allocation(self, keep_copies: bool) -> None:
+        self._agents.clear()
         self._gang.release(keep_copies)
-        self._scheduler.want_place(self._live.view.eta_s, waiting_since(self._live.created, self._live.history()))
+        self._scheduler.request_allocation(
+            self._live.view.eta_s, waiting_since(self._live.created, self._live.history())
+        )
 
-    def _place(self, dataset: str, place: st.Place) -> None:
+    def _place(self, dataset: str, allocation: st.Allocation) -> None:
         """Get agents at a place; the outcome counts only while the run still wants that place."""
 
         def wanted() -> bool:
-            return isinstance(self._live.state, st.Placing) and self._live.state.place == place
+            return isinstance(self._live.state, st.Placing) and self._live.state.allocation == allocation
 
-        outcome = self._placer.place(dataset, place, wanted)
+        outcome = self._placer.place(dataset, allocation, wanted)
         self._live.post(partial(self._take_in, outcome, wanted))
 
     def _take_in(self, outcome: ev.Event | _Placed, wanted: Callable[[], bool]) -> Iterator[ev.Event]:
@@ -221,7 +223,7 @@ class Actions:
         state = self._live.state
         assert isinstance(state, st.Allocated)
         try:
-            agents = self._gang.attach(state.place.placement)
+            agents = self._gang.attach(state.allocation.placement)
             snapshots = self._placer.snapshots(agents)
         except AgentLostError as error:
             self._live.post(ev.AgentLost(generation, f"not found after a restart: {error}"))
@@ -244,7 +246,7 @@ class Actions:
 
     def _start_generation(self, generation: int) -> None:
         self._live.view.timeline = {}
-        self._live.view.mark("told")
+        self._live.view.mark("requested")
         try:
             self._gang.start(self._agents.agents, generation)
         except (AgentLostError, OSError) as error:  # the agent, or its fork server, is dead
@@ -273,7 +275,7 @@ class Actions:
                     self._finish_uploads()
             finally:  # whatever else fails, the allocation is released, and only then reported to be free
                 self._gang.release()
-                self._scheduler.leave()
+                self._scheduler.release()
             self._account()
             self._tracker.tags(reason=reason, detail=detail)
             self._tracker.end(OUTCOMES[reason].status)

@@ -16,7 +16,7 @@ from drivetrain.runs import events as ev
 from drivetrain.runs import states as st
 from drivetrain.scheduling.model import node_of
 
-_POLL_S = 10.0
+_POLL_TIMEOUT_S = 10.0
 
 
 class AgentListener:
@@ -41,7 +41,7 @@ class AgentListener:
         self._since = 0
         self.ended = False
 
-    def poll(self, timeout_s: float = _POLL_S) -> bool:
+    def poll(self, timeout_s: float = _POLL_TIMEOUT_S) -> bool:
         """Read once; return whether there may be more to read."""
         if self._over():
             self.ended = True
@@ -99,14 +99,14 @@ class AgentEvents:
                 self._listeners[agent.id] = listener
                 self._listen(listener)
 
-    def forget(self) -> None:
+    def clear(self) -> None:
         """The run has no agents any more."""
         self.agents = ()
 
     def report_failure_of(self, index: int) -> None:
         """Report a failure of the node of an agent to the scheduler."""
         if isinstance(self._live.state, st.Allocated):
-            self._scheduler.report_node_failure(self._live.state.place.placement[index][0])
+            self._scheduler.report_node_failure(self._live.state.allocation.placement[index][0])
 
     def _is_over(self) -> bool:
         return isinstance(self._live.state, st.Ended)
@@ -123,7 +123,7 @@ class AgentEvents:
             for rank in found.failed_ranks:
                 self._report_failure_of_rank(rank)
             yield from found.events
-        self._scheduler.expect_end(self._live.view.eta_s, self._live.view.start_s)
+        self._scheduler.update_expected_end(self._live.view.eta_s, self._live.view.start_s)
 
     def _lost(self, agent: AgentHandle, detail: str) -> Iterator[ev.Event]:
         if agent in self.agents:  # not one that was replaced meanwhile
@@ -133,4 +133,4 @@ class AgentEvents:
 
     def _report_failure_of_rank(self, rank: int) -> None:
         if isinstance(self._live.state, st.Allocated):
-            self._scheduler.report_node_failure(node_of(rank, self._live.state.place.placement))
+            self._scheduler.report_node_failure(node_of(rank, self._live.state.allocation.placement))

@@ -10,8 +10,8 @@ from drivetrain_workers.checkpoints.store import describe_all
 from drivetrain_workers.records.run_folder import RunFolder
 
 from drivetrain.accounting.budget import History, overspent, since_resumed
-from drivetrain.accounting.picture import draw_goodput
-from drivetrain.accounting.statement import account_of, timeline_of
+from drivetrain.accounting.plot import draw_goodput
+from drivetrain.accounting.run_account import account_of, timeline_of
 from drivetrain.home import Home
 from drivetrain.job.spec import BudgetSpec, JobSpec
 from drivetrain.runs.states import Queued

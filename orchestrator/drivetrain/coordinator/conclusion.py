@@ -20,12 +20,12 @@ from drivetrain_workers.records.run_folder import RunFolder
 from drivetrain.cluster.protocols import AgentHandle, AgentLostError
 from drivetrain.job.spec import JobSpec
 from drivetrain.runs.facts import RunFacts
-from drivetrain.tracking.curves import draw_loss
+from drivetrain.tracking.loss_plots import draw_loss
 from drivetrain.tracking.totals import Record
 from drivetrain.tracking.tracker import Tracker
 
 _log = logging.getLogger(__name__)
-_UPLOAD_S = 600.0
+_UPLOAD_TIMEOUT_S = 600.0
 
 
 class Conclusion:
@@ -59,7 +59,7 @@ class Conclusion:
             tokens_per_s=totals.mean("tokens_per_s"),
             step_s=_median(self._tracker.logged_metrics(), "step_s"),
             picture=str(picture),
-            problem=self.finish_uploads(agents, _UPLOAD_S),
+            problem=self.finish_uploads(agents, _UPLOAD_TIMEOUT_S),
         )
         if sample := self._spec.sample:
             facts = self._try("sample", facts, lambda: self._sample(agents, dataset, sample.prompt))

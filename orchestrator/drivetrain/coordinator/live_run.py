@@ -66,11 +66,11 @@ class LiveRun:
 
     def save(self, state: st.State, why: str) -> None:
         """Store a transition; wait for the database while it is away."""
-        self._store_patiently(lambda: self._store.save(self.id, state, why))
+        self._store_with_retries(lambda: self._store.save(self.id, state, why))
 
     def update_facts(self, **changes: Any) -> None:
         """Store what is known of the run, and show it; wait for the database while it is away."""
-        self._store_patiently(lambda: self._store.update_facts(self.id, **changes))
+        self._store_with_retries(lambda: self._store.update_facts(self.id, **changes))
         self.show_facts(**changes)
 
     def show_facts(self, **changes: Any) -> None:
@@ -104,7 +104,7 @@ class LiveRun:
         """Return every transition; see `RunStore.history`."""
         return self._store.history(self.id)
 
-    def _store_patiently(self, store: Callable[[], None]) -> None:
+    def _store_with_retries(self, store: Callable[[], None]) -> None:
         """Nothing can be decided without the database; training continues, and the run says what it waits for."""
         while True:
             try:

@@ -10,17 +10,16 @@ from drivetrain_pipelines.prepare.prepare import prepare
 from drivetrain_pipelines.storage.checksums import JsonObject, atomic_write
 from drivetrain_workers.records.run_folder import RunFolder
 
-from drivetrain.cluster.devices import room_for
+from drivetrain.cluster.devices import hardware_for
 from drivetrain.home import Home
 from drivetrain.job.files import with_files
 from drivetrain.job.spec import JobSpec
 from drivetrain.planning.forecast import forecast
-from drivetrain.planning.plan import chosen
+from drivetrain.planning.plan import chosen_settings
 from drivetrain.runs.facts import RunFacts
 from drivetrain.tracking.tracker import Tracker
 
 _log = logging.getLogger(__name__)
-_UPLOAD_S = 600.0
 
 
 class Preparation:
@@ -79,8 +78,8 @@ class Preparation:
     def _choose(self, location: str) -> JsonObject:
         """Have the plan choose what the job leaves to it, and keep that as if the job had said so."""
         workers = self._spec.resources.min_workers  # with more of them each needs less
-        room = room_for(workers, self._spec.resources.cpus_per_worker, self._gpus_per_worker)
-        found = chosen(forecast(self._spec, self.folder.code, location, room, self._home))
+        room = hardware_for(workers, self._spec.resources.cpus_per_worker, self._gpus_per_worker)
+        found = chosen_settings(forecast(self._spec, self.folder.code, location, room, self._home))
         settings = {name: found[name] for name in ("zero", "micro_batch_size")}
         training = self._spec.training.model_copy(update=settings)
         self._resolve(self._spec.model_copy(update={"training": training}))

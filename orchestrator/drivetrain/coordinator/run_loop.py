@@ -52,9 +52,9 @@ class RunLoop:
         scheduler.connect(live.post, live.show_waiting)
         state = live.state
         if isinstance(state, st.Allocated):  # now, not in the thread: no pass of the scheduler may come before
-            scheduler.hold(state.place, leaving=isinstance(state, st.Stopping))
+            scheduler.restore_allocation(state.allocation, leaving=isinstance(state, st.Stopping))
         elif isinstance(state, st.Preparing):
-            scheduler.prepare()
+            scheduler.mark_preparing()
 
     def start(self, on_end: Callable[[], None]) -> None:
         """Begin, or continue from the stored state, in a thread; ``on_end`` is called when nothing is left to do."""
@@ -63,7 +63,7 @@ class RunLoop:
 
     def cancel(self) -> None:
         """Ask the run to save and end."""
-        self._live.post(ev.CancelAsked())
+        self._live.post(ev.CancelRequested())
 
     def view(self, known_version: int, timeout_s: float) -> RunView:
         """Return the run's figures; wait until they are newer than ``known_version``, at most ``timeout_s``."""
@@ -91,7 +91,7 @@ class RunLoop:
         self._live.show()
         self._finish_if_ended()
 
-    def turn(self) -> None:
+    def iterate(self) -> None:
         """Decide on the next item of the inbox, or on the time."""
         try:
             item = self._live.inbox.get(timeout=_TICK_INTERVAL_S)
@@ -107,7 +107,7 @@ class RunLoop:
     def _run(self) -> None:
         self.begin()
         while not self.ended:
-            self.turn()
+            self.iterate()
 
     def _finish_if_ended(self) -> None:
         if isinstance(self._live.state, st.Ended):
@@ -118,7 +118,7 @@ class RunLoop:
     def _resume(self) -> None:
         if isinstance(self._live.state, st.Queued):
             self._tracker.begin()
-            self._scheduler.want_to_prepare()
+            self._scheduler.request_preparation()
         for action in actions_to_resume(self._live.state):
             self._actions.perform(action)
 
@@ -152,7 +152,7 @@ class RunLoop:
         self._budget_checked = now
         computes = isinstance(state, st.Allocated) and not isinstance(state, st.Stopping | st.Finishing)
         if computes and (spent := self._overspent(self._live.view.energy_j)):
-            self._handle(ev.CancelAsked(Reason.BUDGET_SPENT, spent))
+            self._handle(ev.CancelRequested(Reason.BUDGET_SPENT, spent))
 
 
 def _nothing() -> None:

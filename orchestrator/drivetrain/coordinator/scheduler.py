@@ -14,19 +14,19 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from drivetrain.runs import events as ev
-from drivetrain.runs.states import Place
-from drivetrain.scheduling.model import Admit, Holding, Node, Request, workers_of
+from drivetrain.runs.states import Allocation
+from drivetrain.scheduling.model import Admit, AllocatedGang, Node, Request, workers_of
 from drivetrain.scheduling.policy import schedule
-from drivetrain.scheduling.precedence import Capacity, FairShares, UsageMeter, by_precedence
+from drivetrain.scheduling.priority import Capacity, FairShares, UsageMeter, by_priority
+from drivetrain.scheduling.quarantine import Quarantine
 from drivetrain.scheduling.rules import Rules
 from drivetrain.scheduling.status import ClusterStatus, NodeStatus, QueueEntry
-from drivetrain.scheduling.strikes import Strikes
 
 _log = logging.getLogger(__name__)
-_LOOK_S = 2.0  # nodes come and go without a word
-_REMEMBER_S = 60.0
+_POLL_INTERVAL_S = 2.0  # nodes come and go without a word
+_USAGE_SAVE_INTERVAL_S = 60.0
 
-Tell = Callable[[ev.Event], None]
+Send = Callable[[ev.Event], None]
 
 
 class UsageStore(Protocol):
@@ -35,7 +35,7 @@ class UsageStore(Protocol):
     def usage(self) -> tuple[dict[str, float], float]:
         """Shares by user, and when they were measured."""
 
-    def remember_usage(self, shares: Mapping[str, float], now: float) -> None:
+    def save_usage(self, shares: Mapping[str, float], now: float) -> None:
         """Keep them."""
 
 
@@ -47,7 +47,7 @@ class Scheduler:
         nodes: that can be used now.
         store: remembers who has used how much.
         clock: seconds since the epoch.
-        provision: is told of all gangs that run or wait for room, where the rules have pools to draw nodes from.
+        provision: is told of all demand that run or wait for free, where the rules have pools to draw nodes from.
     """
 
     def __init__(
@@ -59,15 +59,15 @@ class Scheduler:
         provision: Callable[[list[Request]], None] | None = None,
     ) -> None:
         self._rules, self._nodes, self._store, self.clock = rules, nodes, store, clock
-        self._provision = provision or _unheard
+        self._provision = provision or _ignore
         self._changed = threading.Condition()
         self._dirty = True
         self._to_prepare: dict[str, SchedulerHandle] = {}
         self._preparing: set[str] = set()
         self._waiting: dict[str, SchedulerHandle] = {}
-        self._holding: dict[str, tuple[SchedulerHandle, Holding]] = {}
+        self._allocated: dict[str, tuple[SchedulerHandle, AllocatedGang]] = {}
         usage, at = store.usage()
-        self._strikes = Strikes()
+        self._quarantine = Quarantine()
         self._meter = UsageMeter(at, usage)
         self._remembered = at
 
@@ -83,55 +83,55 @@ class Scheduler:
         """Return the nodes with the runs that have them, and every run that waits, the next first."""
         now, nodes = self.clock(), self._nodes()
         with self._changed:
-            held = [holding for _, holding in self._holding.values()]
+            held = [gang for _, gang in self._allocated.values()]
             queue = [
                 QueueEntry(request, what)
                 for what, book in (("a place", self._waiting), ("its turn to prepare data", self._to_prepare))
-                for request in self._by_precedence(book)
+                for request in self._by_priority(book)
             ]
-            status = tuple(_node_status(node, held, self._strikes.until(node.id, now)) for node in nodes)
+            status = tuple(_node_status(node, held, self._quarantine.quarantined_until(node.id, now)) for node in nodes)
             return ClusterStatus(status, tuple(queue), dict(self._meter.usage))
 
     def update(self, handle: SchedulerHandle, **change: Any) -> None:
         """Enter a change into the book: a run is in one of its lists, or in none.
 
         Args:
-            change: ``prepares``, ``preparing``, ``waits`` (True), ``holds`` (a Holding), or nothing.
+            change: ``prepares``, ``preparing``, ``waits`` (True), ``holds`` (a AllocatedGang), or nothing.
         """
         run = handle.request.run
         with self._changed:
             self._to_prepare.pop(run, None)
             self._waiting.pop(run, None)
-            self._holding.pop(run, None)
+            self._allocated.pop(run, None)
             self._preparing.discard(run)
-            if change.get("prepares"):
+            if change.get("to_prepare"):
                 self._to_prepare[run] = handle
             elif change.get("preparing"):
                 self._preparing.add(run)
-            elif change.get("waits"):
+            elif change.get("waiting"):
                 self._waiting[run] = handle
-            elif holding := change.get("holds"):
-                self._holding[run] = (handle, holding)
+            elif gang := change.get("allocated"):
+                self._allocated[run] = (handle, gang)
             self._dirty = True
             self._changed.notify_all()
 
     def report_node_failure(self, node: str) -> None:
         """Blame a failure on a node."""
         with self._changed:
-            if self._strikes.strike(node, self.clock(), self._rules()):
+            if self._quarantine.report_node_failure(node, self.clock(), self._rules()):
                 _log.warning("node %s is in quarantine", node)
 
-    def expect_end(self, handle: SchedulerHandle, at: float) -> None:
+    def update_expected_end(self, handle: SchedulerHandle, at: float) -> None:
         """Note when a run will give its place back."""
         with self._changed:
-            if found := self._holding.get(handle.request.run):
+            if found := self._allocated.get(handle.request.run):
                 known = replace(found[1], request=handle.request, expected_end=at, steady=True)
-                self._holding[handle.request.run] = (handle, known)
+                self._allocated[handle.request.run] = (handle, known)
 
     def _run(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._dirty, _LOOK_S)
+                self._changed.wait_for(lambda: self._dirty, _POLL_INTERVAL_S)
                 self._dirty = False
             try:
                 self.run_pass()
@@ -144,48 +144,48 @@ class Scheduler:
         with self._changed:
             self._measure(now, Capacity(nodes), rules.half_life_s)
             self._begin_preparations(rules)
-            holdings = [holding for _, holding in self._holding.values()]
+            gangs = [gang for _, gang in self._allocated.values()]
             requests = [handle.request for handle in self._waiting.values()]
-            nodes = self._strikes.usable(nodes, requests, now)
-            decision = schedule(now, nodes, holdings, requests, self._meter.usage, rules)
+            nodes = self._quarantine.usable(nodes, requests, now)
+            decision = schedule(now, nodes, gangs, requests, self._meter.usage, rules)
             for run, why in decision.waiting.items():
-                self._waiting[run].waits(why)
+                self._waiting[run].show_waiting(why)
             for action in decision.actions:
                 _log.info("%s", action)
                 if isinstance(action, Admit):
                     handle = self._waiting.pop(action.run)
-                    place = Place(action.placement, now, action.level)
-                    self._holding[action.run] = (handle, handle.holding(place))
-                    handle.tell(ev.PlaceGiven(place))
+                    allocation = Allocation(action.placement, now, action.level)
+                    self._allocated[action.run] = (handle, handle.allocated_gang(allocation))
+                    handle.send(ev.AllocationGranted(allocation))
                 else:
-                    handle, holding = self._holding[action.run]
-                    self._holding[action.run] = (handle, replace(holding, leaving=True))
-                    handle.tell(ev.YieldAsked(action.why))
-            gangs = [replace(h.request, workers=h.workers) for _, h in self._holding.values()] + decision.short
+                    handle, gang = self._allocated[action.run]
+                    self._allocated[action.run] = (handle, replace(gang, leaving=True))
+                    handle.send(ev.PreemptionRequested(action.why))
+            demand = [replace(h.request, workers=h.workers) for _, h in self._allocated.values()] + decision.short
         if rules.pools:
-            self._provision(gangs)
+            self._provision(demand)
 
     def _measure(self, now: float, capacity: Capacity, half_life_s: float) -> None:
         shares: dict[str, float] = defaultdict(float)
-        for _, holding in self._holding.values():
-            shares[holding.request.user] += capacity.share(holding.request, holding.workers)
+        for _, gang in self._allocated.values():
+            shares[gang.request.user] += capacity.share(gang.request, gang.workers)
         self._meter.advance(now, shares, half_life_s)
-        if shares and now - self._remembered > _REMEMBER_S:
+        if shares and now - self._remembered > _USAGE_SAVE_INTERVAL_S:
             self._remembered = now
-            self._store.remember_usage(self._meter.usage, now)
+            self._store.save_usage(self._meter.usage, now)
 
     def _begin_preparations(self, rules: Rules) -> None:
-        for request in self._by_precedence(self._to_prepare):
+        for request in self._by_priority(self._to_prepare):
             if len(self._preparing) >= rules.max_preparing:
-                self._to_prepare[request.run].waits("waits for others to prepare their data")
+                self._to_prepare[request.run].show_waiting("waits for others to prepare their data")
                 continue
             handle = self._to_prepare.pop(request.run)
             self._preparing.add(request.run)
-            handle.tell(ev.Admitted())
+            handle.send(ev.Admitted())
 
-    def _by_precedence(self, book: dict[str, SchedulerHandle]) -> list[Request]:
+    def _by_priority(self, book: dict[str, SchedulerHandle]) -> list[Request]:
         rules, requests = self._rules(), [handle.request for handle in book.values()]
-        return list(by_precedence(self.clock(), requests, FairShares(self._meter.usage, rules), rules))
+        return list(by_priority(self.clock(), requests, FairShares(self._meter.usage, rules), rules))
 
 
 class SchedulerHandle:
@@ -199,22 +199,22 @@ class SchedulerHandle:
     def __init__(self, scheduler: Scheduler, request: Request) -> None:
         self._scheduler, self.request = scheduler, request
         self._workers = request.workers
-        self.tell: Tell = _unheard
-        self.waits: Callable[[str], None] = _unheard
+        self.send: Send = _ignore
+        self.show_waiting: Callable[[str], None] = _ignore
 
-    def connect(self, tell: Tell, waits: Callable[[str], None]) -> None:
+    def connect(self, send: Send, show_waiting: Callable[[str], None]) -> None:
         """Whom to tell of decisions, and of reasons to wait."""
-        self.tell, self.waits = tell, waits
+        self.send, self.show_waiting = send, show_waiting
 
-    def want_to_prepare(self) -> None:
+    def request_preparation(self) -> None:
         """The run waits for its turn to prepare data."""
-        self._scheduler.update(self, prepares=True)
+        self._scheduler.update(self, to_prepare=True)
 
-    def prepare(self) -> None:
+    def mark_preparing(self) -> None:
         """The run has been preparing data since before this scheduler started."""
         self._scheduler.update(self, preparing=True)
 
-    def want_place(self, left_s: float | None, since: float) -> None:
+    def request_allocation(self, left_s: float | None, since: float) -> None:
         """The run waits for a place.
 
         Args:
@@ -224,40 +224,40 @@ class SchedulerHandle:
         self.request = replace(self.request, since=since)
         if left_s is not None:
             self.request = replace(self.request, expected_s=left_s * self._workers / self.request.workers)
-        self._scheduler.update(self, waits=True)
+        self._scheduler.update(self, waiting=True)
 
-    def hold(self, place: Place, leaving: bool) -> None:
+    def restore_allocation(self, allocation: Allocation, leaving: bool) -> None:
         """The run has had a place since before this scheduler started."""
-        self._scheduler.update(self, holds=replace(self.holding(place), leaving=leaving))
+        self._scheduler.update(self, allocated=replace(self.allocated_gang(allocation), leaving=leaving))
 
-    def expect_end(self, in_s: float | None, restart_s: float | None) -> None:
+    def update_expected_end(self, in_s: float | None, restart_s: float | None) -> None:
         """How long the run will take with the workers that it has, and how long its last start took, where known."""
         if restart_s is not None:
             self.request = replace(self.request, restart_s=max(0.0, restart_s))
         if in_s is not None:
-            self._scheduler.expect_end(self, self._scheduler.clock() + in_s)
+            self._scheduler.update_expected_end(self, self._scheduler.clock() + in_s)
 
     def report_node_failure(self, node: str) -> None:
         """A rank or an agent of the run has failed on a node, and not for a fault of the job's own."""
         self._scheduler.report_node_failure(node)
 
-    def leave(self) -> None:
+    def release(self) -> None:
         """The run wants nothing and holds nothing."""
         self._scheduler.update(self)
 
-    def holding(self, place: Place) -> Holding:
+    def allocated_gang(self, allocation: Allocation) -> AllocatedGang:
         """The entry of the book for a place."""
-        self._workers = workers_of(place.placement) or self.request.workers
-        end = place.since + self.request.expected_s * self.request.workers / self._workers
-        return Holding(self.request, place.placement, place.since, place.level, end)
+        self._workers = workers_of(allocation.placement) or self.request.workers
+        end = allocation.since + self.request.expected_s * self.request.workers / self._workers
+        return AllocatedGang(self.request, allocation.placement, allocation.since, allocation.level, end)
 
 
-def _unheard(_: object) -> None:
+def _ignore(_: object) -> None:
     """Before the run listens there is nothing to tell."""
 
 
-def _node_status(node: Node, holdings: list[Holding], quarantined_until: float | None) -> NodeStatus:
-    here = [(holding, ranks) for holding in holdings for name, ranks in holding.placement if name == node.id]
+def _node_status(node: Node, gangs: list[AllocatedGang], quarantined_until: float | None) -> NodeStatus:
+    here = [(gang, ranks) for gang in gangs for name, ranks in gang.placement if name == node.id]
     return NodeStatus(
         node.id,
         node.address,
@@ -265,7 +265,7 @@ def _node_status(node: Node, holdings: list[Holding], quarantined_until: float |
         node.gpus,
         node.draining,
         quarantined_until,
-        ranks={holding.request.run: ranks for holding, ranks in here},
-        cpus_used=sum(ranks * holding.request.cpus for holding, ranks in here),
-        gpus_used=sum(ranks * holding.request.gpus for holding, ranks in here),
+        ranks={gang.request.run: ranks for gang, ranks in here},
+        cpus_used=sum(ranks * gang.request.cpus for gang, ranks in here),
+        gpus_used=sum(ranks * gang.request.gpus for gang, ranks in here),
     )

@@ -27,15 +27,15 @@ from drivetrain.coordinator.preparation import Preparation
 from drivetrain.coordinator.run_loop import RunLoop
 from drivetrain.coordinator.scheduler import Scheduler, SchedulerHandle
 from drivetrain.home import Home
-from drivetrain.job.provenance import kept_git_state
+from drivetrain.job.provenance import load_git_state
 from drivetrain.job.spec import JobSpec, flatten, stored_spec
 from drivetrain.runs.store import RunRecord, RunStore
 from drivetrain.scheduling.model import Node, Request
-from drivetrain.scheduling.rules import LastingRules
-from drivetrain.tracking.addresses import embedded_database
+from drivetrain.scheduling.rules import ReloadingRules
 from drivetrain.tracking.destination import Destination
 from drivetrain.tracking.spool import Spool
 from drivetrain.tracking.tracker import Tracker
+from drivetrain.tracking.tracking_uri import embedded_database
 
 _LOG_BYTES = 10 << 20
 
@@ -59,7 +59,7 @@ class RayCoordinator(Coordinator):
         def spec_of(run_id: str) -> JobSpec:
             return _spec_of(home, run_id)
 
-        rules = LastingRules(home.scheduling_rules)
+        rules = ReloadingRules(home.scheduling_rules)
 
         def all_nodes() -> list[Node]:
             nodes = usable_nodes()
@@ -142,7 +142,7 @@ def _describe(tracker: Tracker, spec: JobSpec, home: Home, run_id: str, user: st
     tracker.artifact(folder.job_written)
     tracker.artifact(folder.job_resolved)
     tracker.artifact(folder.environment)
-    if (git := kept_git_state(folder)).commit:
+    if (git := load_git_state(folder)).commit:
         tracker.tags(git_commit=git.commit, git_dirty=bool(git.uncommitted))
     if git.uncommitted:
         tracker.artifact(folder.uncommitted)

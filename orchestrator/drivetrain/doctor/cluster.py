@@ -20,12 +20,12 @@ from packaging.version import Version
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from drivetrain.doctor import collectives, machine
-from drivetrain.doctor.finding import Finding, attempt, failed, ok, warning
+from drivetrain.doctor.finding import Finding, failed, ok, run_check, warning
 from drivetrain.home import Home
 
 _TIMEOUT_S = 180.0
-_SKEW_S = (0.5, 5.0)  # worth a warning; tokens, leases and metrics go wrong
-_ALIKE = ("drivetrain", "ray", "torch", "deepspeed", "pyarrow", "numpy")
+_CLOCK_SKEW_LIMITS_S = (0.5, 5.0)  # worth a warning; tokens, leases and metrics go wrong
+_COMPARED_PACKAGES = ("drivetrain", "ray", "torch", "deepspeed", "pyarrow", "numpy")
 _PINGS = 5
 
 
@@ -56,7 +56,7 @@ def examine(home: Home) -> list[Finding]:
         "same versions": lambda: _same_versions(reached),
         "all-reduce between nodes": lambda: _all_reduce(reached),
     }
-    together = [attempt(check, look, "See `ray status`, and Ray's logs.") for check, look in checks.items()]
+    together = [run_check(check, function, "See `ray status` and Ray's logs.") for check, function in checks.items()]
     return [*findings, _authentication(len(nodes)), *together]
 
 
@@ -95,16 +95,18 @@ def _same_versions(nodes: list[_Node]) -> Finding:
             f"{node.name} has {_difference(versions, usual)}" for node, versions in found.items() if versions != usual
         ]
         return failed("same versions", "; ".join(odd), "Install the same image or lock file on all nodes.")
-    return ok("same versions", f"on {len(nodes)} nodes: {', '.join(_ALIKE)}")
+    return ok("same versions", f"on {len(nodes)} nodes: {', '.join(_COMPARED_PACKAGES)}")
 
 
 def _versions() -> tuple[str, ...]:
     """Without what tells builds of one version apart, such as ``+cpu``."""
-    return tuple(Version(metadata.version(name)).public for name in _ALIKE)
+    return tuple(Version(metadata.version(name)).public for name in _COMPARED_PACKAGES)
 
 
 def _difference(mine: tuple[str, ...], usual: tuple[str, ...]) -> str:
-    return ", ".join(f"{name} {a}, not {b}" for name, a, b in zip(_ALIKE, mine, usual, strict=True) if a != b)
+    return ", ".join(
+        f"{name} {a}, not {b}" for name, a, b in zip(_COMPARED_PACKAGES, mine, usual, strict=True) if a != b
+    )
 
 
 def _shared_home(home: Home, nodes: list[_Node]) -> Finding:
@@ -127,7 +129,7 @@ def _read(path: str) -> str:
 
 
 def _clock(node: _Node) -> Finding:
-    return replace(judge_clock([_ask_time(node) for _ in range(_PINGS)]), node=node.name)
+    return replace(check_clock([_ask_time(node) for _ in range(_PINGS)]), node=node.name)
 
 
 def _ask_time(node: _Node) -> tuple[float, float, float]:
@@ -140,7 +142,7 @@ def _now() -> float:
     return time.time()
 
 
-def judge_clock(answers: list[tuple[float, float, float]]) -> Finding:
+def check_clock(answers: list[tuple[float, float, float]]) -> Finding:
     """A node's clock beside this machine's, from several questions: the quickest answer is the surest.
 
     Args:
@@ -148,7 +150,7 @@ def judge_clock(answers: list[tuple[float, float, float]]) -> Finding:
     """
     asked, told, heard = min(answers, key=lambda answer: answer[2] - answer[0])
     skew, doubt = told - (asked + heard) / 2, (heard - asked) / 2
-    notable, bad = _SKEW_S
+    notable, bad = _CLOCK_SKEW_LIMITS_S
     found = f"{skew:+.3f} s from this machine's, give or take {doubt:.3f} s"
     fix = "Run chrony or systemd-timesyncd on all nodes."
     if abs(skew) - doubt > bad:
@@ -166,7 +168,7 @@ def _all_reduce(nodes: list[_Node]) -> Finding:
     try:
         return collectives.verdict(check, ray.get(parts, timeout=_TIMEOUT_S))
     except (ray.exceptions.RayError, TimeoutError) as error:
-        return collectives.not_through(check, str(error).strip().splitlines()[-1])
+        return collectives.all_reduce_failed(check, str(error).strip().splitlines()[-1])
 
 
 def _free_port(address: str) -> int:

@@ -9,7 +9,7 @@ import sys
 import tempfile
 from dataclasses import dataclass
 
-from drivetrain.doctor.finding import Finding, attempt, failed, ok
+from drivetrain.doctor.finding import Finding, failed, ok, run_check
 
 _TIMEOUT_S = 120.0
 _FIX = (
@@ -61,12 +61,14 @@ def outcome(process: subprocess.Popen[str]) -> Outcome:
 def on_this_machine() -> Finding:
     """Between two processes."""
 
-    def look() -> Finding:
+    def check_function() -> Finding:
         with tempfile.TemporaryDirectory() as folder:
             both = [start(f"file://{folder}/rendezvous", rank, 2) for rank in range(2)]
             return verdict("all-reduce", [outcome(process) for process in both])
 
-    return attempt("all-reduce", look, "Reinstall torch; see what `python -m torch.utils.collect_env` says.")
+    return run_check(
+        "all-reduce", check_function, "Reinstall torch; see what `python -m torch.utils.collect_env` says."
+    )
 
 
 def verdict(check: str, outcomes: list[Outcome]) -> Finding:
@@ -77,6 +79,6 @@ def verdict(check: str, outcomes: list[Outcome]) -> Finding:
     return ok(check, f"{len(outcomes)} processes by {outcomes[0].backend}: {slowest / 1e6:.0f} MB/s")
 
 
-def not_through(check: str, why: str) -> Finding:
+def all_reduce_failed(check: str, why: str) -> Finding:
     """Nodes that could not sum."""
     return failed(check, why, _FIX)

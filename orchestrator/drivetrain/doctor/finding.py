@@ -49,9 +49,9 @@ def failed(check: str, found: str, fix: str) -> Finding:
     return Finding(check, Verdict.FAILED, found, fix)
 
 
-def attempt(check: str, look: Callable[[], Finding], fix: str) -> Finding:
+def run_check(check: str, check_function: Callable[[], Finding], fix: str) -> Finding:
     """A check that may raise anything: what it talks to is not ours, and the other checks are to be told too."""
     try:
-        return look()
+        return check_function()
     except Exception as error:
         return failed(check, f"{type(error).__name__}: {error}".splitlines()[0], fix)

@@ -15,13 +15,13 @@ from drivetrain_pipelines.spec import StorageSpec
 from drivetrain_pipelines.storage.folder import open_storage
 from packaging.requirements import Requirement
 
-from drivetrain.doctor.finding import Finding, attempt, failed, ok, warning
+from drivetrain.doctor.finding import Finding, failed, ok, run_check, warning
 
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  # shared memory is no temporary folder
 _SHARED_MEMORY_BYTES = (256 << 20, 2 << 30)  # runs fail, or wait, with less
 _DISK_BYTES = (1 << 30, 10 << 30)
 _PROBE_BYTES = 64 << 20
-_SLOW_BYTES_PER_S = 50e6
+_MIN_BYTES_PER_S = 50e6
 
 
 def examine(home: Path, locations: tuple[str, ...] = (), access: StorageSpec | None = None) -> list[Finding]:
@@ -106,7 +106,7 @@ def storage(location: str, access: StorageSpec) -> Finding:
     """Write, read back, remove; and how fast."""
     check = f"storage {location}"
     fix = "Check the path or URL, the credentials, and who may write there."
-    return attempt(check, lambda: _measure(check, location, access), fix)
+    return run_check(check, lambda: _measure(check, location, access), fix)
 
 
 def _measure(check: str, location: str, access: StorageSpec) -> Finding:
@@ -124,7 +124,7 @@ def _measure(check: str, location: str, access: StorageSpec) -> Finding:
         return failed(check, "what was read is not what was written", "Do not use this storage.")
     speeds = [_PROBE_BYTES / seconds for seconds in (write, read)]
     found = f"writes {speeds[0] / 1e6:.0f} MB/s, reads {speeds[1] / 1e6:.0f} MB/s"
-    if min(speeds) < _SLOW_BYTES_PER_S:
+    if min(speeds) < _MIN_BYTES_PER_S:
         return warning(check, found, "Checkpoints and data will wait for it; use faster storage.")
     return ok(check, found)
 

@@ -11,9 +11,9 @@ import httpx
 import psutil
 
 from drivetrain.api.client import DEFAULT_SERVER, Client
-from drivetrain.doctor.finding import Finding, attempt, failed, ok, warning
+from drivetrain.doctor.finding import Finding, failed, ok, run_check, warning
 from drivetrain.home import Home
-from drivetrain.tracking.addresses import embedded_database, is_server, without_credentials
+from drivetrain.tracking.tracking_uri import embedded_database, is_server, without_credentials
 
 _PORTS = {8900: "drivetrain server", 6379: "Ray"}
 _TIMEOUT_S = 10.0
@@ -22,9 +22,11 @@ _TIMEOUT_S = 10.0
 def examine(home: Home) -> list[Finding]:
     """All of them."""
     return [
-        attempt("tracker", lambda: _tracker(home.mlflow_uri), "Check MLFLOW_TRACKING_URI, its user and its password."),
+        run_check(
+            "tracker", lambda: _tracker(home.mlflow_uri), "Check MLFLOW_TRACKING_URI, its user and its password."
+        ),
         _token_file(home.token_file),
-        attempt("server", _server, "Check DRIVETRAIN_SERVER and the token; `drivetrain server` starts one."),
+        run_check("server", _server, "Check DRIVETRAIN_SERVER and the token; `drivetrain server` starts one."),
         _ports(),
     ]
 

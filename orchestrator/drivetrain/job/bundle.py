@@ -17,7 +17,7 @@ import pathspec
 from drivetrain_pipelines.errors import InputError
 
 MAX_BYTES = 64 << 20
-_ALWAYS_LEFT_OUT = [
+_ALWAYS_EXCLUDED = [
     ".git/",
     ".venv/",
     "venv/",
@@ -107,7 +107,7 @@ def _files(folder: Path) -> list[Path]:
     ignore = folder / ".gitignore"
     # Names of files, which need not be UTF-8, come to Python in the same way.
     written = ignore.read_text("utf-8", "surrogateescape").splitlines() if ignore.is_file() else []
-    lines = [*_ALWAYS_LEFT_OUT, *written]
+    lines = [*_ALWAYS_EXCLUDED, *written]
     ignored = pathspec.GitIgnoreSpec.from_lines(lines)
     found = []
     for path in sorted(folder.rglob("*")):

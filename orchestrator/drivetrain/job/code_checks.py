@@ -13,8 +13,8 @@ from typing import Any
 
 from drivetrain_pipelines.errors import InputError
 
-_OURS = "drivetrain_workers"  # functions of it are named in jobs, too
-_OF_RECIPES = ("av", "onnx", "peft", "sacrebleu", "transformers")  # the extra `recipes`, by the names of modules
+_OWN_PACKAGE = "drivetrain_workers"  # functions of it are named in jobs, too
+_RECIPE_PACKAGES = ("av", "onnx", "peft", "sacrebleu", "transformers")  # the extra `recipes`, by the names of modules
 
 
 def check_function(key: str, path: str, folder: Path) -> None:
@@ -32,7 +32,7 @@ def check_function(key: str, path: str, folder: Path) -> None:
     file = _file(module, folder)
     if file is None:
         top = module.partition(".")[0]
-        if top == _OURS or importlib.util.find_spec(top) is None:
+        if top == _OWN_PACKAGE or importlib.util.find_spec(top) is None:
             raise InputError(key, repr(path), f"a module in {folder} or an installed one", f"There is no {module}.")
         return
     if module.partition(".")[0] in sys.stdlib_module_names:
@@ -48,7 +48,7 @@ def check_function(key: str, path: str, folder: Path) -> None:
         fix = f"Did you mean {module}:{close[0]}?" if close else ""
         raise InputError(key, repr(path), f"a function of {file} ({', '.join(defined) or 'none'})", fix)
     if missing := _missing_import(tree, folder, set()):
-        of_recipes = missing in _OF_RECIPES
+        of_recipes = missing in _RECIPE_PACKAGES
         fix = "Recipes need what `pip install 'drivetrain[recipes]'` brings." if of_recipes else "Install it."
         raise InputError(key, repr(path), f"code whose imports are installed; there is no {missing}", fix)
 
@@ -109,7 +109,7 @@ def _file(module: str, folder: Path) -> Path | None:
     """The source of a module in the job's folder, or of one of ours."""
     top, *rest = module.split(".")
     places = [folder / top]
-    if top == _OURS:
+    if top == _OWN_PACKAGE:
         spec = importlib.util.find_spec(top)
         assert spec
         assert spec.submodule_search_locations

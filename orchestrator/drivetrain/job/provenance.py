@@ -17,7 +17,7 @@ from pydantic import Field
 from drivetrain.job.bundle import SECRETS
 
 _PACKAGES = ("drivetrain", "torch", "deepspeed", "numpy", "pyarrow", "ray", "transformers")
-_COMMIT = "git commit"
+_COMMIT_KEY = "git commit"
 
 
 @dataclass(frozen=True)
@@ -43,25 +43,25 @@ class GitState:
             return cls()
 
 
-def keep_environment(folder: RunFolder, git: GitState) -> None:
+def save_environment(folder: RunFolder, git: GitState) -> None:
     """Write down, in a new run's folder, what it is begun with."""
     versions = {"python": platform.python_version(), "machine": platform.machine()}
     for package in _PACKAGES:
         with suppress(PackageNotFoundError):
             versions[package] = version(package)
     if git.commit:
-        versions[_COMMIT] = git.commit
+        versions[_COMMIT_KEY] = git.commit
     for path, text in ((folder.environment, json.dumps(versions, indent=2)), (folder.uncommitted, git.uncommitted)):
         with atomic_write(path) as sink:
             sink.write(text.encode())
 
 
-def kept_environment(folder: RunFolder) -> dict[str, str]:
+def load_environment(folder: RunFolder) -> dict[str, str]:
     """Return the versions, by name, that a run was started with."""
     versions: dict[str, str] = json.loads(folder.environment.read_text())
     return versions
 
 
-def kept_git_state(folder: RunFolder) -> GitState:
+def load_git_state(folder: RunFolder) -> GitState:
     """What git knew of a run's code when it was begun."""
-    return GitState(kept_environment(folder).get(_COMMIT, ""), folder.uncommitted.read_text())
+    return GitState(load_environment(folder).get(_COMMIT_KEY, ""), folder.uncommitted.read_text())

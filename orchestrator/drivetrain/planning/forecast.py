@@ -18,7 +18,7 @@ from drivetrain_workers.model_processes.requests import ModelProfile, ProfileReq
 
 from drivetrain.home import Home
 from drivetrain.job.spec import JobSpec, stored_spec
-from drivetrain.planning.hardware import Room, cpu
+from drivetrain.planning.hardware import Hardware, cpu
 from drivetrain.planning.pace import assumed_speed, learned_speed
 from drivetrain.planning.plan import Plan, Site, make_plan
 from drivetrain.runs.store import RunRecord, RunStore
@@ -27,10 +27,10 @@ from drivetrain.tracking.spool import read_records
 _BASE_BYTES = 315e6  # of a rank before there is a model; past runs tell it better
 _SAMPLE_BYTES = 64 << 20
 _SAMPLE_ROWS = 2048
-_MOST_PAST_RUNS = 200  # enough for a median; each costs the reading of a file
+_MAX_PAST_RUNS = 200  # enough for a median; each costs the reading of a file
 
 
-def forecast(spec: JobSpec, code_folder: Path, location: str, room: Room, home: Home) -> Plan:
+def forecast(spec: JobSpec, code_folder: Path, location: str, room: Hardware, home: Home) -> Plan:
     """Plan a job.
 
     Args:
@@ -48,7 +48,7 @@ def forecast(spec: JobSpec, code_folder: Path, location: str, room: Room, home: 
     return make_plan(spec, found, _site(spec, found, room, home, dataset), rows("train"), rows("eval"))
 
 
-def _site(spec: JobSpec, found: ModelProfile, room: Room, home: Home, dataset: Dataset) -> Site:
+def _site(spec: JobSpec, found: ModelProfile, room: Hardware, home: Home, dataset: Dataset) -> Site:
     past = list(_alike(spec, room.gpu is not None, home))
     base = max((record.facts.base_bytes or 0 for record, _ in past), default=_BASE_BYTES)
     device = room.gpu or cpu(room.worker_bytes, base, found.matmul_flops, spec.resources.cpus_per_worker)
@@ -60,7 +60,7 @@ def _site(spec: JobSpec, found: ModelProfile, room: Room, home: Home, dataset: D
 
 def _alike(spec: JobSpec, on_gpus: bool, home: Home) -> Iterator[tuple[RunRecord, JobSpec]]:
     """Yield the newest runs of this home that have ended, with the same model, on the same kind of device."""
-    for record in RunStore(home.database_url).page(_MOST_PAST_RUNS, ended=True):
+    for record in RunStore(home.database_url).page(_MAX_PAST_RUNS, ended=True):
         folder = home.run(record.id)
         if not folder.job_resolved.exists() or record.facts.base_bytes is None:
             continue

@@ -62,7 +62,7 @@ _GPUS = {
 }
 
 _WATTS_PER_CORE = 10.0  # as the runs' own estimate has it
-_HOST_LINK = 2 * _GB  # gloo over loopback
+_LOOPBACK_BANDWIDTH = 2 * _GB  # gloo over loopback
 
 
 def gpu(name: str, key: str) -> Device:
@@ -84,11 +84,13 @@ def cpu(memory_bytes: float, base_bytes: float, flops: float, cores: int) -> Dev
         base_bytes: of a worker before there is a model.
         flops: operations per second of one core, as measured with a matrix product.
     """
-    return Device("cpu", memory_bytes, base_bytes, flops * cores, flops * cores, _HOST_LINK, _WATTS_PER_CORE * cores)
+    return Device(
+        "cpu", memory_bytes, base_bytes, flops * cores, flops * cores, _LOOPBACK_BANDWIDTH, _WATTS_PER_CORE * cores
+    )
 
 
 @dataclass(frozen=True)
-class Room:
+class Hardware:
     """What a job would be given.
 
     Attributes:

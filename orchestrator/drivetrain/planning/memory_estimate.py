@@ -12,11 +12,11 @@ from drivetrain_workers.model_processes.requests import ModelProfile
 
 from drivetrain.planning.hardware import Device
 
-_WORD = 4  # bytes of fp32, in which weights are updated
-_BUCKET = 500_000_000  # numbers; DeepSpeed's reduce_bucket_size
-_LIVE = 1_000_000_000  # numbers; stage3_max_live_parameters
+_FP32_BYTES = 4  # bytes of fp32, in which weights are updated
+_BUCKET_SIZE = 500_000_000  # numbers; DeepSpeed's reduce_bucket_size
+_MAX_LIVE_PARAMETERS = 1_000_000_000  # numbers; stage3_max_live_parameters
 _MOMENTS = {"SGD": 1, "Lion": 1}  # of each weight; two of the others
-_TEMPORARIES = {"SGD": 0}  # numbers for each weight that torch's update needs on a CPU; two for the others
+_UPDATE_BUFFERS = {"SGD": 0}  # numbers for each weight that torch's update needs on a CPU; two for the others
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Setting:
     @property
     def width(self) -> int:
         """Bytes of a number that the model computes with."""
-        return 2 if self.precision == "bf16" else _WORD
+        return 2 if self.precision == "bf16" else _FP32_BYTES
 
     @property
     def volume(self) -> float:
@@ -51,7 +51,7 @@ class Setting:
     @property
     def state_bytes(self) -> int:
         """Of each trained parameter that a checkpoint has: the weight and its moments."""
-        return _WORD * (1 + _MOMENTS.get(self.optimizer, 2))
+        return _FP32_BYTES * (1 + _MOMENTS.get(self.optimizer, 2))
 
 
 @dataclass(frozen=True)
@@ -88,11 +88,11 @@ def memory(profile: ModelProfile, setting: Setting, device: Device) -> Memory:
     share = trained / setting.workers if setting.zero else trained
     weights = width * (share if setting.zero == 3 else trained) + width * frozen
     gradients = width * (share if setting.zero >= 2 else trained)
-    moments = setting.state_bytes - _WORD
-    optimizer = share * (moments + 2 * _WORD if setting.zero else moments)
-    buffers = float(width * min(_BUCKET, trained) * (2 if setting.zero else 1))
+    moments = setting.state_bytes - _FP32_BYTES
+    optimizer = share * (moments + 2 * _FP32_BYTES if setting.zero else moments)
+    buffers = float(width * min(_BUCKET_SIZE, trained) * (2 if setting.zero else 1))
     if setting.zero == 3:
-        buffers += width * min(_LIVE, trained)
+        buffers += width * min(_MAX_LIVE_PARAMETERS, trained)
     activations = profile.kept_bytes_fixed + profile.kept_bytes_per_row * setting.micro_batch
     copy = slack = 0.0
     if device.is_gpu:  # where fused optimizers need nothing beside
@@ -101,7 +101,7 @@ def memory(profile: ModelProfile, setting: Setting, device: Device) -> Memory:
     else:
         copy = share * setting.state_bytes
         if setting.zero:  # the update comes when what the forward pass kept is gone
-            buffers += max(0.0, share * _WORD * _TEMPORARIES.get(setting.optimizer, 2) - activations)
+            buffers += max(0.0, share * _FP32_BYTES * _UPDATE_BUFFERS.get(setting.optimizer, 2) - activations)
         slack = _kept_freed(setting) * (weights + gradients + optimizer + buffers)
     return Memory(device.overhead_bytes, weights, gradients, optimizer, activations, buffers, copy, slack)
 
@@ -109,7 +109,7 @@ def memory(profile: ModelProfile, setting: Setting, device: Device) -> Memory:
 def host_memory(profile: ModelProfile, setting: Setting) -> float:
     """Bytes of a node's memory for each of its GPUs: what is offloaded, and the copy for checkpoints."""
     share = profile.trained / setting.workers if setting.zero else profile.trained
-    offloaded = share * (setting.state_bytes + _WORD) if setting.offload_optimizer else 0.0
+    offloaded = share * (setting.state_bytes + _FP32_BYTES) if setting.offload_optimizer else 0.0
     return offloaded + share * setting.width * setting.offload_parameters + share * setting.state_bytes
 
 

@@ -12,11 +12,11 @@ from drivetrain.planning.hardware import Device
 from drivetrain.planning.memory_estimate import Setting
 
 _CPU_UPDATE_S = 20e-9  # for each trained parameter: torch's optimizers, and DeepSpeed's sums over gloo
-_BETWEEN_NODES = 50e9  # bytes per second of each node, 400 Gb/s; a ring crosses it once
-_TO_HOST = 20e9  # bytes per second over PCIe
-_HOST_ADAM = 1e9  # parameters per second that a node's CPUs update
-_SPREAD = 1.3  # by which steps must differ in work to tell what they take without any
-_HIDDEN = 2 / 3  # of the computing, the backward pass, hides what is communicated meanwhile
+_INTER_NODE_BANDWIDTH = 50e9  # bytes per second of each node, 400 Gb/s; a ring crosses it once
+_PCIE_BANDWIDTH = 20e9  # bytes per second over PCIe
+_HOST_ADAM_RATE = 1e9  # parameters per second that a node's CPUs update
+_MIN_FLOPS_RATIO = 1.3  # by which steps must differ in work to tell what they take without any
+_OVERLAP_FRACTION = 2 / 3  # of the computing, the backward pass, hides what is communicated meanwhile
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def learned_speed(assumed: Speed, steps: Sequence[tuple[float, float]]) -> Speed
     """
     flops, seconds = zip(*steps, strict=True)
     name = f"{len(steps)} past run{'s' * (len(steps) > 1)}"
-    if max(flops) > _SPREAD * min(flops):
+    if max(flops) > _MIN_FLOPS_RATIO * min(flops):
         slope, intercept = linear_regression(flops, seconds)
         if slope > 0 and intercept > 0:
             return Speed(1 / slope, intercept, name, 1.2)
@@ -95,10 +95,12 @@ def pace(profile: ModelProfile, setting: Setting, device: Device, batch: int, no
     flops = profile.flops_per_row * batch
     computing = flops / speed.rate / setting.workers
     moved = setting.volume * profile.trained * setting.width * (setting.workers - 1) / setting.workers
-    link = device.link if nodes == 1 else min(device.link, _BETWEEN_NODES)
+    link = device.link if nodes == 1 else min(device.link, _INTER_NODE_BANDWIDTH)
     share = profile.trained / setting.workers
     offloading = 0.0
     if setting.offload_optimizer:
-        offloading = share * (4 + setting.width) / _TO_HOST + share / _HOST_ADAM
-    exposed = max(0.0, moved / link - _HIDDEN * computing) if device.is_gpu else 0.0  # on CPUs a part of updating
+        offloading = share * (4 + setting.width) / _PCIE_BANDWIDTH + share / _HOST_ADAM_RATE
+    exposed = (
+        max(0.0, moved / link - _OVERLAP_FRACTION * computing) if device.is_gpu else 0.0
+    )  # on CPUs a part of updating
     return Pace(computing, exposed, speed.updating_s, offloading, flops)

@@ -16,8 +16,8 @@ from drivetrain.planning.hardware import Device
 from drivetrain.planning.memory_estimate import Memory, Setting, host_memory, memory
 from drivetrain.planning.pace import Pace, Speed, pace
 
-_USABLE = 0.92  # of a GPU's memory: the allocator cannot use the rest
-_FASTER = 0.98  # of another's time: less is worth no higher stage
+_USABLE_FRACTION = 0.92  # of a GPU's memory: the allocator cannot use the rest
+_TIME_TOLERANCE = 0.98  # of another's time: less is worth no higher stage
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ def _weigh(setting: Setting, spec: JobSpec, profile: ModelProfile, site: Site) -
     free = spec.training.micro_batch_size == "auto"
     while True:
         needed = memory(profile, setting, site.device)
-        fits = needed.total <= site.device.memory_bytes * _USABLE
+        fits = needed.total <= site.device.memory_bytes * _USABLE_FRACTION
         if fits or not free or setting.micro_batch == 1:
             break
         setting = replace(setting, micro_batch=setting.micro_batch // 2)
@@ -161,11 +161,11 @@ def _best(choices: list[Choice], site: Site) -> Choice:
         raise InputError(
             "training",
             f"a model that needs {least.memory.total / 1e9:.3g} GB of each worker at least (zero {least.name})",
-            f"{site.device.memory_bytes * _USABLE / 1e9:.3g} GB",
+            f"{site.device.memory_bytes * _USABLE_FRACTION / 1e9:.3g} GB",
             "Take more workers, a smaller training.micro_batch_size, or training.activation_checkpointing.",
         )
     fastest = min(choice.pace.total for choice in fitting)
-    return next(choice for choice in fitting if choice.pace.total * _FASTER <= fastest)
+    return next(choice for choice in fitting if choice.pace.total * _TIME_TOLERANCE <= fastest)
 
 
 def _is_written(setting: Setting, training: TrainingSpec, site: Site) -> bool:
@@ -176,7 +176,7 @@ def _is_written(setting: Setting, training: TrainingSpec, site: Site) -> bool:
     return setting.zero == stage and (setting.offload_optimizer, setting.offload_parameters) == asked
 
 
-def chosen(plan: Plan) -> JsonObject:
+def chosen_settings(plan: Plan) -> JsonObject:
     """What a job that leaves settings to the plan is given, and what is foretold of it.
 
     Raises:

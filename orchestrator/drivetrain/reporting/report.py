@@ -11,19 +11,19 @@ from drivetrain_pipelines.storage.checksums import JsonObject
 from jinja2 import Environment, PackageLoader, select_autoescape
 
 from drivetrain.accounting.goodput import CLASSES
-from drivetrain.accounting.picture import draw_goodput
-from drivetrain.accounting.statement import account_of, timeline_of
-from drivetrain.accounting.words import describe_cost, describe_time
+from drivetrain.accounting.plot import draw_goodput
+from drivetrain.accounting.run_account import account_of, timeline_of
+from drivetrain.accounting.summary import describe_cost, describe_time
 from drivetrain.home import Home
 from drivetrain.job.spec import flatten
 from drivetrain.reporting.assessment import describe_assessment
 from drivetrain.runs.store import RunRecord, RunStore
-from drivetrain.tracking.curves import draw_loss
+from drivetrain.tracking.loss_plots import draw_loss
 from drivetrain.tracking.spool import read_records
 
-_PICTURES = (".png", ".jpg")
-_MOST_PREDICTIONS = 3
-_ASSESSMENT = {"attributions": "What decisions rest on", "reliability": "Confidence and accuracy"}
+_IMAGE_SUFFIXES = (".png", ".jpg")
+_MAX_PREDICTIONS = 3
+_ASSESSMENT_TITLES = {"attributions": "What decisions rest on", "reliability": "Confidence and accuracy"}
 
 
 def write_report(run_id: str, target: Path | None = None) -> Path:
@@ -40,8 +40,8 @@ def write_report(run_id: str, target: Path | None = None) -> Path:
     loss, goodput = folder.path / "loss.png", folder.path / "goodput.png"
     draw_loss(metrics, record.facts.unigram_entropy, record.id, loss)
     draw_goodput(timeline_of(home, store, record.id), record.id, goodput)
-    predictions = sorted(path for path in folder.predictions.rglob("*") if path.suffix in _PICTURES)
-    assessment = [(_ASSESSMENT[p.stem], _embedded(p)) for p in sorted(folder.assessment.glob("*.png"))]
+    predictions = sorted(path for path in folder.predictions.rglob("*") if path.suffix in _IMAGE_SUFFIXES)
+    assessment = [(_ASSESSMENT_TITLES[p.stem], _embedded(p)) for p in sorted(folder.assessment.glob("*.png"))]
     page = _template().render(
         run=record,
         drawn=_when(time.time()),
@@ -49,7 +49,7 @@ def write_report(run_id: str, target: Path | None = None) -> Path:
         account=[(name, seconds, CLASSES[name]) for name, seconds in account.goodput.seconds.items()],
         wall_s=account.goodput.wall_s,
         pictures=[("Loss", _embedded(loss)), *assessment, ("Where the time has gone", _embedded(goodput))],
-        predictions=[(path.stem, _embedded(path)) for path in predictions[-_MOST_PREDICTIONS:]],
+        predictions=[(path.stem, _embedded(path)) for path in predictions[-_MAX_PREDICTIONS:]],
         sample=record.facts.sample or "",
         settings=flatten(folder.resolved()),
         history=[(_when(at), state.phase, why) for at, why, state in store.history(record.id)],

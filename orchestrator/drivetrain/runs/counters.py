@@ -11,7 +11,7 @@ RECOVERIES = "recoveries"  # generations that replaced a failed one, by the reas
 ENDS = "ends"  # runs that have ended, by reason
 
 
-def counted(before: Progress, after: State) -> Iterator[tuple[str, str]]:
+def counter_increments(before: Progress, after: State) -> Iterator[tuple[str, str]]:
     """Yield the counters (name, label) that a transition raises by one, always in the same order.
 
     Args:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 
 from drivetrain_workers.protocol.reasons import Reason
 
-from drivetrain.runs.states import Place
+from drivetrain.runs.states import Allocation
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Event:
             value = getattr(self, each.name)
             if type(value) in (int, Reason):
                 told.append(f"{each.name} {value}")
-            elif value and isinstance(value, str | Place):
+            elif value and isinstance(value, str | Allocation):
                 told.append(" ".join(str(value).split()))
         words = ": ".join(filter(None, (name, ", ".join(told))))
         return "".join(letter for letter in words if letter.isprintable())  # details may be of users' code
@@ -41,28 +41,28 @@ class Prepared(Event):
 
 
 @dataclass(frozen=True)
-class PlaceGiven(Event):
+class AllocationGranted(Event):
     """The scheduler has a place for the gang."""
 
-    place: Place
+    allocation: Allocation
 
 
 @dataclass(frozen=True)
-class PlaceLost(Event):
+class AllocationLost(Event):
     """A node of the place is gone."""
 
     detail: str
 
 
 @dataclass(frozen=True)
-class PlaceUnfit(Event):
+class AllocationUnusable(Event):
     """Agents keep dying at the place as soon as they are made."""
 
     detail: str
 
 
 @dataclass(frozen=True)
-class YieldAsked(Event):
+class PreemptionRequested(Event):
     """The scheduler wants the place back; the run goes on later."""
 
     why: str
@@ -136,7 +136,7 @@ class RanksFinished(Event):
 
 
 @dataclass(frozen=True)
-class CancelAsked(Event):
+class CancelRequested(Event):
     """A user wants the run to save and end; or its budget does, with another ``reason`` and a ``detail``."""
 
     reason: Reason = Reason.CANCELLED
@@ -170,11 +170,11 @@ class PlaceGang(Action):
     """Get a placement group and agents, new ones for those that died."""
 
     dataset: str
-    place: Place
+    allocation: Allocation
 
 
 @dataclass(frozen=True)
-class GiveBack(Action):
+class ReleaseAllocation(Action):
     """End all agents and give the place back, if there is one; then wait for another.
 
     Attributes:
@@ -204,7 +204,7 @@ class StopRanks(Action):
 
 
 @dataclass(frozen=True)
-class AskStop(Action):
+class RequestStop(Action):
     """Have the ranks save and end."""
 
 

@@ -35,13 +35,13 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Place:
+class Allocation:
     """Where a gang is.
 
     Attributes:
         placement: ranks by node.
         since: when it was given, in seconds since the epoch.
-        level: see `drivetrain.scheduling.model.Holding`.
+        level: see `drivetrain.scheduling.model.AllocatedGang`.
     """
 
     placement: Placement = ()
@@ -69,7 +69,7 @@ class Allocated(State):
     """Base of the states in which the run has a place on the cluster."""
 
     dataset: str
-    place: Place
+    allocation: Allocation
 
 
 @dataclass(frozen=True)
@@ -159,11 +159,13 @@ TRANSITIONS: dict[type[State], tuple[type[State], ...]] = {
 }
 
 _BY_PHASE = {state.__name__.lower(): state for state in TRANSITIONS}
+_STORED_KEYS = {"allocation": "place"}  # records keep the name of their first version
 
 
 def to_record(state: State) -> JsonObject:
     """JSON form of a state."""
-    return {"phase": state.phase, **dataclasses.asdict(state)}
+    fields = {_STORED_KEYS.get(name, name): value for name, value in dataclasses.asdict(state).items()}
+    return {"phase": state.phase, **fields}
 
 
 def from_record(record: JsonObject) -> State:
@@ -173,8 +175,9 @@ def from_record(record: JsonObject) -> State:
     fields = {k: v for k, v in record.items() if k in known}
     progress_keys = {f.name for f in dataclasses.fields(Progress)}
     fields["progress"] = Progress(**{k: v for k, v in record.get("progress", {}).items() if k in progress_keys})
-    if place := fields.get("place"):
-        fields["place"] = Place(_placement(place["placement"]), place["since"], place["level"])
+    if allocation := record.get("place"):
+        placement = _placement(allocation["placement"])
+        fields["allocation"] = Allocation(placement, allocation["since"], allocation["level"])
     if "lost" in fields:
         fields["lost"] = _placement(fields["lost"])
     if "reason" in fields:

@@ -17,7 +17,7 @@ from tenacity import RetryCallState, retry, retry_if_exception_type, stop_after_
 
 from drivetrain.database.engine import READS, open_database
 from drivetrain.database.tables import Counter, Run, Transition, Usage
-from drivetrain.runs.counters import counted
+from drivetrain.runs.counters import counter_increments
 from drivetrain.runs.facts import RunFacts
 from drivetrain.runs.states import Ended, State, from_record, to_record
 
@@ -45,7 +45,7 @@ def _give_up(state: RetryCallState) -> NoReturn:
 
 
 # A database that is restarted, or locked, comes back; a run must not end for that.
-_patiently = retry(
+_with_retries = retry(
     retry=retry_if_exception_type(OperationalError),
     wait=wait_random_exponential(0.1, 5.0),
     stop=stop_after_delay(300.0),
@@ -87,7 +87,7 @@ class RunStore:
         self._engine = open_database(url)
         self._reading = self._engine.execution_options(**{READS: True})
 
-    @_patiently
+    @_with_retries
     def create(
         self, run_id: str, fingerprint: str, state: State, user: str = "", key: str | None = None, **facts: Any
     ) -> bool:
@@ -112,7 +112,7 @@ class RunStore:
             return False
         return True
 
-    @_patiently
+    @_with_retries
     def by_key(self, user: str, key: str) -> RunRecord | None:
         """The run that a user has submitted with an idempotency key."""
         query = select(Run).where(Run.user == user, Run.idempotency_key == key)
@@ -120,7 +120,7 @@ class RunStore:
             row = session.scalars(query).one_or_none()
             return _record(row) if row else None
 
-    @_patiently
+    @_with_retries
     def get(self, run_id: str) -> RunRecord:
         """Return one run, by its id or by a unique prefix of its id.
 
@@ -137,7 +137,7 @@ class RunStore:
             suggested = found or session.scalars(_newest(select(Run.id)).limit(_SUGGESTIONS)).all()
         raise InputError("RUN", repr(run_id), ", ".join(suggested) or "no run yet")
 
-    @_patiently
+    @_with_retries
     def unended(self, *, session: str | None = None, fingerprint: str | None = None) -> list[RunRecord]:
         """Return the runs that have not ended, newest first.
 
@@ -149,7 +149,7 @@ class RunStore:
         with Session(self._reading) as reading:
             return [_record(row) for row in reading.scalars(_newest(query))]
 
-    @_patiently
+    @_with_retries
     def page(
         self,
         limit: int = 50,
@@ -186,37 +186,37 @@ class RunStore:
             yield from records
             before = records[-1].id
 
-    @_patiently
+    @_with_retries
     def datasets(self) -> set[str]:
         """Return the locations of all datasets that a run refers to."""
         query = select(Run.dataset).where(Run.dataset.is_not(None)).distinct()
         with Session(self._reading) as session:
             return {location for location in session.scalars(query) if location}
 
-    def forget(self, run_id: str) -> None:
+    def delete(self, run_id: str) -> None:
         """Remove a run that never began."""
         with Session(self._engine) as session, session.begin():
             session.delete(session.get_one(Run, run_id))
 
-    @_patiently
+    @_with_retries
     def claim(self, run_id: str, session_id: str) -> None:
         """Note which coordinator looks after a run from now on."""
         with Session(self._engine) as session, session.begin():
             session.get_one(Run, run_id, with_for_update=True).session = session_id
 
-    @_patiently
+    @_with_retries
     def save(self, run_id: str, state: State, why: str) -> None:
         """Store a transition, with the event that caused it."""
         record = to_record(state)
         with Session(self._engine) as session, session.begin():
             row = session.get_one(Run, run_id, with_for_update=True)
-            for name, label in counted(from_record(row.state).progress, state):
+            for name, label in counter_increments(from_record(row.state).progress, state):
                 session.execute(self._raise(name, label))
             row.state = record
             _derive_columns(row)
             session.add(Transition(run_id=run_id, time=time.time(), event=why, state=record))
 
-    @_patiently
+    @_with_retries
     def update_facts(self, run_id: str, **changes: Any) -> None:
         """Change some of the `RunFacts` of a run."""
         known = RunFacts().updated(**changes)  # names that are none are refused
@@ -230,7 +230,7 @@ class RunStore:
         """Return every transition of a run, in order."""
         return [transition for _, transition in self.history_after(run_id, 0)]
 
-    @_patiently
+    @_with_retries
     def history_after(self, run_id: str, number: int) -> list[tuple[int, TransitionRecord]]:
         """Return the transitions of a run whose numbers are above the given one, in order, with their numbers.
 
@@ -241,22 +241,22 @@ class RunStore:
         with Session(self._reading) as session:
             return [(each, (at, why, from_record(state))) for each, at, why, state in session.execute(query)]
 
-    @_patiently
+    @_with_retries
     def counters(self, name: str) -> dict[str, int]:
         """Return a counter of `drivetrain.runs.counters` by its labels."""
         with Session(self._reading) as session:
             rows = session.execute(select(Counter.label, Counter.value).where(Counter.name == name))
             return {row.label: row.value for row in rows}
 
-    @_patiently
+    @_with_retries
     def usage(self) -> tuple[dict[str, float], float]:
-        """What `remember_usage` has kept: shares by user, and when they were measured."""
+        """What `save_usage` has kept: shares by user, and when they were measured."""
         with Session(self._reading) as session:
             rows = session.scalars(select(Usage)).all()
         return {row.user: row.share for row in rows}, max((row.time for row in rows), default=time.time())
 
-    @_patiently
-    def remember_usage(self, shares: Mapping[str, float], now: float) -> None:
+    @_with_retries
+    def save_usage(self, shares: Mapping[str, float], now: float) -> None:
         """Keep the users' recent shares of the cluster."""
         with Session(self._engine) as session, session.begin():
             for user, share in shares.items():

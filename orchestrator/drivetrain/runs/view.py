@@ -84,8 +84,8 @@ class RunView:
     @property
     def start_s(self) -> float | None:
         """How long the newest generation took from being told to its first step."""
-        told, stepped = self.timeline.get("told"), self.timeline.get("stepped")
-        return None if told is None or stepped is None else stepped - told
+        requested, stepped = self.timeline.get("requested"), self.timeline.get("stepped")
+        return None if requested is None or stepped is None else stepped - requested
 
     def mark(self, part: str, at: float | None = None) -> None:
         """Note when a part of the newest generation's start was done."""

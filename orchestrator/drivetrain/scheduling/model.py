@@ -70,7 +70,7 @@ def node_of(rank: int, placement: Placement) -> str:
 
 
 @dataclass(frozen=True)
-class Holding:
+class AllocatedGang:
     """A gang that has its place.
 
     Attributes:
@@ -97,7 +97,7 @@ class Holding:
 
 @dataclass(frozen=True)
 class Admit:
-    """Give a waiting gang this place. ``level``: see `Holding`."""
+    """Give a waiting gang this place. ``level``: see `AllocatedGang`."""
 
     run: str
     placement: Placement

@@ -91,7 +91,7 @@ def load_rules(path: Path) -> Rules:
         raise InputError(str(path), "text that is not YAML", "rules", " ".join(str(error).split())) from error
 
 
-class LastingRules:
+class ReloadingRules:
     """The rules of a file, read anew at each call; a file that is not valid changes nothing until it is.
 
     Args:

@@ -10,15 +10,15 @@ from itertools import count
 
 import numpy as np
 
-from drivetrain.scheduling.model import Admit, Decision, Holding, Node, Preempt, Request, workers_of
+from drivetrain.scheduling.free_resources import FreeResources
+from drivetrain.scheduling.model import Admit, AllocatedGang, Decision, Node, Preempt, Request, workers_of
 from drivetrain.scheduling.policy import cluster_can_hold, schedule
-from drivetrain.scheduling.precedence import Capacity, UsageMeter
-from drivetrain.scheduling.room import Room
+from drivetrain.scheduling.priority import Capacity, UsageMeter
 from drivetrain.scheduling.rules import Rules
 from drivetrain.scheduling.trace import TraceJob
 
 Policy = Callable[
-    [float, Collection[Node], Collection[Holding], Collection[Request], Mapping[str, float]],
+    [float, Collection[Node], Collection[AllocatedGang], Collection[Request], Mapping[str, float]],
     Decision,
 ]
 STOP_S, START_S = 15.0, 15.0  # saving and leaving; starting and loading: what a preemption costs
@@ -50,41 +50,46 @@ class Result:
         return float((np.diff(times) * parts[:-1]).sum() / span) if span else 0.0
 
 
-def policy_in_use(rules: Rules) -> Policy:
+def coordinator_policy(rules: Rules) -> Policy:
     """What the coordinator does."""
     return partial(schedule, rules=rules)
 
 
-def first_in_first_out(_: float, nodes: Collection[Node], holdings: Collection[Holding], requests: Collection[Request],
-                       __: Mapping[str, float]) -> Decision:  # fmt: skip
+def first_in_first_out(
+    _: float,
+    nodes: Collection[Node],
+    gangs: Collection[AllocatedGang],
+    requests: Collection[Request],
+    __: Mapping[str, float],
+) -> Decision:
     """Baseline: strictly in the order of submission; who does not fit holds up everybody."""
-    return _greedy(nodes, holdings, sorted(requests, key=lambda r: (r.since, r.run)), stop_at_first=True)
+    return _greedy(nodes, gangs, sorted(requests, key=lambda r: (r.since, r.run)), stop_at_first=True)
 
 
 def shortest_first(jobs: Iterable[TraceJob]) -> Policy:
     """Baseline: an oracle that knows how long jobs will take lets the shortest go first; the long may starve."""
     duration_s = {job.job: job.duration_s for job in jobs}
 
-    def policy(_: float, nodes: Collection[Node], holdings: Collection[Holding], requests: Collection[Request],
+    def policy(_: float, nodes: Collection[Node], gangs: Collection[AllocatedGang], requests: Collection[Request],
                __: Mapping[str, float]) -> Decision:  # fmt: skip
-        return _greedy(nodes, holdings, sorted(requests, key=lambda r: (duration_s[r.run], r.run)), stop_at_first=False)
+        return _greedy(nodes, gangs, sorted(requests, key=lambda r: (duration_s[r.run], r.run)), stop_at_first=False)
 
     return policy
 
 
 def _greedy(
-    nodes: Collection[Node], holdings: Collection[Holding], requests: list[Request], stop_at_first: bool
+    nodes: Collection[Node], gangs: Collection[AllocatedGang], requests: list[Request], stop_at_first: bool
 ) -> Decision:
-    room, decision = Room(nodes), Decision()
-    for holding in holdings:
-        room.take(holding.request, holding.placement)
+    free, decision = FreeResources(nodes), Decision()
+    for gang in gangs:
+        free.allocate(gang.request, gang.placement)
     for request in requests:
-        if placement := room.place(request):
-            room.take(request, placement)
+        if placement := free.find_placement(request):
+            free.allocate(request, placement)
             decision.actions.append(Admit(request.run, placement, 0))
         elif stop_at_first:
             break
-        if not room.gpus.any():
+        if not free.gpus.any():
             break
     return decision
 
@@ -96,7 +101,7 @@ class _Job:
         self.job, self.priority = job, priority
         self.left_s = job.duration_s  # with all its GPUs
         self.started: float | None = None
-        self.holding: Holding | None = None
+        self.gang: AllocatedGang | None = None
         self.computes_from = 0.0
 
     def request(self) -> Request:
@@ -117,8 +122,8 @@ class _Job:
         )
 
     def speed(self) -> float:
-        assert self.holding
-        return self.holding.workers / self.job.gpus
+        assert self.gang
+        return self.gang.workers / self.job.gpus
 
     def worked_until(self, now: float) -> None:
         self.left_s -= max(0.0, now - self.computes_from) * self.speed()
@@ -137,9 +142,9 @@ class _Simulation:
         self._held = {name for name, job in self._jobs.items() if cluster_can_hold(nodes, job.request())}
         self._capacity = Capacity(nodes)
         self._number = count()
-        self._events: list[tuple[float, int, str, str, Holding | None]] = []
+        self._events: list[tuple[float, int, str, str, AllocatedGang | None]] = []
         self._waiting: dict[str, Request] = {}
-        self._running: dict[str, Holding] = {}
+        self._running: dict[str, AllocatedGang] = {}
         self._half_life_s = rules.half_life_s
         self._meter = UsageMeter(0.0)
         self._shares: dict[str, float] = {}
@@ -154,8 +159,8 @@ class _Simulation:
         while self._events and len(self._ended) < len(self._held):
             now, changed = self._events[0][0], False
             while self._events and self._events[0][0] == now:
-                _, _, what, name, holding = heapq.heappop(self._events)
-                changed |= self._happens(now, what, name, holding)
+                _, _, what, name, gang = heapq.heappop(self._events)
+                changed |= self._happens(now, what, name, gang)
             if changed:
                 self._pass(now)
                 self._busy.append((now, self._in_use / self._capacity.gpus))
@@ -174,13 +179,13 @@ class _Simulation:
         for action in decision.actions:
             self._act(now, action)
 
-    def _happens(self, now: float, what: str, name: str, holding: Holding | None) -> bool:
+    def _happens(self, now: float, what: str, name: str, gang: AllocatedGang | None) -> bool:
         """Take in an event; False for one of a place that was given back since."""
         job = self._jobs[name]
         if what == "submitted":
             self._waiting[name] = job.request()
             return True
-        if holding is not job.holding:
+        if gang is not job.gang:
             return False
         job.worked_until(now)
         self._give_back(name)
@@ -201,29 +206,29 @@ class _Simulation:
             slowdown = job.job.gpus / workers
             begins_in = job.computes_from - now
             end = now + begins_in + request.expected_s * slowdown
-            job.holding = Holding(request, action.placement, now, action.level, end, steady=True)
-            self._running[action.run] = job.holding
+            job.gang = AllocatedGang(request, action.placement, now, action.level, end, steady=True)
+            self._running[action.run] = job.gang
             self._use(request, workers)
-            self._at(job.computes_from + job.left_s * slowdown, "ended", action.run, job.holding)
+            self._at(job.computes_from + job.left_s * slowdown, "ended", action.run, job.gang)
             return
-        assert job.holding
-        left = Holding(**{**vars(job.holding), "leaving": True})
+        assert job.gang
+        left = AllocatedGang(**{**vars(job.gang), "leaving": True})
         end = job.computes_from + job.left_s / job.speed()
-        job.holding = self._running[action.run] = left
+        job.gang = self._running[action.run] = left
         self._at(min(now + STOP_S, end), "ended" if end <= now + STOP_S else "left", action.run, left)
 
     def _give_back(self, name: str) -> None:
-        holding = self._running.pop(name)
-        self._jobs[name].holding = None
-        self._use(holding.request, -holding.workers)
+        gang = self._running.pop(name)
+        self._jobs[name].gang = None
+        self._use(gang.request, -gang.workers)
 
     def _use(self, request: Request, workers: int) -> None:
         self._in_use += workers
         share = self._capacity.share(request, abs(workers))
         self._shares[request.user] = self._shares.get(request.user, 0.0) + (share if workers > 0 else -share)
 
-    def _at(self, time: float, what: str, name: str, holding: Holding | None = None) -> None:
-        heapq.heappush(self._events, (time, next(self._number), what, name, holding))
+    def _at(self, time: float, what: str, name: str, gang: AllocatedGang | None = None) -> None:
+        heapq.heappush(self._events, (time, next(self._number), what, name, gang))
 
 
 def _queue_priority(rules: Rules, job: TraceJob) -> int:

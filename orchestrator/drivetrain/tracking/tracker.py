@@ -15,8 +15,8 @@ from drivetrain.tracking.spool import Spool
 from drivetrain.tracking.totals import Record, Totals
 
 _log = logging.getLogger(__name__)
-_GATHER_S, _POLL_S = 10.0, 0.05
-_FIRST_RETRY_S, _LAST_RETRY_S = 1.0, 30.0
+_BATCH_INTERVAL_S, _POLL_INTERVAL_S = 10.0, 0.05
+_MIN_RETRY_DELAY_S, _MAX_RETRY_DELAY_S = 1.0, 30.0
 
 
 class Tracker:
@@ -106,7 +106,7 @@ class Tracker:
         while self._spool.shipped < end and time.monotonic() < deadline:
             self._wake.set()
             self._hurry.set()
-            time.sleep(_POLL_S)
+            time.sleep(_POLL_INTERVAL_S)
         return self._spool.shipped >= end
 
     def close(self) -> None:
@@ -123,7 +123,7 @@ class Tracker:
 
     def _run(self) -> None:
         until_it_arrives = Retrying(
-            wait=wait_exponential(_FIRST_RETRY_S, max=_LAST_RETRY_S),
+            wait=wait_exponential(_MIN_RETRY_DELAY_S, max=_MAX_RETRY_DELAY_S),
             stop=stop_when_event_set(self._closing),
             sleep=sleep_using_event(self._closing),
             after=self._note_problem,
@@ -144,7 +144,7 @@ class Tracker:
         self._destination.ship(records)
         self._spool.mark_shipped(offset)
         self.problem = ""
-        self._hurry.wait(_GATHER_S)  # what comes meanwhile goes into one request
+        self._hurry.wait(_BATCH_INTERVAL_S)  # what comes meanwhile goes into one request
         self._hurry.clear()
 
     def _note_problem(self, attempt: RetryCallState) -> None:

@@ -6,20 +6,31 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from drivetrain.accounting import statement
-from drivetrain.accounting.statement import RunAccounts, account_of, timeline_of
+from drivetrain.accounting import run_account
+from drivetrain.accounting.run_account import RunAccountCache, account_of, timeline_of
 from drivetrain.coordinator.bookkeeping import Bookkeeping
 from drivetrain.home import Home
 from drivetrain.job.loading import load_job
 from drivetrain.runs import store as store_module
-from drivetrain.runs.states import Ended, Place, Placing, Preparing, Progress, Queued, Ready, Starting, State, Training
+from drivetrain.runs.states import (
+    Allocation,
+    Ended,
+    Placing,
+    Preparing,
+    Progress,
+    Queued,
+    Ready,
+    Starting,
+    State,
+    Training,
+)
 from drivetrain.runs.store import RunStore
 from drivetrain.tracking.spool import Spool
 from drivetrain.tracking.tracker import Tracker
 from drivetrain_workers.protocol.reasons import Reason
 from drivetrain_workers.records.step_times import TURN
 
-PLACE = Place((("node", 2),), 1000.0)
+PLACE = Allocation((("node", 2),), 1000.0)
 JOB = load_job("language-model", ["resources.price_per_hour=3"]).spec
 
 
@@ -36,7 +47,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     found = Clock()
-    monkeypatch.setattr(statement, "time", found)
+    monkeypatch.setattr(run_account, "time", found)
     monkeypatch.setattr(store_module, "time", found)
     return found
 
@@ -59,7 +70,7 @@ def in_generation(number: int) -> Progress:
 
 def test_an_account_that_is_asked_for_again_is_the_same_as_a_new_one(home: Home, clock: Clock) -> None:
     store, spool, folder = RunStore(home.database_url), Spool(home.run("toy").spool), home.run("toy")
-    accounts = RunAccounts(home, store)
+    accounts = RunAccountCache(home, store)
     life: list[State] = [
         Preparing(),
         Ready("/data"),
@@ -100,7 +111,7 @@ def a_turn(step: int, began: float) -> bytes:
     return np.array([(step, began, 0.5, 2.0, 0.5, 0.0, 0.25)], TURN).tobytes()
 
 
-def compare(accounts: RunAccounts, home: Home, store: RunStore) -> None:
+def compare(accounts: RunAccountCache, home: Home, store: RunStore) -> None:
     again, new = accounts.of("toy"), account_of(home, store, "toy")
     assert again == new
     assert again.goodput.seconds == pytest.approx(timeline_of(home, store, "toy").goodput.seconds)

@@ -69,19 +69,19 @@ class UsageMeter:
             self.usage[user] = self.usage.get(user, 0.0) * kept + shares.get(user, 0.0) * (1 - kept)
 
 
-def level(request: Request, now: float, rules: Rules) -> int:
+def effective_priority(request: Request, now: float, rules: Rules) -> int:
     """Priority, raised by one for every `Rules.aging_s` in the queue: nobody starves."""
     return request.priority + int(max(0.0, now - request.since) // rules.aging_s)
 
 
-def by_precedence(now: float, requests: Iterable[Request], shares: FairShares, rules: Rules) -> Iterator[Request]:
+def by_priority(now: float, requests: Iterable[Request], shares: FairShares, rules: Rules) -> Iterator[Request]:
     """Requests, the most urgent first: by level, then the user who has least, then who waits longest.
 
     Shares are read anew before each one: the caller adds what it has given to the one before.
     """
     levels: dict[int, dict[str, list[Request]]] = defaultdict(lambda: defaultdict(list))
     for request in requests:
-        levels[level(request, now, rules)][request.user].append(request)
+        levels[effective_priority(request, now, rules)][request.user].append(request)
     for urgency in sorted(levels, reverse=True):
         queues = levels[urgency]
         for queue in queues.values():

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from drivetrain.accounting.words import describe_cost, describe_time
+from drivetrain.accounting.summary import describe_cost, describe_time
 from drivetrain.reporting.assessment import describe_assessment
 from drivetrain.runs.facts import RunFacts
 from drivetrain.runs.view import RunView

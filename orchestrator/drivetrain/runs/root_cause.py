@@ -23,7 +23,7 @@ class Failure:
     how: str
 
 
-def describe(failures: Sequence[Failure]) -> str:
+def describe_failures(failures: Sequence[Failure]) -> str:
     """The culprit, and what followed. Who only lost its peers is no culprit, unless there is nobody else.
 
     Args:

@@ -6,17 +6,17 @@ from datetime import timedelta
 
 from drivetrain_pipelines.storage.checksums import JsonObject
 
-_SHOWN = 4
+_MAX_CLASSES = 4
 
 
 def describe_time(account: JsonObject) -> str:
     """How long a run took, what of that counted, and the classes that took most.
 
     Args:
-        account: as of `drivetrain.accounting.statement.Statement.to_json`.
+        account: as of `drivetrain.accounting.run_account.RunAccount.to_json`.
     """
     wall_s = account["wall_s"]
-    largest = sorted(account["seconds"].items(), key=lambda entry: -entry[1])[:_SHOWN]
+    largest = sorted(account["seconds"].items(), key=lambda entry: -entry[1])[:_MAX_CLASSES]
     shares = ", ".join(f"{name} {seconds / wall_s:.0%}" for name, seconds in largest if seconds > 0.005 * wall_s)
     return f"{timedelta(seconds=round(wall_s))}, goodput {account['goodput']:.0%}: {shares}"
 

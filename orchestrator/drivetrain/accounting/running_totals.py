@@ -12,19 +12,19 @@ from numpy.typing import NDArray
 
 from drivetrain.accounting.goodput import (
     CLASSES,
-    NO_TURNS,
+    NO_ITERATIONS,
     NUMBER_OF_CLASS,
     Goodput,
-    Stay,
+    PhaseInterval,
+    accumulate,
     by_class,
-    enter,
-    turn_stretches,
+    iteration_intervals,
 )
 
-_PIECE = 1 << 15  # turns that are read at once
+_CHUNK_ITERATIONS = 1 << 15  # turns that are read at once
 
 
-class RunSums:
+class RunningTotals:
     """Adds up the time of one run.
 
     Args:
@@ -33,29 +33,29 @@ class RunSums:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._generations: dict[int, TurnSums] = {}
+        self._generations: dict[int, GenerationTotals] = {}
 
-    def goodput(self, found: Sequence[Stay]) -> Goodput:
+    def goodput(self, found: Sequence[PhaseInterval]) -> Goodput:
         """Return what `drivetrain.accounting.goodput.account` would find in all turns that were written so far.
 
         Args:
             found: as of `drivetrain.accounting.goodput.stays`.
         """
-        book = _SumBook(found[0].begin, self)
-        enter(found, book)
+        book = _TotalsAccumulator(found[0].begin, self)
+        accumulate(found, book)
         return Goodput(by_class(book.seconds), book.at - found[0].begin)
 
-    def generation(self, number: int) -> TurnSums:
+    def generation(self, number: int) -> GenerationTotals:
         """Return the sums of one generation's turns."""
         if number not in self._generations:
-            self._generations[number] = TurnSums(TurnFile(self._folder, number))
+            self._generations[number] = GenerationTotals(TurnFile(self._folder, number))
         return self._generations[number]
 
 
-class _SumBook:
+class _TotalsAccumulator:
     """A book that keeps one sum for each class."""
 
-    def __init__(self, begin: float, run: RunSums) -> None:
+    def __init__(self, begin: float, run: RunningTotals) -> None:
         self.at, self._run = begin, run
         self.seconds = np.zeros(len(CLASSES))
 
@@ -64,10 +64,10 @@ class _SumBook:
         self.seconds[NUMBER_OF_CLASS[name]] += end - self.at
         self.at = end
 
-    def begin_of_turns(self, generation: int, limit: float) -> float | None:
+    def first_iteration_begin(self, generation: int, limit: float) -> float | None:
         return self._run.generation(generation).begin(limit)
 
-    def add_turns(self, generation: int, limit: float, reached: int) -> int:
+    def add_iterations(self, generation: int, limit: float, reached: int) -> int:
         found = self._run.generation(generation).add_up(self.at, limit, reached)
         self.seconds += found.seconds
         self.at = found.end
@@ -75,7 +75,7 @@ class _SumBook:
 
 
 @dataclass(frozen=True)
-class AddedUp:
+class IterationTotals:
     """Turns, added up.
 
     Attributes:
@@ -89,19 +89,19 @@ class AddedUp:
     step: int = 0
 
     @classmethod
-    def nothing(cls, at: float) -> AddedUp:
+    def nothing(cls, at: float) -> IterationTotals:
         """No turns; the first stretch will begin at ``at``."""
         return cls(np.zeros(len(CLASSES)), at)
 
-    def plus(self, turns: Turns, edges: NDArray[np.float64], classes: NDArray[np.int64]) -> AddedUp:
-        """Add the turns that follow; edges and classes as of `turn_stretches`."""
+    def plus(self, turns: Turns, edges: NDArray[np.float64], classes: NDArray[np.int64]) -> IterationTotals:
+        """Add the turns that follow; edges and classes as of `iteration_intervals`."""
         # In order, onto the sums so far: the result is the same to the bit however the turns were read in pieces.
         seconds = np.concatenate([self.seconds, np.diff(edges, axis=1).ravel()])
         sums = np.bincount(np.concatenate([np.arange(len(CLASSES)), classes.ravel()]), seconds, len(CLASSES))
-        return AddedUp(sums.astype(np.float64), float(edges[-1, -1]), max(self.step, int(turns["step"].max())))
+        return IterationTotals(sums.astype(np.float64), float(edges[-1, -1]), max(self.step, int(turns["step"].max())))
 
 
-class TurnSums:
+class GenerationTotals:
     """Adds up the turns of one generation.
 
     A turn is final when it lies before the limit up to which it is asked about, and the next one has been written: its
@@ -114,8 +114,8 @@ class TurnSums:
         self._file = file
         self._at, self._reached = 0.0, 0
         self._first: float | None = None  # when the first final turn began
-        self._sums = AddedUp.nothing(self._at)  # of the final turns
-        self._open = NO_TURNS  # the others
+        self._sums = IterationTotals.nothing(self._at)  # of the final turns
+        self._open = NO_ITERATIONS  # the others
 
     def begin(self, limit: float) -> float | None:
         """Return when the first turn began; None if none began before ``limit``."""
@@ -127,10 +127,10 @@ class TurnSums:
             if len(begun) or not self._read():
                 return float(begun[0]) if len(begun) else None
 
-    def add_up(self, at: float, limit: float, reached: int) -> AddedUp:
+    def add_up(self, at: float, limit: float, reached: int) -> IterationTotals:
         """Add up the turns that began before ``limit``; `begin` has just said that there is one.
 
-        Args: see `turn_stretches`.
+        Args: see `iteration_intervals`.
         """
         if (at, reached) != (self._at, self._reached):
             self._restart(at, reached)
@@ -144,13 +144,13 @@ class TurnSums:
         """Add up from the first turn on."""
         if self._first is not None:
             self._file.rewind()
-            self._open, self._first = NO_TURNS, None
+            self._open, self._first = NO_ITERATIONS, None
         self._at, self._reached = at, reached
-        self._sums = AddedUp.nothing(at)
+        self._sums = IterationTotals.nothing(at)
 
     def _read(self) -> bool:
         """Read some more turns; False when there are none."""
-        piece = self._file.read(_PIECE)
+        piece = self._file.read(_CHUNK_ITERATIONS)
         self._open = np.concatenate([self._open, piece])
         return len(piece) > 0
 
@@ -168,4 +168,4 @@ class TurnSums:
             self._open = self._open[count:].copy()
 
     def _stretches(self, turns: Turns, limit: float) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        return turn_stretches(turns, self._sums.end, limit, self._reached)
+        return iteration_intervals(turns, self._sums.end, limit, self._reached)

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from drivetrain.accounting import picture as goodput_picture
+from drivetrain.accounting import plot as goodput_plot
 from drivetrain.accounting.goodput import CLASSES, Timeline
-from drivetrain.accounting.picture import draw_goodput
-from drivetrain.scheduling import picture as scheduling_picture
+from drivetrain.accounting.plot import draw_goodput
+from drivetrain.scheduling import plot as scheduling_plot
 from drivetrain.scheduling.simulation import Result
-from drivetrain.tracking.curves import draw_loss, draw_losses
+from drivetrain.tracking.loss_plots import draw_loss, draw_losses
 from drivetrain.tracking.totals import Record
 from PIL import Image
 
@@ -89,8 +89,8 @@ def test_a_run_of_no_time_has_a_picture(tmp_path: Path) -> None:
 
 
 def test_every_class_of_time_has_a_color() -> None:
-    assert goodput_picture._COLORS.keys() == CLASSES.keys()
-    assert len(set(goodput_picture._COLORS.values())) == len(CLASSES)
+    assert goodput_plot._COLORS.keys() == CLASSES.keys()
+    assert len(set(goodput_plot._COLORS.values())) == len(CLASSES)
 
 
 def result(busy: list[tuple[float, float]]) -> Result:
@@ -99,15 +99,15 @@ def result(busy: list[tuple[float, float]]) -> Result:
 
 def test_policies_side_by_side(tmp_path: Path) -> None:
     results = {"ours": result([(0, 0.5), (3600, 1.0), (7200, 0.0)]), "fifo": result([(0, 0.25), (9000, 0.0)])}
-    scheduling_picture.draw(results, tmp_path / "policies.png")
+    scheduling_plot.draw(results, tmp_path / "policies.png")
     assert size_of(tmp_path / "policies.png") == (1320, 480)
-    scheduling_picture.draw({"ours": result([(5.0, 0.0)])}, tmp_path / "nothing.png")
+    scheduling_plot.draw({"ours": result([(5.0, 0.0)])}, tmp_path / "nothing.png")
     assert size_of(tmp_path / "nothing.png") == (1320, 480)
 
 
 def test_use_is_averaged_between_points() -> None:
     """Of a step function: one half of an hour in full use and one half in none is half in use."""
     times, busy = np.array([0.0, 0.5, 1.0]), np.array([1.0, 0.0, 0.0])
-    found = scheduling_picture._mean_between(times, busy, np.array([0.0, 0.25, 0.5, 0.75, 1.0]))
+    found = scheduling_plot._mean_between(times, busy, np.array([0.0, 0.25, 0.5, 0.75, 1.0]))
     assert found.tolist() == [1.0, 1.0, 1.0, 0.0, 0.0]
-    assert scheduling_picture._mean_between(times, busy, np.array([0.0, 1.0]))[1] == 0.5
+    assert scheduling_plot._mean_between(times, busy, np.array([0.0, 1.0]))[1] == 0.5

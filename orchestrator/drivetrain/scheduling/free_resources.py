@@ -7,13 +7,13 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 
-from drivetrain.scheduling.model import Holding, Node, Placement, Request
+from drivetrain.scheduling.model import AllocatedGang, Node, Placement, Request
 
-_DUST = 1e-6  # resources are floats: a whole node minus its parts may be a hair off
-_MOST = 1 << 20  # workers on a node, where nothing bounds them
+_EPSILON = 1e-6  # resources are floats: a whole node minus its parts may be a hair off
+_MAX_WORKERS_PER_NODE = 1 << 20  # workers on a node, where nothing bounds them
 
 
-class Room:
+class FreeResources:
     """Free resources by node. Copies are cheap: plans are made on copies.
 
     Args:
@@ -27,34 +27,34 @@ class Room:
         self.cpus = np.array([node.cpus for node in nodes], dtype=np.float64)
         self.gpus = np.array([node.gpus for node in nodes], dtype=np.float64)
 
-    def copy(self) -> Room:
+    def copy(self) -> FreeResources:
         """The same, to plan on."""
-        other = object.__new__(Room)
+        other = object.__new__(FreeResources)
         other._ids, other._index = self._ids, self._index
         other.cpus, other.gpus = self.cpus.copy(), self.gpus.copy()
         return other
 
-    def common(self, other: Room) -> Room:
+    def minimum(self, other: FreeResources) -> FreeResources:
         """On every node the lesser of two rooms: what is free now and stays free."""
         least = self.copy()
         np.minimum(least.cpus, other.cpus, out=least.cpus)
         np.minimum(least.gpus, other.gpus, out=least.gpus)
         return least
 
-    def take(self, request: Request, placement: Placement) -> None:
+    def allocate(self, request: Request, placement: Placement) -> None:
         """Less by a gang. Nodes that are gone are passed over."""
         self._add(request, placement, -1)
 
-    def give(self, request: Request, placement: Placement) -> None:
+    def release(self, request: Request, placement: Placement) -> None:
         """More by a gang. Nodes that are gone are passed over."""
         self._add(request, placement, 1)
 
-    def give_all(self, holdings: Iterable[Holding]) -> None:
+    def release_all(self, gangs: Iterable[AllocatedGang]) -> None:
         """More by several gangs, as `give`."""
-        for holding in holdings:
-            self._add(holding.request, holding.placement, 1)
+        for gang in gangs:
+            self._add(gang.request, gang.placement, 1)
 
-    def place(self, request: Request) -> Placement | None:
+    def find_placement(self, request: Request) -> Placement | None:
         """Where a gang fits, as large as possible; None where not even its least size does.
 
         On as few nodes as possible; what does not need a whole node goes where the least is left over.
@@ -66,7 +66,7 @@ class Room:
         placement: list[tuple[str, int]] = []
         for node in np.argsort(-ranks, kind="stable"):
             if ranks[node] >= workers:  # so would some of the nodes after it: the tightest takes the rest
-                tightest = np.where(ranks >= workers, ranks, _MOST).argmin()
+                tightest = np.where(ranks >= workers, ranks, _MAX_WORKERS_PER_NODE).argmin()
                 placement.append((self._ids[tightest], workers))
                 break
             placement.append((self._ids[node], int(ranks[node])))
@@ -80,10 +80,10 @@ class Room:
 
     def _ranks(self, request: Request) -> npt.NDArray[np.int64]:
         """Workers of the gang that each node could take."""
-        ranks = np.full(len(self._ids), float(_MOST))
+        ranks = np.full(len(self._ids), float(_MAX_WORKERS_PER_NODE))
         for free, needed in ((self.cpus, request.cpus), (self.gpus, request.gpus)):
             if needed:
-                np.minimum(ranks, np.floor(free / needed + _DUST), out=ranks)
+                np.minimum(ranks, np.floor(free / needed + _EPSILON), out=ranks)
         whole: npt.NDArray[np.int64] = np.maximum(ranks, 0).astype(np.int64)
         return whole
 

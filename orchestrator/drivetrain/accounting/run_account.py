@@ -12,18 +12,18 @@ from drivetrain_workers.records.run_folder import RunFolder
 from drivetrain_workers.records.step_times import read_turns
 
 from drivetrain.accounting.cost import Cost, cost, worker_seconds
-from drivetrain.accounting.goodput import Goodput, Stay, Timeline, account, stays
-from drivetrain.accounting.sums import RunSums
+from drivetrain.accounting.goodput import Goodput, PhaseInterval, Timeline, account, phase_intervals
+from drivetrain.accounting.running_totals import RunningTotals
 from drivetrain.home import Home
 from drivetrain.job.spec import stored_spec
 from drivetrain.runs.store import RunRecord, RunStore, TransitionRecord
 from drivetrain.tracking.spool import SpoolReader
 
-_MOST_BOOKS = 1000  # some tens of kilobytes each
+_MAX_CACHED_RUNS = 1000  # some tens of kilobytes each
 
 
 @dataclass(frozen=True)
-class Statement:
+class RunAccount:
     """The account of one run, until it was drawn up."""
 
     goodput: Goodput
@@ -45,7 +45,7 @@ class Statement:
         return {"goodput": self.goodput.share, **found, **{f"cost/{name}": value for name, value in costs.items()}}
 
 
-class RunAccounts:
+class RunAccountCache:
     """Accounts of runs, for a reader that asks again and again: what was read once is not read again.
 
     Safe to use from several threads.
@@ -58,28 +58,28 @@ class RunAccounts:
     def __init__(self, home: Home, store: RunStore) -> None:
         self._home, self._store = home, store
         self._lock = threading.Lock()
-        self._books: OrderedDict[str, _Book] = OrderedDict()
+        self._books: OrderedDict[str, _CachedAccount] = OrderedDict()
 
-    def of(self, run_id: str) -> Statement:
+    def of(self, run_id: str) -> RunAccount:
         """Draw up the account of a run from its records: until its end, or until now.
 
         Raises:
             InputError: there is no such run, or several.
         """
         record = self._store.get(run_id)
-        return self._book(record.id).draw_up(record)
+        return self._book(record.id).compute(record)
 
-    def _book(self, run_id: str) -> _Book:
+    def _book(self, run_id: str) -> _CachedAccount:
         with self._lock:
             if run_id not in self._books:
-                self._books[run_id] = _Book(self._home.run(run_id), self._store)
+                self._books[run_id] = _CachedAccount(self._home.run(run_id), self._store)
             self._books.move_to_end(run_id)  # the one that was not asked about for longest goes first
-            if len(self._books) > _MOST_BOOKS:
+            if len(self._books) > _MAX_CACHED_RUNS:
                 self._books.popitem(last=False)
             return self._books[run_id]
 
 
-class _Book:
+class _CachedAccount:
     """What was read of one run, in sums."""
 
     def __init__(self, folder: RunFolder, store: RunStore) -> None:
@@ -87,9 +87,9 @@ class _Book:
         self._lock = threading.Lock()
         self._history: list[TransitionRecord] = []
         self._number = 0  # of the last transition
-        self._spool, self._sums = SpoolReader(folder.spool), RunSums(folder.step_times)
+        self._spool, self._sums = SpoolReader(folder.spool), RunningTotals(folder.step_times)
 
-    def draw_up(self, record: RunRecord) -> Statement:
+    def compute(self, record: RunRecord) -> RunAccount:
         """Return the account as it is now."""
         with self._lock:
             now = time.time()
@@ -100,12 +100,12 @@ class _Book:
             energy_from = record.facts.energy_from
             joules = self._spool.update().joules if energy_from else None
             spent = cost(worker_seconds(self._history, now), joules, energy_from, resources)
-            return Statement(self._sums.goodput(_stays(record, self._history, now)), spent)
+            return RunAccount(self._sums.goodput(_phase_intervals(record, self._history, now)), spent)
 
 
-def account_of(home: Home, store: RunStore, run_id: str) -> Statement:
-    """Draw up the account of one run, once. See `RunAccounts.of`."""
-    return RunAccounts(home, store).of(run_id)
+def account_of(home: Home, store: RunStore, run_id: str) -> RunAccount:
+    """Draw up the account of one run, once. See `RunAccountCache.of`."""
+    return RunAccountCache(home, store).of(run_id)
 
 
 def timeline_of(home: Home, store: RunStore, run_id: str) -> Timeline:
@@ -115,10 +115,10 @@ def timeline_of(home: Home, store: RunStore, run_id: str) -> Timeline:
         InputError: there is no such run, or several.
     """
     record = store.get(run_id)
-    found = _stays(record, store.history(record.id), time.time())
+    found = _phase_intervals(record, store.history(record.id), time.time())
     return account(found, read_turns(home.run(record.id).step_times))
 
 
-def _stays(record: RunRecord, history: list[TransitionRecord], now: float) -> list[Stay]:
+def _phase_intervals(record: RunRecord, history: list[TransitionRecord], now: float) -> list[PhaseInterval]:
     phases = [(at, state.phase, state.progress.generation) for at, _, state in history]
-    return stays(record.created, phases, now)
+    return phase_intervals(record.created, phases, now)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from drivetrain.runs.culprits import Failure, describe
+from drivetrain.runs.root_cause import Failure, describe_failures
 from drivetrain_workers.protocol.reasons import Reason
 
 KILLED = Failure(10.2, 3, Reason.RANK_KILLED, "was killed by signal 9")
@@ -28,4 +28,4 @@ MEMORY = Failure(11.0, 1, Reason.OUT_OF_MEMORY, "exited with code 1: out of memo
     ],
 )
 def test_the_culprit_comes_first(failures: list[Failure], text: str) -> None:
-    assert describe(failures) == text
+    assert describe_failures(failures) == text
