@@ -162,7 +162,7 @@ def test_a_spot_machine_is_left_before_it_is_taken(toy_job: Path, undisturbed: R
         taken.power_off()
         found = client.wait(run, 240)
     stopping = next(entry for entry in found["history"] if entry["phase"] == "stopping")
-    assert f"node {node[:12]} is about to leave" in stopping["why"]
+    assert f"node {node[:12]} is draining" in stopping["why"]
     assert found["progress"]["restarts"] == 0
     assert_same(Result.of(found, here.home), undisturbed)
 

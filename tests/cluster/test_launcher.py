@@ -126,7 +126,7 @@ def test_a_cluster_grows_shrinks_and_goes(toy_job: Path, tmp_path: Path) -> None
         assert "completed" in waiting.communicate(timeout=300)[0]
         print(f"the run has ended after {time.monotonic() - began:.0f} s")
         ended = told_of(head, run, on_head)
-        assert "is about to leave" in next(e for e in ended["history"] if e["phase"] == "stopping")["why"]
+        assert "is draining" in next(e for e in ended["history"] if e["phase"] == "stopping")["why"]
         assert ended["progress"]["restarts"] == 0
         began = time.monotonic()
         wait_until(lambda: machines() == 1)

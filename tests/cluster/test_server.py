@@ -88,7 +88,7 @@ def test_preempted_and_none_the_worse(service: Service, toy_job: Path, short_job
         found = ann.wait(low, 240)
     phases = [entry["phase"] for entry in found["history"]]
     assert phases.count("ready") == 2
-    assert "makes room for" in next(e["why"] for e in found["history"] if e["phase"] == "stopping")
+    assert "preempted by" in next(e["why"] for e in found["history"] if e["phase"] == "stopping")
     assert found["reason"] == "completed"
     assert (found["progress"]["failures"], found["progress"]["restarts"]) == ({}, 0)
     assert_same(Result.of(found, service.home), undisturbed)

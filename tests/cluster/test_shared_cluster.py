@@ -69,7 +69,7 @@ def test_an_elastic_run_shrinks_and_grows(toy_job: Path, tmp_path: Path) -> None
         account = client.account(run)
         audit = json.loads(service.command("audit", run, "--json").stdout)
     assert found["reason"] == "completed", found["facts"]
-    assert "grows from 1 to 2 workers" in next(e["why"] for e in found["history"] if e["phase"] == "stopping")
+    assert "scaling up from 1 to 2 workers" in next(e["why"] for e in found["history"] if e["phase"] == "stopping")
     worlds = [size for _, size in audit["worlds"]]
     assert [size for size, _ in groupby(worlds)] == [1, 2, 1]
     assert audit["problems"] == []

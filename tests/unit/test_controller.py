@@ -44,7 +44,7 @@ def lost(generation: int, reason: Reason = Reason.RANK_KILLED, at: float = 100.0
             ev.AllocationGranted(st.Allocation((("a" * 56, 2), ("b", 1)))),
             "allocation granted: 2 on node aaaaaaaaaaaa, 1 on node b",
         ),
-        (ev.PreemptionRequested("node b is about to leave"), "preemption requested: node b is about to leave"),
+        (ev.PreemptionRequested("node b is draining"), "preemption requested: node b is draining"),
         (lost(3), "rank lost: generation 3, reason rank_killed, rank 1 was killed"),
         (ev.Failed(Reason.USER_CODE, "first\n\tsecond \x1b[31mred"), "failed: reason user_code, first second [31mred"),
     ],
@@ -154,11 +154,11 @@ def test_cancel_while_training_saves_first() -> None:
 
 
 def test_a_run_that_yields_saves_first_and_waits_for_another_place() -> None:
-    state, actions = after(*TO_TRAINING, ev.PreemptionRequested("makes room"))
-    assert state == st.Stopping(DATASET, PLACE, "makes room", progress=state.progress)
+    state, actions = after(*TO_TRAINING, ev.PreemptionRequested("preempted"))
+    assert state == st.Stopping(DATASET, PLACE, "preempted", progress=state.progress)
     assert actions == [ev.RequestStop()]
     ready, actions = step(state, ev.RanksFinished(1, complete=False))
-    assert ready == st.Ready(DATASET, "makes room", progress=state.progress)
+    assert ready == st.Ready(DATASET, "preempted", progress=state.progress)
     assert actions == [ev.ReleaseAllocation()]
     assert isinstance(step(state, lost(1))[0], st.Ready)
     assert isinstance(step(state, ev.AgentLost(1, "gone"))[0], st.Ready)
@@ -169,7 +169,7 @@ def test_a_run_that_yields_saves_first_and_waits_for_another_place() -> None:
 
 def test_a_spent_budget_saves_and_says_so() -> None:
     spent = ev.CancelRequested(Reason.BUDGET_SPENT, "budget.hours is 3, and spent")
-    state, actions = after(*TO_TRAINING, ev.PreemptionRequested("makes room"), spent)
+    state, actions = after(*TO_TRAINING, ev.PreemptionRequested("preempted"), spent)
     assert actions == []  # it is stopping already
     ended, _ = step(state, ev.RanksFinished(1, complete=False))
     assert isinstance(ended, st.Ended)
@@ -182,7 +182,7 @@ def test_a_spent_budget_saves_and_says_so() -> None:
 
 @pytest.mark.parametrize("reached", [3, 4])
 def test_a_run_that_does_not_train_yet_yields_at_once(reached: int) -> None:
-    state, actions = after(*TO_TRAINING[:reached], ev.PreemptionRequested("makes room"))
+    state, actions = after(*TO_TRAINING[:reached], ev.PreemptionRequested("preempted"))
     assert isinstance(state, st.Ready)
     assert actions == [ev.ReleaseAllocation()]
 

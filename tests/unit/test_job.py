@@ -232,6 +232,6 @@ def test_time_with_a_place_is_no_waiting() -> None:
         (31.0, "", Starting("d", allocation)),
     ]
     assert waiting_since(5.0, first) == 5.0
-    stopped = [*first, (130.0, "", Ready("d", "makes room"))]
+    stopped = [*first, (130.0, "", Ready("d", "preempted"))]
     assert waiting_since(5.0, stopped) == 105.0, "it has waited for 25 s, until 130"
     assert waiting_since(5.0, [*stopped, (140.0, "", Ended(Reason.CANCELLED)), (500.0, "", Queued())]) == 500.0

@@ -145,8 +145,8 @@ def test_quotas_of_users_and_queues() -> None:
     ]
     decision = decide(requests, rules=rules)
     assert admitted(decision) == ["one", "three"]
-    assert decision.waiting["two"] == "waits for the quota of user ann: 3 of 4 workers are in use"
-    assert decision.waiting["four"] == "waits for the quota of queue small: 2 of 2 workers are in use"
+    assert decision.waiting["two"] == "waiting for the quota of user ann: 3 of 4 workers are in use"
+    assert decision.waiting["four"] == "waiting for the quota of queue small: 2 of 2 workers are in use"
 
 
 def test_an_elastic_gang_stays_within_its_quota() -> None:
@@ -163,7 +163,7 @@ BUSY = [holds("long", (("a", 4),), end=1000.0), holds("short", (("b", 2),), end=
 def test_the_first_that_does_not_fit_has_a_place_reserved() -> None:
     decision = decide([asks("big", 8)], BUSY)
     assert decision.actions == []
-    assert decision.waiting == {"big": "is next; has a place in 1000 s at the latest"}
+    assert decision.waiting == {"big": "next in the queue; starts within 1000 s"}
 
 
 def test_backfill_takes_what_ends_in_time_and_nothing_else() -> None:
@@ -184,13 +184,13 @@ def test_room_is_kept_where_nobody_knows_when_jobs_end() -> None:
     busy = [holds("x", (("a", 4),)), holds("y", (("b", 3),))]
     decision = decide([asks("big", 8), asks("one", 1, since=1.0)], busy)
     assert decision.actions == []
-    assert decision.waiting["big"] == "is next; waits for running jobs to end"
+    assert decision.waiting["big"] == "next in the queue; waiting for running jobs to end"
 
 
 def test_what_the_cluster_cannot_hold_holds_up_nobody() -> None:
     decision = decide([asks("huge", 9), asks("ok", 2, since=1.0)])
     assert admitted(decision) == ["ok"]
-    assert "cannot hold it" in decision.waiting["huge"]
+    assert "the cluster is too small" in decision.waiting["huge"]
 
 
 # Preemption -----------------------------------------------------------------------------------------------------
@@ -199,8 +199,8 @@ def test_what_the_cluster_cannot_hold_holds_up_nobody() -> None:
 def test_preemption_takes_the_lowest_and_no_more_than_needed() -> None:
     running = [holds("low", (("a", 4),), level=0), holds("mid", (("b", 4),), level=1)]
     decision = decide([asks("urgent", 4, priority=2)], running)
-    assert decision.actions == [Preempt("low", "makes room for urgent of priority 2")]
-    assert decision.waiting["urgent"] == "waits until low have saved and left"
+    assert decision.actions == [Preempt("low", "preempted by urgent with priority 2")]
+    assert decision.waiting["urgent"] == "waiting for low to save and stop"
 
 
 def test_nobody_is_stopped_twice_or_for_nothing() -> None:
@@ -225,7 +225,7 @@ def test_a_node_that_is_about_to_leave() -> None:
     nodes = [Node("a", 16, 4, draining=True), Node("b", 16, 4)]
     there = holds("there", (("a", 2), ("b", 1)), preemptible=False)
     decision = schedule(0.0, nodes, [there], [asks("new", 3), asks("big", 4, since=1.0)], {}, RULES)
-    assert decision.actions == [Preempt("there", "node a is about to leave"), Admit("new", (("b", 3),), 0)]
+    assert decision.actions == [Preempt("there", "node a is draining"), Admit("new", (("b", 3),), 0)]
     assert not cluster_can_hold(nodes, asks("eight", 8))
     leaving = replace(there, leaving=True)
     assert schedule(0.0, nodes, [leaving], [], {}, RULES).actions == []
@@ -260,14 +260,14 @@ def test_elastic_gangs_shrink_to_what_is_there_and_grow_when_it_pays() -> None:
     assert isinstance(admit, Admit)
     assert workers_of(admit.placement) == 4
     small = AllocatedGang(elastic, (("b", 4),), 0.0, 0, expected_end=1000.0, steady=True)
-    assert decide([], [small]).actions == [Preempt("x", "grows from 4 to 8 workers")]
+    assert decide([], [small]).actions == [Preempt("x", "scaling up from 4 to 8 workers")]
     assert decide([], [replace(small, expected_end=100.0)]).actions == []
     assert decide([], [replace(small, expected_end=math.inf)]).actions == []
     assert decide([], [replace(small, steady=False)]).actions == [], "it has hardly begun"
     quota = Rules(others=UserRules(max_workers=4))
     assert decide([], [small], quota).actions == [], "it would only get as many as it has"
     assert decide([], [small], Rules(others=UserRules(max_workers=6))).actions == [
-        Preempt("x", "grows from 4 to 6 workers")
+        Preempt("x", "scaling up from 4 to 6 workers")
     ]
 
 

@@ -1,4 +1,4 @@
-"""Which run trains when and where: pure functions.
+"""Scheduling of runs on nodes: pure functions.
 
 free_resources: free resources per node, and the placement of a gang.
 model: nodes, requests, allocations and decisions.

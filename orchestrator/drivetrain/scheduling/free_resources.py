@@ -1,4 +1,4 @@
-"""What is free on the nodes of a cluster, and where a gang fits."""
+"""Free resources of the nodes, and the placement of a gang on them."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import numpy.typing as npt
 
 from drivetrain.scheduling.model import AllocatedGang, Node, Placement, Request
 
-_EPSILON = 1e-6  # resources are floats: a whole node minus its parts may be a hair off
-_MAX_WORKERS_PER_NODE = 1 << 20  # workers on a node, where nothing bounds them
+_EPSILON = 1e-6  # resources are floats: sums have rounding errors
+_MAX_WORKERS_PER_NODE = 1 << 20  # where no resource bounds them
 
 
 class FreeResources:
-    """Free resources by node. Copies are cheap: plans are made on copies.
+    """Free resources by node. Copies are cheap; planning works on copies.
 
     Args:
-        nodes: the cluster, all of it free.
+        nodes: of the cluster, all free.
     """
 
     def __init__(self, nodes: Iterable[Node]) -> None:
@@ -28,36 +28,36 @@ class FreeResources:
         self.gpus = np.array([node.gpus for node in nodes], dtype=np.float64)
 
     def copy(self) -> FreeResources:
-        """The same, to plan on."""
+        """Return a copy."""
         other = object.__new__(FreeResources)
         other._ids, other._index = self._ids, self._index
         other.cpus, other.gpus = self.cpus.copy(), self.gpus.copy()
         return other
 
     def minimum(self, other: FreeResources) -> FreeResources:
-        """On every node the lesser of two rooms: what is free now and stays free."""
+        """Return the minimum per node of these and other free resources."""
         least = self.copy()
         np.minimum(least.cpus, other.cpus, out=least.cpus)
         np.minimum(least.gpus, other.gpus, out=least.gpus)
         return least
 
     def allocate(self, request: Request, placement: Placement) -> None:
-        """Less by a gang. Nodes that are gone are passed over."""
+        """Subtract the resources of a gang. Nodes that have left the cluster are skipped."""
         self._add(request, placement, -1)
 
     def release(self, request: Request, placement: Placement) -> None:
-        """More by a gang. Nodes that are gone are passed over."""
+        """Add the resources of a gang. Nodes that have left the cluster are skipped."""
         self._add(request, placement, 1)
 
     def release_all(self, gangs: Iterable[AllocatedGang]) -> None:
-        """More by several gangs, as `give`."""
+        """Add the resources of several gangs, as `release`."""
         for gang in gangs:
             self._add(gang.request, gang.placement, 1)
 
     def find_placement(self, request: Request) -> Placement | None:
-        """Where a gang fits, as large as possible; None where not even its least size does.
+        """Return a placement of a gang with as many workers as possible; None if its minimum size does not fit.
 
-        On as few nodes as possible; what does not need a whole node goes where the least is left over.
+        It uses as few nodes as possible. The last workers go to the node with the least free resources that fits.
         """
         ranks = self._ranks(request)
         workers = min(request.workers, int(ranks.sum()))
@@ -65,7 +65,7 @@ class FreeResources:
             return None
         placement: list[tuple[str, int]] = []
         for node in np.argsort(-ranks, kind="stable"):
-            if ranks[node] >= workers:  # so would some of the nodes after it: the tightest takes the rest
+            if ranks[node] >= workers:  # some later nodes may also fit: choose the tightest
                 tightest = np.where(ranks >= workers, ranks, _MAX_WORKERS_PER_NODE).argmin()
                 placement.append((self._ids[tightest], workers))
                 break
@@ -75,11 +75,11 @@ class FreeResources:
         return tuple(placement)
 
     def fits(self, request: Request) -> bool:
-        """Whether the least size of a gang fits."""
+        """Check whether the minimum size of a gang fits."""
         return bool(self._ranks(request).sum() >= request.min_workers)
 
     def _ranks(self, request: Request) -> npt.NDArray[np.int64]:
-        """Workers of the gang that each node could take."""
+        """Return the number of workers of the gang that fit on each node."""
         ranks = np.full(len(self._ids), float(_MAX_WORKERS_PER_NODE))
         for free, needed in ((self.cpus, request.cpus), (self.gpus, request.gpus)):
             if needed:

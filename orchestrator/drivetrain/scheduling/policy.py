@@ -1,8 +1,8 @@
-"""One pass of the scheduler: who gets which place, who waits for what, who has to leave.
+"""One pass of the scheduler: admit gangs, give the reason for each wait, preempt gangs.
 
-Gangs are considered by precedence. The first that does not fit has a place reserved at the earliest time at which it
-will, and those after it are let in only where that delays it in nothing (EASY backfill, Lifka 1995). A gang of higher
-priority may have lower ones stopped, with a checkpoint.
+Gangs are considered in the order of priority. The first gang that does not fit gets a reservation at the earliest
+possible time. Later gangs are admitted only if they do not delay it (EASY backfill, Lifka 1995). A gang of higher
+priority may preempt gangs of lower priority, which save a checkpoint first.
 """
 
 from __future__ import annotations
@@ -26,33 +26,33 @@ def schedule(
     usage: Mapping[str, float],
     rules: Rules,
 ) -> Decision:
-    """Decide on every waiting gang.
+    """Decide on every queued gang.
 
     Args:
         nodes: of the cluster.
-        gangs: what has its place; ranks on nodes that are not in ``nodes`` take nothing.
+        gangs: gangs with an allocation; ranks on nodes that are not in ``nodes`` use no resources.
         usage: recent share of the cluster by user, as `UsageMeter.usage`.
     """
-    going = {node.id for node in nodes if node.draining}
+    draining = {node.id for node in nodes if node.draining}
     one_pass = _Pass(now, [node for node in nodes if not node.draining], gangs, usage, rules)
-    one_pass.leave(going)
+    one_pass.drain(draining)
     for request in by_priority(now, requests, one_pass.shares, rules):
         one_pass.consider(request)
-    one_pass.grow()
+    one_pass.scale_up()
     return one_pass.decision
 
 
 def cluster_can_hold(nodes: Collection[Node], request: Request) -> bool:
-    """Whether a gang would fit if nothing else ran."""
+    """Check whether a gang would fit on the empty cluster."""
     return FreeResources(node for node in nodes if not node.draining).fits(request)
 
 
 class _Reservation:
-    """The place that is kept for the first gang that has to wait.
+    """A reservation for the first gang that has to wait.
 
     Attributes:
-        at: when it will be free; infinite where nobody knows.
-        free_then: what is free then, the gang already placed.
+        at: when its resources will be free; infinite if unknown.
+        free_then: resources that are free at that time, without those of the gang.
     """
 
     def __init__(self, at: float, free_then: FreeResources) -> None:
@@ -60,7 +60,7 @@ class _Reservation:
 
 
 class _Quotas:
-    """How many workers users and queues have, and how many they may have."""
+    """Worker quotas of users and queues, and their current use."""
 
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
@@ -68,26 +68,26 @@ class _Quotas:
         self._queue_workers: dict[str, int] = defaultdict(int)
 
     def count(self, request: Request, workers: int) -> None:
-        """Add workers that a gang has been given."""
+        """Count the workers of a gang."""
         self._user_workers[request.user] += workers
         self._queue_workers[request.queue] += workers
 
     def left(self, request: Request) -> int:
-        """Return how many more workers a gang may have."""
+        """Return the number of additional workers that a gang may have."""
         return min((limit - used for _, limit, used in self._of(request)), default=request.workers)
 
     def within(self, request: Request) -> tuple[Request | None, str]:
-        """Return the gang as large as the quotas allow; or None, and which quota is used up."""
+        """Limit a gang to its quotas; return None and the reason if they do not allow its minimum size."""
         for whose, limit, used in self._of(request):
             if used + request.min_workers > limit:
-                return None, f"waits for the quota of {whose}: {used} of {limit} workers are in use"
+                return None, f"waiting for the quota of {whose}: {used} of {limit} workers are in use"
         left = self.left(request)
         if left >= request.workers:
             return request, ""
         return replace(request, workers=left, expected_s=request.expected_s * request.workers / left), ""
 
     def _of(self, request: Request) -> Iterator[tuple[str, int, int]]:
-        """Whose quotas a gang counts for: their limit, and how many workers are in use."""
+        """Yield each quota that applies to a gang: its owner, its limit and the workers in use."""
         user, queue = self._rules.user(request.user), self._rules.queues.get(request.queue)
         if user.max_workers is not None:
             yield f"user {request.user}", user.max_workers, self._user_workers[request.user]
@@ -117,18 +117,20 @@ class _Pass:
             self._count(gang.request, gang.workers)
         self._reservation: _Reservation | None = None
         self._tried = 0
-        self._hopeless: dict[tuple[float, float, bool], int] = {}  # least workers that were refused, by kind of gang
+        self._rejected: dict[
+            tuple[float, float, bool], int
+        ] = {}  # smallest rejected number of workers, by kind of gang
 
-    def leave(self, going: Collection[str]) -> None:
-        """Have gangs save and leave the nodes that are about to go."""
+    def drain(self, draining: Collection[str]) -> None:
+        """Preempt the gangs on draining nodes."""
         for index, gang in enumerate(self._gangs):
-            lost = [node for node, _ in gang.placement if node in going]
+            lost = [node for node, _ in gang.placement if node in draining]
             if lost and not gang.leaving:
-                self.decision.actions.append(Preempt(gang.request.run, f"node {lost[0][:12]} is about to leave"))
+                self.decision.actions.append(Preempt(gang.request.run, f"node {lost[0][:12]} is draining"))
                 self._gangs[index] = replace(gang, leaving=True)
 
     def consider(self, request: Request) -> None:
-        """Admit a gang, reserve a place for it, or say why it waits."""
+        """Admit a gang, make a reservation for it, or record the reason why it waits."""
         waiting = self.decision.waiting
         within, quota = self._quotas.within(request)
         if not within:
@@ -136,19 +138,19 @@ class _Pass:
             return
         request = within
         if self._reservation and self._tried >= self._rules.backfill_depth:
-            waiting[request.run] = "waits behind others"
+            waiting[request.run] = "waiting for runs ahead in the queue"
         elif placement := self._placement(request):
             self._admit(request, placement)
         else:
             self.decision.short.append(request)
             if self._reservation:
                 self._tried += 1
-                waiting[request.run] = "waits for room that delays nobody before it"
+                waiting[request.run] = "waiting for resources; starting now would delay a run ahead in the queue"
             else:
                 waiting[request.run] = self._reserve(request)
 
-    def grow(self) -> None:
-        """Have gangs with fewer workers than they could use start anew with more, where nobody waits and it pays."""
+    def scale_up(self) -> None:
+        """Restart gangs with more workers where the queue is empty and the time saved exceeds the cost."""
         if self.decision.waiting:
             return
         for gang in self._gangs:
@@ -165,25 +167,25 @@ class _Pass:
                 free.allocate(request, placement)
                 self._free = free
                 self._count(request, workers - have)
-                self.decision.actions.append(Preempt(request.run, f"grows from {have} to {workers} workers"))
+                self.decision.actions.append(Preempt(request.run, f"scaling up from {have} to {workers} workers"))
 
     def _placement(self, request: Request) -> Placement | None:
-        """A place that is free now and delays no reserved gang."""
+        """Return a placement that is free now and does not delay the reserved gang."""
         if not self._reservation:
             return self._free.find_placement(request)
         soon = self._ends_in_time(request, request.workers)
         kind = (request.cpus, request.gpus, soon)
-        if request.min_workers >= self._hopeless.get(kind, 1 << 30):
+        if request.min_workers >= self._rejected.get(kind, 1 << 30):
             return None
         placement = self._free.find_placement(request) if soon else None
         if not (placement and self._ends_in_time(request, workers_of(placement))):
             placement = self._free.minimum(self._reservation.free_then).find_placement(request)
         if not placement:
-            self._hopeless[kind] = request.min_workers
+            self._rejected[kind] = request.min_workers
         return placement
 
     def _ends_in_time(self, request: Request, workers: int) -> bool:
-        """Whether a gang with these workers would have ended when the reserved place is needed."""
+        """Check whether a gang with this number of workers would end before the reservation starts."""
         assert self._reservation
         at = self._reservation.at
         return math.isfinite(at) and self._now + request.expected_s * request.workers / workers <= at
@@ -204,40 +206,40 @@ class _Pass:
         self._quotas.count(request, workers)
 
     def _reserve(self, request: Request) -> str:
-        """Keep a place for a gang; returns why it waits."""
+        """Make the reservation for a gang; return the reason why it waits."""
         if not self._total.fits(request):
-            return "waits for nodes: the cluster as it is cannot hold it"
+            return "waiting for nodes: the cluster is too small for this run"
         ends = sorted([*self._gangs, *self._admitted], key=self._end)
         count = self._ends_needed(request, ends)
         at = self._end(ends[count - 1])[0]
         victims = self._victims(request) if self._rules.preemption else []
-        patience = max((victim.request.restart_s for victim in victims), default=0.0)
-        if victims and at - self._now > patience:
+        stop_s = max((victim.request.restart_s for victim in victims), default=0.0)
+        if victims and at - self._now > stop_s:
             runs = ", ".join(victim.request.run for victim in victims)
-            why = f"makes room for {request.run} of priority {request.priority}"
+            why = f"preempted by {request.run} with priority {request.priority}"
             self.decision.actions.extend(Preempt(victim.request.run, why) for victim in victims)
             leaving = [gang for gang in self._gangs if gang.leaving]
-            self._keep(request, self._now + patience, [*leaving, *victims])
-            return f"waits until {runs} have saved and left"
-        self._keep(request, at, ends[:count])
+            self._set_reservation(request, self._now + stop_s, [*leaving, *victims])
+            return f"waiting for {runs} to save and stop"
+        self._set_reservation(request, at, ends[:count])
         if math.isinf(at):
-            return "is next; waits for running jobs to end"
-        return f"is next; has a place in {max(0.0, at - self._now):.0f} s at the latest"
+            return "next in the queue; waiting for running jobs to end"
+        return f"next in the queue; starts within {max(0.0, at - self._now):.0f} s"
 
-    def _keep(self, request: Request, at: float, gone: Collection[AllocatedGang]) -> None:
+    def _set_reservation(self, request: Request, at: float, ended: Collection[AllocatedGang]) -> None:
         free_then = self._free.copy()
-        free_then.release_all(gone)
+        free_then.release_all(ended)
         if placement := free_then.find_placement(replace(request, workers=request.min_workers)):
             free_then.allocate(request, placement)
         self._reservation = _Reservation(at, free_then)
 
     def _end(self, gang: AllocatedGang) -> tuple[float, float, str]:
-        """When a gang gives its place back; of those of which nobody knows, the oldest first."""
+        """Return the sort key of a gang by the end of its allocation; with unknown ends, the oldest gang first."""
         end = self._now if gang.leaving else max(gang.expected_end, self._now)
         return end, gang.started, gang.request.run
 
     def _ends_needed(self, request: Request, ends: list[AllocatedGang]) -> int:
-        """How many gangs, in this order, have to end before a gang fits; room only grows, so halving finds it."""
+        """Return how many gangs, in this order, must end before a gang fits, by binary search."""
         low, high = 0, len(ends)
         while high - low > 1:
             middle = (low + high) // 2
@@ -247,9 +249,9 @@ class _Pass:
         return high
 
     def _victims(self, request: Request) -> list[AllocatedGang]:
-        """The gangs of lower priority that have to leave; none where it fits without, or not even with all of them.
+        """Return the gangs to preempt; empty if the gang fits without preemption or does not fit even with it.
 
-        The lowest first, and of those that which lost the least when it stops: elastic ones, then the youngest.
+        The lowest priority comes first; among equals the gang that loses least: elastic ones, then the newest.
         """
         free = self._free.copy()
         free.release_all(gang for gang in self._gangs if gang.leaving)
@@ -269,7 +271,7 @@ class _Pass:
             chosen.append(gang)
         if not free.fits(request):
             return []
-        for gang in reversed(chosen[:-1]):  # those that turned out not to matter stay
+        for gang in reversed(chosen[:-1]):  # keep the gangs whose resources are not needed
             free.allocate(gang.request, gang.placement)
             if free.fits(request):
                 chosen.remove(gang)

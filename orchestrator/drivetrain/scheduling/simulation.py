@@ -1,4 +1,4 @@
-"""A cluster on a virtual clock: the scheduler's own functions, run over a trace of jobs."""
+"""Simulation of the scheduler over a trace of jobs, on a virtual clock."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ Policy = Callable[
     [float, Collection[Node], Collection[AllocatedGang], Collection[Request], Mapping[str, float]],
     Decision,
 ]
-STOP_S, START_S = 15.0, 15.0  # saving and leaving; starting and loading: what a preemption costs
+STOP_S, START_S = 15.0, 15.0  # cost of a preemption: saving and stopping; starting and loading
 
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a trace.
+    """The result of a simulation.
 
     Attributes:
-        completion_s: of each job, from its submission to its end, in the order of the trace.
-        waited_s: of each job, until it first began.
-        refused: jobs that the cluster could never hold.
-        preemptions: of all jobs together.
-        busy: (time, part of the GPUs that are in use from then on).
+        completion_s: time from submission to end, by job, in the order of the trace.
+        waited_s: time from submission to the first start, by job.
+        refused: number of jobs that are too large for the cluster.
+        preemptions: total over all jobs.
+        busy: (time, fraction of GPUs in use from then on).
     """
 
     completion_s: np.ndarray
@@ -44,14 +44,14 @@ class Result:
 
     @property
     def utilisation(self) -> float:
-        """Average part of the GPUs in use, from the first submission to the last end."""
+        """Mean fraction of GPUs in use, from the first submission to the last end."""
         times, parts = self.busy[:, 0], self.busy[:, 1]
         span = times[-1] - times[0]
         return float((np.diff(times) * parts[:-1]).sum() / span) if span else 0.0
 
 
 def coordinator_policy(rules: Rules) -> Policy:
-    """What the coordinator does."""
+    """Return the policy of the coordinator."""
     return partial(schedule, rules=rules)
 
 
@@ -62,12 +62,12 @@ def first_in_first_out(
     requests: Collection[Request],
     __: Mapping[str, float],
 ) -> Decision:
-    """Baseline: strictly in the order of submission; who does not fit holds up everybody."""
+    """Schedule strictly in the order of submission: a job that does not fit blocks all later ones (baseline)."""
     return _greedy(nodes, gangs, sorted(requests, key=lambda r: (r.since, r.run)), stop_at_first=True)
 
 
 def shortest_first(jobs: Iterable[TraceJob]) -> Policy:
-    """Baseline: an oracle that knows how long jobs will take lets the shortest go first; the long may starve."""
+    """Return a baseline that knows all durations and schedules the shortest job first; long jobs may starve."""
     duration_s = {job.job: job.duration_s for job in jobs}
 
     def policy(_: float, nodes: Collection[Node], gangs: Collection[AllocatedGang], requests: Collection[Request],
@@ -95,7 +95,7 @@ def _greedy(
 
 
 class _Job:
-    """A job on its way: how much of it is left, and how fast it goes."""
+    """A simulated job: its remaining work and its speed."""
 
     def __init__(self, job: TraceJob, priority: int) -> None:
         self.job, self.priority = job, priority
@@ -131,7 +131,7 @@ class _Job:
 
 
 def simulate(jobs: list[TraceJob], nodes: list[Node], policy: Policy, rules: Rules) -> Result:
-    """Run a trace to its end."""
+    """Simulate a trace to its end."""
     return _Simulation(jobs, nodes, policy, rules).run()
 
 
@@ -139,7 +139,7 @@ class _Simulation:
     def __init__(self, jobs: list[TraceJob], nodes: list[Node], policy: Policy, rules: Rules) -> None:
         self._nodes, self._policy = nodes, policy
         self._jobs = {job.job: _Job(job, job.priority + _queue_priority(rules, job)) for job in jobs}
-        self._held = {name for name, job in self._jobs.items() if cluster_can_hold(nodes, job.request())}
+        self._feasible = {name for name, job in self._jobs.items() if cluster_can_hold(nodes, job.request())}
         self._capacity = Capacity(nodes)
         self._number = count()
         self._events: list[tuple[float, int, str, str, AllocatedGang | None]] = []
@@ -154,21 +154,21 @@ class _Simulation:
 
     def run(self) -> Result:
         for name in self._jobs:
-            if name in self._held:
+            if name in self._feasible:
                 self._at(self._jobs[name].job.submitted_s, "submitted", name)
-        while self._events and len(self._ended) < len(self._held):
+        while self._events and len(self._ended) < len(self._feasible):
             now, changed = self._events[0][0], False
             while self._events and self._events[0][0] == now:
                 _, _, what, name, gang = heapq.heappop(self._events)
-                changed |= self._happens(now, what, name, gang)
+                changed |= self._handle_event(now, what, name, gang)
             if changed:
                 self._pass(now)
                 self._busy.append((now, self._in_use / self._capacity.gpus))
-        held = [self._jobs[name] for name in self._jobs if name in self._ended]  # quotas may refuse some besides
+        done = [self._jobs[name] for name in self._jobs if name in self._ended]  # quotas may refuse some, too
         return Result(
-            np.array([self._ended[job.job.job] - job.job.submitted_s for job in held]),
-            np.array([(job.started or 0.0) - job.job.submitted_s for job in held]),
-            len(self._jobs) - len(held),
+            np.array([self._ended[job.job.job] - job.job.submitted_s for job in done]),
+            np.array([(job.started or 0.0) - job.job.submitted_s for job in done]),
+            len(self._jobs) - len(done),
             self._preemptions,
             np.array(self._busy or [(0.0, 0.0)]),
         )
@@ -177,10 +177,10 @@ class _Simulation:
         self._meter.advance(now, self._shares, self._half_life_s)
         decision = self._policy(now, self._nodes, self._running.values(), self._waiting.values(), self._meter.usage)
         for action in decision.actions:
-            self._act(now, action)
+            self._apply(now, action)
 
-    def _happens(self, now: float, what: str, name: str, gang: AllocatedGang | None) -> bool:
-        """Take in an event; False for one of a place that was given back since."""
+    def _handle_event(self, now: float, what: str, name: str, gang: AllocatedGang | None) -> bool:
+        """Handle an event; return False if it belongs to an allocation that has been released."""
         job = self._jobs[name]
         if what == "submitted":
             self._waiting[name] = job.request()
@@ -188,7 +188,7 @@ class _Simulation:
         if gang is not job.gang:
             return False
         job.worked_until(now)
-        self._give_back(name)
+        self._release(name)
         if what == "ended":
             self._ended[name] = now
         else:
@@ -196,7 +196,7 @@ class _Simulation:
             self._waiting[name] = job.request()
         return True
 
-    def _act(self, now: float, action: Admit | Preempt) -> None:
+    def _apply(self, now: float, action: Admit | Preempt) -> None:
         job = self._jobs[action.run]
         if isinstance(action, Admit):
             request = self._waiting.pop(action.run)
@@ -217,7 +217,7 @@ class _Simulation:
         job.gang = self._running[action.run] = left
         self._at(min(now + STOP_S, end), "ended" if end <= now + STOP_S else "left", action.run, left)
 
-    def _give_back(self, name: str) -> None:
+    def _release(self, name: str) -> None:
         gang = self._running.pop(name)
         self._jobs[name].gang = None
         self._use(gang.request, -gang.workers)
