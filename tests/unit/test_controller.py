@@ -109,7 +109,7 @@ def test_repeated_failures_wait_and_then_end_the_run() -> None:
     assert delays == [1.0, 2.0, 4.0, 8.0]
     assert state.reason is Reason.RANK_KILLED
     assert state.progress.failures == {Reason.RANK_KILLED: 6}
-    assert state.detail == "rank 1 was killed; it has failed like this 6 times without getting beyond step 0"
+    assert state.detail == "rank 1 was killed; failed 6 times for this reason without progress beyond step 0"
 
 
 def test_each_reason_has_its_own_budget() -> None:

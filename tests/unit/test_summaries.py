@@ -81,7 +81,7 @@ def test_who_is_better(winner: str, said: str) -> None:
 
 
 def stepped(view: RunView, step: int, step_s: float, wait_s: float = 0.0, tokens: int = 100) -> None:
-    view.stepped(StepDone(RankId(0, 1), step_record(step), step_s, wait_s, tokens))
+    view.record_step(StepDone(RankId(0, 1), step_record(step), step_s, wait_s, tokens))
 
 
 def test_speed_is_that_of_the_newest_steps() -> None:

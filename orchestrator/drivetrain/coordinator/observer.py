@@ -111,7 +111,7 @@ class Observer:
         view, record = self._live.view, event.record
         if "stepped" not in view.timeline:
             view.mark("stepped", event.time)
-        view.stepped(event)
+        view.record_step(event)
         values = _values(record) | {
             "tokens_per_s": event.tokens / event.step_s,
             "data_wait_share": event.data_wait_s / event.step_s,

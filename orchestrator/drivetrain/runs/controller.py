@@ -1,4 +1,4 @@
-"""The whole behaviour of a run as one pure function: state and event in, state and actions out."""
+"""The behavior of a run as one pure function from state and event to state and actions."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ Decision = tuple[st.State, list[ev.Action]]
 
 
 def step(state: st.State, event: ev.Event) -> Decision:
-    """What follows from an event. An event that means nothing in this state (or comes late) changes nothing.
+    """Return the next state and the actions. An event that does not apply to this state changes nothing.
 
     Raises:
-        ValueError: a handler broke the transition table, which is a bug.
+        ValueError: a handler violated the transition table, which is a bug.
     """
     handler = _HANDLERS.get(type(event))
     new, actions = handler(state, event) if handler else (state, [])
     if new is not state and type(new) is not type(state) and type(new) not in st.TRANSITIONS[type(state)]:
-        raise ValueError(f"{state.phase} may not become {new.phase} on {event}")
+        raise ValueError(f"no transition from {state.phase} to {new.phase} on {event}")
     return new, actions
 
 
 def is_transition(before: st.State, after: st.State) -> bool:
-    """Whether a change has to be stored before it is acted upon: anything but mere progress within a generation."""
+    """Check whether a change must be stored before it is acted on: all but progress within a generation."""
     same_generation = after.progress.generation == before.progress.generation
     return not same_generation or replace(after, progress=before.progress) != before
 
 
 def actions_to_resume(state: st.State) -> list[ev.Action]:
-    """What a coordinator that has just read ``state`` from its records has to do to go on from there."""
+    """Return the actions with which a restarted coordinator resumes a run from its stored state."""
     attach = ev.Attach(state.progress.generation)
     actions: list[ev.Action] = []
     match state:
@@ -83,7 +83,7 @@ def _allocation_lost(state: st.State, event: ev.Event) -> Decision:
     if not isinstance(state, st.Allocated) or isinstance(state, st.Finishing):
         return state, []
     if isinstance(state, st.Stopping):
-        return _stopped(state, f"{event.detail}; the checkpoint before stays")
+        return _stopped(state, f"{event.detail}; the previous checkpoint is kept")
     return _ready(state, state.dataset, event.detail, lost=state.allocation.placement)
 
 
@@ -125,7 +125,7 @@ def _ranks_ready(state: st.State, event: ev.Event) -> Decision:
     event = cast("ev.RanksReady", event)
     if not isinstance(state, st.Starting) or event.generation != state.progress.generation:
         return state, []
-    # What an uncommitted step had reached is void: the generation begins where its checkpoint ends.
+    # Steps after the last checkpoint are discarded: the generation starts from the checkpoint.
     return st.Training(state.dataset, state.allocation, progress=replace(state.progress, step=event.step)), []
 
 
@@ -153,15 +153,15 @@ def _rank_lost(state: st.State, event: ev.Event) -> Decision:
     if not _concerns(state, event.generation):
         return state, []
     if isinstance(state, st.Stopping):
-        return _stopped(state, "a rank was lost while stopping; the checkpoint before stays")
+        return _stopped(state, "a rank was lost while stopping; the previous checkpoint is kept")
     progress = _count_failure(state.progress, event.reason)
     delay = retry_delay(progress, event.reason)
     if delay is None:
         return _give_up(replace(state, progress=progress), event.reason, event.detail)
-    held = cast("st.Allocated", state)
+    allocated = cast("st.Allocated", state)
     if delay == 0:
-        return _next_generation(held, progress)
-    return st.Waiting(held.dataset, held.allocation, event.time + delay, progress=progress), [ev.StopRanks()]
+        return _next_generation(allocated, progress)
+    return st.Waiting(allocated.dataset, allocated.allocation, event.time + delay, progress=progress), [ev.StopRanks()]
 
 
 def _agent_lost(state: st.State, event: ev.Event) -> Decision:
@@ -171,12 +171,12 @@ def _agent_lost(state: st.State, event: ev.Event) -> Decision:
     if not _concerns(state, event.generation):
         return state, []
     if isinstance(state, st.Stopping):
-        return _stopped(state, "an agent was lost while stopping; the checkpoint before stays")
+        return _stopped(state, "an agent was lost while stopping; the previous checkpoint is kept")
     progress = _count_failure(state.progress, Reason.AGENT_LOST)
     if retry_delay(progress, Reason.AGENT_LOST) is None:
         return _give_up(replace(state, progress=progress), Reason.AGENT_LOST, event.detail)
-    held = replace(cast("st.Allocated", state), progress=progress)
-    placing, actions = _placing(held, held.allocation)
+    allocated = replace(cast("st.Allocated", state), progress=progress)
+    placing, actions = _placing(allocated, allocated.allocation)
     return placing, [ev.StopRanks(), *actions]
 
 
@@ -184,10 +184,11 @@ def _ranks_finished(state: st.State, event: ev.Event) -> Decision:
     event = cast("ev.RanksFinished", event)
     if not _concerns(state, event.generation):
         return state, []
-    held = cast("st.Allocated", state)
+    allocated = cast("st.Allocated", state)
     if event.complete:
-        return st.Finishing(held.dataset, held.allocation, progress=state.progress), [ev.Conclude(held.dataset)]
-    return _stopped(held, f"stopped after step {state.progress.step}, with a checkpoint")
+        finishing = st.Finishing(allocated.dataset, allocated.allocation, progress=state.progress)
+        return finishing, [ev.Conclude(allocated.dataset)]
+    return _stopped(allocated, f"stopped after step {state.progress.step}, with a checkpoint")
 
 
 def _cancel_requested(state: st.State, event: ev.Event) -> Decision:
@@ -229,7 +230,7 @@ def _placing(state: st.Ready | st.Allocated, allocation: st.Allocation) -> Decis
 
 
 def _stopped(state: st.Allocated, detail: str) -> Decision:
-    """The ranks have ended before the last step: for good, or until there is another place."""
+    """End the run, or requeue it if it was preempted: the ranks have ended before the last step."""
     if not isinstance(state, st.Stopping):
         return _end(state, Reason.CANCELLED, detail)
     if state.yields_for:
@@ -252,10 +253,10 @@ def _concerns(state: st.State, generation: int) -> bool:
 
 
 def _give_up(state: st.State, reason: Reason, detail: str) -> Decision:
-    """The failure, already counted, is one too many."""
+    """End the run: its failures, this one included, exceed the number of retries."""
     if (failures := state.progress.failures[reason]) > 1:
         detail += (
-            f"; it has failed like this {failures} times without getting beyond step {state.progress.failed_at_step}"
+            f"; failed {failures} times for this reason without progress beyond step {state.progress.failed_at_step}"
         )
     return _end(state, reason, detail)
 
