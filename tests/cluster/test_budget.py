@@ -16,7 +16,7 @@ def test_a_spent_budget_saves_and_ends(toy_job: Path, shared_home: Path) -> None
     job = run_job(toy_job, shared_home, *settings)
     first = job.finish()
     assert (first.code, first.facts["reason"]) == (1, "budget_spent"), first.facts
-    assert first.facts["detail"].startswith("budget.dollars is 0.03, and spent; stopped after step ")
+    assert first.facts["detail"].startswith("budget.dollars of 0.03 is spent; stopped after step ")
     spent = first.facts["account"]["dollars"]
     assert spent > 0.03
     reached = first.last_view["step"]

@@ -52,10 +52,10 @@ def test_cost() -> None:
     [
         ({}, ""),
         ({"hours": 2.1}, ""),
-        ({"hours": 2.0}, "budget.hours is 2, and spent"),
+        ({"hours": 2.0}, "budget.hours of 2 is spent"),
         ({"dollars": 8.1}, ""),
-        ({"dollars": 8, "hours": 1}, "budget.hours is 1, and spent, budget.dollars is 8, and spent"),
-        ({"energy_kwh": 1.0}, "budget.energy_kwh is 1, and spent"),
+        ({"dollars": 8, "hours": 1}, "budget.hours of 1 is spent, budget.dollars of 8 is spent"),
+        ({"energy_kwh": 1.0}, "budget.energy_kwh of 1 is spent"),
     ],
 )
 def test_budget(budget: dict[str, float], told: str) -> None:

@@ -44,13 +44,13 @@ def test_time_leaves_out_what_is_little() -> None:
         ({"dollars": 12.345}, "0.111 worker hours, $12.35"),
         (
             {"energy_kwh": 0.0123, "co2_kg": 0.00547, "energy_from": "nvml"},
-            "0.111 worker hours, 12.3 Wh (by nvml), 5.47 g CO2",
+            "0.111 worker hours, 12.3 Wh (nvml), 5.47 g CO2",
         ),
         (
             {"energy_kwh": 123.4, "co2_kg": 54.9, "energy_from": "rapl", "dollars": 1.0},
-            "0.111 worker hours, $1.00, 123 kWh (by rapl), 54.9 kg CO2",
+            "0.111 worker hours, $1.00, 123 kWh (rapl), 54.9 kg CO2",
         ),
-        ({"energy_kwh": 0.1, "co2_kg": 0.0, "energy_from": "x"}, "0.111 worker hours, 0.1 kWh (by x), 0 g CO2"),
+        ({"energy_kwh": 0.1, "co2_kg": 0.0, "energy_from": "x"}, "0.111 worker hours, 0.1 kWh (x), 0 g CO2"),
     ],
 )
 def test_costs_are_told_as_far_as_they_are_known(changes: dict[str, Any], said: str) -> None:

@@ -1,4 +1,4 @@
-"""A run's account: its time by class, and what it has cost."""
+"""The account of a run: its time by class, and its cost."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _MAX_CACHED_RUNS = 1000  # some tens of kilobytes each
 
 @dataclass(frozen=True)
 class RunAccount:
-    """The account of one run, until it was drawn up."""
+    """The account of one run at one point in time."""
 
     goodput: Goodput
     cost: Cost
 
     def to_json(self) -> JsonObject:
-        """Figures by name."""
+        """Return the values by name."""
         return {
             "wall_s": self.goodput.wall_s,
             "goodput": self.goodput.share,
@@ -39,16 +39,14 @@ class RunAccount:
         }
 
     def metrics(self) -> dict[str, float]:
-        """The same, as they are logged."""
+        """Return the values as metrics for the tracker."""
         found = {f"time/{name.replace(' ', '_')}_s": seconds for name, seconds in self.goodput.seconds.items()}
         costs = {name: value for name, value in asdict(self.cost).items() if isinstance(value, float)}
         return {"goodput": self.goodput.share, **found, **{f"cost/{name}": value for name, value in costs.items()}}
 
 
 class RunAccountCache:
-    """Accounts of runs, for a reader that asks again and again: what was read once is not read again.
-
-    Safe to use from several threads.
+    """Accounts of runs for repeated queries; each query reads only new records. Thread-safe.
 
     Args:
         home: of the runs.
@@ -58,39 +56,39 @@ class RunAccountCache:
     def __init__(self, home: Home, store: RunStore) -> None:
         self._home, self._store = home, store
         self._lock = threading.Lock()
-        self._books: OrderedDict[str, _CachedAccount] = OrderedDict()
+        self._accounts: OrderedDict[str, _CachedAccount] = OrderedDict()
 
     def of(self, run_id: str) -> RunAccount:
-        """Draw up the account of a run from its records: until its end, or until now.
+        """Compute the account of a run from its records, until its end or until now.
 
         Raises:
-            InputError: there is no such run, or several.
+            InputError: no run or several runs match.
         """
         record = self._store.get(run_id)
-        return self._book(record.id).compute(record)
+        return self._cached(record.id).compute(record)
 
-    def _book(self, run_id: str) -> _CachedAccount:
+    def _cached(self, run_id: str) -> _CachedAccount:
         with self._lock:
-            if run_id not in self._books:
-                self._books[run_id] = _CachedAccount(self._home.run(run_id), self._store)
-            self._books.move_to_end(run_id)  # the one that was not asked about for longest goes first
-            if len(self._books) > _MAX_CACHED_RUNS:
-                self._books.popitem(last=False)
-            return self._books[run_id]
+            if run_id not in self._accounts:
+                self._accounts[run_id] = _CachedAccount(self._home.run(run_id), self._store)
+            self._accounts.move_to_end(run_id)  # evict the least recently used
+            if len(self._accounts) > _MAX_CACHED_RUNS:
+                self._accounts.popitem(last=False)
+            return self._accounts[run_id]
 
 
 class _CachedAccount:
-    """What was read of one run, in sums."""
+    """Totals over the records of one run that have been read."""
 
     def __init__(self, folder: RunFolder, store: RunStore) -> None:
         self._folder, self._store = folder, store
         self._lock = threading.Lock()
         self._history: list[TransitionRecord] = []
         self._number = 0  # of the last transition
-        self._spool, self._sums = SpoolReader(folder.spool), RunningTotals(folder.step_times)
+        self._spool, self._totals = SpoolReader(folder.spool), RunningTotals(folder.step_times)
 
     def compute(self, record: RunRecord) -> RunAccount:
-        """Return the account as it is now."""
+        """Return the current account."""
         with self._lock:
             now = time.time()
             for number, transition in self._store.history_after(record.id, self._number):
@@ -100,23 +98,23 @@ class _CachedAccount:
             energy_from = record.facts.energy_from
             joules = self._spool.update().joules if energy_from else None
             spent = cost(worker_seconds(self._history, now), joules, energy_from, resources)
-            return RunAccount(self._sums.goodput(_phase_intervals(record, self._history, now)), spent)
+            return RunAccount(self._totals.goodput(_phase_intervals(record, self._history, now)), spent)
 
 
 def account_of(home: Home, store: RunStore, run_id: str) -> RunAccount:
-    """Draw up the account of one run, once. See `RunAccountCache.of`."""
+    """Compute the account of one run. See `RunAccountCache.of`."""
     return RunAccountCache(home, store).of(run_id)
 
 
 def timeline_of(home: Home, store: RunStore, run_id: str) -> Timeline:
-    """Return every stretch of a run's time, for a picture. It reads all that the run has recorded of its time.
+    """Return all intervals of a run's time, for a plot. It reads all time records of the run.
 
     Raises:
-        InputError: there is no such run, or several.
+        InputError: no run or several runs match.
     """
     record = store.get(run_id)
-    found = _phase_intervals(record, store.history(record.id), time.time())
-    return account(found, read_turns(home.run(record.id).step_times))
+    intervals = _phase_intervals(record, store.history(record.id), time.time())
+    return account(intervals, read_turns(home.run(record.id).step_times))
 
 
 def _phase_intervals(record: RunRecord, history: list[TransitionRecord], now: float) -> list[PhaseInterval]:

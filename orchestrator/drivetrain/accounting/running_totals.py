@@ -1,4 +1,4 @@
-"""The account of a run in sums, for a reader that asks again and again: turns are read and added up once."""
+"""The time of a run as running totals for repeated queries: each loop iteration is read and added once."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from drivetrain.accounting.goodput import (
     iteration_intervals,
 )
 
-_CHUNK_ITERATIONS = 1 << 15  # turns that are read at once
+_CHUNK_ITERATIONS = 1 << 15  # iterations per read
 
 
 class RunningTotals:
-    """Adds up the time of one run.
+    """Running totals of the time of one run.
 
     Args:
         folder: of its step times.
@@ -35,25 +35,25 @@ class RunningTotals:
         self._folder = folder
         self._generations: dict[int, GenerationTotals] = {}
 
-    def goodput(self, found: Sequence[PhaseInterval]) -> Goodput:
-        """Return what `drivetrain.accounting.goodput.account` would find in all turns that were written so far.
+    def goodput(self, intervals: Sequence[PhaseInterval]) -> Goodput:
+        """Return the same result as `drivetrain.accounting.goodput.account` over all iterations so far.
 
         Args:
-            found: as of `drivetrain.accounting.goodput.stays`.
+            intervals: as returned by `drivetrain.accounting.goodput.phase_intervals`.
         """
-        book = _TotalsAccumulator(found[0].begin, self)
-        accumulate(found, book)
-        return Goodput(by_class(book.seconds), book.at - found[0].begin)
+        totals = _TotalsAccumulator(intervals[0].begin, self)
+        accumulate(intervals, totals)
+        return Goodput(by_class(totals.seconds), totals.at - intervals[0].begin)
 
     def generation(self, number: int) -> GenerationTotals:
-        """Return the sums of one generation's turns."""
+        """Return the totals of one generation."""
         if number not in self._generations:
             self._generations[number] = GenerationTotals(TurnFile(self._folder, number))
         return self._generations[number]
 
 
 class _TotalsAccumulator:
-    """A book that keeps one sum for each class."""
+    """Keeps one total per class."""
 
     def __init__(self, begin: float, run: RunningTotals) -> None:
         self.at, self._run = begin, run
@@ -68,7 +68,7 @@ class _TotalsAccumulator:
         return self._run.generation(generation).begin(limit)
 
     def add_iterations(self, generation: int, limit: float, reached: int) -> int:
-        found = self._run.generation(generation).add_up(self.at, limit, reached)
+        found = self._run.generation(generation).totals(self.at, limit, reached)
         self.seconds += found.seconds
         self.at = found.end
         return found.step
@@ -76,12 +76,12 @@ class _TotalsAccumulator:
 
 @dataclass(frozen=True)
 class IterationTotals:
-    """Turns, added up.
+    """Totals over loop iterations.
 
     Attributes:
         seconds: by class.
-        end: where the last stretch ends.
-        step: the highest.
+        end: end of the last interval.
+        step: highest step.
     """
 
     seconds: NDArray[np.float64]
@@ -89,37 +89,38 @@ class IterationTotals:
     step: int = 0
 
     @classmethod
-    def nothing(cls, at: float) -> IterationTotals:
-        """No turns; the first stretch will begin at ``at``."""
+    def empty(cls, at: float) -> IterationTotals:
+        """Return totals over no iterations; the first interval will begin at ``at``."""
         return cls(np.zeros(len(CLASSES)), at)
 
-    def plus(self, turns: Turns, edges: NDArray[np.float64], classes: NDArray[np.int64]) -> IterationTotals:
-        """Add the turns that follow; edges and classes as of `iteration_intervals`."""
-        # In order, onto the sums so far: the result is the same to the bit however the turns were read in pieces.
+    def plus(self, iterations: Turns, edges: NDArray[np.float64], classes: NDArray[np.int64]) -> IterationTotals:
+        """Add the next iterations; edges and classes as returned by `iteration_intervals`."""
+        # Summed in order: the result is bit-identical for any partition into reads.
         seconds = np.concatenate([self.seconds, np.diff(edges, axis=1).ravel()])
         sums = np.bincount(np.concatenate([np.arange(len(CLASSES)), classes.ravel()]), seconds, len(CLASSES))
-        return IterationTotals(sums.astype(np.float64), float(edges[-1, -1]), max(self.step, int(turns["step"].max())))
+        return IterationTotals(
+            sums.astype(np.float64), float(edges[-1, -1]), max(self.step, int(iterations["step"].max()))
+        )
 
 
 class GenerationTotals:
-    """Adds up the turns of one generation.
+    """Totals over the loop iterations of one generation.
 
-    A turn is final when it lies before the limit up to which it is asked about, and the next one has been written: its
-    stretches stay as they are however the file and the limit grow. Final turns are kept as sums, the others as they
-    are. Where a question does not continue the one before, which happens when an earlier generation turns out to have
-    written one more turn, the file is read again.
+    An iteration is final when it lies before the limit of a query and the next one has been written: its intervals
+    no longer change. Final iterations are kept as totals, the others as records. The file is read again if a query does
+    not continue the previous one, which happens when an earlier generation has written one more iteration.
     """
 
     def __init__(self, file: TurnFile) -> None:
         self._file = file
         self._at, self._reached = 0.0, 0
-        self._first: float | None = None  # when the first final turn began
-        self._sums = IterationTotals.nothing(self._at)  # of the final turns
-        self._open = NO_ITERATIONS  # the others
+        self._first: float | None = None  # begin of the first final iteration
+        self._totals = IterationTotals.empty(self._at)  # of the final iterations
+        self._open = NO_ITERATIONS  # iterations that are not final
 
     def begin(self, limit: float) -> float | None:
-        """Return when the first turn began; None if none began before ``limit``."""
-        if self._first is not None and self._sums.end < limit:
+        """Return the begin of the first iteration; None if none began before ``limit``."""
+        if self._first is not None and self._totals.end < limit:
             return self._first
         self._restart(self._at, self._reached)
         while True:
@@ -127,8 +128,8 @@ class GenerationTotals:
             if len(begun) or not self._read():
                 return float(begun[0]) if len(begun) else None
 
-    def add_up(self, at: float, limit: float, reached: int) -> IterationTotals:
-        """Add up the turns that began before ``limit``; `begin` has just said that there is one.
+    def totals(self, at: float, limit: float, reached: int) -> IterationTotals:
+        """Return the totals of the iterations that began before ``limit``; `begin` has found at least one.
 
         Args: see `iteration_intervals`.
         """
@@ -138,34 +139,34 @@ class GenerationTotals:
         while self._read():
             self._finish(limit)
         begun = self._open[self._open["began"] < limit]
-        return self._sums.plus(begun, *self._stretches(begun, limit)) if len(begun) else self._sums
+        return self._totals.plus(begun, *self._intervals(begun, limit)) if len(begun) else self._totals
 
     def _restart(self, at: float, reached: int) -> None:
-        """Add up from the first turn on."""
+        """Start again from the first iteration."""
         if self._first is not None:
             self._file.rewind()
             self._open, self._first = NO_ITERATIONS, None
         self._at, self._reached = at, reached
-        self._sums = IterationTotals.nothing(at)
+        self._totals = IterationTotals.empty(at)
 
     def _read(self) -> bool:
-        """Read some more turns; False when there are none."""
+        """Read more iterations; return whether there were any."""
         piece = self._file.read(_CHUNK_ITERATIONS)
         self._open = np.concatenate([self._open, piece])
         return len(piece) > 0
 
     def _finish(self, limit: float) -> None:
-        """Move the turns that have become final into the sums."""
+        """Move the iterations that have become final into the totals."""
         if not len(self._open):
             return
-        edges, classes = self._stretches(self._open, limit)
+        edges, classes = self._intervals(self._open, limit)
         final = (self._open["began"] < limit) & (edges[:, -1] < limit)
         final[-1] = False
         if count := int(np.argmin(final)):
             if self._first is None:
                 self._first = float(self._open["began"][0])
-            self._sums = self._sums.plus(self._open[:count], edges[:count], classes[:count])
+            self._totals = self._totals.plus(self._open[:count], edges[:count], classes[:count])
             self._open = self._open[count:].copy()
 
-    def _stretches(self, turns: Turns, limit: float) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        return iteration_intervals(turns, self._sums.end, limit, self._reached)
+    def _intervals(self, iterations: Turns, limit: float) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        return iteration_intervals(iterations, self._totals.end, limit, self._reached)
