@@ -1,6 +1,6 @@
 """Logging runs to MLflow; training never waits for it.
 
-destination: the interface that a tracker other than MLflow implements.
+destination: the interface of a tracking server; a tracker other than MLflow implements it.
 embedded: MLflow's SQLite database in the home folder.
 loss_plots: loss curves as plots.
 mlflow_client: the MLflow calls that a run needs; each is idempotent.
