@@ -32,7 +32,7 @@ CLUSTER = ClusterStatus(
     ),
     queue=(
         QueueEntry(Request("toy-2", "bob", "default", 5, 10.0, 2, 1, 1.0, 0.0), "an allocation", "no room"),
-        QueueEntry(Request("toy-3", "ann", "default", 0, 20.0, 4, 4, 1.0, 0.0, 60.0), "its turn to prepare"),
+        QueueEntry(Request("toy-3", "ann", "default", 0, 20.0, 4, 4, 1.0, 0.0, 60.0), "data preparation"),
     ),
     usage={"ann": 0.5},
 )

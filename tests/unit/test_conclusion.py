@@ -139,7 +139,7 @@ def test_a_sample_that_fails_does_not_fail_the_run(error: Exception, tracker: Tr
     facts = made.conclude(gang(agent), "data", None)
     assert facts.sample is None
     assert facts.assessment == ASSESSED
-    assert facts.problem == f"the model is trained, but there is no sample: {error}"
+    assert facts.problem == f"the model is trained, but the sample failed: {error}"
     assert (facts.train_loss, facts.eval_loss) == (0.25, 0.5)
 
 

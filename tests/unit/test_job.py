@@ -214,8 +214,8 @@ def test_a_gang_is_asked_for_as_the_job_says() -> None:
     [
         ([Node("a", 7, 0)], Rules(), "what fits on 1 nodes with 7 CPUs"),
         ([Node("a", 8, 0)], Rules(queues={"fast": QueueRules()}), "scheduling.queue: got 'default'; allowed: fast"),
-        ([Node("a", 8, 0)], Rules(queues={"default": QueueRules(max_workers=3)}), "the 3 of queue default"),
-        ([Node("a", 8, 0)], Rules(others=UserRules(max_workers=3)), "the 3 of user ann"),
+        ([Node("a", 8, 0)], Rules(queues={"default": QueueRules(max_workers=3)}), "at most 3, the limit of queue default"),
+        ([Node("a", 8, 0)], Rules(others=UserRules(max_workers=3)), "at most 3, the limit of user ann"),
     ],
 )
 def test_what_could_never_run_is_refused(nodes: list[Node], rules: Rules, told: str) -> None:

@@ -237,7 +237,7 @@ def test_the_queue_says_why_each_waits(server: Server) -> None:
     first, second = lines("queue")
     assert first.split() == ["1", "toy-2", "bob", "priority", "5", "2", "workers", "no", "room"]
     assert second.split()[:7] == ["2", "toy-3", "ann", "priority", "0", "4", "workers"]
-    assert second.endswith("waits for its turn to prepare")
+    assert second.endswith("data preparation")
     assert [json.loads(line)["run"] for line in lines("queue", "--json")] == ["toy-2", "toy-3"]
 
 

@@ -456,7 +456,7 @@ def test_what_fails_at_the_end_is_reported_and_takes_nothing_else_along(training
     training.listen()
     facts = training.store.record.facts
     assert (facts.reason, facts.released) == ("completed", True)
-    assert facts.problem == "the account of the run is not complete: disk"
+    assert facts.problem == "the account of the run is incomplete: disk"
     assert training.gang.released == [False]
 
 

@@ -1,4 +1,4 @@
-"""What the events of a run's agents mean: for the view, the tracker and the pure core."""
+"""Interpretation of agent events for the view, the tracker and the pure core."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Findings:
-    """What follows from an agent's event.
+    """The consequences of an agent event.
 
     Attributes:
-        events: for the core to decide on.
-        failed_ranks: that failed for no fault of the job's own.
+        events: events for the core.
+        failed_ranks: ranks whose failure is attributed to their node, not to the job.
     """
 
     events: tuple[ev.Event, ...] = ()
@@ -41,8 +41,8 @@ class Observer:
     """Interprets the events of one run's agents.
 
     Args:
-        live: the run; its view and its facts are kept up to date.
-        tracker: where metrics go.
+        live: the run; its view and facts are updated.
+        tracker: logs the metrics.
         ledger_folder: of the run.
     """
 
@@ -51,7 +51,7 @@ class Observer:
         self._failures: dict[int, list[Failure]] = {}  # by generation
 
     def observe(self, event: protocol.AgentEvent, generation: int) -> Findings:
-        """Take in one event; ``generation`` is the run's newest."""
+        """Process one event; ``generation`` is the newest of the run."""
         if isinstance(event, protocol.RankEvent):
             return self._of_rank(event, event.source.generation == generation)
         match event:
@@ -65,7 +65,7 @@ class Observer:
         return _NOTHING
 
     def _of_rank(self, event: protocol.RankEvent, current: bool) -> Findings:
-        """Take in an event of a rank; of those of an older generation only what stays true."""
+        """Process an event of a rank; of older generations only events that remain valid."""
         match event:
             case protocol.EvaluationDone():
                 self._evaluated(event.step, event.time, event.evaluation)
@@ -128,12 +128,12 @@ class Observer:
             self._live.update_facts(energy_from=event.energy_from)
 
     def _log_missing(self, loaded_step: int, unsaved: Iterable[StepRecord]) -> None:
-        """Log the steps whose reports died with an agent: they are in the ledger, or came with the loaded state."""
+        """Log the steps whose reports were lost with an agent: from the ledger and the loaded state."""
         if not loaded_step:
             return
-        reported = self._tracker.newest_step("train") - 1  # of the newest step the evaluation may be missing
+        reported = self._tracker.newest_step("train") - 1  # the evaluation of the newest step may be missing
         for record in [*ledger.read_after(self._ledger, reported), *unsaved]:
-            if record.step <= loaded_step:  # the tracker takes only what it does not have yet
+            if record.step <= loaded_step:  # the tracker skips steps that it has
                 self._tracker.metrics("train", record.step, record.time, _values(record))
                 if record.evaluation:
                     self._evaluated(record.step, record.time, record.evaluation)
@@ -149,7 +149,7 @@ class Observer:
         how += f": {event.message}" if event.message else ""
         failures = self._failures.setdefault(generation, [])
         failures.append(Failure(event.time, rank, event.reason, how))
-        if generation == max(self._failures):  # also when the next one has begun: other nodes report later
+        if generation == max(self._failures):  # also after the next one has started: reports of other nodes are delayed
             self._live.view.problem = describe_failures(failures)
         lost = ev.RankLost(generation, event.reason, f"rank {rank} {how}", self._live.clock())
         if not current:

@@ -1,6 +1,6 @@
-"""Gives runs their places: keeps the book of who wants and who holds what, and runs passes of the policy over it.
+"""The scheduler: tables of queued and allocated runs, and passes of the policy over them.
 
-The book is rebuilt from the runs' records when the coordinator starts; nothing in it is durable.
+The tables are rebuilt from the runs' records when the coordinator starts; nothing in them is durable.
 """
 
 from __future__ import annotations
@@ -23,31 +23,31 @@ from drivetrain.scheduling.rules import Rules
 from drivetrain.scheduling.status import ClusterStatus, NodeStatus, QueueEntry
 
 _log = logging.getLogger(__name__)
-_POLL_INTERVAL_S = 2.0  # nodes come and go without a word
+_POLL_INTERVAL_S = 2.0  # there is no notification of new and lost nodes
 _USAGE_SAVE_INTERVAL_S = 60.0
 
 Send = Callable[[ev.Event], None]
 
 
 class UsageStore(Protocol):
-    """What the scheduler needs of `drivetrain.runs.store.RunStore`."""
+    """The part of `drivetrain.runs.store.RunStore` that the scheduler uses."""
 
     def usage(self) -> tuple[dict[str, float], float]:
-        """Shares by user, and when they were measured."""
+        """Return the shares by user, and the time of their measurement."""
 
     def save_usage(self, shares: Mapping[str, float], now: float) -> None:
-        """Keep them."""
+        """Store the shares."""
 
 
 class Scheduler:
-    """Passes over the book when it has changed, and every few seconds, once it is started.
+    """Runs a pass after each change of its tables, and every few seconds.
 
     Args:
-        rules: read anew before each pass.
-        nodes: that can be used now.
-        store: remembers who has used how much.
-        clock: seconds since the epoch.
-        provision: is told of all demand that run or wait for free, where the rules have pools to draw nodes from.
+        rules: returns the rules; called before each pass.
+        nodes: returns the usable nodes.
+        store: stores the usage by user.
+        clock: returns the time in seconds since the epoch.
+        provision: receives all gangs that run or lack resources, if the rules have node pools.
     """
 
     def __init__(
@@ -72,31 +72,34 @@ class Scheduler:
         self._remembered = at
 
     def start(self) -> None:
-        """Pass over the book in a thread from now on."""
+        """Start the passes in a thread."""
         threading.Thread(target=self._run, name="scheduler", daemon=True).start()
 
     def handle_of(self, request: Request) -> SchedulerHandle:
-        """A run's line to the scheduler."""
+        """Return a run's interface to the scheduler."""
         return SchedulerHandle(self, request)
 
     def status(self) -> ClusterStatus:
-        """Return the nodes with the runs that have them, and every run that waits, the next first."""
+        """Return the nodes with their runs, and the queue, with the next run first."""
         now, nodes = self.clock(), self._nodes()
         with self._changed:
-            held = [gang for _, gang in self._allocated.values()]
+            gangs = [gang for _, gang in self._allocated.values()]
             queue = [
                 QueueEntry(request, what)
-                for what, book in (("a place", self._waiting), ("its turn to prepare data", self._to_prepare))
-                for request in self._by_priority(book)
+                for what, table in (("an allocation", self._waiting), ("data preparation", self._to_prepare))
+                for request in self._by_priority(table)
             ]
-            status = tuple(_node_status(node, held, self._quarantine.quarantined_until(node.id, now)) for node in nodes)
+            status = tuple(
+                _node_status(node, gangs, self._quarantine.quarantined_until(node.id, now)) for node in nodes
+            )
             return ClusterStatus(status, tuple(queue), dict(self._meter.usage))
 
     def update(self, handle: SchedulerHandle, **change: Any) -> None:
-        """Enter a change into the book: a run is in one of its lists, or in none.
+        """Move a run to another table, or remove it from all tables.
 
         Args:
-            change: ``prepares``, ``preparing``, ``waits`` (True), ``holds`` (a AllocatedGang), or nothing.
+            handle: of the run.
+            change: ``to_prepare``, ``preparing`` or ``waiting`` (True), ``allocated`` (AllocatedGang), or nothing.
         """
         run = handle.request.run
         with self._changed:
@@ -116,13 +119,13 @@ class Scheduler:
             self._changed.notify_all()
 
     def report_node_failure(self, node: str) -> None:
-        """Blame a failure on a node."""
+        """Record a failure of a node."""
         with self._changed:
             if self._quarantine.report_node_failure(node, self.clock(), self._rules()):
-                _log.warning("node %s is in quarantine", node)
+                _log.warning("node %s is quarantined", node)
 
     def update_expected_end(self, handle: SchedulerHandle, at: float) -> None:
-        """Note when a run will give its place back."""
+        """Update the expected end of a run's allocation."""
         with self._changed:
             if found := self._allocated.get(handle.request.run):
                 known = replace(found[1], request=handle.request, expected_end=at, steady=True)
@@ -135,11 +138,11 @@ class Scheduler:
                 self._dirty = False
             try:
                 self.run_pass()
-            except Exception:  # the next pass may do better; runs that train are not concerned
+            except Exception:  # the next pass may succeed; running gangs are not affected
                 _log.exception("a scheduling pass failed")
 
     def run_pass(self) -> None:
-        """Decide on everybody in the book, and tell them."""
+        """Run one pass, and notify the runs of its decisions."""
         rules, nodes, now = self._rules(), self._nodes(), self.clock()
         with self._changed:
             self._measure(now, Capacity(nodes), rules.half_life_s)
@@ -177,23 +180,23 @@ class Scheduler:
     def _begin_preparations(self, rules: Rules) -> None:
         for request in self._by_priority(self._to_prepare):
             if len(self._preparing) >= rules.max_preparing:
-                self._to_prepare[request.run].show_waiting("waits for others to prepare their data")
+                self._to_prepare[request.run].show_waiting("waiting for other runs to prepare their data")
                 continue
             handle = self._to_prepare.pop(request.run)
             self._preparing.add(request.run)
             handle.send(ev.Admitted())
 
-    def _by_priority(self, book: dict[str, SchedulerHandle]) -> list[Request]:
-        rules, requests = self._rules(), [handle.request for handle in book.values()]
+    def _by_priority(self, table: dict[str, SchedulerHandle]) -> list[Request]:
+        rules, requests = self._rules(), [handle.request for handle in table.values()]
         return list(by_priority(self.clock(), requests, FairShares(self._meter.usage, rules), rules))
 
 
 class SchedulerHandle:
-    """What one run tells the scheduler, and what the scheduler tells it.
+    """The interface between one run and the scheduler.
 
     Args:
-        scheduler: that keeps the book.
-        request: what the run asks for.
+        scheduler: of the cluster.
+        request: of the run.
     """
 
     def __init__(self, scheduler: Scheduler, request: Request) -> None:
@@ -203,22 +206,22 @@ class SchedulerHandle:
         self.show_waiting: Callable[[str], None] = _ignore
 
     def connect(self, send: Send, show_waiting: Callable[[str], None]) -> None:
-        """Whom to tell of decisions, and of reasons to wait."""
+        """Set the receivers of decisions and of waiting reasons."""
         self.send, self.show_waiting = send, show_waiting
 
     def request_preparation(self) -> None:
-        """The run waits for its turn to prepare data."""
+        """Queue the run for data preparation."""
         self._scheduler.update(self, to_prepare=True)
 
     def mark_preparing(self) -> None:
-        """The run has been preparing data since before this scheduler started."""
+        """Register a run that was preparing data before this scheduler started."""
         self._scheduler.update(self, preparing=True)
 
     def request_allocation(self, left_s: float | None, since: float) -> None:
-        """The run waits for a place.
+        """Queue the run for an allocation.
 
         Args:
-            left_s: how long it will need one, if that is known by now.
+            left_s: expected remaining run time, if known.
             since: see `Request.since`.
         """
         self.request = replace(self.request, since=since)
@@ -227,33 +230,33 @@ class SchedulerHandle:
         self._scheduler.update(self, waiting=True)
 
     def restore_allocation(self, allocation: Allocation, leaving: bool) -> None:
-        """The run has had a place since before this scheduler started."""
+        """Register a run that had an allocation before this scheduler started."""
         self._scheduler.update(self, allocated=replace(self.allocated_gang(allocation), leaving=leaving))
 
     def update_expected_end(self, in_s: float | None, restart_s: float | None) -> None:
-        """How long the run will take with the workers that it has, and how long its last start took, where known."""
+        """Update the expected remaining time of the run, and the duration of its last start, where known."""
         if restart_s is not None:
             self.request = replace(self.request, restart_s=max(0.0, restart_s))
         if in_s is not None:
             self._scheduler.update_expected_end(self, self._scheduler.clock() + in_s)
 
     def report_node_failure(self, node: str) -> None:
-        """A rank or an agent of the run has failed on a node, and not for a fault of the job's own."""
+        """Report a failure of a rank or an agent on a node that the job did not cause."""
         self._scheduler.report_node_failure(node)
 
     def release(self) -> None:
-        """The run wants nothing and holds nothing."""
+        """Remove the run from all tables."""
         self._scheduler.update(self)
 
     def allocated_gang(self, allocation: Allocation) -> AllocatedGang:
-        """The entry of the book for a place."""
+        """Return the table entry for an allocation."""
         self._workers = workers_of(allocation.placement) or self.request.workers
         end = allocation.since + self.request.expected_s * self.request.workers / self._workers
         return AllocatedGang(self.request, allocation.placement, allocation.since, allocation.level, end)
 
 
 def _ignore(_: object) -> None:
-    """Before the run listens there is nothing to tell."""
+    """Ignore a notification: no receiver is connected."""
 
 
 def _node_status(node: Node, gangs: list[AllocatedGang], quarantined_until: float | None) -> NodeStatus:
