@@ -214,7 +214,11 @@ def test_a_gang_is_asked_for_as_the_job_says() -> None:
     [
         ([Node("a", 7, 0)], Rules(), "what fits on 1 nodes with 7 CPUs"),
         ([Node("a", 8, 0)], Rules(queues={"fast": QueueRules()}), "scheduling.queue: got 'default'; allowed: fast"),
-        ([Node("a", 8, 0)], Rules(queues={"default": QueueRules(max_workers=3)}), "at most 3, the limit of queue default"),
+        (
+            [Node("a", 8, 0)],
+            Rules(queues={"default": QueueRules(max_workers=3)}),
+            "at most 3, the limit of queue default",
+        ),
         ([Node("a", 8, 0)], Rules(others=UserRules(max_workers=3)), "at most 3, the limit of user ann"),
     ],
 )

@@ -60,9 +60,9 @@ def test_a_page_says_what_came_of_a_run(home: Home) -> None:
     assert (found["train loss"], found["eval loss"], found["accuracy"]) == ("0.25", "0.5", "0.75")
     assert found["parameters"] == "1,234,567"
     assert found["throughput"] == "2,048 tokens/s"
-    assert found["memory"] == "at most 1.50 GB for a rank"
+    assert found["memory"] == "at most 1.50 GB per rank"
     assert found["assessed"] == "accuracy 0.9"
-    expected = "zero 1, micro-batches of 4; 2.00 GB foretold, 1.50 GB used; 0.5 s a step foretold, 0.25 s taken"
+    expected = "zero 1, micro-batches of 4; 2.00 GB predicted, 1.50 GB used; 0.5 s per step predicted, 0.25 s measured"
     assert found["plan"] == expected
     assert "goodput" in found["time"]
     assert found["training.steps"] == "4"
@@ -89,7 +89,7 @@ def test_a_page_needs_nothing_else(home: Home) -> None:
     assert [title for _, title in sources] == [
         "Loss",
         "Confidence and accuracy",
-        "Where the time has gone",
+        "Time",
         "digit-3",
         "digit-4",
         "digit-5",
@@ -118,7 +118,7 @@ def test_words_of_others_are_no_html(home: Home) -> None:
     page = write_report("toy-1").read_text()
     assert "<script>" not in page
     found = cells(page)
-    assert found["user"] == found["because"] == found["note"] == found["model.args.name"] == ATTACK
+    assert found["user"] == found["reason"] == found["note"] == found["model.args.name"] == ATTACK
     assert found[ATTACK] == "1"
 
 

@@ -67,14 +67,14 @@ def test_the_worst_slice_comes_without_an_accuracy_where_there_is_none() -> None
 
 
 @pytest.mark.parametrize(
-    ("winner", "said"), [("network", "the network wins"), ("logistic regression", "logistic regression wins")]
+    ("winner", "said"), [("network", "the model is better"), ("logistic regression", "logistic regression is better")]
 )
 def test_who_is_better(winner: str, said: str) -> None:
     scores = {"log_loss": 0.5, "accuracy": 0.875}
     baseline = {"name": "logistic regression", "metric": "accuracy", "scores": scores, "network": 0.9, "winner": winner}
     found = dict(describe_assessment({"scores": {"log_loss": 0.25}, "slices": [], "baseline": baseline}))
     assert found["assessed"] == "log loss 0.25"
-    assert found["baseline"] == f"logistic regression: accuracy 0.875, the network 0.9: {said}"
+    assert found["baseline"] == f"logistic regression: accuracy 0.875, model 0.9: {said}"
 
 
 # Live figures -----------------------------------------------------------------------------------------------------
