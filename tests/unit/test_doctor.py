@@ -192,7 +192,7 @@ def test_a_server_that_knows_the_token(home: Home, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(services.socket, "create_connection", create)
     monkeypatch.setattr(Client, "me", lambda _: {"user": "ann", "role": "admin"})
     found = findings(services.examine(home))["server"]
-    assert found.found == "https://example.org knows this token: ann, admin"
+    assert found.found == "https://example.org accepts this token: ann, admin"
     assert connected == [("example.org", 443)]
 
 
@@ -271,7 +271,7 @@ def test_what_a_process_has_found() -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "why"), [("raise ValueError('no way')", "ValueError: no way"), ("exit(3)", "it ended without a word")]
+    ("code", "why"), [("raise ValueError('no way')", "ValueError: no way"), ("exit(3)", "it ended without output")]
 )
 def test_a_process_that_fails(code: str, why: str) -> None:
     with pytest.raises(RuntimeError, match=why):
@@ -281,7 +281,7 @@ def test_a_process_that_fails(code: str, why: str) -> None:
 def test_a_process_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(collectives, "_TIMEOUT_S", 0.1)
     process = said("import threading; threading.Event().wait()")
-    with pytest.raises(RuntimeError, match="no answer from the others"):
+    with pytest.raises(RuntimeError, match="no answer from the other processes"):
         collectives.outcome(process)
     assert process.returncode
 

@@ -51,5 +51,5 @@ def plan_job(
     data = spec.data
     prepared = find(data, data.location or str(home.datasets), home.downloads, job.folder)
     prepared = prepared or prepare_data(path, overrides, None, on_progress)
-    room = Hardware(workers, nodes, device, psutil.virtual_memory().total * nodes / workers)
-    return forecast(spec, job.folder, prepared.folder.location, room, home)
+    hardware = Hardware(workers, nodes, device, psutil.virtual_memory().total * nodes / workers)
+    return forecast(spec, job.folder, prepared.folder.location, hardware, home)
