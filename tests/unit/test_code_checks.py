@@ -41,8 +41,8 @@ def test_a_function_is_found_and_not_run(code: str, tmp_path: Path) -> None:
         ("if True:\n    def make(): ...", "a function of"),
         ("", "none"),
         ("def make(:", "model.py:1"),
-        ("import not_there_at_all\ndef make(): ...", "there is no not_there_at_all; Install it."),
-        ("from not_there_at_all.inner import x\ndef make(): ...", "there is no not_there_at_all"),
+        ("import not_there_at_all\ndef make(): ...", "not_there_at_all is not installed; Install not_there_at_all."),
+        ("from not_there_at_all.inner import x\ndef make(): ...", "not_there_at_all is not installed"),
     ],
 )
 def test_a_function_that_is_not_there(code: str, said: str, tmp_path: Path) -> None:
@@ -63,8 +63,8 @@ def test_modules_of_folders_are_found(tmp_path: Path) -> None:
 def test_a_module_may_be_installed_or_ours(tmp_path: Path) -> None:
     check_function("model.factory", "yaml:safe_load", tmp_path)
     check_function("model.loss", "drivetrain_workers.classification:loss", tmp_path)
-    assert refused("nowhere:make", tmp_path).fix == "There is no nowhere."
-    assert refused("drivetrain_workers.nowhere:make", tmp_path).fix == "There is no drivetrain_workers.nowhere."
+    assert refused("nowhere:make", tmp_path).fix == "Module nowhere does not exist."
+    assert refused("drivetrain_workers.nowhere:make", tmp_path).fix == "Module drivetrain_workers.nowhere does not exist."
 
 
 def test_a_module_may_not_hide_one_of_pythons(tmp_path: Path) -> None:

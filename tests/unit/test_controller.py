@@ -168,7 +168,7 @@ def test_a_run_that_yields_saves_first_and_waits_for_another_place() -> None:
 
 
 def test_a_spent_budget_saves_and_says_so() -> None:
-    spent = ev.CancelRequested(Reason.BUDGET_SPENT, "budget.hours is 3, and spent")
+    spent = ev.CancelRequested(Reason.BUDGET_SPENT, "budget.hours of 3 is spent")
     state, actions = after(*TO_TRAINING, ev.PreemptionRequested("preempted"), spent)
     assert actions == []  # it is stopping already
     ended, _ = step(state, ev.RanksFinished(1, complete=False))

@@ -384,11 +384,11 @@ def test_a_clock_that_is_wrong_is_its_nodes(home: Home, nodes: Nodes) -> None:
 
 def test_nodes_that_cannot_sum(home: Home, nodes: Nodes) -> None:
     def hang(*_: object) -> None:
-        raise TimeoutError("no answer from the others")
+        raise TimeoutError("no answer from the other processes")
 
     nodes.does["b", "_join"] = hang
     found = examined(home)["here", "all-reduce between nodes"]
-    assert (found.verdict, found.found) == (Verdict.FAILED, "no answer from the others")
+    assert (found.verdict, found.found) == (Verdict.FAILED, "no answer from the other processes")
     assert "GLOO_SOCKET_IFNAME" in found.fix
 
 

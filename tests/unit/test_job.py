@@ -66,7 +66,7 @@ def test_what_code_imports_must_be_here(folder: Path) -> None:
     ("named", "problem"),
     [
         ("drivetrain_workers.classification:metriks", "Did you mean drivetrain_workers.classification:metrics"),
-        ("drivetrain_workers.nowhere:f", "There is no drivetrain_workers.nowhere"),
+        ("drivetrain_workers.nowhere:f", "Module drivetrain_workers.nowhere does not exist"),
     ],
 )
 def test_our_own_functions_are_looked_for_too(folder: Path, named: str, problem: str) -> None:
@@ -100,10 +100,10 @@ def test_fingerprint_follows_settings_and_code(folder: Path) -> None:
         ("training.deepspeed={zero_optimization: {stage: 3}}", ["zero_optimization.stage: got 3", "training.zero (1)"]),
         ("model.factory=model:mak", ["model.factory: got 'model:mak'", "Did you mean model:make?"]),
         ("model.args.dept=2", ["model.args.dept: got 2", "(width, vocab_size, depth)", "Did you mean depth?"]),
-        ("model.args={}", ["model.args: got no width", "all that model:make wants"]),
-        ("model.factory=nowhere:make", ["model.factory", "There is no nowhere"]),
+        ("model.args={}", ["model.args: got no width", "all required arguments of model:make"]),
+        ("model.factory=nowhere:make", ["model.factory", "Module nowhere does not exist"]),
         ("model.factory=make", ["model.factory: got 'make'"]),
-        ("model.factory=code:make", ["model.factory: got 'code:make'", "Python's own", "code.py"]),
+        ("model.factory=code:make", ["model.factory: got 'code:make'", "Python's standard library", "code.py"]),
         ("data.online={transform: model:mak}", ["data.online.transform", "Did you mean model:make?"]),
         ("data.online={transform: model:make, actors: 0}", ["data.online.actors: got 0"]),
         ("model.loss=model:los", ["model.loss", "Did you mean model:loss?"]),

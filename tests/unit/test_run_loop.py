@@ -414,7 +414,7 @@ def test_cancelling_has_the_ranks_save_and_end(training: Run) -> None:
 
 
 def test_a_spent_budget_stops_the_run(training: Run) -> None:
-    training.spent = "budget.hours is 1, and spent"
+    training.spent = "budget.hours of 1 is spent"
     training.iterate(ev.Tick(11.0))
     assert isinstance(training.state, st.Training)  # it is looked at every two seconds
     training.now += 3.0
