@@ -94,7 +94,7 @@ def test_made_and_taken_away(terraform: Terraform) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value", "said"),
-    [("admin_addresses", '["0.0.0.0/0"]', "is everybody"), ("zones", '["us-east-1a"]', "Give two zones")],
+    [("admin_addresses", '["0.0.0.0/0"]', "is the whole Internet"), ("zones", '["us-east-1a"]', "Give two zones")],
 )
 def test_wrong_variables_are_told(terraform: Terraform, name: str, value: str, said: str) -> None:
     with pytest.raises(AssertionError, match=said):

@@ -115,8 +115,8 @@ def test_a_cloud_that_cannot_be_asked_is_one_line(file: ClusterFile, monkeypatch
     monkeypatch.setattr(launcher, "node_provider", fail)
     with pytest.raises(LauncherError) as caught:
         launcher.nodes(file)
-    assert str(caught.value) == "aws cannot be asked: no credentials"
-    assert invoke("status", str(file.path), code=1).stderr == "error: aws cannot be asked: no credentials\n"
+    assert str(caught.value) == "aws cannot be queried: no credentials"
+    assert invoke("status", str(file.path), code=1).stderr == "error: aws cannot be queried: no credentials\n"
 
 
 def test_starting_brings_a_token_along(file: ClusterFile, commands: list[list[str]], tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_machines_that_stay_are_named(
     monkeypatch.setattr(launcher, "time", clock)
     monkeypatch.setattr(provider, "non_terminated_nodes", lambda _: ["i-1", "i-2"])
     monkeypatch.setattr(provider, "node_tags", lambda _: {})
-    with pytest.raises(LauncherError, match=r"still there, and paid for: i-1, i-2"):
+    with pytest.raises(LauncherError, match=r"machines still running and billed: i-1, i-2"):
         launcher.down(file)
 
 
@@ -181,7 +181,9 @@ def test_a_cloud_without_its_client_is_refused(file: ClusterFile, monkeypatch: p
 
 def test_what_only_a_console_tells_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: object())
-    assert preflight.preflight(load(tmp_path, document("gcp"))) == ["quotas and credentials of gcp: its console tells"]
+    assert preflight.preflight(load(tmp_path, document("gcp"))) == [
+        "quotas and credentials of gcp; check them in its console"
+    ]
 
 
 class Amazon:
@@ -231,7 +233,7 @@ def test_machines_that_a_zone_lacks_are_named(file: ClusterFile, amazon: Amazon)
 
 def test_a_quota_that_is_too_low_is_named(file: ClusterFile, amazon: Amazon) -> None:
     amazon.limit = 4
-    with pytest.raises(InputError, match="4, by your quota") as caught:
+    with pytest.raises(InputError, match="at most 4, your quota") as caught:
         preflight.preflight(file)
     assert caught.value.where.endswith("max_workers")
     assert "Ask AWS to raise quota L-" in caught.value.fix

@@ -64,7 +64,9 @@ def test_a_module_may_be_installed_or_ours(tmp_path: Path) -> None:
     check_function("model.factory", "yaml:safe_load", tmp_path)
     check_function("model.loss", "drivetrain_workers.classification:loss", tmp_path)
     assert refused("nowhere:make", tmp_path).fix == "Module nowhere does not exist."
-    assert refused("drivetrain_workers.nowhere:make", tmp_path).fix == "Module drivetrain_workers.nowhere does not exist."
+    assert (
+        refused("drivetrain_workers.nowhere:make", tmp_path).fix == "Module drivetrain_workers.nowhere does not exist."
+    )
 
 
 def test_a_module_may_not_hide_one_of_pythons(tmp_path: Path) -> None:
