@@ -72,8 +72,25 @@ IDIOMS = {
     r"come true": "happen, are correct",
 }
 _IDIOM = re.compile("|".join(rf"\b(?:{idiom})\b" for idiom in IDIOMS), re.IGNORECASE)
-_NOT_IMPERATIVE = set(
-    "The A An What Where Who Whose How Whether When Which All Each Every One It This That If In Of For At Is Are".split()
+_NOT_IMPERATIVE = frozenset(
+    (
+        "The",
+        "A",
+        "An",
+        "What",
+        "Where",
+        "Who",
+        "Whose",
+        "How",
+        "Whether",
+        "When",
+        "Which",
+        "All",
+        "Each",
+        "Every",
+        "One",
+    )
+    + ("It", "This", "That", "If", "In", "Of", "For", "At", "Is", "Are")
 )
 
 
