@@ -44,7 +44,7 @@ class Postgres:
         shutil.rmtree(self._folder)
 
     def new_database(self) -> str:
-        """URL of an empty database."""
+        """Return the URL of an empty database."""
         name = f"test_{uuid4().hex[:8]}"
         address = ("--host", "127.0.0.1", "--port", str(self._port), "--username", "drivetrain")
         self._run("createdb", *address, name)

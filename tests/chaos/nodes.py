@@ -53,12 +53,12 @@ class Rank:
         return self.server.ranks.get(self.id) is self
 
     def send(self, message: Message) -> None:
-        """As its agent sends it something."""
+        """Receive a message from its agent."""
         if isinstance(message, StopTraining):
             self.stop_asked = True
 
     def report(self, event: protocol.AgentEvent) -> None:
-        """Over its own socket: in order, and perhaps when its end is known already."""
+        """Report over its own socket: in order, possibly after its end is known."""
         world = self.server.world
         self._arrives = max(self._arrives, world.now + (world.random.choice([0.0, 0.0, 0.5]) if not world.calm else 0))
         at = self._arrives - world.now
@@ -86,7 +86,7 @@ class ForkServer:
         self.deliver(protocol.ForkServerReady(self.pid), self)
 
     def send(self, message: Message) -> None:
-        """As its agent asks it for something."""
+        """Receive a request from its agent."""
         if isinstance(message, ForkRank):
             self.world.later(0, 1, lambda: self._fork(message))
         elif isinstance(message, KillRanks):
@@ -144,7 +144,7 @@ class Node:
         return self._world.now
 
     def every(self, seconds: float, work: Callable[[], None]) -> None:
-        """Rarely: what is looked at here does not change by the second."""
+        """Call a periodic check, but rarely: its result does not change every second."""
 
         def again() -> None:
             if self._process.alive:
@@ -189,7 +189,7 @@ class AgentProcess:
             self.wake()
 
     def wake(self) -> None:
-        """Its long polls have something to answer."""
+        """Wake the long polls, which have something to return."""
         for listener in self.listeners:
             self.world.poll_soon(listener)
 
@@ -245,7 +245,7 @@ class Handle:
             raise AgentLostError(self.index, "its process is dead")
 
     def _send(self, call: Callable[[], None]) -> None:
-        """A call whose answer is not awaited."""
+        """Make a call without awaiting its result."""
         self._process.world.perhaps_crash()
         most = 0.1 if self._process.world.calm else 3.0
         self._process.world.later(0, most, lambda: call() if self._process.alive else None)
@@ -265,7 +265,7 @@ class Group:
         return [rank for process in self.agents.values() for rank in process.fork_server.ranks.values()]
 
     def newest(self, server: ForkServer) -> int:
-        """The generation that the agent of a fork server is at."""
+        """Return the newest generation of a fork server's agent."""
         owner = next((p for p in self.agents.values() if p.fork_server is server), None)
         return owner.agent.snapshot().generation if owner else 1 << 30
 

@@ -105,7 +105,7 @@ class Inbox:
 
 
 class Tracker:
-    """Metrics that are not read."""
+    """A tracker that discards everything but the newest steps."""
 
     identity: dict[str, str] = {}
     problem = ""
@@ -139,8 +139,8 @@ class Tracker:
         pass
 
 
-class Stages:
-    """What comes before and after training, without any work: see `Preparation`, `Conclusion`, `Bookkeeping`."""
+class NoWork:
+    """The steps before and after training, without any work: see `Preparation`, `Conclusion`, `Bookkeeping`."""
 
     def prepare(self, on_progress: Callable[[int, int, str], None]) -> RunFacts:
         return RunFacts(dataset=DATASET, dataset_version="v1")
@@ -159,7 +159,7 @@ class Stages:
 
 
 class OwnerLock:
-    """A run's lock. Who dies lets go of it, so it is never found taken."""
+    """A run's lock. A process that dies releases it, so it is always free."""
 
     def release(self) -> None:
         pass

@@ -40,7 +40,7 @@ def test_a_seed_is_one_life(tmp_path: Path) -> None:
 
 
 def test_lives_are_eventful(tmp_path: Path) -> None:
-    """The test is worth nothing if what it is about does not happen."""
+    """The test is useless if the events in question never occur."""
     text = "\n".join(line for seed in range(150) for line in live(seed, tmp_path).trace)
     for event in (
         "the coordinator crashes",

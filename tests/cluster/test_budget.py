@@ -11,7 +11,7 @@ from tests.cluster.harness import resume_run, run_job
 
 @pytest.mark.slow  # unit tests count what is spent, and have the controller save and end
 def test_a_spent_budget_saves_and_ends(toy_job: Path, shared_home: Path) -> None:
-    """What is left to do is done by a resume, which gives it as much again."""
+    """A resume completes the run, with a new budget."""
     settings = ["training.steps=120", "resources.price_per_hour=3.6", "budget.dollars=0.03"]  # 15 s of two workers
     job = run_job(toy_job, shared_home, *settings)
     first = job.finish()

@@ -25,7 +25,7 @@ _EVERYWHERE = [(0, 1), (0, 2), *((stage, world) for stage in (1, 2, 3) for world
 
 
 def run(*cases: Case) -> list[dict[str, Any]]:
-    """Results of cases that are run one after another by ranks forked from one process."""
+    """Return the results of cases that run one after another in ranks forked from one process."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
     command = [sys.executable, "-m", "tests.cluster.checkpoint_ranks", json.dumps([asdict(case) for case in cases])]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -38,7 +38,7 @@ def losses(result: dict[str, Any], after: int = 0) -> list[float]:
 
 
 def state(root: Path, step: int) -> dict[tuple[str, str], torch.Tensor]:
-    """Every weight and moment of a checkpoint, whole."""
+    """Return all weights and moments of a checkpoint."""
     (folder,) = root.glob(f"checkpoints/step-{step:08d}.*")
     checkpoint = Checkpoint(folder)
     whole = {}
@@ -50,7 +50,7 @@ def state(root: Path, step: int) -> dict[tuple[str, str], torch.Tensor]:
 
 
 def check_matrix(folder: Path, origins: list[tuple[int, int]], targets: list[tuple[int, int]]) -> None:
-    """Saved at each of ``origins`` (stage, world size), loaded at each of ``targets``."""
+    """Save at each of ``origins`` (stage, world size), and load at each of ``targets``."""
     saved = [Case(str(folder / f"{origin}"), *origin, keep=2) for origin in origins]
     loaded = [
         Case(str(folder / f"{origin}{target}"), *target, source=f"{folder}/at{origin}", save_loaded=True, keep=3)
@@ -122,7 +122,7 @@ def test_other_optimizers_and_places_resume_to_the_bit(
 
 @pytest.fixture(scope="module")
 def two_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with checkpoints of steps 3 and 6."""
+    """Return a run with checkpoints of steps 3 and 6."""
     folder = tmp_path_factory.mktemp("two")
     run(Case(str(folder), 2, 2, keep=2))
     return folder
@@ -130,7 +130,7 @@ def two_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("times", [200, pytest.param(2000, marks=pytest.mark.slow)])
 def test_no_damage_is_loaded(two_checkpoints: Path, times: int) -> None:
-    """Flipped bits and cuts, one at a time: each is refused by the file's name, and step 3 loads."""
+    """Flipped bits and truncation, one at a time: each is rejected with the file name, and step 3 loads."""
     draw = random.Random(0)
     root = two_checkpoints / "checkpoints"
     newest, before = (checkpoint.folder(root) for checkpoint in committed(root))
@@ -159,7 +159,7 @@ class _Malicious:
 
 
 def test_a_pickle_in_a_checkpoint_is_never_opened(two_checkpoints: Path, tmp_path: Path) -> None:
-    """Planted as any of its files; and what restoring a sound one opens is listened to as well."""
+    """For every file of a checkpoint; the files opened while loading a valid one are recorded as well."""
     names = sorted(
         path.name
         for path in committed(two_checkpoints / "checkpoints")[0].folder(two_checkpoints / "checkpoints").iterdir()
@@ -182,15 +182,15 @@ def test_a_pickle_in_a_checkpoint_is_never_opened(two_checkpoints: Path, tmp_pat
 
 @pytest.mark.parametrize("kills", [12, pytest.param(100, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
 def test_killed_at_any_instant(tmp_path: Path, kills: int) -> None:
-    """Ranks killed at random moments and at random calls of the file system, between and inside saves."""
+    """Ranks are killed at random times and at random file system calls, between and during saves."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
     command = [sys.executable, "-m", "tests.cluster.kill_gangs", str(tmp_path), str(kills)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr[-5000:]
-    told = json.loads(done.stdout.splitlines()[-1])
-    print(told)
-    assert told["kills"] == kills
-    assert told["in_saves"] >= kills // 4
+    result = json.loads(done.stdout.splitlines()[-1])
+    print(result)
+    assert result["kills"] == kills
+    assert result["in_saves"] >= kills // 4
     root = tmp_path / "disturbed" / "checkpoints"
     assert [path.name for path in sorted(tmp_path.rglob("*.tmp"))] == []
     assert sorted(path.name for path in root.iterdir()) == sorted(path.folder(root).name for path in committed(root))
@@ -199,7 +199,7 @@ def test_killed_at_any_instant(tmp_path: Path, kills: int) -> None:
 
 
 def test_what_was_loaded_is_proven(two_checkpoints: Path, tmp_path: Path) -> None:
-    """A weight that is off by a millionth, in memory, is found where all files are sound."""
+    """A weight in memory that differs by a millionth is detected although all files are valid."""
     (result,) = run(Case(str(tmp_path), 2, 2, source=str(two_checkpoints), tamper=True))
     assert "blocks [0] of rank 0 differ in memory, which hold parts of 0." in result["refused"]
 

@@ -17,7 +17,7 @@ from tests.s3 import s3_server
 
 
 def test_pictures_in_object_storage(pictures: Path, shared_home: Path, tmp_path: Path) -> None:
-    """Prepared into a bucket, streamed from it through the node's cache; the same losses as from a local folder."""
+    """Prepared into a bucket, streamed through the node's cache; the losses equal those from a local folder."""
     home = shared_home
     local = run_job(pictures, home).finish()
     assert local.code == 0, local.errors
@@ -45,7 +45,7 @@ def test_pictures_in_object_storage(pictures: Path, shared_home: Path, tmp_path:
 
 @pytest.mark.slow  # test_recovery kills those who prepare
 def test_a_killed_preparation_goes_on(toy_job: Path, tmp_path: Path) -> None:
-    """Whatever the number of actors, the bytes are the same; what was finished before the kill is not done again."""
+    """The bytes are identical for any number of actors; finished work is not repeated after the kill."""
     small = "--set=data.chunk_bytes=1024"
     arguments = ["data", "prepare", str(toy_job), small]
     alone = command_line(tmp_path / "a", *arguments, "--set=resources.preprocessors=1")
@@ -60,7 +60,7 @@ def test_a_killed_preparation_goes_on(toy_job: Path, tmp_path: Path) -> None:
     assert actors
     first.send_signal(signal.SIGKILL)
     first.wait()
-    assert wait_until_gone(actors) == []  # nobody writes any more
+    assert wait_until_gone(actors) == []  # no process writes any more
     done = {path: path.stat().st_mtime_ns for part in parts[:3] for path in _shards_of(part)}
     assert not list(home.glob("datasets/toy/*/manifest.json"))
     again = command_line(home, *arguments)

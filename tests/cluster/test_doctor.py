@@ -63,7 +63,7 @@ def test_each_failure_comes_with_its_fix(tmp_path: Path) -> None:
 @pytest.mark.slow  # what it says of machines, clocks and sums is tested in tests/unit/test_doctor.py
 @needs_hosts
 def test_three_hosts(tmp_path: Path) -> None:
-    """All is well; then one does not see the shared folder, and is named."""
+    """No problem at first; then one host does not see the shared folder and is reported."""
     with site(2, tmp_path) as here:
         well = ask_cluster(here)
         assert [finding for finding in well.values() if finding["verdict"] == "failed"] == []

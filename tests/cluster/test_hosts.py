@@ -1,4 +1,4 @@
-"""Machines of their own, joined by a network that can be cut: what a real cluster does, on one machine."""
+"""Separate hosts in a network that can be cut: the behavior of a real cluster on one machine."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from drivetrain.api.client import Client
 from drivetrain.server.access import Tokens
 
 from tests.cluster.harness import COMMAND, LEISURE, Result, assert_same, step_gaps, wait_until
-from tests.cluster.test_server import order_of_places, wait_for_step
+from tests.cluster.test_server import order_of_allocations, wait_for_step
 from tests.hosts import Host, hosts, needs_hosts
 from tests.metadata_service import give_notice, notice_of, serve_metadata
 
@@ -81,7 +81,7 @@ class Site:
 
 @contextmanager
 def site(nodes: int, folder: Path) -> Iterator[Site]:
-    """Ray with token authentication on every host, and the server beyond loopback, as if a proxy did TLS."""
+    """Start Ray with token authentication on every host, and the server on all interfaces, as behind a TLS proxy."""
     environment = {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(16),
@@ -118,7 +118,7 @@ def gang_hosts(here: Site, client: Client, run: str) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["cut off", "powered off"])
 def test_a_host_is_lost_while_training(how: str, toy_job: Path, undisturbed: Result, tmp_path: Path) -> None:
-    """The gang goes on on another one, and nobody can tell from its result."""
+    """The gang continues on another host, with the same result."""
     with site(3, tmp_path) as here, here.client("ann") as client:
         run = client.submit(str(toy_job))["run_id"]
         wait_for_step(client, run, 10)
@@ -140,7 +140,7 @@ def test_a_host_is_lost_while_training(how: str, toy_job: Path, undisturbed: Res
 
 @pytest.mark.slow  # unit tests read notices and clear the node that is to leave; in tests/chaos runs yield and go on
 def test_a_spot_machine_is_left_before_it_is_taken(toy_job: Path, undisturbed: Result, tmp_path: Path) -> None:
-    """Its cloud gives notice; the run saves and goes on elsewhere, and no step is done twice."""
+    """On the cloud's notice the run saves and continues elsewhere, and no step is repeated."""
     with site(3, tmp_path) as here, here.client("ann") as client:
         refused, _ = here.head.start(str(COMMAND), "cluster", "leave", **here.environment).communicate(timeout=60)
         assert "got the head" in refused
@@ -169,7 +169,7 @@ def test_a_spot_machine_is_left_before_it_is_taken(toy_job: Path, undisturbed: R
 
 @pytest.mark.slow
 def test_the_head_is_lost_while_training(toy_job: Path, tmp_path: Path) -> None:
-    """Ranks train on without Ray's head, coordinator and server; once these are back, they find the run."""
+    """Ranks continue without Ray's head, coordinator and server; after a restart these find the run."""
     longer = ["training.steps=150"]
     with site(2, tmp_path) as here:
         with here.client("ann") as client:
@@ -202,7 +202,7 @@ def ray_asks_for_its_token(here: Site) -> None:
 
 @pytest.mark.slow
 def test_two_users_share_hosts(toy_job: Path, tmp_path: Path) -> None:
-    """Ten jobs of one, two and three hosts; those that wait for the same room get it by priority."""
+    """Ten jobs on one, two and three hosts; jobs that wait for the same resources start by priority."""
     folder = tmp_path / "job"
     shutil.copytree(toy_job, folder)
     small = ["training.steps=4", "resources.preprocessors=1"]
@@ -216,6 +216,6 @@ def test_two_users_share_hosts(toy_job: Path, tmp_path: Path) -> None:
             overrides = [f"resources.workers={workers}", f"scheduling.priority={priority}", *small]
             runs.append(client.submit(str(folder), overrides)["run_id"])
         ended = [ann.wait(run, 280) for run in (blocker, *runs)]
-        large_first = order_of_places(ann, runs)[:2]
+        large_first = order_of_allocations(ann, runs)[:2]
     assert {run["reason"] for run in ended} == {"completed"}
     assert [wanted[runs.index(run)][1:] for run in large_first] == [(3, 4), (3, 3)]

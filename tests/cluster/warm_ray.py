@@ -22,7 +22,7 @@ class WarmRay:
     """It starts when it is first asked for; after `stop` it starts again.
 
     Attributes:
-        offered: whether tests may join it. Programs that borrow the harness of the tests have a Ray of their own.
+        offered: whether tests may join it. Programs that use the harness of the tests start a separate Ray.
         cache: folder of its nodes' copies of data in object storage.
     """
 
@@ -42,7 +42,7 @@ class WarmRay:
         return {"RAY_ADDRESS": self._address, "RAY_AUTH_MODE": "token"}
 
     def processes(self) -> list[psutil.Process]:
-        """All that run in it."""
+        """Return all its processes."""
         assert self._process
         return psutil.Process(self._process.pid).children(recursive=True)
 
@@ -85,7 +85,7 @@ warm_ray = WarmRay()
 
 
 def main() -> None:
-    """Be the Ray."""
+    """Run the warm Ray."""
     import ray
     from drivetrain.api.session import connect
 

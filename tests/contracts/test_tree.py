@@ -1,4 +1,4 @@
-"""The shape of the source tree: small files and classes, in folders that say what they hold."""
+"""The source tree: small files and classes, in folders with a docstring that lists their files."""
 
 from __future__ import annotations
 

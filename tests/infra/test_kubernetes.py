@@ -39,7 +39,7 @@ def of_kind(kind: str, values: str) -> Document:
 
 
 def pods(document: Document) -> list[Document]:
-    """Templates of pods in a document."""
+    """Return the pod templates in a document."""
     spec = document.get("spec", {})
     if document["kind"] == "RayCluster":
         return [group["template"] for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"])]
@@ -85,7 +85,7 @@ def test_no_pod_has_more_rights_or_room_than_it_needs(values: str) -> None:
 
 @pytest.mark.parametrize("values", SETTINGS)
 def test_users_code_has_no_rights_on_the_cluster(values: str) -> None:
-    """The head's account may change pods, for the autoscaler; the workers' is another, and is not shown to them."""
+    """The head's account may change pods, for the autoscaler; workers use another account without a token."""
     head, *workers = pods(of_kind("RayCluster", values))
     for worker in workers:
         assert worker["spec"]["automountServiceAccountToken"] is False

@@ -1,4 +1,4 @@
-"""The fixed parts of a cluster on AWS: made and taken away by terraform, against moto."""
+"""The fixed resources of a cluster on AWS: created and destroyed by terraform, against moto."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ resource "aws_efs_file_system" "this" {
 
 
 class Terraform:
-    """Our files in a folder of their own, and the cloud that they are applied to."""
+    """Our files in a separate folder, and the cloud to which they are applied."""
 
     def __init__(self, folder: Path, uri: str) -> None:
         self.folder = shutil.copytree(INFRA / "terraform" / "aws", folder / "aws")

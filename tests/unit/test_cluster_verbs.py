@@ -68,7 +68,7 @@ def provider(monkeypatch: pytest.MonkeyPatch) -> Provider:
 
 @pytest.fixture
 def commands(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, provider: Provider) -> list[list[str]]:
-    """What is run of Ray's launcher; `ray down` ends every machine."""
+    """Record the commands of Ray's launcher; `ray down` ends every machine."""
     done: list[list[str]] = []
 
     def run(command: list[str], check: bool) -> subprocess.CompletedProcess[str]:

@@ -75,7 +75,7 @@ def test_a_module_may_not_hide_one_of_pythons(tmp_path: Path) -> None:
 
 
 def test_what_other_files_of_the_job_import_is_looked_at_too(tmp_path: Path) -> None:
-    """Also where they import one another in a circle, and where one cannot be parsed."""
+    """Also with circular imports, and with a file that cannot be parsed."""
     (tmp_path / "model.py").write_text("import layers\ndef make(): ...")
     (tmp_path / "layers.py").write_text("import model, broken, os\nimport not_there_at_all")
     (tmp_path / "broken.py").write_text("def (")

@@ -44,7 +44,7 @@ class Memory:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> RunFolder:
-    """Of a run that has trained four steps, and saved after two and four."""
+    """Return the folder of a run that has trained four steps, with checkpoints after two and four."""
     found = RunFolder(tmp_path / "toy-1")
     for step in (2, 4):
         make_checkpoint(found.path, CheckpointId(step, 1), 2)
@@ -67,7 +67,7 @@ def tracker(folder: RunFolder, memory: Memory) -> Iterator[Tracker]:
 
 
 def gang(agent: Agent) -> list[AgentHandle]:
-    """A gang of one agent, of which two methods are called."""
+    """Return a gang of one agent with two fake methods."""
     return [cast("AgentHandle", agent)]
 
 
@@ -88,7 +88,7 @@ def test_facts_come_from_what_was_logged(tracker: Tracker, memory: Memory, folde
 
 
 def test_without_a_logged_step_there_are_no_figures(tmp_path: Path, memory: Memory) -> None:
-    """Every step was done before the coordinator lost its disk; there is a checkpoint all the same."""
+    """All steps were done before the coordinator lost its disk; the checkpoint still exists."""
     folder = RunFolder(tmp_path / "toy-2")
     make_checkpoint(folder.path, CheckpointId(4, 1), 2)
     tracker = Tracker(Spool(folder.spool), lambda: memory)
@@ -132,7 +132,7 @@ def test_the_gang_is_asked_for_sample_and_assessment(tracker: Tracker, memory: M
     ],
 )
 def test_a_sample_that_fails_does_not_fail_the_run(error: Exception, tracker: Tracker, folder: RunFolder) -> None:
-    """What comes after it is made all the same."""
+    """The following parts are still created."""
     folder.assessment.mkdir()
     agent = Agent({PredictRequest: error, AssessRequest: json.dumps(ASSESSED)})
     made = conclusion(tracker, folder, sample={}, explain=True)
@@ -153,7 +153,7 @@ def test_an_error_that_no_one_expects_is_not_hidden(tracker: Tracker, folder: Ru
 def test_after_a_crash_the_model_is_asked_here(
     tracker: Tracker, memory: Memory, folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without agents; and the trained model is registered."""
+    """Without agents; the trained model is registered."""
     asked: list[Request] = []
 
     def ask_here(request: Request) -> str:

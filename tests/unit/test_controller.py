@@ -15,7 +15,7 @@ PLACE = st.Allocation((("node", 2),), 1.0)
 
 
 def after(*events: ev.Event) -> tuple[st.State, list[ev.Action]]:
-    """State after events from the start, and the actions of the last."""
+    """Return the state after events from the start, and the actions of the last event."""
     state: st.State = st.Queued()
     actions: list[ev.Action] = []
     for event in events:
@@ -113,7 +113,7 @@ def test_repeated_failures_wait_and_then_end_the_run() -> None:
 
 
 def test_each_reason_has_its_own_budget() -> None:
-    """Machines that died are no reason to try the job's own code less often than it is worth."""
+    """Lost machines do not reduce the retries for errors in user code."""
     state, _ = after(*TO_TRAINING, lost(1), lost(2, Reason.USER_CODE))
     assert isinstance(state, st.Waiting)
     state, _ = step(state, ev.Tick(state.not_before))
@@ -236,7 +236,7 @@ EVENTS = st_.one_of(
 
 @given(st_.lists(EVENTS, max_size=40))
 def test_any_events_in_any_order(events: list[ev.Event]) -> None:
-    """The table is never broken, generations only grow and are started once, an ended run stays ended."""
+    """The table is never violated, generations only increase and start once, and an ended run stays ended."""
     state: st.State = st.Queued()
     started = []
     for event in events:

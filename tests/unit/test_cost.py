@@ -48,7 +48,7 @@ def test_cost() -> None:
 
 
 @pytest.mark.parametrize(
-    ("budget", "told"),
+    ("budget", "expected"),
     [
         ({}, ""),
         ({"hours": 2.1}, ""),
@@ -58,8 +58,8 @@ def test_cost() -> None:
         ({"energy_kwh": 1.0}, "budget.energy_kwh of 1 is spent"),
     ],
 )
-def test_budget(budget: dict[str, float], told: str) -> None:
-    assert overspent(job(budget, price_per_hour=2.0), HISTORY, 3.6e6, 9999.0) == told
+def test_budget(budget: dict[str, float], expected: str) -> None:
+    assert overspent(job(budget, price_per_hour=2.0), HISTORY, 3.6e6, 9999.0) == expected
 
 
 def test_a_user_who_resumes_gives_as_much_again() -> None:

@@ -24,7 +24,7 @@ def test_every_recovery_is_counted_once_by_its_reason() -> None:
         Training("d", Allocation(), progress=after(killed, restarts=1)),
         Starting("d", Allocation(), progress=after(killed, lost, restarts=2)),  # no step in between
         Training("d", Allocation(), progress=after(killed, lost, restarts=2)),
-        Placing("d", Allocation(), progress=after(lost, restarts=3)),  # steps in between: counts began anew
+        Placing("d", Allocation(), progress=after(lost, restarts=3)),  # steps in between: the counts were reset
         Ended(Reason.CANCELLED, progress=after(lost, restarts=3)),
         Queued(progress=after(restarts=3)),  # resumed by the user
         Ended(Reason.COMPLETED, progress=after(restarts=3)),

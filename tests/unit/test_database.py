@@ -30,7 +30,7 @@ def postgres() -> Iterator[Postgres]:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Of an empty database."""
+    """Return the URL of an empty database."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'drivetrain.db'}"
     return request.getfixturevalue("postgres").new_database()  # type: ignore[no-any-return]
@@ -74,7 +74,7 @@ def _update_often(url: str, name: str) -> None:
 
 
 def test_many_processes_open_and_write_at_once(url: str) -> None:
-    """The first ones to come migrate; nothing that one learns is lost to another."""
+    """The first processes migrate; no process loses the update of another."""
     spawn = multiprocessing.get_context("spawn")
     opening = [spawn.Process(target=RunStore, args=(url,)) for _ in range(3)]
     for process in opening:
@@ -100,7 +100,7 @@ def test_a_restarted_server_is_found_again(postgres: Postgres) -> None:
 
 
 def test_what_cannot_be_opened_is_told(tmp_path: Path) -> None:
-    for url in ("nonsense", "postgresql://nobody:secret@127.0.0.1:1/none", f"sqlite:///{tmp_path}/no/such/folder.db"):
+    for url in ("nonsense", "postgresql://user:secret@127.0.0.1:1/none", f"sqlite:///{tmp_path}/no/such/folder.db"):
         with pytest.raises(InputError, match="database URL") as caught:
             open_database(url)
         assert "secret" not in str(caught.value)
@@ -112,7 +112,7 @@ def test_what_cannot_be_opened_is_told(tmp_path: Path) -> None:
 
 
 def test_the_third_migration_fills_what_runs_are_looked_up_by(url: str) -> None:
-    """Runs that an older version has stored are found, and their transitions are counted."""
+    """Runs of an older version are found, and their transitions are counted."""
     engine = open_database(url)
     store = RunStore(url)
     store.create("toy-1", "f", Queued())
@@ -187,7 +187,7 @@ def test_runs_of_the_same_moment_are_paged_once_each(url: str, monkeypatch: pyte
 
 
 def test_a_prefix_is_looked_up_in_the_index(url: str) -> None:
-    """Ids with capitals, punctuation and letters beyond ASCII: every one is found by each prefix that no other has."""
+    """Ids with capitals, punctuation and non-ASCII letters: each is found by every unique prefix."""
     store = RunStore(url)
     ids = ["toy-1", "toy-10", "Toy-2", "toy_3", "toy.4", "tor-5", "toz-6", "töy-7"]
     for name in ids:

@@ -1,4 +1,4 @@
-"""What the doctor says of a machine, its services and a cluster, well and ill."""
+"""Findings of the doctor about a machine, its services and a cluster, with and without problems."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_what_is_installed_is_what_is_needed(monkeypatch: pytest.MonkeyPatch) ->
         ("disk", 64 << 30, Verdict.OK),
     ],
 )
-def test_too_little_room_is_told(
+def test_too_little_space_is_reported(
     check: str, free: int, verdict: Verdict, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     usage = SimpleNamespace(total=128 << 30, used=0, free=free)
@@ -249,7 +249,7 @@ def test_ports_that_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
 # Sums -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_wrong_sum_is_told() -> None:
+def test_a_wrong_sum_is_reported() -> None:
     assert collectives.verdict("all-reduce", [GOOD, GOOD]).verdict is Verdict.OK
     assert collectives.verdict("all-reduce", [GOOD, replace(GOOD, right=False)]).verdict is Verdict.FAILED
 
@@ -261,7 +261,7 @@ def test_a_sum_is_as_fast_as_its_slowest() -> None:
 
 
 def said(code: str) -> subprocess.Popen[str]:
-    """A process of an all-reduce that does this instead."""
+    """Start a process of an all-reduce that runs other code."""
     return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 

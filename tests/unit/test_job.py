@@ -52,12 +52,12 @@ def test_scientific_notation_is_a_number(folder: Path) -> None:
 
 
 def test_what_code_imports_must_be_here(folder: Path) -> None:
-    """Told before a rank finds out, also where a file of the job's own imports it."""
+    """A missing import is reported before the start, also for imports of other files of the job."""
     (folder / "model.py").write_text("from layers import make\n")
     (folder / "layers.py").write_text("import os, yaml\nimport not_installed.at_all\n\ndef make(): ...\n")
-    with pytest.raises(InputError, match="there is no not_installed") as told:
+    with pytest.raises(InputError, match="not_installed is not installed") as caught:
         load_job(str(folder))
-    assert told.value.where == "model.factory"
+    assert caught.value.where == "model.factory"
     (folder / "not_installed").mkdir()
     load_job(str(folder))
 
@@ -135,7 +135,7 @@ def test_mistakes_are_named(folder: Path, override: str, parts: list[str]) -> No
 
 
 @pytest.mark.parametrize(
-    ("code", "told"),
+    ("code", "expected"),
     [
         ("def make(vocab_size): ...", r"model\.args\.width: got 8; allowed: an argument of model:make \(vocab_size\)"),
         ("def make(width, weights, depth, *, extra): ...", "model.args: got no depth, extra"),
@@ -149,13 +149,13 @@ def test_mistakes_are_named(folder: Path, override: str, parts: list[str]) -> No
         ("def make(): ...\nif True:\n    def make(width, weights): ...", ""),
     ],
 )
-def test_a_factory_must_take_what_it_is_given(code: str, told: str, folder: Path) -> None:
+def test_a_factory_must_take_what_it_is_given(code: str, expected: str, folder: Path) -> None:
     (folder / "model.py").write_text(code)
     overrides = ["model.files={weights: text.txt}"]
-    if not told:
+    if not expected:
         load_job(str(folder), overrides)
         return
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=expected):
         load_job(str(folder), overrides)
 
 
@@ -210,7 +210,7 @@ def test_a_gang_is_asked_for_as_the_job_says() -> None:
 
 
 @pytest.mark.parametrize(
-    ("nodes", "rules", "told"),
+    ("nodes", "rules", "expected"),
     [
         ([Node("a", 7, 0)], Rules(), "what fits on 1 nodes with 7 CPUs"),
         ([Node("a", 8, 0)], Rules(queues={"fast": QueueRules()}), "scheduling.queue: got 'default'; allowed: fast"),
@@ -222,8 +222,8 @@ def test_a_gang_is_asked_for_as_the_job_says() -> None:
         ([Node("a", 8, 0)], Rules(others=UserRules(max_workers=3)), "at most 3, the limit of user ann"),
     ],
 )
-def test_what_could_never_run_is_refused(nodes: list[Node], rules: Rules, told: str) -> None:
-    with pytest.raises(InputError, match=told):
+def test_what_could_never_run_is_refused(nodes: list[Node], rules: Rules, expected: str) -> None:
+    with pytest.raises(InputError, match=expected):
         check_request(gang_request(RUN, 5.0, GANG, rules), nodes, rules)
 
 

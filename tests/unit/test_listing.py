@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
-    """With 55 runs, of which one prepares data."""
+    """Return a home with 55 runs, of which one prepares data."""
     monkeypatch.setenv("DRIVETRAIN_HOME", str(tmp_path))
     monkeypatch.delenv("DRIVETRAIN_DATABASE_URL", raising=False)
     monkeypatch.delenv("DRIVETRAIN_SERVER", raising=False)

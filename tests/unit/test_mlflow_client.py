@@ -22,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:The specified dataset source can
 
 @pytest.fixture(scope="module")
 def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """An MLflow of this module's; making its tables takes seconds."""
+    """Create an MLflow database for this module, which takes seconds."""
     folder = tmp_path_factory.mktemp("mlflow")
     before = dict(os.environ)
     make_database(folder / "mlflow.db", folder / "artifacts")

@@ -73,7 +73,7 @@ def test_a_service_that_is_away_is_asked_again(
     server: ThreadingHTTPServer,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Before it has ever answered, and after."""
+    """Before and after its first answer."""
 
     def away() -> None:
         server.instead = answer  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""`drivetrain plan`: what is asked of the model, what past runs have shown, and what is printed."""
+"""`drivetrain plan`: profile requests, use of past runs, and output."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
 
 @pytest.fixture
 def profiled(monkeypatch: pytest.MonkeyPatch) -> list[ProfileRequest]:
-    """What is asked of the model's process, which takes torch."""
+    """Record the requests to the profiling process, which would need torch."""
     asked: list[ProfileRequest] = []
 
     def profile(request: ProfileRequest) -> ModelProfile:
@@ -63,7 +63,7 @@ def profiled(monkeypatch: pytest.MonkeyPatch) -> list[ProfileRequest]:
 
 @pytest.fixture
 def folder(tmp_path: Path, home: Home) -> Path:
-    """Of a job whose dataset is there."""
+    """Return the folder of a job with a prepared dataset."""
     found = tmp_path / "toy"
     found.mkdir()
     write_numbers(found / "numbers.csv")
@@ -77,7 +77,7 @@ def folder(tmp_path: Path, home: Home) -> Path:
 
 
 def ignore(*_: object) -> None:
-    """Progress that no one follows."""
+    """Ignore progress."""
 
 
 def spec_of(folder: Path, *overrides: str) -> JobSpec:

@@ -1,4 +1,4 @@
-"""Pictures: that there is one, of the size that it should have, whatever is drawn; not what is on it."""
+"""Plots: each is created with the expected size, for any data; the content is not checked."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from tests.unit.runs import metrics
 
 
 def size_of(path: Path) -> tuple[int, int]:
-    """Of a PNG on which something is drawn."""
+    """Return the size of a PNG that is not blank."""
     with Image.open(path) as image:
         assert image.format == "PNG"
-        assert len(np.unique(np.asarray(image.convert("L")))) > 2, "it is blank"
+        assert len(np.unique(np.asarray(image.convert("L")))) > 2, "the image is blank"
         return image.size
 
 
 def darkness(path: Path) -> int:
-    """How many pixels are not white."""
+    """Count the pixels that are not white."""
     with Image.open(path) as image:
         return int((np.asarray(image.convert("L")) < 250).sum())
 
@@ -43,12 +43,12 @@ def test_the_losses_of_a_run(tmp_path: Path) -> None:
     draw_loss(iter(losses(30)), None, "toy", bare)
     draw_loss(iter(losses(30)), 5.0, "toy", whole)
     assert size_of(bare) == size_of(whole) == (960, 540)
-    assert bare.read_bytes() != whole.read_bytes(), "the entropy is a line of its own"
+    assert bare.read_bytes() != whole.read_bytes(), "the entropy is a separate line"
 
 
 @pytest.mark.parametrize("records", [[], [metrics("train", 1, step_s=1.0)], [metrics("train", 1, loss=float("nan"))]])
 def test_a_run_that_has_logged_no_loss_has_a_picture(records: list[Record], tmp_path: Path) -> None:
-    """Without a warning on the terminal of the user."""
+    """It prints no warning on the terminal."""
     draw_loss(iter(records), None, "toy", tmp_path / "loss.png")
     assert size_of(tmp_path / "loss.png") == (960, 540)
 
@@ -106,7 +106,7 @@ def test_policies_side_by_side(tmp_path: Path) -> None:
 
 
 def test_use_is_averaged_between_points() -> None:
-    """Of a step function: one half of an hour in full use and one half in none is half in use."""
+    """Half an hour of full use and half an hour without use is 50 % use."""
     times, busy = np.array([0.0, 0.5, 1.0]), np.array([1.0, 0.0, 0.0])
     found = scheduling_plot._mean_between(times, busy, np.array([0.0, 0.25, 0.5, 0.75, 1.0]))
     assert found.tolist() == [1.0, 1.0, 1.0, 0.0, 0.0]

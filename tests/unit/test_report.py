@@ -33,7 +33,7 @@ def page_of(home: Home, **facts: Any) -> str:
 
 
 def cells(page: str) -> dict[str, str]:
-    """The rows of all tables, by their first cell."""
+    """Return the rows of all tables, by their first cell."""
     rows = re.findall(r"<tr><td[^>]*>(.*?)</td>\s*<td[^>]*>(.*?)</td>", page, re.DOTALL)
     return {unescape(title): unescape(value) for title, value in reversed(rows)}
 
@@ -73,7 +73,7 @@ def test_a_page_says_what_came_of_a_run(home: Home) -> None:
 
 
 def test_a_page_needs_nothing_else(home: Home) -> None:
-    """Every picture is in it, and is the file's."""
+    """Every image is embedded, with the content of its file."""
     folder = make_run(home, "toy-1")
     train(home, "toy-1")
     folder.assessment.mkdir()

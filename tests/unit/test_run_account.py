@@ -1,4 +1,4 @@
-"""Accounts of runs that are asked for again and again, and the energy that a budget is about."""
+"""Accounts of runs for repeated queries, and the energy for budgets."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 @pytest.fixture
 def home(tmp_path: Path, clock: Clock) -> Home:
-    """With the run ``toy``, which was just submitted."""
+    """Return a home with the run ``toy``, which was just submitted."""
     found = Home(tmp_path)
     folder = found.run("toy")
     folder.path.mkdir(parents=True)
@@ -118,7 +118,7 @@ def compare(accounts: RunAccountCache, home: Home, store: RunStore) -> None:
 
 
 def test_energy_since_a_run_was_resumed(home: Home, clock: Clock) -> None:
-    """Whenever the coordinator is restarted, it knows what the run has taken since then."""
+    """A restarted coordinator knows the energy used since the resume."""
     store, folder = RunStore(home.database_url), home.run("toy")
 
     def energy() -> float:

@@ -1,4 +1,4 @@
-"""The scheduler's decisions: who goes first, who waits for whom, who has to leave; and what may never happen."""
+"""The decisions of the scheduler: order, waits and preemptions; and its invariants."""
 
 from __future__ import annotations
 
@@ -293,7 +293,7 @@ REQUESTS = st.lists(
 
 @given(REQUESTS, st.integers(1, 4), st.randoms(use_true_random=False))
 def test_invariants_over_many_passes(requests: list[Request], nodes: int, random: object) -> None:
-    """Nothing is given twice, no gang is half placed, and every gang that fits ends in the end."""
+    """No resource is allocated twice, no gang is placed partially, and every gang that fits ends."""
     cluster = [Node(f"n{n}", 8, 4) for n in range(nodes)]
     waiting = {f"r{n}": replace(request, run=f"r{n}") for n, request in enumerate(requests)}
     running: dict[str, AllocatedGang] = {}
@@ -332,7 +332,7 @@ def _check_room(cluster: list[Node], running: dict[str, AllocatedGang]) -> None:
 
 @given(REQUESTS, st.lists(st.tuples(st.integers(1, 4), st.floats(1, 2000)), min_size=1, max_size=3))
 def test_backfill_never_delays_the_reserved_gang(requests: list[Request], held: list[tuple[int, float]]) -> None:
-    """If every expectation comes true, the first gang in line starts no later than without those behind it."""
+    """If all expected run times are correct, backfill does not delay the first gang in the queue."""
     cluster = [Node(f"n{n}", 8, 4) for n in range(len(held))]
     running = [holds(f"h{n}", ((f"n{n}", size),), end=end) for n, (size, end) in enumerate(held)]
     first = asks("first", 4 * len(held), priority=9)

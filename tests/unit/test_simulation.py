@@ -60,7 +60,7 @@ def test_what_never_fits_is_counted() -> None:
 
 
 def test_work_is_conserved(tmp_path: Path) -> None:
-    """Whatever is preempted, grown and shrunk: the GPUs' busy time is the jobs' work and the price of the restarts."""
+    """With any preemptions and scaling, the busy time of the GPUs equals the work of the jobs plus the restarts."""
     trace = tmp_path / "trace.csv"
     write_trace(trace, 400, 80, 0.9)
     jobs, nodes = read_trace(str(trace)), parse_cluster("10x8")
@@ -85,7 +85,7 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected"),
     [
         ("job,submitted_s,gpus\na,0,1\n", "no column duration_s"),
         ("job,submitted_s,duration_s,gpus,color\na,0,1,1,red\n", "the column color"),
@@ -94,10 +94,10 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ("", "trace.csv"),
     ],
 )
-def test_wrong_traces_are_named(tmp_path: Path, text: str, told: str) -> None:
+def test_wrong_traces_are_named(tmp_path: Path, text: str, expected: str) -> None:
     path = tmp_path / "trace.csv"
     path.write_text(text)
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=expected):
         read_trace(str(path))
 
 

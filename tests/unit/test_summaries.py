@@ -1,4 +1,4 @@
-"""An account, an assessment, live figures and a cluster, as people and programs read them."""
+"""Summaries of an account, an assessment, a live view and a cluster."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_time_leaves_out_what_is_little() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "text"),
     [
         ({}, "0.111 worker hours"),
         ({"dollars": 0.0}, "0.111 worker hours, $0.00"),
@@ -117,19 +117,19 @@ def test_a_view_comes_back_from_json() -> None:
 
 def test_a_copy_stays_as_it_was() -> None:
     view = RunView("toy-1", steps=9)
-    view.mark("told", 10.0)
+    view.mark("requested", 10.0)
     copy = view.copy()
     stepped(view, 1, 1.0)
     view.mark("stepped", 12.5)
-    assert (copy.step, copy.loss, copy.timeline, copy.start_s) == (0, None, {"told": 10.0}, None)
+    assert (copy.step, copy.loss, copy.timeline, copy.start_s) == (0, None, {"requested": 10.0}, None)
     assert view.start_s == 2.5
 
 
 def test_a_mark_without_a_time_is_of_now(monkeypatch: pytest.MonkeyPatch) -> None:
     view = RunView("toy-1")
     monkeypatch.setattr("drivetrain.runs.view.time.time", lambda: 77.0)
-    view.mark("told")
-    assert view.timeline == {"told": 77.0}
+    view.mark("requested")
+    assert view.timeline == {"requested": 77.0}
 
 
 # The cluster ------------------------------------------------------------------------------------------------------
@@ -150,7 +150,7 @@ def test_a_node_has_one_state(draining: bool, until: float | None, state: str) -
 
 
 def test_an_entry_of_the_queue_is_json() -> None:
-    """Which has no infinity: no one knows how long the first will run."""
+    """JSON has no infinity, which stands for an unknown run time."""
     first, second = [json.loads(json.dumps(entry.to_json(), allow_nan=False)) for entry in CLUSTER.queue]
     assert (first["run"], first["waits_for"], first["why"]) == ("toy-2", "an allocation", "no room")
     assert (first["workers"], first["min_workers"], first["priority"]) == (2, 1, 5)

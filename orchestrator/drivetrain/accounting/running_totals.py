@@ -116,7 +116,7 @@ class GenerationTotals:
         self._at, self._reached = 0.0, 0
         self._first: float | None = None  # begin of the first final iteration
         self._totals = IterationTotals.empty(self._at)  # of the final iterations
-        self._open = NO_ITERATIONS  # iterations that are not final
+        self._pending = NO_ITERATIONS  # iterations that are not final
 
     def begin(self, limit: float) -> float | None:
         """Return the begin of the first iteration; None if none began before ``limit``."""
@@ -124,7 +124,7 @@ class GenerationTotals:
             return self._first
         self._restart(self._at, self._reached)
         while True:
-            begun = self._open["began"][self._open["began"] < limit]
+            begun = self._pending["began"][self._pending["began"] < limit]
             if len(begun) or not self._read():
                 return float(begun[0]) if len(begun) else None
 
@@ -138,35 +138,35 @@ class GenerationTotals:
         self._finish(limit)
         while self._read():
             self._finish(limit)
-        begun = self._open[self._open["began"] < limit]
+        begun = self._pending[self._pending["began"] < limit]
         return self._totals.plus(begun, *self._intervals(begun, limit)) if len(begun) else self._totals
 
     def _restart(self, at: float, reached: int) -> None:
         """Start again from the first iteration."""
         if self._first is not None:
             self._file.rewind()
-            self._open, self._first = NO_ITERATIONS, None
+            self._pending, self._first = NO_ITERATIONS, None
         self._at, self._reached = at, reached
         self._totals = IterationTotals.empty(at)
 
     def _read(self) -> bool:
         """Read more iterations; return whether there were any."""
         piece = self._file.read(_CHUNK_ITERATIONS)
-        self._open = np.concatenate([self._open, piece])
+        self._pending = np.concatenate([self._pending, piece])
         return len(piece) > 0
 
     def _finish(self, limit: float) -> None:
         """Move the iterations that have become final into the totals."""
-        if not len(self._open):
+        if not len(self._pending):
             return
-        edges, classes = self._intervals(self._open, limit)
-        final = (self._open["began"] < limit) & (edges[:, -1] < limit)
+        edges, classes = self._intervals(self._pending, limit)
+        final = (self._pending["began"] < limit) & (edges[:, -1] < limit)
         final[-1] = False
         if count := int(np.argmin(final)):
             if self._first is None:
-                self._first = float(self._open["began"][0])
-            self._totals = self._totals.plus(self._open[:count], edges[:count], classes[:count])
-            self._open = self._open[count:].copy()
+                self._first = float(self._pending["began"][0])
+            self._totals = self._totals.plus(self._pending[:count], edges[:count], classes[:count])
+            self._pending = self._pending[count:].copy()
 
     def _intervals(self, iterations: Turns, limit: float) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         return iteration_intervals(iterations, self._totals.end, limit, self._reached)
