@@ -1,4 +1,4 @@
-"""For all tests: no example is too slow, Ray's files are of one process's tests alone, and what was skipped is said."""
+"""Settings for all tests: no deadline for examples, separate Ray files per process, a report of skipped tests."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     """Print one last line: the number of skipped tests with the reasons."""
     reporter = config.pluginmanager.get_plugin("terminalreporter")
     if not isinstance(reporter, pytest.TerminalReporter):
-        return  # where tests are run for another process, which reports
+        return  # a worker process of pytest-xdist; its controller reports
     skipped = Counter(reason_of(report) for report in reporter.stats.get("skipped", []))
     reasons = "; ".join(f"{reason} ({count})" for reason, count in skipped.most_common())
     reporter.write_line(f"{sum(skipped.values())} skipped: {reasons}" if reasons else "none skipped")

@@ -1,4 +1,4 @@
-"""EC2 by moto, whose instances are hosts that programs run on: what a cloud is to Ray's cluster launcher.
+"""EC2 with moto, whose instances are hosts that run programs: a cloud for Ray's cluster launcher.
 
 Launcher and autoscaler reach the hosts by `ssh` and `rsync`, as everywhere; here these are small scripts that ask this
 process to run the command in the host's namespaces.
@@ -40,7 +40,7 @@ sys.exit(said)
 """
 
 
-# AWS starts as many instances as it can, up to MaxCount; moto starts as few as are asked for.
+# AWS starts as many instances as possible, up to MaxCount; moto starts MinCount.
 _MOTO = """
 import sys
 from moto.ec2.responses.instances import InstanceResponse
@@ -54,7 +54,7 @@ main(sys.argv[1:])
 
 
 class Cloud:
-    """Instances, and the hosts that they are.
+    """Instances and their hosts.
 
     Attributes:
         environment: for programs that use this cloud.

@@ -37,7 +37,7 @@ needs_hosts = pytest.mark.skipif(
 
 
 class Host:
-    """One of them.
+    """One host.
 
     Attributes:
         name: of the host.
@@ -135,7 +135,7 @@ class Host:
 
 
 class Network:
-    """A bridge that hosts are joined to; this machine has the address 254 on it.
+    """A bridge that connects hosts; this machine has the address 254 on it.
 
     Attributes:
         prefix: the first three parts of all addresses.

@@ -1,4 +1,4 @@
-"""The metadata service of a spot machine, as Amazon, Google and Microsoft document theirs.
+"""The metadata service of a spot machine, as documented by Amazon, Google and Microsoft.
 
 As a program, with the file of the notice, it serves where they all do, for the host that it runs on.
 """

@@ -1,4 +1,4 @@
-"""A real MLflow server, behind a proxy that can be slow, broken or away."""
+"""A real MLflow server behind a proxy that can be slow, broken or unavailable."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ authorization_function = mlflow.server.auth:authenticate_request_basic_auth
 
 
 class MlflowServer:
-    """Listens on loopback.
+    """The server; it listens on loopback.
 
     Attributes:
         uri: of the proxy, for clients.

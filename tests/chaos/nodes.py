@@ -1,4 +1,4 @@
-"""Simulated nodes: real agents, over fork servers and ranks that only send the messages of real ones."""
+"""Simulated nodes: real agents with fork servers and ranks that only send messages."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ _LEASE_S = 120.0
 
 
 class BlockedError(BaseException):
-    """A call would have to wait; it is made again later."""
+    """A call would block; it is repeated later."""
 
 
 class Rank:
-    """A rank process, as its agent sees it."""
+    """A rank process as seen by its agent."""
 
     def __init__(self, server: ForkServer, task: RankTask, pid: int) -> None:
         self.server, self.task, self.pid, self.id = server, task, pid, task.id
@@ -114,7 +114,7 @@ class ForkServer:
 
 
 class Node:
-    """What an agent sees of its node: see `drivetrain_workers.agent.node.AgentNode`."""
+    """The node as seen by an agent: see `drivetrain_workers.agent.node.AgentNode`."""
 
     memory_folder = Path("/nowhere")
 
@@ -195,7 +195,7 @@ class AgentProcess:
 
 
 class Handle:
-    """The way from the coordinator to an agent; see `AgentHandle`. Calls are lost, late, or answered by an error."""
+    """The connection from the coordinator to an agent; see `AgentHandle`. Calls are lost, delayed or fail."""
 
     def __init__(self, process: AgentProcess) -> None:
         self._process = process
@@ -257,7 +257,7 @@ class Group:
 
     placement: Placement
     cpus: float
-    unfit: bool = False  # agents die there at once
+    unfit: bool = False  # agents die there immediately
     agents: dict[str, AgentProcess] = field(default_factory=dict)  # by node
 
     @property

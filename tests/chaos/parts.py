@@ -1,4 +1,4 @@
-"""What a simulated cluster gives the real control plane in place of a database, a tracker, data and sockets."""
+"""Simulated database, tracker, data and sockets for the real control plane."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ DATASET = "/data/v1"
 
 
 class CrashError(BaseException):
-    """The coordinator dies here; nothing in it may catch this."""
+    """The coordinator dies here; its code must not catch this error."""
 
 
 class Store:
-    """The database. It survives the coordinator, and is away at times."""
+    """The database. It survives the coordinator, and is sometimes unavailable."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -81,7 +81,7 @@ class Store:
 
 
 class Inbox:
-    """The queue of a run's loop: what is put there is decided on a moment later.
+    """The queue of a run's loop: items are processed after a delay.
 
     Attributes:
         newest: what was taken last.

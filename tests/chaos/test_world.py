@@ -1,4 +1,4 @@
-"""Seeded lives of a simulated cluster: whatever happens, nothing is given twice, and every run ends."""
+"""Seeded lives of a simulated cluster: no resource is allocated twice, and every run ends."""
 
 from __future__ import annotations
 

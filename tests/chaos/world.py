@@ -1,4 +1,4 @@
-"""A simulated cluster around the real control plane: seeded, on a virtual clock, and hostile.
+"""A simulated cluster around the real control plane: seeded, on a virtual clock, with faults.
 
 Real are the coordinator, the loop of each run with its actions and its listeners, the scheduler, the agents with their
 supervision of ranks and their event log, and the form in which states are stored. Simulated are time and threads,
@@ -49,7 +49,7 @@ JOB = {
 
 @dataclass
 class Job:
-    """What the world knows of a run, apart from what is stored."""
+    """The world's data on a run, apart from the stored record."""
 
     steps: int
     request: Request
@@ -246,7 +246,7 @@ class World:
         self._scheduler = Scheduler(rules, nodes, self.store, lambda: self.now)
         parts = (self._build, lambda run: None, lambda run: OwnerLock(), self._scheduler.status)
         self.coordinator = Coordinator(self.store, "session", *parts)  # type: ignore[arg-type]
-        for record in self.store.unended(""):  # submitted while there was no coordinator; the client asks again
+        for record in self.store.unended(""):  # submitted without a coordinator; the client retries
             self.coordinator.adopt(record.id)
 
     def _build(self, run: str) -> RunLoop:
@@ -363,7 +363,7 @@ class World:
         job, number, first = self.jobs[run], generation.number, ranks[0]
         job.writers.add(number)
         stop_asked = any(rank.stop_asked for rank in ranks)
-        if job.step < job.steps:  # a generation that has loaded the last step has nothing left to do
+        if job.step < job.steps:  # a generation that has loaded the last step is complete
             job.step += 1
             positions = (job.step - 1, job.step)
             record = StepRecord(job.step, positions, generation.world_size, number, self.now, 1.0, 0.1, 1.0)

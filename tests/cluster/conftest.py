@@ -1,4 +1,4 @@
-"""A toy job, and one undisturbed run of it that the disturbed ones are compared with."""
+"""A toy job, and an undisturbed run of it as the reference for disturbed runs."""
 
 from __future__ import annotations
 

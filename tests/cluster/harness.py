@@ -1,4 +1,4 @@
-"""Running the real command as a user does, watching it through ``--json``, and killing parts of it by process id."""
+"""Run the real command, follow it through ``--json``, and kill parts of it by process id."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.cluster.warm_ray import warm_ray
 
 View = dict[str, Any]
 COMMAND = Path(sys.executable).with_name("drivetrain")
-LEISURE = "model.loss=toy_loss:slower_loss"  # the toy job's same numbers in four times the time, to do much meanwhile
+LEISURE = "model.loss=toy_loss:slower_loss"  # slower steps with the same results
 _TIMEOUT_S = 180
 
 
@@ -76,7 +76,7 @@ def step_gaps(home: Path, run_id: str) -> list[float]:
     return [later - earlier for earlier, later in pairwise(times)]
 
 
-started: list[RunningJob] = []  # so that a failed test leaves nothing running
+started: list[RunningJob] = []  # a failed test leaves no process running
 
 
 def environment_of(home: Path, own_ray: bool = False) -> dict[str, str]:

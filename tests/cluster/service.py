@@ -19,7 +19,7 @@ from tests.cluster.harness import COMMAND, wait_until_gone
 
 
 class Service:
-    """A server, over a cluster or over the one that it starts itself; `start` and `kill` it as often as you like."""
+    """A server on a given cluster or on its own; `start` and `kill` may be called repeatedly."""
 
     def __init__(self, home: Path, cluster: Cluster | None = None) -> None:
         self.home, self.cluster = home, cluster

@@ -1,4 +1,4 @@
-"""What a user does with checkpoints: choose which stay, list, check, export."""
+"""Checkpoint commands: retention, list, verify, export."""
 
 from __future__ import annotations
 

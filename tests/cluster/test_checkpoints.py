@@ -1,4 +1,4 @@
-"""Checkpoints across ZeRO stages and world sizes, with real DeepSpeed engines and nothing else around them."""
+"""Checkpoints across ZeRO stages and world sizes, with real DeepSpeed engines only."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def check_matrix(folder: Path, origins: list[tuple[int, int]], targets: list[tup
         for target in targets
     ]
     whole = run(*saved)
-    for case in saved:  # what a crash right after step 3 would have left
+    for case in saved:  # the state after a crash right after step 3
         (at,) = Path(case.folder).glob(f"checkpoints/step-{_SAVED_AT:08d}.*")
         source = folder / f"at{(case.stage, case.world_size)}" / "checkpoints"
         shutil.copytree(at, source / at.name)

@@ -1,4 +1,4 @@
-"""Preparing datasets with real actors, and the verbs around them."""
+"""Preparation of datasets with real actors, and the dataset commands."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_pictures_in_object_storage(pictures: Path, shared_home: Path, tmp_path:
         assert "exactly once per epoch" in audit.stdout
 
 
-@pytest.mark.slow  # test_recovery kills those who prepare
+@pytest.mark.slow  # test_recovery kills the preprocessors
 def test_a_killed_preparation_goes_on(toy_job: Path, tmp_path: Path) -> None:
     """The bytes are identical for any number of actors; finished work is not repeated after the kill."""
     small = "--set=data.chunk_bytes=1024"

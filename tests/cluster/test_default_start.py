@@ -1,4 +1,4 @@
-"""A server where no Ray runs: it starts one."""
+"""A server that starts its own Ray cluster."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every command that the documentation shows is run; every file that it names is there."""
+"""Every command in the documentation runs, and every file that it names exists."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Settings of the engine that must not change what is computed."""
+"""Engine settings that must not change the results."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ from tests.metadata_service import give_notice, notice_of, serve_metadata
 pytestmark = needs_hosts
 
 RAY = Path(sys.executable).with_name("ray")
-# A node that does not answer is dead after about 12 s instead of a minute.
+# An unresponsive node counts as dead after about 12 s instead of a minute.
 QUICK_DEATH = {
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_timeout_ms": "3000",
@@ -37,7 +37,7 @@ _RAY_OPTIONS = ["--num-gpus=0", "--disable-usage-stats"]
 
 @dataclass
 class Site:
-    """A head without CPUs, and nodes of one CPU each, as an administrator sets them up."""
+    """A head without CPUs, and nodes with one CPU each, as set up by an administrator."""
 
     head: Host
     others: list[Host]
@@ -88,7 +88,7 @@ def site(nodes: int, folder: Path) -> Iterator[Site]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_worker_niceness": "0",
         "DRIVETRAIN_HOME": str(folder / "home"),
-        # What Ray's head knows outlives it.
+        # The state of Ray's head is persistent.
         "RAY_gcs_storage": "rocksdb",
         "RAY_gcs_storage_path": str(folder / "gcs"),
         **QUICK_DEATH,
@@ -107,7 +107,7 @@ def site(nodes: int, folder: Path) -> Iterator[Site]:
                 made.nodes = {node["id"]: by_address[node["address"]] for node in client.nodes() if node["cpus"]}
             yield made
         finally:
-            print((folder / "home" / "coordinator.log").read_text())  # shown where the test fails
+            print((folder / "home" / "coordinator.log").read_text())  # shown if the test fails
             made.close()
 
 
@@ -134,11 +134,11 @@ def test_a_host_is_lost_while_training(how: str, toy_job: Path, undisturbed: Res
         assert other in placed
         found = client.wait(run, 240)
         assert_same(Result.of(found, here.home), undisturbed)
-        if how == "powered off":  # one that is cut off ends its ranks itself, when its lease does
+        if how == "powered off":  # an agent that is cut off ends its ranks when its lease expires
             assert here.nodes[victim].processes() == []
 
 
-@pytest.mark.slow  # unit tests read notices and clear the node that is to leave; in tests/chaos runs yield and go on
+@pytest.mark.slow  # unit tests cover notices and draining; tests/chaos covers preemption and resume
 def test_a_spot_machine_is_left_before_it_is_taken(toy_job: Path, undisturbed: Result, tmp_path: Path) -> None:
     """On the cloud's notice the run saves and continues elsewhere, and no step is repeated."""
     with site(3, tmp_path) as here, here.client("ann") as client:

@@ -1,4 +1,4 @@
-"""`drivetrain cluster`: what it refuses, and a cluster on EC2 that grows and shrinks around a run, and then is gone."""
+"""`drivetrain cluster`: rejected files, and a cluster on EC2 that scales up and down with a run and is then removed."""
 
 from __future__ import annotations
 

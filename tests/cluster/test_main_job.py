@@ -1,4 +1,4 @@
-"""The main job at toy size: what a user gets from it."""
+"""The main job at toy size and its results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A job's own metrics and predictions, and random numbers of its loss, through a whole run."""
+"""Metrics, predictions and random numbers of a job, through a whole run."""
 
 from __future__ import annotations
 

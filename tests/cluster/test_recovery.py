@@ -89,7 +89,7 @@ def test_agent_killed(toy_job: Path, shared_home: Path, undisturbed: Result, ste
     assert_same(result, undisturbed)
 
 
-@pytest.mark.slow  # test_shared_cluster kills it at every turn
+@pytest.mark.slow  # test_shared_cluster kills it at every transition
 @pytest.mark.parametrize("step", [1, 18, 30])
 def test_coordinator_killed(toy_job: Path, shared_home: Path, undisturbed: Result, step: int) -> None:
     job = run_job(toy_job, shared_home)
@@ -109,7 +109,7 @@ def test_fork_server_killed(toy_job: Path, shared_home: Path, undisturbed: Resul
     assert_same(result, undisturbed)
 
 
-@pytest.mark.slow  # test_shared_cluster kills it at every turn
+@pytest.mark.slow  # test_shared_cluster kills it at every transition
 def test_coordinator_killed_while_finishing(toy_job: Path, shared_home: Path, undisturbed: Result) -> None:
     job = run_job(toy_job, shared_home)
     view = job.wait_for(lambda view: view["phase"] == "finishing")

@@ -1,4 +1,4 @@
-"""A server that a team shares: who may do what, and that runs outlive it."""
+"""A shared server: permissions, and runs that outlive the server."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_two_users(service: Service, toy_job: Path, short_job: Path, wanted: lis
         assert viewer.queue() == []
 
 
-@pytest.mark.slow  # the policy's tests stop the right one, and in tests/chaos runs yield and go on
+@pytest.mark.slow  # the policy's tests cover the choice of the gang; tests/chaos covers preemption and resume
 def test_preempted_and_none_the_worse(service: Service, toy_job: Path, short_job: Path, undisturbed: Result) -> None:
     with service.client("ann") as ann, service.client("bob") as bob:
         low = ann.submit(str(toy_job), [LEISURE])["run_id"]
@@ -194,7 +194,7 @@ def test_prometheus_finds_what_it_wants_to_know(service: Service, toy_job: Path)
         next(view for view in ann.watch(run) if view["generation"] == 2 and view["phase"] == "training")
         live = metrics_of(service, viewer)
         ann.wait(run, 240)
-        # What is young may still be about to be stored, and is not counted yet.
+        # Recent transitions may not be stored yet, and are not counted.
         wait_until(lambda: value(metrics_of(service, viewer), "drivetrain_recoveries_total", reason="rank_killed") != 0)
         after = metrics_of(service, viewer)
     mine = {"run": run, "user": "ann"}

@@ -1,4 +1,4 @@
-"""Several nodes: they die and come; the coordinator is killed at every turn. Results stay, to the bit."""
+"""Several nodes that die and join; the coordinator is killed at every transition. Results are bit-identical."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_a_killed_node_is_replaced(toy_job: Path, undisturbed: Result, tmp_path:
     assert_same(Result.of(found, service.home), undisturbed)
 
 
-@pytest.mark.slow  # simulations shrink and grow thousands
+@pytest.mark.slow  # simulations scale thousands of runs
 def test_an_elastic_run_shrinks_and_grows(toy_job: Path, tmp_path: Path) -> None:
     """It starts with the available nodes, scales up, and continues with fewer when a node dies; no sample is lost.
 
@@ -169,7 +169,7 @@ LOST_CALLS = (
 @pytest.mark.parametrize(
     ("steps", "enough"),
     [
-        pytest.param(40, 200, marks=pytest.mark.slow),  # the coordinator's pauses are as hard on everybody
+        pytest.param(40, 200, marks=pytest.mark.slow),  # pauses of the coordinator affect all runs equally
         pytest.param(300, 1000, marks=[pytest.mark.slow, pytest.mark.timeout(1200)]),
     ],
 )

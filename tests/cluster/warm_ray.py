@@ -1,4 +1,4 @@
-"""One Ray for all tests of a session that do not ask whose it is, started as the product starts its own.
+"""One Ray cluster shared by the tests of a session, started as the product starts its own.
 
 Run as a module it is that Ray: it prints its address, and ends when its standard input does, that is with the
 process that has started it, however that ends.
@@ -19,7 +19,7 @@ _TRIES = 3  # its raylet gives up after 15 s, which a busy machine may need for 
 
 
 class WarmRay:
-    """It starts when it is first asked for; after `stop` it starts again.
+    """It starts on first use, and again after `stop`.
 
     Attributes:
         offered: whether tests may join it. Programs that use the harness of the tests start a separate Ray.
@@ -62,7 +62,7 @@ class WarmRay:
             process.kill()
 
     def _start(self) -> None:
-        # Nodes have the keys and the cache that an administrator gives them, not those of who submits.
+        # Nodes have the keys and the cache of the administrator, not those of the submitting user.
         environment = {**os.environ, **KEYS, "DRIVETRAIN_CACHE": str(self.cache)}
         environment.pop("RAY_ADDRESS", None)
         for _ in range(_TRIES):

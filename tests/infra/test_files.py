@@ -1,4 +1,4 @@
-"""Every file of infra/ is read by the tool that it is for, as far as there is one here."""
+"""Every file of infra/ is parsed by its tool, if that is installed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""infra/local: a team's whole stack, started as its README says; a run on it; and what its Prometheus then knows."""
+"""infra/local: the complete stack, started as in its README; a run on it; and its metrics in Prometheus."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NOTHING_TO_TELL = ("gpu", "gram", "queue_length")  # on a machine without GPUs, 
 
 
 class Stack:
-    """It runs until `stop`.
+    """The stack; it runs until `stop`.
 
     Attributes:
         environment: of those who use it.

@@ -14,7 +14,7 @@ import pytest
 from tests.ec2 import REGION, moto
 from tests.infra.tools import INFRA
 
-# Where machines without the internet may have providers.
+# Providers on machines without Internet access.
 MIRRORS = sorted(path.parent for path in Path("/opt").glob("*/registry.terraform.io"))
 pytestmark = pytest.mark.skipif(not shutil.which("terraform"), reason="no terraform here, which Debian does not have")
 

@@ -1,4 +1,4 @@
-"""Programs that tests need, found on this machine or taken out of a package that holds them."""
+"""Programs for tests, installed on this machine or extracted from a package."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `drivetrain submit` sends: the same bytes for the same files, no secrets, no bombs."""
+"""The package of `drivetrain submit`: identical bytes for identical files, no secrets, a size limit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cluster files: which are refused, and why; and what the others cost."""
+"""Cluster files: rejected ones, and the prices of valid ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`drivetrain cluster`: what it asks a cloud, what it prints, and what it does only after a yes; without a cloud."""
+"""`drivetrain cluster` without a cloud: requests to the cloud, output, and confirmation."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ClusterFile:
 
 
 class Provider:
-    """The machines of a cluster: what Ray's node provider says of them."""
+    """The machines of a cluster, as listed by Ray's node provider."""
 
     def __init__(self) -> None:
         self.tags: dict[str, dict[str, str]] = {}
@@ -187,7 +187,7 @@ def test_what_only_a_console_tells_is_said(tmp_path: Path, monkeypatch: pytest.M
 
 
 class Amazon:
-    """What AWS answers: which machines it offers, and how many virtual CPUs each quota allows."""
+    """The answers of AWS: available machine types, and virtual CPUs by quota."""
 
     def __init__(self, offered: set[str], limit: float) -> None:
         self.offered, self.limit = offered, limit
@@ -299,7 +299,7 @@ def test_machines_are_ended_after_a_yes(file: ClusterFile, provider: Provider, c
     assert commands == []
     assert "nothing is left of cluster" in invoke("down", str(file.path), answer="y\n").stdout
     assert commands == [["ray", "down", str(file.path), "--yes"]]
-    invoke("down", str(file.path))  # nothing is there: no one is asked
+    invoke("down", str(file.path))  # no machine exists: no confirmation is needed
 
 
 def test_pools_are_those_of_the_file(file: ClusterFile) -> None:

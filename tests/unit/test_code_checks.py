@@ -1,4 +1,4 @@
-"""The functions that a job names are looked for in its code, which is read and never run."""
+"""The functions that a job names are found by parsing its code, which never runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run does when its training is done, with a gang and without one."""
+"""The work of a run after training, with a gang and without one."""
 
 from __future__ import annotations
 

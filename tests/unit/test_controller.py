@@ -74,7 +74,7 @@ def test_lost_rank_starts_the_next_generation_at_once() -> None:
     assert isinstance(state, st.Starting)
     assert actions == [ev.StartGeneration(2)]
     assert (state.progress.restarts, state.progress.failures) == (1, {Reason.RANK_KILLED: 1})
-    same, nothing = step(state, lost(1))  # the peers of the dead rank die too; that is old news
+    same, nothing = step(state, lost(1))  # the peers of the dead rank die too; these events are outdated
     assert same is state
     assert nothing == []
 
@@ -89,7 +89,7 @@ def test_progress_forgives_failures_and_repetition_does_not() -> None:
     state, _ = after(*TO_TRAINING, ev.Stepped(1, 5), lost(1), ev.RanksReady(2, 4), ev.Stepped(2, 5))
     assert state.progress.failures == {
         Reason.RANK_KILLED: 1
-    }  # step 5 was seen before the failure: done again, it is no progress
+    }  # step 5 was reached before the failure: its repetition is no progress
     state, _ = step(state, ev.Stepped(2, 6))
     assert state.progress.failures == {}
 
@@ -170,7 +170,7 @@ def test_a_run_that_yields_saves_first_and_waits_for_another_place() -> None:
 def test_a_spent_budget_saves_and_says_so() -> None:
     spent = ev.CancelRequested(Reason.BUDGET_SPENT, "budget.hours of 3 is spent")
     state, actions = after(*TO_TRAINING, ev.PreemptionRequested("preempted"), spent)
-    assert actions == []  # it is stopping already
+    assert actions == []  # it is already stopping
     ended, _ = step(state, ev.RanksFinished(1, complete=False))
     assert isinstance(ended, st.Ended)
     assert ended.reason is Reason.BUDGET_SPENT

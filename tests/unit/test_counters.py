@@ -1,4 +1,4 @@
-"""What is counted over all runs, from transition to transition."""
+"""The counters over all runs, from transition to transition."""
 
 from __future__ import annotations
 

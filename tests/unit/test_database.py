@@ -1,4 +1,4 @@
-"""The database: made, opened by many at once, and on PostgreSQL too."""
+"""The database: creation, concurrent access, SQLite and PostgreSQL."""
 
 from __future__ import annotations
 
@@ -202,7 +202,7 @@ def test_a_prefix_is_looked_up_in_the_index(url: str) -> None:
                     store.get(name[:length])
     with open_database(url).connect() as connection:
         explain = "EXPLAIN QUERY PLAN"
-        if connection.dialect.name == "postgresql":  # which reads so small a table as a whole, if it is let
+        if connection.dialect.name == "postgresql":  # otherwise it scans such a small table completely
             connection.execute(text("SET enable_seqscan = off"))
             explain = "EXPLAIN"
         plan = connection.execute(text(f"{explain} SELECT id FROM runs WHERE id >= 'toy' AND id < 'toz'")).all()

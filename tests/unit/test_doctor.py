@@ -305,7 +305,7 @@ def test_gpus_that_ray_hides_are_seen_by_the_sum(monkeypatch: pytest.MonkeyPatch
     [(0.1, 0.01, Verdict.OK), (-0.8, 0.01, Verdict.WARNING), (7.0, 0.01, Verdict.FAILED), (7.0, 20.0, Verdict.OK)],
 )
 def test_clocks_are_judged_by_what_is_certain(skew: float, way: float, verdict: Verdict) -> None:
-    late = (100.0, 100.0 + skew + 30, 160.0)  # an answer that took long says little
+    late = (100.0, 100.0 + skew + 30, 160.0)  # a slow answer is imprecise
     assert check_clock([late, (200.0, 200.0 + way / 2 + skew, 200.0 + way)]).verdict is verdict
 
 
@@ -313,7 +313,7 @@ Work = Callable[..., Any]
 
 
 class Nodes:
-    """A Ray cluster of two nodes, on which work is done in this process.
+    """A Ray cluster of two nodes whose functions run in this process.
 
     Attributes:
         does: what a node does instead of some work, by the node's name and the work's.

@@ -50,7 +50,7 @@ def test_the_list_of_a_home_says_when_there_is_more(home: Home, options: list[st
 def test_a_server_lists_in_pages(home: Home) -> None:
     store, tokens = RunStore(home.database_url), Tokens(home.database_url)
     secret, _ = tokens.create("ann", Role.VIEWER)
-    parts = Parts(None, store, tokens, home, RunAccountCache(home, store))  # type: ignore[arg-type]  # no one asks Ray
+    parts = Parts(None, store, tokens, home, RunAccountCache(home, store))  # type: ignore[arg-type]  # Ray is not used
     with TestClient(create_app(parts)) as client:
 
         def ask(**wanted: Any) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a run logs arrives in MLflow, once, however often it is sent."""
+"""Each record arrives in MLflow once, even if it is sent repeatedly."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_what_is_sent_twice_is_there_once(database: Path, client: MlflowClient, 
         {"op": "checkpoint", "step": 4, "location": "/runs/step-4", "values": {"eval_loss": 0.5}, "time_ms": 4000},
         {"op": "register", "name": "toy-model", "folder": str(tmp_path / "export")},
     ]
-    for _ in range(2):  # by the process that was restarted, too
+    for _ in range(2):  # also by the restarted process
         run = open_run(database, "twice-1", "twice")
         run.ship(records)
         run.ship(records)

@@ -1,4 +1,4 @@
-"""A machine learns from its cloud that it is taken back."""
+"""Interruption notices of clouds."""
 
 from __future__ import annotations
 

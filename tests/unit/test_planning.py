@@ -1,4 +1,4 @@
-"""What a plan says: against the figures of the ZeRO paper, and where nothing fits."""
+"""Plans: compared with the figures of the ZeRO paper, and for jobs that do not fit."""
 
 from __future__ import annotations
 

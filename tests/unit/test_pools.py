@@ -1,4 +1,4 @@
-"""Nodes that an autoscaler can add: what is asked for, and that such gangs are let in."""
+"""Nodes that an autoscaler can add: the requests for them, and the admission of gangs that need them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class _NoUsage:
 
 
 class Cluster:
-    """A scheduler, and what it has asked the autoscaler for."""
+    """A scheduler, and its requests to the autoscaler."""
 
     def __init__(self, rules: Rules = RULES) -> None:
         self.nodes = [HEAD]

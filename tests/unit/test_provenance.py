@@ -1,4 +1,4 @@
-"""What a run is begun with: versions, and what git knows of the code."""
+"""Package versions and git state at the start of a run."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_what_is_not_committed_is_told_without_secrets(tmp_path: Path) -> None:
     assert "jobs/one/model.py" in found.uncommitted
     assert "-before\n+after" in found.uncommitted
     assert ".env" not in found.uncommitted
-    assert "other.py" not in found.uncommitted  # what is not in the job's folder does not run
+    assert "other.py" not in found.uncommitted  # code outside the job's folder does not run
 
 
 def test_a_runs_folder_keeps_it(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The verbs that talk to a server, against its own application; and those that make tokens."""
+"""Commands that use a server, against its own application; and commands that create tokens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a person, a pipe and a program are shown of a run."""
+"""Output about a run for a terminal, a pipe and a program."""
 
 from __future__ import annotations
 

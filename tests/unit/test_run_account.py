@@ -35,7 +35,7 @@ JOB = load_job("language-model", ["resources.price_per_hour=3"]).spec
 
 
 class Clock:
-    """Stands still until it is set."""
+    """A clock that stands still until it is set."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -95,7 +95,7 @@ def test_an_account_that_is_asked_for_again_is_the_same_as_a_new_one(home: Home,
                 energy = {"gpu0/energy_joules": 3.6e5}
                 spool.append({"op": "metrics", "series": "system/a", "step": step, "time_ms": 1, "values": energy})
                 compare(accounts, home, store)
-            step -= 1  # the next generation does one step again
+            step -= 1  # the next generation repeats one step
         clock.now += 1.0
         compare(accounts, home, store)
     spool.close()

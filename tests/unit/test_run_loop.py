@@ -62,7 +62,7 @@ class Store:
 
 
 class Agent:
-    """An agent that says what the test has it say."""
+    """An agent that sends the events of the test."""
 
     def __init__(self, index: int, generation: int = 0) -> None:
         self.id, self.index, self.ranks = f"agent-{index}", index, 1
@@ -93,7 +93,7 @@ class Agent:
 
 
 class Gang:
-    """Two agents. ``outcomes`` of the next tries to place them are raised, if they are errors."""
+    """Two agents. Errors in ``outcomes`` are raised by the next placements."""
 
     def __init__(self) -> None:
         self.agents = [Agent(0), Agent(1)]
@@ -353,7 +353,7 @@ def test_a_lost_rank_starts_the_next_generation(training: Run) -> None:
     training.listen()
     assert training.gang.started == [1, 2]
     assert "rank 1 was killed by signal 9" in training.loop.view(-1, 0).problem
-    training.gang.agents[0].say(protocol.RankLost(RankId(0, 1), 1, Reason.COLLECTIVE))  # of the one before
+    training.gang.agents[0].say(protocol.RankLost(RankId(0, 1), 1, Reason.COLLECTIVE))  # of the previous generation
     training.listen()
     assert training.gang.started == [1, 2]
 
@@ -416,7 +416,7 @@ def test_cancelling_has_the_ranks_save_and_end(training: Run) -> None:
 def test_a_spent_budget_stops_the_run(training: Run) -> None:
     training.spent = "budget.hours of 1 is spent"
     training.iterate(ev.Tick(11.0))
-    assert isinstance(training.state, st.Training)  # it is looked at every two seconds
+    assert isinstance(training.state, st.Training)  # it is checked every two seconds
     training.now += 3.0
     training.iterate(ev.Tick(14.0))
     assert training.state == st.Stopping(
@@ -430,7 +430,7 @@ def test_a_spent_budget_stops_the_run(training: Run) -> None:
         ((0, 0), False, [1], "starting"),  # no stop was requested
         ((1, 1), False, [], "starting"),
         ((1, 0), False, [2], "starting"),  # half of them were
-        ((1, 1), True, [2], "starting"),  # its agent has died: found again at the same place
+        ((1, 1), True, [2], "starting"),  # its agent has died: a new one on the same allocation
     ],
 )
 def test_a_coordinator_that_was_restarted_finds_the_agents(

@@ -1,4 +1,4 @@
-"""The server's routes over a home: answers, errors, and who may do what."""
+"""The server's routes for a home: answers, errors and permissions."""
 
 from __future__ import annotations
 

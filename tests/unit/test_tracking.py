@@ -137,7 +137,7 @@ def test_totals_are_those_of_all_records(tmp_path: Path) -> None:
         "eval": {"eval_loss": 2 / 6, "eval_accuracy": 0.5},
     }
     assert found.joules == pytest.approx(0.1 * 28 + 0.2 * 7)
-    assert found.joules_since_begin == pytest.approx(0.7 + 0.2)  # begun again within step 6
+    assert found.joules_since_begin == pytest.approx(0.7 + 0.2)  # restarted during step 6
     assert (found.mean("tokens_per_s"), found.mean("loss")) == (40.0, None)
     spool.close()
 
@@ -167,7 +167,7 @@ def test_totals_are_written_while_the_spool_grows(tmp_path: Path, monkeypatch: p
         known = SpoolReader(tmp_path).offset
         assert size - known < 1000 + 1000, "of one step there are fewer than 1000 bytes"
     assert known > 10_000
-    shutil.copytree(tmp_path, tmp_path / "left")  # as a writer that is killed would leave it
+    shutil.copytree(tmp_path, tmp_path / "left")  # the state after a kill of the writer
     again = Spool(tmp_path / "left")
     assert again.totals == spool.totals == totals_of_all(tmp_path)
     again.close()
@@ -212,7 +212,7 @@ def test_a_reader_follows_a_spool_that_grows(tmp_path: Path) -> None:
         file.write(b'{"op": "torn')
     assert reader.update() == spool.totals
     spool.close()
-    (tmp_path / "spool" / "spool.jsonl").write_bytes(b'{"op": "begin"}\n')  # the disk has lost what was not synced
+    (tmp_path / "spool" / "spool.jsonl").write_bytes(b'{"op": "begin"}\n')  # data that was not synced is lost
     assert reader.update() == Totals(begun=True)
 
 

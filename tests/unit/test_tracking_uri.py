@@ -1,4 +1,4 @@
-"""What is read out of the address of a tracking server."""
+"""Properties of tracking URIs."""
 
 from __future__ import annotations
 
