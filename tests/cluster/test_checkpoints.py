@@ -79,19 +79,19 @@ def _equal(a: dict[Any, torch.Tensor], b: dict[Any, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
-def test_any_stage_and_world_size_goes_on(tmp_path: Path) -> None:
+def test_any_stage_and_world_size_resumes(tmp_path: Path) -> None:
     check_matrix(tmp_path, [(2, 2), (3, 3)], [(2, 2), (0, 1), (1, 3), (3, 2), (3, 1)])
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("stage", [1, 2, 3])
-def test_every_stage_and_world_size_goes_on_from_every_other(tmp_path: Path, stage: int) -> None:
+def test_every_stage_and_world_size_loads_every_other(tmp_path: Path, stage: int) -> None:
     check_matrix(tmp_path, [(stage, world) for world in (1, 2, 3, 4)], _EVERYWHERE)
 
 
 @pytest.mark.slow  # stages 1 to 3 do so above and below, with other optimizers
-def test_every_stage_saves_what_the_same_stage_resumes_to_the_bit(tmp_path: Path) -> None:
+def test_every_stage_resumes_its_own_checkpoint_bit_for_bit(tmp_path: Path) -> None:
     for stage in (0, 1, 3):
         check_matrix(tmp_path / str(stage), [(stage, 2)], [(stage, 2)])
 
@@ -108,7 +108,7 @@ def test_bf16_resumes_to_the_bit(tmp_path: Path) -> None:
     ("stage", "optimizer", "offload"),
     [(1, "SGD", "none"), pytest.param(2, "AdamW", "cpu", marks=pytest.mark.slow), (3, "AdamW", "cpu")],
 )
-def test_other_optimizers_and_places_resume_to_the_bit(
+def test_other_optimizers_and_offloading_resume_bit_for_bit(
     tmp_path: Path, stage: int, optimizer: str, offload: str
 ) -> None:
     settings: dict[str, Any] = {"stage": stage, "world_size": 2, "optimizer": optimizer, "offload": offload}
@@ -198,7 +198,7 @@ def test_killed_at_any_instant(tmp_path: Path, kills: int) -> None:
     assert _equal(state(tmp_path / "disturbed", final.step), state(tmp_path / "calm", final.step))
 
 
-def test_what_was_loaded_is_proven(two_checkpoints: Path, tmp_path: Path) -> None:
+def test_the_loaded_state_is_verified(two_checkpoints: Path, tmp_path: Path) -> None:
     """A weight in memory that differs by a millionth is detected although all files are valid."""
     (result,) = run(Case(str(tmp_path), 2, 2, source=str(two_checkpoints), tamper=True))
     assert "blocks [0] of rank 0 differ in memory, which hold parts of 0." in result["refused"]

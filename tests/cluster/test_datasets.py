@@ -44,7 +44,7 @@ def test_pictures_in_object_storage(pictures: Path, shared_home: Path, tmp_path:
 
 
 @pytest.mark.slow  # test_recovery kills the preprocessors
-def test_a_killed_preparation_goes_on(toy_job: Path, tmp_path: Path) -> None:
+def test_a_killed_preparation_resumes(toy_job: Path, tmp_path: Path) -> None:
     """The bytes are identical for any number of actors; finished work is not repeated after the kill."""
     small = "--set=data.chunk_bytes=1024"
     arguments = ["data", "prepare", str(toy_job), small]
@@ -90,7 +90,7 @@ def test_looking_into_a_dataset(undisturbed: Result, tmp_path: Path) -> None:
     assert Path(undisturbed.facts["dataset"]).exists()
 
 
-def test_a_damaged_dataset_is_named_and_made_anew(toy_job: Path, tmp_path: Path) -> None:
+def test_a_damaged_dataset_is_reported_and_prepared_again(toy_job: Path, tmp_path: Path) -> None:
     arguments = ["data", "prepare", str(toy_job)]
     assert command_line(tmp_path, *arguments).returncode == 0
     shard = sorted(tmp_path.glob("datasets/toy/*/train-*.arrow"))[0]

@@ -27,7 +27,7 @@ from tests.hosts import Host, needs_hosts
         pytest.param(["up", "--yes"], marks=pytest.mark.slow),
     ],
 )
-def test_a_cloud_that_cannot_be_asked_is_told(tmp_path: Path, words: list[str]) -> None:
+def test_a_cloud_that_cannot_be_queried_is_reported(tmp_path: Path, words: list[str]) -> None:
     path = tmp_path / "cluster.yaml"
     path.write_text(yaml.safe_dump({**document("aws"), "provider": {**document("aws")["provider"], "region": REGION}}))
     keys = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "", "AWS_EC2_METADATA_DISABLED": "true"}

@@ -140,7 +140,7 @@ def test_the_same_key_twice_makes_one_run(service: Service, short_job: Path) -> 
         assert [c.wait(r["run_id"], 240)["ended"] for c, r in ((ann, first), (bob, other), (ann, again))] == [True] * 3
 
 
-def test_what_git_knows_of_the_code_goes_along(service: Service, short_job: Path, tmp_path: Path) -> None:
+def test_the_git_state_of_the_code_is_submitted(service: Service, short_job: Path, tmp_path: Path) -> None:
     """The server has only a copy of the folder; the repository stays with the user."""
     folder = tmp_path / "short"
     shutil.copytree(short_job, folder)
@@ -186,7 +186,7 @@ def wait_for_step(client: Client, run: str, step: int) -> dict:  # type: ignore[
     raise AssertionError("it ended first")
 
 
-def test_prometheus_finds_what_it_wants_to_know(service: Service, toy_job: Path) -> None:
+def test_prometheus_metrics(service: Service, toy_job: Path) -> None:
     """For a run with one failure, during and after training."""
     with service.client("pam", "viewer") as viewer, service.client("ann") as ann:
         run = ann.submit(str(toy_job))["run_id"]

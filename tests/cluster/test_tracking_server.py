@@ -18,7 +18,7 @@ from tests.s3 import s3_server
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", ["killed", "slow", "broken"])
-def test_a_tracking_server_in_trouble(
+def test_a_tracking_server_with_faults(
     fault: str, toy_job: Path, undisturbed: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "server"

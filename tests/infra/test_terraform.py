@@ -75,7 +75,7 @@ def test_files_are_formatted_and_valid(terraform: Terraform) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_made_and_taken_away(terraform: Terraform) -> None:
+def test_created_and_destroyed(terraform: Terraform) -> None:
     terraform("apply", "-auto-approve", variables=VARIABLES)
     outputs = terraform("output")
     for name in ("subnet_id", "security_group_id", "head_profile_arn", "node_profile_arn", "file_system_address"):
@@ -96,6 +96,6 @@ def test_made_and_taken_away(terraform: Terraform) -> None:
     ("name", "value", "said"),
     [("admin_addresses", '["0.0.0.0/0"]', "is the whole Internet"), ("zones", '["us-east-1a"]', "Give two zones")],
 )
-def test_wrong_variables_are_told(terraform: Terraform, name: str, value: str, said: str) -> None:
+def test_wrong_variables_are_reported(terraform: Terraform, name: str, value: str, said: str) -> None:
     with pytest.raises(AssertionError, match=said):
         terraform("plan", variables={**VARIABLES, name: value})

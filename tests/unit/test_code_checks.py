@@ -74,7 +74,7 @@ def test_a_module_may_not_hide_one_of_pythons(tmp_path: Path) -> None:
     assert refused("random:make", tmp_path).fix == f"Rename {tmp_path / 'random.py'}."
 
 
-def test_what_other_files_of_the_job_import_is_looked_at_too(tmp_path: Path) -> None:
+def test_imports_of_other_files_of_the_job_are_checked(tmp_path: Path) -> None:
     """Also with circular imports, and with a file that cannot be parsed."""
     (tmp_path / "model.py").write_text("import layers\ndef make(): ...")
     (tmp_path / "layers.py").write_text("import model, broken, os\nimport not_there_at_all")
@@ -89,7 +89,7 @@ def test_imports_within_functions_are_the_users_affair(tmp_path: Path) -> None:
     check_function("model.factory", "model:make", tmp_path)
 
 
-def test_what_recipes_need_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_recipe_packages_name_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(code_checks, "_RECIPE_PACKAGES", ("not_there_at_all",))
     (tmp_path / "model.py").write_text("import not_there_at_all\ndef make(): ...")
     assert "drivetrain[recipes]" in refused("model:make", tmp_path).fix
@@ -111,7 +111,7 @@ def check(folder: Path, code: str, args: dict[str, int] | None = None, files: tu
         "from elsewhere import make",
     ],
 )
-def test_a_factory_that_takes_what_it_is_given(code: str, tmp_path: Path) -> None:
+def test_a_factory_that_accepts_its_arguments(code: str, tmp_path: Path) -> None:
     check(tmp_path, code, {"width": 8})
 
 
@@ -125,7 +125,7 @@ def test_a_factory_that_takes_what_it_is_given(code: str, tmp_path: Path) -> Non
         ("def make(): ...\ndef make(width, heads): ...", "model.args", "no heads"),
     ],
 )
-def test_a_factory_that_takes_something_else(code: str, where: str, said: str, tmp_path: Path) -> None:
+def test_a_factory_with_other_arguments(code: str, where: str, said: str, tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         check(tmp_path, code, {"width": 8})
     assert caught.value.where == where

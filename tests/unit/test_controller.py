@@ -49,7 +49,7 @@ def lost(generation: int, reason: Reason = Reason.RANK_KILLED, at: float = 100.0
         (ev.Failed(Reason.USER_CODE, "first\n\tsecond \x1b[31mred"), "failed: reason user_code, first second [31mred"),
     ],
 )
-def test_what_happened_is_told_in_one_line_of_words(event: ev.Event, words: str) -> None:
+def test_events_are_one_line_of_text(event: ev.Event, words: str) -> None:
     assert str(event) == words
 
 
@@ -129,7 +129,7 @@ def test_wrong_input_is_not_tried_again() -> None:
     assert actions == [ev.Release(Reason.INPUT, "rank 1 was killed")]
 
 
-def test_lost_agent_is_placed_anew() -> None:
+def test_a_lost_agent_is_placed_again() -> None:
     state, actions = after(*TO_TRAINING, ev.AgentLost(1, "gone"))
     assert isinstance(state, st.Placing)
     assert actions == [ev.StopRanks(), ev.PlaceGang(DATASET, PLACE)]
@@ -153,7 +153,7 @@ def test_cancel_while_training_saves_first() -> None:
     assert state.reason is Reason.CANCELLED
 
 
-def test_a_run_that_yields_saves_first_and_waits_for_another_place() -> None:
+def test_a_preempted_run_saves_and_waits_for_an_allocation() -> None:
     state, actions = after(*TO_TRAINING, ev.PreemptionRequested("preempted"))
     assert state == st.Stopping(DATASET, PLACE, "preempted", progress=state.progress)
     assert actions == [ev.RequestStop()]
@@ -187,7 +187,7 @@ def test_a_run_that_does_not_train_yet_yields_at_once(reached: int) -> None:
     assert actions == [ev.ReleaseAllocation()]
 
 
-def test_a_lost_node_means_another_place() -> None:
+def test_a_lost_node_requires_another_allocation() -> None:
     state, _ = after(*TO_TRAINING, ev.AgentLost(1, "gone"))
     ready, actions = step(state, ev.AllocationLost("the node has left"))
     assert ready == st.Ready(DATASET, "the node has left", PLACE.placement, progress=state.progress)
@@ -196,7 +196,7 @@ def test_a_lost_node_means_another_place() -> None:
     assert step(again, ev.GangPlaced())[1] == [ev.StartGeneration(2)]
 
 
-def test_an_unfit_place_is_given_back_as_often_as_an_agent_may_die() -> None:
+def test_an_unusable_allocation_is_released_up_to_the_retries_of_an_agent() -> None:
     state, _ = after(*TO_TRAINING[:3])
     for failures in range(1, OUTCOMES[Reason.AGENT_LOST].retries + 1):
         ready, actions = step(state, ev.AllocationUnusable("its agent dies at once"))
@@ -257,7 +257,7 @@ def test_records_with_unknown_keys_load() -> None:
     assert st.from_record(record) == st.Training(DATASET, PLACE, progress=st.Progress(step=3))
 
 
-def test_every_state_knows_how_to_go_on() -> None:
+def test_every_state_can_be_resumed() -> None:
     states = [
         st.Queued(),
         st.Preparing(),

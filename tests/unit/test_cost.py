@@ -34,7 +34,7 @@ def job(budget: dict[str, Any], **resources: Any) -> JobSpec:
     )
 
 
-def test_workers_count_while_there_is_a_place() -> None:
+def test_workers_count_during_an_allocation() -> None:
     assert allocated_seconds(HISTORY, 9999.0) == 7200
     assert worker_seconds(HISTORY, 9999.0) == 3 * 3600 + 3600
     assert worker_seconds(HISTORY[:3], 150.0) == 3 * 40
@@ -62,7 +62,7 @@ def test_budget(budget: dict[str, float], expected: str) -> None:
     assert overspent(job(budget, price_per_hour=2.0), HISTORY, 3.6e6, 9999.0) == expected
 
 
-def test_a_user_who_resumes_gives_as_much_again() -> None:
+def test_a_resume_resets_the_budget() -> None:
     resumed = [*HISTORY, (8000.0, "", st.Queued()), (8010.0, "", st.Training("d", PLACE))]
     assert allocated_seconds(since_resumed(resumed), 8030.0) == 20
     assert since_resumed(HISTORY) == HISTORY

@@ -65,7 +65,7 @@ def test_a_check_that_raises_has_failed_with_its_fix() -> None:
 # A machine --------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_installed_is_what_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_installed_versions_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     assert machine.versions().verdict is Verdict.OK
     needed = ["numpy>=999", "not-there-at-all", "pyarrow", "nothing-either; extra == 'cloud'"]
     monkeypatch.setattr(metadata, "requires", lambda _: needed)
@@ -132,7 +132,7 @@ def test_slow_storage_is_a_warning(home: Home, monkeypatch: pytest.MonkeyPatch) 
         assert machine.storage(str(home.path), StorageSpec()).verdict is verdict
 
 
-def test_storage_that_gives_back_something_else_is_not_to_be_used(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_storage_that_returns_other_data_is_rejected(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     system, folder = machine.open_storage(str(home.path), StorageSpec())
     monkeypatch.setattr(system, "cat_file", lambda _: b"something else")
     monkeypatch.setattr(machine, "open_storage", lambda *_: (system, folder))
@@ -165,7 +165,7 @@ def findings(found: list[Finding]) -> dict[str, Finding]:
     return {finding.check: finding for finding in found}
 
 
-def test_a_machine_without_services_is_well(home: Home, nothing_listens: None) -> None:
+def test_a_machine_without_services_has_no_problem(home: Home, nothing_listens: None) -> None:
     found = findings(services.examine(home))
     assert found.keys() == {"tracker", "token file", "server", "ports"}
     assert {finding.verdict for finding in found.values()} == {Verdict.OK}
@@ -180,7 +180,7 @@ def test_a_server_that_is_named_must_answer(home: Home, nothing_listens: None, m
     assert "Connection refused" in found.found
 
 
-def test_a_server_that_knows_the_token(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_accepts_the_token(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     connected: list[tuple[str, int]] = []
 
     def create(address: tuple[str, int], timeout: float) -> Any:
@@ -197,7 +197,7 @@ def test_a_server_that_knows_the_token(home: Home, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize(("status", "verdict"), [(200, Verdict.OK), (403, Verdict.FAILED)])
-def test_a_tracking_server_is_asked_with_its_password(
+def test_a_tracking_server_is_queried_with_its_password(
     status: int, verdict: Verdict, home: Home, nothing_listens: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[httpx.Request] = []
@@ -237,7 +237,7 @@ def test_a_token_is_for_one_user(mode: int, verdict: Verdict, home: Home, nothin
     assert found.fix == ("" if verdict is Verdict.OK else f"chmod 600 {home.token_file}")
 
 
-def test_ports_that_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ports_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
     def listener(port: int, status: str) -> SimpleNamespace:
         return SimpleNamespace(laddr=SimpleNamespace(port=port), status=status)
 
@@ -265,7 +265,7 @@ def said(code: str) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def test_what_a_process_has_found() -> None:
+def test_the_result_of_a_process() -> None:
     text = json.dumps({"right": True, "bytes_per_s": 1e9, "backend": "gloo"})
     assert collectives.outcome(said(f"print('a warning')\nprint('{text}')")) == GOOD
 
@@ -304,7 +304,7 @@ def test_gpus_that_ray_hides_are_seen_by_the_sum(monkeypatch: pytest.MonkeyPatch
     ("skew", "way", "verdict"),
     [(0.1, 0.01, Verdict.OK), (-0.8, 0.01, Verdict.WARNING), (7.0, 0.01, Verdict.FAILED), (7.0, 20.0, Verdict.OK)],
 )
-def test_clocks_are_judged_by_what_is_certain(skew: float, way: float, verdict: Verdict) -> None:
+def test_clock_offsets_account_for_the_uncertainty(skew: float, way: float, verdict: Verdict) -> None:
     late = (100.0, 100.0 + skew + 30, 160.0)  # a slow answer is imprecise
     assert check_clock([late, (200.0, 200.0 + way / 2 + skew, 200.0 + way)]).verdict is verdict
 
@@ -351,7 +351,7 @@ def examined(home: Home) -> dict[tuple[str, str], Finding]:
     return {(finding.node.replace(here, "here"), finding.check): finding for finding in cluster.examine(home)}
 
 
-def test_a_cluster_that_is_well(home: Home, nodes: Nodes) -> None:
+def test_a_cluster_without_problems(home: Home, nodes: Nodes) -> None:
     found = examined(home)
     assert {finding.verdict for finding in found.values()} == {Verdict.OK}
     assert {("a", "disk"), ("b", "disk"), ("a", "clock"), ("b", "clock")} < found.keys()
@@ -361,14 +361,14 @@ def test_a_cluster_that_is_well(home: Home, nodes: Nodes) -> None:
     assert list(home.path.iterdir()) == []
 
 
-def test_a_node_that_does_not_see_the_home_is_named(home: Home, nodes: Nodes) -> None:
+def test_a_node_that_does_not_see_the_home_is_reported(home: Home, nodes: Nodes) -> None:
     nodes.does["b", "_read"] = lambda _: ""
     found = examined(home)["here", "shared home"]
     assert found.verdict is Verdict.FAILED
     assert found.found.startswith("b cannot see")
 
 
-def test_a_node_with_other_versions_is_named(home: Home, nodes: Nodes) -> None:
+def test_a_node_with_other_versions_is_reported(home: Home, nodes: Nodes) -> None:
     mine = cluster._versions()
     nodes.does["b", "_versions"] = lambda: (mine[0], "1.0", *mine[2:])
     found = examined(home)["here", "same versions"]
@@ -376,13 +376,13 @@ def test_a_node_with_other_versions_is_named(home: Home, nodes: Nodes) -> None:
     assert found.found == f"b has ray 1.0, not {mine[1]}"
 
 
-def test_a_clock_that_is_wrong_is_its_nodes(home: Home, nodes: Nodes) -> None:
+def test_a_wrong_clock_is_reported_for_its_node(home: Home, nodes: Nodes) -> None:
     nodes.does["b", "_now"] = lambda: 0.0
     found = examined(home)
     assert (found["a", "clock"].verdict, found["b", "clock"].verdict) == (Verdict.OK, Verdict.FAILED)
 
 
-def test_nodes_that_cannot_sum(home: Home, nodes: Nodes) -> None:
+def test_nodes_whose_all_reduce_fails(home: Home, nodes: Nodes) -> None:
     def hang(*_: object) -> None:
         raise TimeoutError("no answer from the other processes")
 
@@ -434,7 +434,7 @@ def test_the_exit_code_says_whether_runs_will_fail(
     assert [each["verdict"] for each in found] == [str(finding.verdict), "ok", "ok"]
 
 
-def test_a_cluster_is_looked_at_on_request(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cluster_is_checked_on_request(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     joined: list[str | None] = []
 
     @contextmanager

@@ -53,7 +53,7 @@ def test_an_undisturbed_run() -> None:
     assert found.goodput.share == pytest.approx(7 / 18)
 
 
-def test_what_is_done_again_and_what_was_lost() -> None:
+def test_recomputed_and_lost_time() -> None:
     """Killed during step 9, restarted after step 4."""
     history = [
         *UNDISTURBED,
@@ -71,7 +71,7 @@ def test_what_is_done_again_and_what_was_lost() -> None:
     assert sum(found.goodput.seconds.values()) == pytest.approx(found.goodput.wall_s) == 33.0
 
 
-def test_a_run_that_made_room_waits_in_the_queue() -> None:
+def test_a_preempted_run_is_queued() -> None:
     history = [
         *UNDISTURBED,
         (114.0, "stopping", 1),

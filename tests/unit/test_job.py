@@ -51,7 +51,7 @@ def test_scientific_notation_is_a_number(folder: Path) -> None:
     assert load_job(str(folder), ["training.optimizer.lr=3e-4"]).spec.training.optimizer.lr == 3e-4
 
 
-def test_what_code_imports_must_be_here(folder: Path) -> None:
+def test_imports_of_the_code_must_be_installed(folder: Path) -> None:
     """A missing import is reported before the start, also for imports of other files of the job."""
     (folder / "model.py").write_text("from layers import make\n")
     (folder / "layers.py").write_text("import os, yaml\nimport not_installed.at_all\n\ndef make(): ...\n")
@@ -69,7 +69,7 @@ def test_what_code_imports_must_be_here(folder: Path) -> None:
         ("drivetrain_workers.nowhere:f", "Module drivetrain_workers.nowhere does not exist"),
     ],
 )
-def test_our_own_functions_are_looked_for_too(folder: Path, named: str, problem: str) -> None:
+def test_functions_of_this_package_are_found(folder: Path, named: str, problem: str) -> None:
     load_job(str(folder), ["model.metrics=drivetrain_workers.classification:metrics"])
     with pytest.raises(InputError, match=problem):
         load_job(str(folder), [f"model.metrics={named}"])
@@ -127,7 +127,7 @@ def test_fingerprint_follows_settings_and_code(folder: Path) -> None:
         ("name.x=1", ["--set name.x", "a key inside a section"]),
     ],
 )
-def test_mistakes_are_named(folder: Path, override: str, parts: list[str]) -> None:
+def test_mistakes_are_reported(folder: Path, override: str, parts: list[str]) -> None:
     with pytest.raises(InputError) as caught:
         load_job(str(folder), [override])
     for part in parts:
@@ -149,7 +149,7 @@ def test_mistakes_are_named(folder: Path, override: str, parts: list[str]) -> No
         ("def make(): ...\nif True:\n    def make(width, weights): ...", ""),
     ],
 )
-def test_a_factory_must_take_what_it_is_given(code: str, expected: str, folder: Path) -> None:
+def test_a_factory_must_accept_its_arguments(code: str, expected: str, folder: Path) -> None:
     (folder / "model.py").write_text(code)
     overrides = ["model.files={weights: text.txt}"]
     if not expected:
@@ -201,7 +201,7 @@ GANG = JobSpec.model_validate(VALID | {"resources": {"workers": 4, "cpus_per_wor
 RUN = RunRecord("x-1", "f", 5.0, "", Queued(), RunFacts(gpus_per_worker=0), "ann")
 
 
-def test_a_gang_is_asked_for_as_the_job_says() -> None:
+def test_the_request_follows_the_job() -> None:
     rules = Rules(queues={"default": QueueRules(priority=7)})
     request = gang_request(RUN, 5.0, GANG, rules)
     assert (request.run, request.user, request.priority, request.since) == ("x-1", "ann", 7, 5.0)
@@ -222,12 +222,12 @@ def test_a_gang_is_asked_for_as_the_job_says() -> None:
         ([Node("a", 8, 0)], Rules(others=UserRules(max_workers=3)), "at most 3, the limit of user ann"),
     ],
 )
-def test_what_could_never_run_is_refused(nodes: list[Node], rules: Rules, expected: str) -> None:
+def test_a_run_that_can_never_fit_is_rejected(nodes: list[Node], rules: Rules, expected: str) -> None:
     with pytest.raises(InputError, match=expected):
         check_request(gang_request(RUN, 5.0, GANG, rules), nodes, rules)
 
 
-def test_time_with_a_place_is_no_waiting() -> None:
+def test_time_with_an_allocation_is_no_waiting() -> None:
     allocation = Allocation((("a", 1),))
     first = [
         (10.0, "", Preparing()),

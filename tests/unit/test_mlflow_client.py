@@ -88,7 +88,7 @@ def test_everything_that_a_run_logs_arrives(database: Path, client: MlflowClient
     assert client.get_run(run.run_id).info.status == "RUNNING", "it was resumed"
 
 
-def test_what_is_sent_twice_is_there_once(database: Path, client: MlflowClient, tmp_path: Path) -> None:
+def test_a_record_that_is_sent_twice_is_stored_once(database: Path, client: MlflowClient, tmp_path: Path) -> None:
     (tmp_path / "export").mkdir()
     (tmp_path / "export" / "model.safetensors").write_bytes(b"weights")
     records: list[Record] = [
@@ -117,7 +117,7 @@ def test_what_is_sent_twice_is_there_once(database: Path, client: MlflowClient, 
     assert len(client.search_model_versions("name = 'toy-model'")) == 2
 
 
-def test_what_mlflow_refuses_is_raised(database: Path) -> None:
+def test_errors_of_mlflow_are_raised(database: Path) -> None:
     run = open_run(database, "refused-1")
     run.ship([{"op": "params", "values": {"seed": "1"}}])
     with pytest.raises(MlflowException, match="seed"):

@@ -48,7 +48,7 @@ def at_looks(acts: dict[int, Callable[[], None]], monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("cloud", CLOUDS)
-def test_it_is_told_how_much_time_is_left(
+def test_a_notice_has_the_remaining_time(
     cloud: str, notice: Path, metadata: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     at_looks({3: lambda: give_notice(notice, datetime.now(UTC) + timedelta(seconds=60))}, monkeypatch)
@@ -65,7 +65,7 @@ def test_a_notice_that_came_late_leaves_no_time(notice: Path, metadata: str) -> 
 @pytest.mark.parametrize("cloud", CLOUDS)
 @pytest.mark.parametrize("answer", [(503, ""), (200, "<html>"), (200, "{}")])
 @pytest.mark.parametrize("away_at", [0, 2])
-def test_a_service_that_is_away_is_asked_again(
+def test_an_unavailable_service_is_retried(
     cloud: str,
     answer: tuple[int, str],
     away_at: int,

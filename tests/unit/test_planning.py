@@ -59,7 +59,7 @@ def plan(spec: JobSpec, where: Site, profile: ModelProfile = LARGE) -> Plan:
 
 
 @pytest.mark.parametrize(("zero", "weights", "gradients"), [(1, 15.0, 15.0), (2, 15.0, 0.23), (3, 0.23, 0.23)])
-def test_stages_share_what_the_paper_says(zero: int, weights: float, gradients: float) -> None:
+def test_stages_partition_the_memory_as_in_the_paper(zero: int, weights: float, gradients: float) -> None:
     needed = memory(LARGE, setting(zero), H100)
     assert needed.weights / 1e9 == pytest.approx(weights, abs=0.01)
     assert needed.gradients / 1e9 == pytest.approx(gradients, abs=0.01)
@@ -94,7 +94,7 @@ def test_the_simplest_of_the_fastest_is_best() -> None:
     assert 0 < found.mfu <= 0.41
 
 
-def test_what_fits_decides() -> None:
+def test_the_best_setting_fits() -> None:
     found = plan(job(), site(H100, 8))
     assert [choice.fits for choice in found.choices if choice.setting.zero == 1] == [True]
     few = plan(job(), site(H100, 2))
@@ -141,7 +141,7 @@ def test_unknown_gpus_are_refused() -> None:
         gpu("h1000", "--gpu")
 
 
-def test_past_runs_tell_what_a_step_takes() -> None:
+def test_past_runs_give_the_step_time() -> None:
     cores = cpu(64e9, 3e8, 1e11, 1)
     assumed = assumed_speed(replace(LARGE, trained=10**7), cores, "fp32")
     assert (assumed.rate, assumed.updating_s) == (8e10, pytest.approx(0.2))

@@ -18,7 +18,7 @@ def test_a_folder_without_a_commit_has_no_state(tmp_path: Path) -> None:
     assert GitState.of(tmp_path) == GitState()
 
 
-def test_what_is_not_committed_is_told_without_secrets(tmp_path: Path) -> None:
+def test_uncommitted_changes_are_stored_without_secrets(tmp_path: Path) -> None:
     job = tmp_path / "jobs" / "one"
     job.mkdir(parents=True)
     for path in (tmp_path / "other.py", job / "model.py", job / ".env"):

@@ -68,7 +68,7 @@ def in_generation(number: int) -> Progress:
     return Progress(generation=number)
 
 
-def test_an_account_that_is_asked_for_again_is_the_same_as_a_new_one(home: Home, clock: Clock) -> None:
+def test_a_repeated_query_equals_a_new_account(home: Home, clock: Clock) -> None:
     store, spool, folder = RunStore(home.database_url), Spool(home.run("toy").spool), home.run("toy")
     accounts = RunAccountCache(home, store)
     life: list[State] = [

@@ -288,7 +288,7 @@ def test_a_state_is_stored_before_it_is_acted_on(fresh: Run) -> None:
     assert seen == ["placing"]
 
 
-def test_a_database_that_is_away_delays_a_run_and_ends_none(fresh: Run) -> None:
+def test_an_unavailable_database_delays_a_run(fresh: Run) -> None:
     fresh.store.error = [StoreUnavailableError("connection refused")] * 3
     fresh.iterate(ev.Admitted())
     assert isinstance(fresh.state, st.Ready)
@@ -326,13 +326,13 @@ def test_data_that_has_changed_ends_the_run(tmp_path: Path) -> None:
         ([RuntimeError("no group")], "ended"),
     ],
 )
-def test_what_comes_of_placing(fresh: Run, outcomes: list[Exception | None], phase: str) -> None:
+def test_outcomes_of_placing(fresh: Run, outcomes: list[Exception | None], phase: str) -> None:
     fresh.gang.outcomes = outcomes
     fresh.iterate(ev.Admitted(), ev.AllocationGranted(PLACE))
     assert fresh.state.phase == phase
 
 
-def test_agents_of_a_place_that_is_not_wanted_any_more_are_not_used(fresh: Run) -> None:
+def test_agents_of_an_outdated_allocation_are_not_used(fresh: Run) -> None:
     fresh.gang.while_placing = lambda: fresh.live.post(ev.PreemptionRequested("somebody else needs it"))
     fresh.iterate(ev.Admitted(), ev.AllocationGranted(PLACE))
     assert isinstance(fresh.state, st.Ready)
@@ -372,7 +372,7 @@ def test_a_dead_agent_is_replaced(training: Run) -> None:
     assert training.gang.released[-1] is True  # the other node keeps its copies
 
 
-def test_a_dead_agent_that_was_replaced_meanwhile_is_no_news(training: Run) -> None:
+def test_a_dead_agent_that_has_been_replaced_is_ignored(training: Run) -> None:
     stale = training.listeners[1]
     training.gang.agents[1] = Agent(1)
     training.iterate(ev.AgentLost(1, "its process is dead"))
@@ -450,7 +450,7 @@ def test_a_coordinator_that_was_restarted_finds_the_agents(
     assert (run.gang.started, run.state.phase) == (started, phase)
 
 
-def test_what_fails_at_the_end_is_reported_and_takes_nothing_else_along(training: Run) -> None:
+def test_failures_at_the_end_are_reported_individually(training: Run) -> None:
     training.work.error, training.work.unaccounted = OSError("no space"), True
     training.gang.agents[0].say(protocol.TrainingFinished(RankId(0, 1), 40, True, 1, 1))
     training.listen()

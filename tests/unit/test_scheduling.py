@@ -104,14 +104,14 @@ def test_fair_share_alternates_between_users() -> None:
     assert admitted(decide(greedy + modest)) == ["ann-0", "bob-0", "ann-1", "bob-1"]
 
 
-def test_recent_use_counts_and_weights_do() -> None:
+def test_recent_usage_and_weights_count() -> None:
     requests = [asks("ann", 8), asks("bob", 8, user="bob", since=5.0)]
     assert admitted(schedule(9.0, NODES, [], requests, {"ann": 0.5}, RULES)) == ["bob"]
     rich = Rules(users={"ann": UserRules(weight=10.0), "bob": UserRules()})
     assert admitted(schedule(9.0, NODES, [], requests, {"ann": 0.5, "bob": 0.1}, rich)) == ["ann"]
 
 
-def test_use_is_forgotten() -> None:
+def test_past_usage_decays() -> None:
     meter = UsageMeter(0.0)
     meter.advance(100.0, {"ann": 1.0}, 100.0)
     assert meter.usage["ann"] == pytest.approx(0.5)
@@ -119,7 +119,7 @@ def test_use_is_forgotten() -> None:
     assert meter.usage["ann"] == pytest.approx(0.125)
 
 
-def test_age_raises_precedence_and_protects_but_does_not_preempt() -> None:
+def test_age_raises_the_priority_and_protects_but_does_not_preempt() -> None:
     now = 3 * RULES.aging_s
     old, young = asks("old", 8), asks("young", 8, since=now, priority=2)
     first = decide([old, young], now=now)
@@ -160,13 +160,13 @@ def test_an_elastic_gang_stays_within_its_quota() -> None:
 BUSY = [holds("long", (("a", 4),), end=1000.0), holds("short", (("b", 2),), end=500.0)]
 
 
-def test_the_first_that_does_not_fit_has_a_place_reserved() -> None:
+def test_the_first_gang_that_does_not_fit_gets_a_reservation() -> None:
     decision = decide([asks("big", 8)], BUSY)
     assert decision.actions == []
     assert decision.waiting == {"big": "next in the queue; starts within 1000 s"}
 
 
-def test_backfill_takes_what_ends_in_time_and_nothing_else() -> None:
+def test_backfill_admits_only_gangs_that_end_in_time() -> None:
     big = asks("big", 8)
     brief, endless = asks("brief", 2, since=1.0, expected_s=900.0), asks("endless", 2, since=1.0, expected_s=1100.0)
     assert admitted(decide([big, brief], BUSY)) == ["brief"]
@@ -174,20 +174,20 @@ def test_backfill_takes_what_ends_in_time_and_nothing_else() -> None:
     assert admitted(decide([big, asks("unknown", 2, since=1.0)], BUSY)) == []
 
 
-def test_backfill_beside_the_reserved_gang() -> None:
+def test_backfill_next_to_the_reserved_gang() -> None:
     six = asks("six", 6)
     assert admitted(decide([six, asks("endless", 2, since=1.0)], BUSY)) == ["endless"]
     assert admitted(decide([six, asks("more", 3, since=1.0)], BUSY)) == []
 
 
-def test_room_is_kept_where_nobody_knows_when_jobs_end() -> None:
+def test_resources_are_reserved_if_the_ends_are_unknown() -> None:
     busy = [holds("x", (("a", 4),)), holds("y", (("b", 3),))]
     decision = decide([asks("big", 8), asks("one", 1, since=1.0)], busy)
     assert decision.actions == []
     assert decision.waiting["big"] == "next in the queue; waiting for running jobs to end"
 
 
-def test_what_the_cluster_cannot_hold_holds_up_nobody() -> None:
+def test_a_gang_that_is_too_large_blocks_no_other() -> None:
     decision = decide([asks("huge", 9), asks("ok", 2, since=1.0)])
     assert admitted(decision) == ["ok"]
     assert "the cluster is too small" in decision.waiting["huge"]
@@ -203,7 +203,7 @@ def test_preemption_takes_the_lowest_and_no_more_than_needed() -> None:
     assert decision.waiting["urgent"] == "waiting for low to save and stop"
 
 
-def test_nobody_is_stopped_twice_or_for_nothing() -> None:
+def test_no_gang_is_preempted_twice_or_without_need() -> None:
     leaving = replace(holds("low", (("a", 4),)), leaving=True)
     other = holds("other", (("b", 4),))
     assert decide([asks("urgent", 4, priority=2)], [leaving, other]).actions == []
@@ -215,13 +215,13 @@ def test_nobody_is_stopped_twice_or_for_nothing() -> None:
     assert decide([asks("urgent", 8, priority=2)], [other], Rules(preemption=False)).actions == []
 
 
-def test_room_of_those_who_leave_is_not_given_away() -> None:
+def test_resources_of_leaving_gangs_stay_reserved() -> None:
     leaving = replace(holds("low", (("a", 4), ("b", 4))), leaving=True)
     urgent, small = asks("urgent", 8, priority=2), asks("small", 1, since=-9.0)
     assert decide([urgent, small], [leaving]).actions == []
 
 
-def test_a_node_that_is_about_to_leave() -> None:
+def test_a_draining_node() -> None:
     nodes = [Node("a", 16, 4, draining=True), Node("b", 16, 4)]
     there = holds("there", (("a", 2), ("b", 1)), preemptible=False)
     decision = schedule(0.0, nodes, [there], [asks("new", 3), asks("big", 4, since=1.0)], {}, RULES)
@@ -231,7 +231,7 @@ def test_a_node_that_is_about_to_leave() -> None:
     assert schedule(0.0, nodes, [leaving], [], {}, RULES).actions == []
 
 
-def test_nodes_that_keep_failing_are_left_alone_for_a_while() -> None:
+def test_nodes_with_repeated_failures_are_quarantined() -> None:
     quarantine, rules = Quarantine(), Rules(strikes=2, quarantine_s=100.0)
     nodes = [Node("a", 4, 0), Node("b", 4, 0)]
     assert not quarantine.report_node_failure("a", 0.0, rules)
@@ -254,7 +254,7 @@ def test_ranks_are_found_on_their_nodes() -> None:
 # Elasticity -----------------------------------------------------------------------------------------------------
 
 
-def test_elastic_gangs_shrink_to_what_is_there_and_grow_when_it_pays() -> None:
+def test_elastic_gangs_fit_the_free_resources_and_scale_up_later() -> None:
     elastic = asks("x", 8, min_workers=2)
     (admit,) = decide([elastic], [holds("y", (("a", 4),))]).actions
     assert isinstance(admit, Admit)

@@ -48,12 +48,12 @@ def test_preemption_costs_a_stop_and_a_start_and_no_work() -> None:
     assert result.completion_s.tolist() == [1000 + 50 + START_S, STOP_S + 50]
 
 
-def test_elastic_jobs_take_what_is_there() -> None:
+def test_elastic_jobs_use_the_free_resources() -> None:
     jobs = [job("a", 0, 1000, 4), job("b", 0, 100, 8, least=2)]
     assert simulate(jobs, NODES, coordinator_policy(RULES), RULES).completion_s.tolist() == [1000, 200]
 
 
-def test_what_never_fits_is_counted() -> None:
+def test_jobs_that_never_fit_are_counted() -> None:
     result = simulate([job("a", 0, 10, 9), job("b", 0, 10, 1)], NODES, coordinator_policy(RULES), RULES)
     assert result.refused == 1
     assert result.completion_s.tolist() == [10]
@@ -94,7 +94,7 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ("", "trace.csv"),
     ],
 )
-def test_wrong_traces_are_named(tmp_path: Path, text: str, expected: str) -> None:
+def test_wrong_traces_are_reported(tmp_path: Path, text: str, expected: str) -> None:
     path = tmp_path / "trace.csv"
     path.write_text(text)
     with pytest.raises(InputError, match=expected):

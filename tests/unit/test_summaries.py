@@ -23,11 +23,11 @@ def account(**changes: Any) -> dict[str, Any]:
     return {**ordinary, **costs, **changes}
 
 
-def test_time_names_what_took_most() -> None:
+def test_time_names_the_largest_classes() -> None:
     assert describe_time(account()) == "0:03:20, goodput 62%: computing 62%, queued 25%, saving 12%"
 
 
-def test_time_leaves_out_what_is_little() -> None:
+def test_time_skips_small_classes() -> None:
     seconds = {"queued": 1.0, "preparing": 2.0, "starting": 3.0, "saving": 4.0, "computing": 90.0, "idle": 0.1}
     found = describe_time(account(wall_s=100.1, seconds=seconds, goodput=0.9))
     assert found == "0:01:40, goodput 90%: computing 90%, saving 4%, starting 3%, preparing 2%"
@@ -53,7 +53,7 @@ def test_time_leaves_out_what_is_little() -> None:
         ({"energy_kwh": 0.1, "co2_kg": 0.0, "energy_from": "x"}, "0.111 worker hours, 0.1 kWh (x), 0 g CO2"),
     ],
 )
-def test_costs_are_told_as_far_as_they_are_known(changes: dict[str, Any], said: str) -> None:
+def test_costs_are_shown_as_far_as_known(changes: dict[str, Any], said: str) -> None:
     assert describe_cost(account(**changes)) == said
 
 

@@ -142,7 +142,7 @@ def test_totals_are_those_of_all_records(tmp_path: Path) -> None:
     spool.close()
 
 
-def test_opening_reads_only_what_is_behind_the_totals(tmp_path: Path) -> None:
+def test_opening_reads_only_records_after_the_totals(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
     log_everything(spool, range(1, 20))
     spool.close()
@@ -226,7 +226,7 @@ def test_a_torn_line_is_cut_wherever_it_begins(tmp_path: Path, monkeypatch: pyte
             assert path.read_bytes() == whole
 
 
-def test_a_record_for_which_the_disk_has_no_room_leaves_nothing(tmp_path: Path) -> None:
+def test_a_record_that_does_not_fit_on_the_disk_leaves_nothing(tmp_path: Path) -> None:
     """Neither file nor totals contain it, and the next record is complete. A file size limit simulates a full disk."""
     script = f"""
 import resource, signal
