@@ -33,7 +33,7 @@ from drivetrain.tracking.tracker import Tracker
 _log = logging.getLogger(__name__)
 _FLUSH_TIMEOUT_S = 60.0
 _UPLOAD_TIMEOUT_S = 60.0  # for runs that end early; completed runs wait longer
-_PLACE_TRIES = 3
+_MAX_PLACEMENT_ATTEMPTS = 3
 _RETRY_DELAY_S = 0.2
 
 Spawn = Callable[[Callable[[], None]], None]
@@ -81,7 +81,7 @@ class _Placer:
         """Return the agents, or the event for a failure; stop when the agents are no longer wanted."""
         retrying = Retrying(
             retry=retry_if_exception_type(AgentLostError),  # an agent died immediately
-            stop=lambda last: last.attempt_number >= _PLACE_TRIES or not wanted(),
+            stop=lambda last: last.attempt_number >= _MAX_PLACEMENT_ATTEMPTS or not wanted(),
             wait=wait_fixed(_RETRY_DELAY_S),
             sleep=self._sleep,
             reraise=True,

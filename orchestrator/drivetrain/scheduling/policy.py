@@ -117,9 +117,8 @@ class _Pass:
             self._count(gang.request, gang.workers)
         self._reservation: _Reservation | None = None
         self._tried = 0
-        self._rejected: dict[
-            tuple[float, float, bool], int
-        ] = {}  # smallest rejected number of workers, by kind of gang
+        # Smallest rejected number of workers, by CPUs, GPUs and whether the gang ends before the reservation.
+        self._rejected: dict[tuple[float, float, bool], int] = {}
 
     def drain(self, draining: Collection[str]) -> None:
         """Preempt the gangs on draining nodes."""
