@@ -77,6 +77,6 @@ def check_request(request: Request, nodes: list[Node], rules: Rules) -> None:
         raise InputError(
             "resources.workers",
             f"{request.min_workers} workers of {request.cpus:g} CPUs and {request.gpus:g} GPUs",
-            f"what fits on {len(nodes)} nodes with {have}",
+            f"workers that fit on {len(nodes)} nodes with {have}",
             "Try --set resources.workers=1.",
         )

@@ -55,7 +55,7 @@ def _token_file(path: Path) -> Finding:
         return ok("token file", "none; the first `drivetrain server` creates it")
     mode = stat.S_IMODE(path.stat().st_mode)
     if mode & 0o077:
-        return warning("token file", f"others can read {path} (mode {mode:o})", f"chmod 600 {path}")
+        return warning("token file", f"other users can read {path} (mode {mode:o})", f"chmod 600 {path}")
     return ok("token file", f"{path}, readable by this user only")
 
 

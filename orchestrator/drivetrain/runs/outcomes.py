@@ -49,5 +49,5 @@ OUTCOMES: dict[Reason, Outcome] = {
     Reason.INPUT: Outcome(Status.FAILED, 0, "the job is not valid"),
     Reason.PREPARE_FAILED: Outcome(Status.FAILED, 0, "the data could not be prepared"),
     Reason.INTERNAL: Outcome(Status.FAILED, 0, "Drivetrain itself failed; please report it"),
-    Reason.PLACEMENT_FAILED: Outcome(Status.FAILED, 0, "the cluster cannot hold the workers"),
+    Reason.PLACEMENT_FAILED: Outcome(Status.FAILED, 0, "the workers do not fit on the cluster"),
 }
