@@ -212,7 +212,7 @@ def test_the_request_follows_the_job() -> None:
 @pytest.mark.parametrize(
     ("nodes", "rules", "expected"),
     [
-        ([Node("a", 7, 0)], Rules(), "what fits on 1 nodes with 7 CPUs"),
+        ([Node("a", 7, 0)], Rules(), "workers that fit on 1 nodes with 7 CPUs"),
         ([Node("a", 8, 0)], Rules(queues={"fast": QueueRules()}), "scheduling.queue: got 'default'; allowed: fast"),
         (
             [Node("a", 8, 0)],
