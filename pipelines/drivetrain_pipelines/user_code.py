@@ -1,4 +1,4 @@
-"""Finding functions that a job file names as ``package.module:function``."""
+"""Loading of functions that a job file names as ``package.module:function``."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def load_function(path: str, folder: str, key: str) -> Callable[..., Any]:
     module_name, _, function_name = path.partition(":")
     if folder not in sys.path:
         sys.path.insert(0, folder)
-    importlib.invalidate_caches()  # the code may have been written since Python last looked into the folder
+    importlib.invalidate_caches()  # the code may have been written since Python last read the folder
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:

@@ -1,6 +1,6 @@
-"""The transforming actor: reads shards, applies the user's transform, serves batches over Arrow Flight.
+"""The transforming actor: reads shards, applies the user's transform and serves batches over Arrow Flight.
 
-It keeps nothing: what it serves depends on the ticket alone, so any actor can take over from any other at any batch.
+It keeps no state. What it serves depends on the ticket alone, so any actor can replace any other at any batch.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from drivetrain_pipelines.stream.reader import StreamReader
 from drivetrain_pipelines.user_code import load_function
 
 _log = logging.getLogger(__name__)
-_RESTART_S = 2.0  # before an actor that could not start is started again
+_RESTART_S = 2.0  # before an actor that could not start is restarted
 
 
 class TransformServer(fl.FlightServerBase):  # type: ignore[misc]  # pyarrow has no types
-    """Serves transformed batches of one run; listens as soon as it is there.
+    """Arrow Flight server for the transformed batches of one run. It listens as soon as it is constructed.
 
     Args:
         host: address to listen on.
-        token: that requests are sealed with; see `drivetrain_pipelines.online.wire.seal`.
+        token: key that requests are sealed with; see `drivetrain_pipelines.online.wire.seal`.
         location: prepared dataset version.
-        data: the job's data section, with ``online``.
-        seed: the job's.
-        code_folder: the user's code.
+        data: ``data`` section of the job, with ``online``.
+        seed: seed of the job.
+        code_folder: directory of the user's code.
     """
 
     def __init__(self, host: str, token: str, location: str, data: DataSpec, seed: int, code_folder: str) -> None:
@@ -53,19 +53,19 @@ class TransformServer(fl.FlightServerBase):  # type: ignore[misc]  # pyarrow has
         super().__init__(f"grpc://{host}:0")
 
     def do_exchange(self, _: Any, ask: fl.FlightDescriptor, __: Any, answer: fl.FlightStreamWriter) -> None:
-        """Stream the batches that a `Ticket` asks for, as fast as they are taken; each with its global position.
+        """Stream the batches that a `Ticket` requests, each with its global position.
 
-        An exchange because, unlike `do_get`, its caller need not wait for the first batch before it can hang up.
+        This is an exchange because, unlike with `do_get`, the client can cancel before the first batch arrives.
         """
         content, proof = self._unseal(ask.command)
         try:
             self._serve(Ticket(**content), proof, answer)
-        except DrivetrainError as error:  # of the data or the user's code: another actor would fail in the same way
+        except DrivetrainError as error:  # of data or user code: other actors would fail alike
             refusal = Refusal(type(error).__name__, str(error))
             raise fl.FlightServerError(refusal.message[:200], refusal.encode()) from error
 
     def do_action(self, _: Any, action: fl.Action) -> list[bytes]:
-        """``ping`` answers with the proof that the process lives and is one of the run's."""
+        """Answer ``ping`` with the proof that this process is alive and belongs to the run."""
         _, proof = self._unseal(action.body.to_pybytes())
         return [proof.encode()]
 
@@ -88,20 +88,20 @@ class TransformServer(fl.FlightServerBase):  # type: ignore[misc]  # pyarrow has
                     schema = made.schema
                     answer.begin(schema)
                 elif made.schema != schema:
-                    raise TransformError("data.online.transform gave samples of another type or shape than before")
+                    raise TransformError("data.online.transform returned samples of another type or shape than before")
                 answer.write_with_metadata(made, pa.py_buffer(f"{batch.position} {proof}".encode()))
-        finally:  # also when the rank has hung up
+        finally:  # also when the rank has disconnected
             reader.close()
             arena.close()
 
 
 class Transformer:
-    """Runs as a Ray actor on a CPU; restarted by Ray when it dies, and found again by its endpoint.
+    """Ray actor on one CPU. Ray restarts it when it dies; ranks find it again through its endpoint.
 
     Args:
-        number: of this actor among the run's.
-        endpoints: folder where it says where it listens.
-        everywhere: listen on this node's address; else on loopback alone.
+        number: index of this actor among the actors of the run.
+        endpoints: folder where the actor publishes its address.
+        everywhere: listen on the address of this node; otherwise on loopback only.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class Transformer:
             self._server = TransformServer(host, token, location, data, seed, code_folder)
             threading.Thread(target=self._server.serve, name="flight", daemon=True).start()
             known.publish(number, f"{host}:{self._server.port}", token)
-        except Exception:  # Ray starts a process anew that died, but not one that could not be set up
+        except Exception:  # Ray restarts a process that died, but not one whose constructor failed
             _log.exception("transforming actor %d could not start", number)
             time.sleep(_RESTART_S)
             os._exit(1)

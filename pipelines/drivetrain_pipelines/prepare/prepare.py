@@ -1,7 +1,7 @@
-"""Raw input to a dataset version, on Ray actors; skipped when the same version is already there.
+"""Preparation of a dataset version from raw input, on Ray actors; skipped when the version already exists.
 
-A version is named by everything that its bytes depend on. What a killed preparation has finished is kept: each chunk
-leaves a note beside its shards, and only chunks without one are done again. The manifest comes last.
+A version is named by everything that its bytes depend on. The finished chunks of an interrupted preparation are kept:
+each chunk writes a marker file next to its shards, and only chunks without one are repeated. The manifest comes last.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from drivetrain_pipelines.storage.checksums import JsonObject, tree_digest
 from drivetrain_pipelines.storage.folder import StorageFolder
 from drivetrain_pipelines.storage.shards import Manifest, schema_from_text, unigram_entropy
 
-_FORMAT = 2  # part of every fingerprint: raise it when the same settings begin to give other bytes
-_NAMED = 10  # bad records that are named; all are counted
+_FORMAT = 2  # part of every fingerprint: increase it when the same settings produce other bytes
+_NAMED = 10  # bad records that are listed; all are counted
 _NOT_CONTENT = {
     "name",
     "source",
@@ -54,7 +54,7 @@ class Prepared:
     """A dataset version that exists.
 
     Attributes:
-        made: whether anything had to be done.
+        made: whether this call prepared it.
     """
 
     folder: StorageFolder
@@ -64,7 +64,7 @@ class Prepared:
 
 @dataclass(frozen=True)
 class _Raw:
-    """One source: its files, what they hold, and what becomes of them."""
+    """One source: its files, their format and the split of its samples."""
 
     files: list[SourceFile]
     format: str
@@ -75,14 +75,14 @@ class _Raw:
 def prepare(
     spec: DataSpec, root: str, downloads: Path, code_folder: Path, actors: int, on_progress: Progress
 ) -> Prepared:
-    """Make sure that the dataset version which ``spec`` describes exists.
+    """Prepare the dataset version that ``spec`` describes, unless it exists.
 
     Args:
-        spec: sources already checked and absolute; files, and that of a tokenizer, on this machine.
-        root: folder or URL; datasets live at ``root/name/version``.
-        downloads: where packages are unpacked, and where preparations of this machine wait for each other.
-        code_folder: the user's code (``data.transform``).
-        actors: preprocessing actors to run side by side; the bytes written do not depend on it.
+        spec: sources are checked and absolute; ``files`` and the tokenizer's file are on this machine.
+        root: folder or URL; datasets are stored at ``root/name/version``.
+        downloads: folder where packages are unpacked and where preparations on this machine wait for each other.
+        code_folder: directory of the user's code (``data.transform``).
+        actors: number of parallel preprocessing actors; the written bytes do not depend on it.
         on_progress: called with (done, total, what).
 
     Raises:
@@ -94,10 +94,10 @@ def prepare(
     version = _version(made_from)
     folder = _folder(spec, root, version)
     downloads.mkdir(parents=True, exist_ok=True)
-    with lock_of(downloads, spec.name, version):  # the others wait, and find it made
+    with lock_of(downloads, spec.name, version):  # others wait here and then find the version
         try:
             return Prepared(folder, Manifest.read(folder).check_sizes(folder), made=False)
-        except CorruptFileError:  # not there, or damaged: made (again)
+        except CorruptFileError:  # missing or damaged: prepare it
             classes, tasks = _tasks(spec, raw)
             results = _run(spec, tasks, folder, code_folder, actors, on_progress)
             manifest = _manifest(spec, version, made_from, classes, results)
@@ -107,7 +107,7 @@ def prepare(
 
 
 def find(spec: DataSpec, root: str, downloads: Path, code_folder: Path) -> Prepared | None:
-    """The dataset version which ``spec`` describes, if it was made before; needs no Ray.
+    """Return the dataset version that ``spec`` describes, or None if it was not prepared yet; needs no Ray.
 
     Args: see `prepare`.
 
@@ -140,7 +140,7 @@ def _raw(spec: DataSpec, downloads: Path) -> Iterator[_Raw]:
 
 
 def _inputs(spec: DataSpec, raw: list[_Raw], code_folder: Path) -> JsonObject:
-    """Everything that the bytes of the dataset depend on, with file contents in place of file names."""
+    """Return everything that the bytes of the dataset depend on, with file contents in place of file names."""
     settings = spec.model_dump(mode="json", exclude=_NOT_CONTENT)
     if spec.kind == "tokens":
         file = spec.tokenizer.file
@@ -165,7 +165,7 @@ def _inputs(spec: DataSpec, raw: list[_Raw], code_folder: Path) -> JsonObject:
 
 
 def _tasks(spec: DataSpec, raw: list[_Raw]) -> tuple[list[str], list[Task]]:
-    """Names of the classes, and the chunks of all sources numbered through."""
+    """Return the names of the classes, and the chunks of all sources with consecutive numbers."""
     labels = {n: read_labels(source.files, spec.storage) for n, source in enumerate(raw) if source.format in ONE_EACH}
     classes = sorted({label for by_url in labels.values() for label in by_url.values()}) or spec.classes or []
     number_of = {name: number for number, name in enumerate(classes)}
@@ -183,13 +183,13 @@ def _tasks(spec: DataSpec, raw: list[_Raw]) -> tuple[list[str], list[Task]]:
 def _run(
     spec: DataSpec, tasks: list[Task], folder: StorageFolder, code_folder: Path, actors: int, on_progress: Progress
 ) -> list[ChunkResult]:
-    """Spread the chunks over the actors. Ray restarts an actor that dies and repeats its task, which is idempotent."""
+    """Distribute the chunks over the actors. Ray restarts an actor that dies and repeats its (idempotent) task."""
     results = {number: result for _, number, _ in tasks if (result := ChunkResult.load(folder, number))}
     waiting = [task for task in tasks if task[1] not in results]
     if not waiting:
         return [results[number] for number in range(len(tasks))]
-    # A call is made again, as often as need be, after an actor's death (three of those are borne) and when the network
-    # has lost it; a user's exception still comes through.
+    # Ray repeats a call without limit after an actor's death (up to three) and after a network failure; an exception of
+    # the user's code is still raised.
     actor_class: Any = ray.remote(num_cpus=1, max_restarts=3, max_task_retries=-1)(Preprocessor)
     pool = [actor_class.remote(spec, folder, code_folder) for _ in range(max(1, min(actors, len(waiting))))]
     try:
@@ -211,7 +211,7 @@ def _run(
 
 
 def _interleaved(tasks: list[Task]) -> list[Chunk]:
-    """Training chunks, taking turns between the sources, so that a tokenizer sees all of them."""
+    """Return training chunks, alternating between the sources, so that a tokenizer sees all of them."""
     chunks = [chunk for split, _, chunk in tasks if split != "eval"]
     turn: dict[int, int] = {}
     order = []
@@ -224,7 +224,7 @@ def _interleaved(tasks: list[Task]) -> list[Chunk]:
 def _map(
     pool: list[Any], tasks: list[Task], results: dict[int, ChunkResult], total: int, on_progress: Progress
 ) -> None:
-    """One chunk at a time per actor, which bounds memory; results by number, so nothing depends on who is first."""
+    """Run one chunk at a time per actor, which bounds memory. Results are stored by number, so timing has no effect."""
     arriving = {actor.ping.remote(): actor for actor in pool}
     running: dict[Any, tuple[int, Any]] = {}
     idle: list[Any] = []
@@ -258,7 +258,7 @@ def _manifest(
             raise PrepareError(f"the data is too short: not one sample for {split}{hint}")
     schemas = {result.schema for result in results if result.schema}
     if len(schemas) > 1:
-        raise PrepareError("chunks gave samples of different types; data.transform must give the same in all of them")
+        raise PrepareError("chunks have samples of different types; data.transform must return the same types for all")
     statistics = {"skipped": float(len(skipped)), "dropped_tokens": float(sum(r.dropped_tokens for r in results))}
     if classes:
         statistics["classes"] = float(len(classes))
@@ -274,5 +274,5 @@ def _manifest(
 
 
 def lock_of(downloads: Path, name: str, version: str) -> FileLock:
-    """Return the lock that a process holds while it makes, or removes, a dataset version."""
+    """Return the lock that a process holds while it prepares, or removes, a dataset version."""
     return FileLock(downloads / f".{name}-{version}.lock")

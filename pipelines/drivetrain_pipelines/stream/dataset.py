@@ -1,4 +1,4 @@
-"""A prepared dataset version, opened for reading: where its parts come from, and in which order."""
+"""A prepared dataset version, opened for reading: its location and its order."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from drivetrain_pipelines.stream.files import LocalFiles, ShardFiles
 
 @dataclass(frozen=True)
 class CacheSettings:
-    """Where shards of remote datasets are kept on this node, and how many bytes of each dataset version."""
+    """Where shards of remote datasets are cached on this node, and the limit in bytes per dataset version."""
 
     folder: Path
     limit_bytes: int
@@ -36,8 +36,8 @@ class Dataset:
 
     Args:
         location: folder or fsspec URL that holds the manifest and the shards.
-        storage: how to reach a URL.
-        cache: for a URL.
+        storage: access to a URL.
+        cache: required for a URL.
 
     Raises:
         CorruptFileError: there is no valid manifest.
@@ -48,28 +48,28 @@ class Dataset:
         self.manifest = Manifest.read(self.folder)
 
     def open(self, split: str, readers: int = 1) -> tuple[ShardArena, ShardFiles]:
-        """The rows of a split, none of them mapped yet, and the files to map; the caller closes both.
+        """Return the rows of a split, none of them mapped yet, and the files to map. The caller closes both.
 
         Args:
-            readers: that stream the split on this node, at about the same pace; they share the cache.
+            readers: readers of the split on this node, at about the same pace; they share the cache.
         """
         shards = self.manifest.splits[split]
         return ShardArena(self.manifest.schema, shards), self._files(split, readers)
 
     def order(self, split: str, weights: Sequence[float], seed: int, lanes: int, window: int) -> SampleOrder:
-        """The endless shuffled stream over a split's streams."""
+        """Return the endless shuffled stream over the sources of a split."""
         streams: dict[int, list[int]] = {}
         for shard in self.manifest.splits[split]:
             streams.setdefault(shard.stream, []).append(shard.rows)
         return SampleOrder.of(list(streams.values()), [weights[number] for number in streams], seed, lanes, window)
 
     def training_order(self, data: DataSpec, seed: int) -> SampleOrder:
-        """The stream that a job trains on."""
+        """Return the stream of samples that a job trains on."""
         weights = [part.weight for part in data.mixture]
         return self.order("train", weights, seed, data.lanes, data.shuffle_window)
 
     def read(self, split: str, samples: Int64Array) -> Columns:
-        """Some rows at once, numbered over the split in manifest order.
+        """Read some rows, by their number in the split in manifest order.
 
         Raises:
             IndexError: there are fewer rows.
@@ -79,7 +79,7 @@ class Dataset:
             first = np.cumsum([0] + [shard.rows for shard in self.manifest.splits[split]])
             shards = np.searchsorted(first, samples, side="right") - 1
             if samples.size and not 0 <= samples.min() <= samples.max() < first[-1]:
-                raise IndexError(f"{split} has {first[-1]} rows; asked for {samples.min()} to {samples.max()}")
+                raise IndexError(f"{split} has {first[-1]} rows; requested {samples.min()} to {samples.max()}")
             for number in np.unique(shards).tolist():
                 arena.map_shard(number, files.acquire(number))
             index = arena.index(shards, samples - first[shards])
@@ -100,7 +100,7 @@ class Dataset:
 
 
 def open_dataset(location: str, data: DataSpec) -> Dataset:
-    """A job's dataset. Shards of a remote one are cached below ``DRIVETRAIN_CACHE``, or the temporary folder."""
+    """Open the dataset of a job. Remote shards are cached below ``DRIVETRAIN_CACHE``, or the temporary folder."""
     default = f"{tempfile.gettempdir()}/drivetrain-cache-{os.getuid()}"
     folder = Path(os.environ.get("DRIVETRAIN_CACHE", default))
     return Dataset(location, data.storage, CacheSettings(folder, data.cache_bytes))
