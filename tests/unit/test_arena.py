@@ -90,7 +90,7 @@ def test_a_mapped_shard_is_not_read_again(arena: ShardArena, files: LocalFiles) 
 
 @pytest.mark.parametrize(("shard", "row"), [(0, 4), (1, -1), (2, 3)])
 def test_a_row_outside_its_shard_is_refused(arena: ShardArena, shard: int, row: int) -> None:
-    with pytest.raises(IndexError, match="13 rows in all"):
+    with pytest.raises(IndexError, match="the split has 13 rows"):
         arena.index(np.array([0, shard]), np.array([0, row]))
 
 
@@ -119,14 +119,14 @@ def test_a_shard_of_other_columns_or_rows_than_the_manifest_says(dataset: Datase
         ShardArena(other, shards),
         ShardArena(dataset.manifest.schema, [replace(shard, rows=shard.rows + 1) for shard in shards]),
     ):
-        with pytest.raises(CorruptFileError, match=r"train-00000\.arrow.*not the manifest's"):
+        with pytest.raises(CorruptFileError, match=r"train-00000\.arrow.*differ from the manifest"):
             arena.map_shard(0, files.acquire(0))
         arena.close()
 
 
 def test_local_files_are_where_they_are(files: LocalFiles, tmp_path: Path) -> None:
-    files.expect([0, 1, 2])
-    assert files.ahead_bytes == 0  # there is nothing to fetch
+    files.prefetch([0, 1, 2])
+    assert files.prefetch_bytes == 0  # there is nothing to fetch
     assert files.acquire(2) == tmp_path / "train-00002.arrow"
     files.discard(2)
     assert files.acquire(2).exists()  # the only copy

@@ -48,7 +48,7 @@ class Node:
 
     def rank(self, room: int, readers: int = 1) -> CachedFiles:
         """A rank's cache, with room for so many shards."""
-        fetcher = Fetcher(self.storage, policy=RetryPolicy(first_s=0.0, last_s=0.0, wrong_bytes=1))
+        fetcher = Fetcher(self.storage, policy=RetryPolicy(initial_delay_s=0.0, max_delay_s=0.0, max_wrong_answers=1))
         files = CachedFiles(self.local, str(self.remote), self.shards, fetcher, room * self.size, readers)
         self._ranks.append(files)
         return files
@@ -102,7 +102,7 @@ def test_ranks_that_need_the_same_shard_at_the_same_time(node: Node) -> None:
 def test_what_is_expected_is_fetched_ahead_and_in_order(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache, "_DOWNLOADS", 1)
     files = node.rank(room=4)
-    files.expect([3, 1])
+    files.prefetch([3, 1])
     for _ in range(2):
         node.storage.asked.acquire()
     for number in (3, 1):
@@ -111,8 +111,8 @@ def test_what_is_expected_is_fetched_ahead_and_in_order(node: Node, monkeypatch:
 
 
 def test_half_of_the_cache_is_for_looking_ahead(node: Node) -> None:
-    assert node.rank(room=4).ahead_bytes == 2 * node.size
-    assert node.rank(room=4, readers=2).ahead_bytes == node.size
+    assert node.rank(room=4).prefetch_bytes == 2 * node.size
+    assert node.rank(room=4, readers=2).prefetch_bytes == node.size
 
 
 def test_what_was_expected_longest_ago_makes_room(node: Node) -> None:
@@ -131,7 +131,7 @@ def test_what_is_expected_again_stays(node: Node) -> None:
         files.acquire(number)
         files.release(number)
     node.age(0, 1)
-    files.expect([0])
+    files.prefetch([0])
     files.acquire(2)
     assert node.cached() == [0, 2]
 
@@ -150,7 +150,7 @@ def test_what_any_rank_uses_stays(node: Node) -> None:
 
 
 def test_a_cache_that_cannot_hold_what_is_needed(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache, "_ROOM_PATIENCE_S", 0.0)
+    monkeypatch.setattr(cache, "_SPACE_TIMEOUT_S", 0.0)
     files = node.rank(room=2)
     for number in (0, 1):
         files.acquire(number)
@@ -208,7 +208,7 @@ def test_a_file_that_storage_has_wrong_is_not_kept(node: Node) -> None:
 def test_what_a_download_has_begun_is_removed_when_its_process_is_gone(
     node: Node, monkeypatch: pytest.MonkeyPatch, alive: bool
 ) -> None:
-    monkeypatch.setattr(cache, "_ROOM_PATIENCE_S", 0.0)
+    monkeypatch.setattr(cache, "_SPACE_TIMEOUT_S", 0.0)
     files = node.rank(room=1)
     part = node.local / ".train-00003.arrow.part"
     part.write_bytes(bytes(node.size))

@@ -126,7 +126,7 @@ class Actors:
 
 @pytest.fixture
 def actors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Actors]:
-    monkeypatch.setattr(reader, "_PAUSE_S", 0.01)
+    monkeypatch.setattr(reader, "_RETRY_DELAY_S", 0.01)
     monkeypatch.setattr(sys, "path", [*sys.path])
     actors = Actors(tmp_path)
     yield actors
@@ -233,8 +233,8 @@ def test_damaged_data_may_have_passed_when_the_rank_is_started_again(actors: Act
 
 
 def test_actors_that_never_start(actors: Actors, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reader, "_PATIENCE_S", 0.0)
-    problem = "no transforming actor has delivered for 0 s: none has started yet"
+    monkeypatch.setattr(reader, "_TIMEOUT_S", 0.0)
+    problem = "no transforming actor has delivered for 0 s: no actor has started yet"
     with closing(actors.read()) as batches, pytest.raises(TransformersLostError, match=problem):
         next(iter(batches))
 

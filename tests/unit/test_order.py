@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from drivetrain_pipelines.order.mixture import SampleOrder
 from drivetrain_pipelines.order.permutation import mix_key, permute
-from drivetrain_pipelines.order.streams import StreamOrder
+from drivetrain_pipelines.order.source_order import SourceOrder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -37,7 +37,7 @@ def test_permutations_of_many_sizes_at_once(sizes: list[int], key: int) -> None:
 
 @given(rows=ROWS, key=KEYS, lanes=LANES, window=WINDOWS, epoch=st.integers(0, 1000))
 def test_every_sample_once_per_epoch(rows: list[int], key: int, lanes: int, window: int, epoch: int) -> None:
-    order = StreamOrder(tuple(rows), key, lanes, window)
+    order = SourceOrder(tuple(rows), key, lanes, window)
     shards, places = order.locate(np.arange(epoch * order.size, (epoch + 1) * order.size))
     assert sorted(zip(shards.tolist(), places.tolist(), strict=True)) == [
         (shard, row) for shard, count in enumerate(rows) for row in range(count)
@@ -115,7 +115,7 @@ def test_a_rank_reads_few_shards_at_a_time() -> None:
 
 def test_the_shuffle_is_thorough() -> None:
     """Neighbours in the stream are no neighbours in the data, and every place of a window is as likely as another."""
-    order = StreamOrder((1 << 14,), 9, lanes=1, window=1 << 14)
+    order = SourceOrder((1 << 14,), 9, lanes=1, window=1 << 14)
     _, rows = order.locate(np.arange(100 * (1 << 14)))
     assert abs(np.corrcoef(rows[:-1], rows[1:])[0, 1]) < 0.01
     first = rows.reshape(100, -1)[:, :16]

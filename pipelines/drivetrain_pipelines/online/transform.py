@@ -18,7 +18,7 @@ from drivetrain_pipelines.user_code import load_function
 Sample = dict[str, npt.NDArray[Any]]
 Function = Callable[[Sample, np.random.Generator | None], Sample]
 
-_ONLINE = 4  # purpose of the key
+_ONLINE_KEY = 4  # purpose of the key
 
 
 class OnlineTransform:
@@ -55,7 +55,7 @@ class OnlineTransform:
         rows = len(next(iter(columns.values())))
         draws: Iterable[np.random.Generator | None] = [None] * rows
         if positions is not None:
-            keys = (mix_key(self._seed, _ONLINE, position) for position in positions.tolist())
+            keys = (mix_key(self._seed, _ONLINE_KEY, position) for position in positions.tolist())
             draws = (np.random.Generator(np.random.Philox(key=key)) for key in keys)
         made = []
         for number, random in enumerate(draws):

@@ -18,7 +18,7 @@ from drivetrain_pipelines.storage.arrow_types import array_of, numbers_of
 from drivetrain_pipelines.storage.checksums import JsonObject, read_json, write_json
 from drivetrain_pipelines.stream.columns import Columns
 
-_MOST_CHARACTERS = 2000  # gRPC sends it in a header, which is limited to 16 KiB
+_MAX_CHARACTERS = 2000  # gRPC sends it in a header, which is limited to 16 KiB
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Refusal:
 
     def encode(self) -> bytes:
         """Encode as JSON, which is ASCII."""
-        return json.dumps({"error": self.error, "message": self.message[:_MOST_CHARACTERS]}).encode()
+        return json.dumps({"error": self.error, "message": self.message[:_MAX_CHARACTERS]}).encode()
 
     @classmethod
     def decode(cls, text: bytes) -> Refusal:

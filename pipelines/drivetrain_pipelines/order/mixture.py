@@ -10,11 +10,11 @@ from functools import cached_property
 import numpy as np
 
 from drivetrain_pipelines.order.permutation import Int64Array, mix_key, mix_keys, permute
-from drivetrain_pipelines.order.streams import StreamOrder
+from drivetrain_pipelines.order.source_order import SourceOrder
 
 _BLOCK = 4096  # positions over which the weights hold exactly; shuffling is cheapest for a power of four
-_WHOLE = 1 << 32
-_MIXTURE = 3  # purpose of the key
+_WEIGHT_SCALE = 1 << 32
+_MIXTURE_KEY = 3  # purpose of the key
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class SampleOrder:
         key: key of the random numbers for the mixture.
     """
 
-    streams: tuple[StreamOrder, ...]
+    orders: tuple[SourceOrder, ...]
     bounds: tuple[int, ...]
     key: int
 
@@ -46,30 +46,30 @@ class SampleOrder:
             seed: seed of the job.
             lanes: upper bound; a source too small to give each lane a window has fewer.
         """
-        streams = tuple(
-            StreamOrder(tuple(counts), mix_key(seed, number), max(1, min(lanes, sum(counts) // window)), window)
+        orders = tuple(
+            SourceOrder(tuple(counts), mix_key(seed, number), max(1, min(lanes, sum(counts) // window)), window)
             for number, counts in enumerate(rows)
         )
         exact = [Fraction(str(weight)) for weight in weights]
-        bounds = [int(sum(exact[:number]) / sum(exact) * _WHOLE) for number in range(len(exact) + 1)]
-        return cls(streams, tuple(bounds), mix_key(seed, _MIXTURE))
+        bounds = [int(sum(exact[:number]) / sum(exact) * _WEIGHT_SCALE) for number in range(len(exact) + 1)]
+        return cls(orders, tuple(bounds), mix_key(seed, _MIXTURE_KEY))
 
     @property
     def epoch(self) -> int:
         """Number of samples of all sources: the length of an epoch where there is one source."""
-        return sum(stream.size for stream in self.streams)
+        return sum(order.size for order in self.orders)
 
     def locate(self, positions: Int64Array) -> tuple[Int64Array, Int64Array]:
         """Return the shard (numbered over all sources) and row at each global position; int64 ``[n]``, in any order."""
-        if len(self.streams) == 1:
-            return self.streams[0].locate(positions)
+        if len(self.orders) == 1:
+            return self.orders[0].locate(positions)
         if not positions.size:
             return positions, positions
         numbers, counters = self.divide(positions)
         shards, rows = np.empty_like(positions), np.empty_like(positions)
-        for number, stream in enumerate(self.streams):
+        for number, order in enumerate(self.orders):
             chosen = numbers == number
-            found, rows[chosen] = stream.locate(counters[chosen])
+            found, rows[chosen] = order.locate(counters[chosen])
             shards[chosen] = found + self._first_shard[number]
         return shards, rows
 
@@ -80,7 +80,7 @@ class SampleOrder:
         slots = permute(np.tile(np.arange(_BLOCK), len(blocks)), _BLOCK, keys, which).reshape(-1, _BLOCK)
         numbers, counters = np.empty_like(slots), np.empty_like(slots)
         begin = np.zeros((len(blocks), 1), np.int64)
-        for number in range(len(self.streams)):
+        for number in range(len(self.orders)):
             done = self._before(blocks, number + 1) - self._before(blocks, number)
             after = self._before(blocks + 1, number + 1) - self._before(blocks + 1, number)
             end = begin + (after - done)[:, None]
@@ -98,7 +98,7 @@ class SampleOrder:
         the samples of the batch as a whole are the same.
         """
         numbers = np.arange(rows.start, rows.stop, dtype=np.int64)
-        lanes = self.streams[0].lanes
+        lanes = self.orders[0].lanes
         if global_batch % lanes == 0:
             lane, turn = np.divmod(numbers, global_batch // lanes)
             numbers = turn * lanes + lane
@@ -106,11 +106,11 @@ class SampleOrder:
 
     @cached_property
     def _first_shard(self) -> list[int]:
-        counts = [len(stream.rows) for stream in self.streams]
+        counts = [len(order.rows) for order in self.orders]
         return [sum(counts[:number]) for number in range(len(counts))]
 
     def _before(self, blocks: Int64Array, number: int) -> Int64Array:
         """Count the first ``number`` sources' samples before these blocks, rounded down: ``positions * bound``."""
-        high, low = np.divmod(blocks * _BLOCK, _WHOLE)  # so that no product overflows
+        high, low = np.divmod(blocks * _BLOCK, _WEIGHT_SCALE)  # so that no product overflows
         bound = self.bounds[number]
         return high * bound + ((low.astype(np.uint64) * np.uint64(bound)) >> np.uint64(32)).astype(np.int64)

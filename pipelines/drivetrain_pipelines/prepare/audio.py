@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from drivetrain_pipelines.spec import AudioSpec
 
-_FLOOR = 1e-10  # lower energies count as silence
+_MIN_ENERGY = 1e-10  # lower energies count as silence
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -33,7 +33,7 @@ def log_mel(samples: FloatArray, spec: AudioSpec) -> FloatArray:
     window, hop = round(spec.window_ms * spec.sample_rate / 1000), round(spec.hop_ms * spec.sample_rate / 1000)
     frames = np.lib.stride_tricks.sliding_window_view(samples, window)[::hop]
     power = np.abs(np.fft.rfft(frames * np.hanning(window))) ** 2
-    return np.log(np.maximum(power @ _filters(window, spec.sample_rate, spec.mels), _FLOOR)).astype(np.float32)
+    return np.log(np.maximum(power @ _filters(window, spec.sample_rate, spec.mels), _MIN_ENERGY)).astype(np.float32)
 
 
 @lru_cache(maxsize=8)

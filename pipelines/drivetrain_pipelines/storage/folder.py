@@ -55,7 +55,7 @@ class StorageFolder:
 
     location: str
     storage: StorageSpec = field(default_factory=StorageSpec)
-    patience_s: float = 120.0
+    timeout_s: float = 120.0
 
     def url(self, name: str) -> str:
         """Return the full path or URL of a file in the folder."""
@@ -74,8 +74,8 @@ class StorageFolder:
             with atomic_write(path) as file:
                 file.write(content)
         else:
-            filesystem, path_there = open_storage(self.url(name), self.storage)
-            self._patiently(filesystem.pipe_file, path_there, bytes(content))
+            filesystem, remote_path = open_storage(self.url(name), self.storage)
+            self._with_retries(filesystem.pipe_file, remote_path, bytes(content))
 
     def write_json(self, name: str, content: Any) -> None:
         """Write JSON that carries its own checksum."""
@@ -90,13 +90,13 @@ class StorageFolder:
                 shutil.copyfileobj(content, file, 1 << 23)
         else:
             filesystem, path = open_storage(self.url(name), self.storage)
-            self._patiently(filesystem.put_file, str(source), path)
+            self._with_retries(filesystem.put_file, str(source), path)
 
     def files(self, name: str = "") -> dict[str, int]:
         """Return the bytes of every file below a folder, by name as `read` takes it; empty for a missing folder."""
         filesystem, root = open_storage(self.location, self.storage)
         below = f"{root}/{name}".rstrip("/")
-        found = self._patiently(partial(filesystem.find, below, detail=True))
+        found = self._with_retries(partial(filesystem.find, below, detail=True))
         return {path.removeprefix(f"{root}/"): int(entry["size"]) for path, entry in found.items()}
 
     def read(self, name: str) -> bytes:
@@ -107,7 +107,7 @@ class StorageFolder:
         """
         filesystem, path = open_storage(self.url(name), self.storage)
         try:
-            return bytes(self._patiently(filesystem.cat_file, path))
+            return bytes(self._with_retries(filesystem.cat_file, path))
         except FileNotFoundError as error:
             raise CorruptFileError(self.url(name), "the file is missing") from error
 
@@ -119,7 +119,7 @@ class StorageFolder:
         """Return the bytes of a file; None when it is missing."""
         filesystem, path = open_storage(self.url(name), self.storage)
         try:
-            return int(self._patiently(filesystem.info, path)["size"])
+            return int(self._with_retries(filesystem.info, path)["size"])
         except FileNotFoundError:
             return None
 
@@ -128,20 +128,20 @@ class StorageFolder:
         filesystem, path = open_storage(self.url(name), self.storage)
         _, target = open_storage(self.url(new_name), self.storage)
         with suppress(FileNotFoundError):
-            self._patiently(filesystem.mv, path, target)
+            self._with_retries(filesystem.mv, path, target)
 
     def remove(self, name: str) -> None:
         """Remove a folder and everything in it. Does nothing when it is missing."""
         filesystem, path = open_storage(self.url(name), self.storage)
-        if self._patiently(filesystem.exists, path):
-            self._patiently(partial(filesystem.rm, path, recursive=True))
+        if self._with_retries(filesystem.exists, path):
+            self._with_retries(partial(filesystem.rm, path, recursive=True))
 
-    def _patiently(self, call: Any, *arguments: Any) -> Any:
+    def _with_retries(self, call: Any, *arguments: Any) -> Any:
         """Call and retry: object storage throttles and fails temporarily. All errors become OSErrors."""
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_not_exception_type(FileNotFoundError),
             wait=tenacity.wait_random_exponential(0.1, 5),
-            stop=tenacity.stop_after_delay(self.patience_s),
+            stop=tenacity.stop_after_delay(self.timeout_s),
             reraise=True,
         )
         try:

@@ -23,8 +23,8 @@ from drivetrain_pipelines.storage.fetch import Fetcher
 from drivetrain_pipelines.storage.shards import Shard
 
 _DOWNLOADS = 4  # files in parallel; the blocks of each file are parallel too
-_ROOM_PATIENCE_S = 30.0  # for other ranks to release shards
-_POLL_S = 0.05
+_SPACE_TIMEOUT_S = 30.0  # for other ranks to release shards
+_POLL_INTERVAL_S = 0.05
 _PART, _GUARD, _EVICTION = ".part", ".lock", ".eviction.lock"
 
 
@@ -45,21 +45,21 @@ class CachedFiles:
     ) -> None:
         self._folder, self._base_url, self._shards, self._fetcher = folder, base_url, shards, fetcher
         self._limit = limit_bytes
-        self.ahead_bytes = limit_bytes // 2 // readers  # the other half is in use
+        self.prefetch_bytes = limit_bytes // 2 // readers  # the other half is in use
         self._pool = ThreadPoolExecutor(_DOWNLOADS, thread_name_prefix="cache")
         self._lock = threading.Lock()
-        self._coming: dict[int, Future[None]] = {}
-        self._held: dict[int, int] = {}  # file descriptor by shard
+        self._downloads: dict[int, Future[None]] = {}
+        self._locked: dict[int, int] = {}  # file descriptor by shard
         self._closing = False
         folder.mkdir(parents=True, exist_ok=True)
 
-    def expect(self, numbers: Sequence[int]) -> None:
+    def prefetch(self, numbers: Sequence[int]) -> None:
         """See `ShardFiles`."""
         for number in numbers:
             with suppress(FileNotFoundError):
                 os.utime(self._path(number))
                 continue
-            self._start(number, wait_for_room=False)
+            self._start_download(number, wait_for_space=False)
 
     def acquire(self, number: int) -> Path:
         """See `ShardFiles`.
@@ -69,13 +69,13 @@ class CachedFiles:
             InputError: the cache cannot hold the shards that are needed at the same time.
         """
         while (descriptor := self._lock_file(number)) is None:
-            self._start(number, wait_for_room=True).result()
-        self._held[number] = descriptor
+            self._start_download(number, wait_for_space=True).result()
+        self._locked[number] = descriptor
         return self._path(number)
 
     def release(self, number: int) -> None:
         """See `ShardFiles`."""
-        os.close(self._held.pop(number))
+        os.close(self._locked.pop(number))
 
     def discard(self, number: int) -> None:
         """See `ShardFiles`."""
@@ -91,7 +91,7 @@ class CachedFiles:
     def close(self) -> None:
         """See `ShardFiles`."""
         self.stop()
-        for number in list(self._held):
+        for number in list(self._locked):
             self.release(number)
 
     def _path(self, number: int) -> Path:
@@ -110,19 +110,19 @@ class CachedFiles:
         os.close(descriptor)  # evicted between the two calls
         return None
 
-    def _start(self, number: int, wait_for_room: bool) -> Future[None]:
+    def _start_download(self, number: int, wait_for_space: bool) -> Future[None]:
         with self._lock:
-            coming = self._coming.get(number)
-            if coming is None or coming.done():
-                coming = self._coming[number] = self._pool.submit(self._download, number, wait_for_room)
-            return coming
+            download = self._downloads.get(number)
+            if download is None or download.done():
+                download = self._downloads[number] = self._pool.submit(self._download, number, wait_for_space)
+            return download
 
-    def _download(self, number: int, wait_for_room: bool) -> None:
+    def _download(self, number: int, wait_for_space: bool) -> None:
         """Fetch a shard unless another rank of this node has fetched it, or is fetching it."""
         path, shard = self._path(number), self._shards[number]
         part = path.with_name(f".{path.name}{_PART}")
         with FileLock(part.with_suffix(_GUARD)):
-            if path.exists() or not self._reserve(part, shard.bytes, wait_for_room):
+            if path.exists() or not self._reserve(part, shard.bytes, wait_for_space):
                 return
             try:
                 self._fetcher.fetch(f"{self._base_url}/{shard.file}", shard.xxh3, part)
@@ -134,14 +134,14 @@ class CachedFiles:
 
     def _reserve(self, part: Path, size: int, wait: bool) -> bool:
         """Reserve space for a file of ``size`` bytes. A prefetch does not wait for space, an acquisition does."""
-        deadline = time.monotonic() + _ROOM_PATIENCE_S
+        deadline = time.monotonic() + _SPACE_TIMEOUT_S
         while not self._evict_for(part, size):
             if not wait or self._closing:
                 return False
             if time.monotonic() > deadline:
                 in_use = f"{self._limit} bytes, all in use"
                 raise InputError("data.cache_bytes", in_use, f"room for {size} bytes more", "Raise it, or lower lanes.")
-            time.sleep(_POLL_S)
+            time.sleep(_POLL_INTERVAL_S)
         return True
 
     def _evict_for(self, part: Path, size: int) -> bool:

@@ -19,8 +19,8 @@ from drivetrain_pipelines.stream.address_range import HUGE_PAGE, PAGE, AddressRa
 
 # Of Arrow's allocators jemalloc is the fastest to reuse the memory of the previous batch.
 _POOL = pa.jemalloc_memory_pool() if "jemalloc" in pa.supported_memory_backends() else pa.default_memory_pool()
-_MOST_ADDRESSES = 1 << 44  # of the 2**47 of a process
-_WORTH_TOUCHING = 1024  # bytes of a row; the cache misses of narrower rows overlap anyway
+_MAX_ADDRESSES = 1 << 44  # of the 2**47 of a process
+_MIN_TOUCH_BYTES = 1024  # bytes of a row; the cache misses of narrower rows overlap anyway
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class FixedColumn:
         # longer than the largest file, so that a file can be moved until its rows fit.
         grid = math.lcm(PAGE, self._row_bytes)
         huge = math.lcm(HUGE_PAGE, self._row_bytes)
-        unit = huge if (largest + grid + huge) * shards < _MOST_ADDRESSES else grid
+        unit = huge if (largest + grid + huge) * shards < _MAX_ADDRESSES else grid
         self._slot = math.ceil((largest + grid) / unit) * unit
         self._range = AddressRange(self._slot * shards)
         self._first_row = np.zeros(shards, np.int64)
@@ -125,13 +125,11 @@ class FixedColumn:
             self._numbers = self._view.reshape(-1)
         shift = self._shift(begin - self._anchor)
         if array.null_count or shift is None:
-            problem = (
-                "has nulls" if array.null_count else "begins off the grid of the other shards' rows"
-            )
+            problem = "has nulls" if array.null_count else "begins off the grid of the other shards' rows"
             raise CorruptFileError(file.path, f"a column of {self._dtype}{list(self._shape)} {problem}")
-        place = shard * self._slot + shift
-        self._range.map_file(place, file.descriptor, file.size)
-        self._first_row[shard] = (place + begin - self._anchor) // self._row_bytes
+        offset = shard * self._slot + shift
+        self._range.map_file(offset, file.descriptor, file.size)
+        self._first_row[shard] = (offset + begin - self._anchor) // self._row_bytes
 
     def unmap_shard(self, shard: int) -> None:
         """See `Column`."""
@@ -148,7 +146,7 @@ class FixedColumn:
     def gather(self, index: Int64Array, out: Values | None) -> Values:
         """See `Column`."""
         assert isinstance(out, np.ndarray)
-        if self._row_bytes >= _WORTH_TOUCHING:
+        if self._row_bytes >= _MIN_TOUCH_BYTES:
             # Read one number of each row first: these misses of cache and page table overlap, those of copies do not.
             self._numbers.take(index * self._width, mode="clip")
         # mode="clip" writes directly into out; "raise" would use a hidden copy.
@@ -198,10 +196,10 @@ class RaggedColumn:
         begin = file.offset(values.buffers()[-1])
         width = np.int32 if not str(array.type).startswith("large") else np.int64
         offsets = np.frombuffer(array.buffers()[1], width)[array.offset : array.offset + len(array) + 1]
-        place = shard * self._slot
-        self._range.map_file(place, file.descriptor, file.size)
+        offset = shard * self._slot
+        self._range.map_file(offset, file.descriptor, file.size)
         first = shard * self._stride
-        self._offsets[first : first + len(array) + 1] = offsets.astype(np.int64) * self._dtype.itemsize + place + begin
+        self._offsets[first : first + len(array) + 1] = offsets.astype(np.int64) * self._dtype.itemsize + offset + begin
 
     def unmap_shard(self, shard: int) -> None:
         """See `Column`."""

@@ -58,17 +58,19 @@ class Dataset:
 
     def order(self, split: str, weights: Sequence[float], seed: int, lanes: int, window: int) -> SampleOrder:
         """Return the endless shuffled stream over the sources of a split."""
-        streams: dict[int, list[int]] = {}
+        rows_by_source: dict[int, list[int]] = {}
         for shard in self.manifest.splits[split]:
-            streams.setdefault(shard.stream, []).append(shard.rows)
-        return SampleOrder.of(list(streams.values()), [weights[number] for number in streams], seed, lanes, window)
+            rows_by_source.setdefault(shard.stream, []).append(shard.rows)
+        return SampleOrder.of(
+            list(rows_by_source.values()), [weights[number] for number in rows_by_source], seed, lanes, window
+        )
 
     def training_order(self, data: DataSpec, seed: int) -> SampleOrder:
         """Return the stream of samples that a job trains on."""
         weights = [part.weight for part in data.mixture]
         return self.order("train", weights, seed, data.lanes, data.shuffle_window)
 
-    def read(self, split: str, samples: Int64Array) -> Columns:
+    def read(self, split: str, rows: Int64Array) -> Columns:
         """Read some rows, by their number in the split in manifest order.
 
         Raises:
@@ -77,13 +79,13 @@ class Dataset:
         arena, files = self.open(split)
         try:
             first = np.cumsum([0] + [shard.rows for shard in self.manifest.splits[split]])
-            shards = np.searchsorted(first, samples, side="right") - 1
-            if samples.size and not 0 <= samples.min() <= samples.max() < first[-1]:
-                raise IndexError(f"{split} has {first[-1]} rows; requested {samples.min()} to {samples.max()}")
+            shards = np.searchsorted(first, rows, side="right") - 1
+            if rows.size and not 0 <= rows.min() <= rows.max() < first[-1]:
+                raise IndexError(f"{split} has {first[-1]} rows; requested {rows.min()} to {rows.max()}")
             for number in np.unique(shards).tolist():
                 arena.map_shard(number, files.acquire(number))
-            index = arena.index(shards, samples - first[shards])
-            return arena.gather(index, slice(0, len(samples)), arena.buffers(len(samples)))
+            index = arena.index(shards, rows - first[shards])
+            return arena.gather(index, slice(0, len(rows)), arena.buffers(len(rows)))
         finally:
             arena.close()
             files.close()
@@ -94,8 +96,8 @@ class Dataset:
             return LocalFiles(self.folder.local, shards)
         assert self._cache, "a remote dataset needs a cache"
         filesystem, path = open_storage(self.folder.location, self.folder.storage)
-        place = content_digest(self.folder.location)
-        folder = self._cache.folder / f"{self.manifest.name}-{self.manifest.version}-{place}"
+        location_digest = content_digest(self.folder.location)
+        folder = self._cache.folder / f"{self.manifest.name}-{self.manifest.version}-{location_digest}"
         return CachedFiles(folder, path, shards, Fetcher(filesystem), self._cache.limit_bytes, readers)
 
 

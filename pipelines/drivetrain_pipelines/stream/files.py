@@ -13,10 +13,10 @@ class ShardFiles(Protocol):
     """The files of a split's shards, by number."""
 
     @property
-    def ahead_bytes(self) -> int:
+    def prefetch_bytes(self) -> int:
         """Bytes of shards to request before they are needed."""
 
-    def expect(self, numbers: Sequence[int]) -> None:
+    def prefetch(self, numbers: Sequence[int]) -> None:
         """Request shards that are needed soon, in this order."""
 
     def acquire(self, number: int) -> Path:
@@ -43,12 +43,12 @@ class LocalFiles:
         shards: shards of the split.
     """
 
-    ahead_bytes = 0
+    prefetch_bytes = 0
 
     def __init__(self, folder: Path, shards: Sequence[Shard]) -> None:
         self._paths = [folder / shard.file for shard in shards]
 
-    def expect(self, numbers: Sequence[int]) -> None:
+    def prefetch(self, numbers: Sequence[int]) -> None:
         """Do nothing: the files are local."""
 
     def acquire(self, number: int) -> Path:

@@ -21,10 +21,10 @@ from drivetrain_pipelines.stream.files import ShardFiles
 
 _PLAN_SAMPLES = 16_384  # located in one pass, so that numpy's cost per call is negligible
 _PLAN_BYTES = 64 << 20  # all shards of a plan must be mapped at the same time
-_AHEAD = 2  # batches that the thread gathers while the consumer computes
-_RING = _AHEAD + 1  # and one in use
-_WORTH_S = 5e-4  # a consumer that returns sooner gathers itself: waking a thread would cost more than it saves
-_LARGEST_PLANS = 4096  # upper bound of the look-ahead
+_PREFETCH_BATCHES = 2  # batches that the thread gathers while the consumer computes
+_BUFFERS = _PREFETCH_BATCHES + 1  # and one in use
+_MIN_IDLE_S = 5e-4  # a consumer that returns sooner gathers itself: waking a thread would cost more than it saves
+_MAX_PLANS = 4096  # upper bound of the look-ahead
 
 
 @dataclass(slots=True)  # not frozen: creating a frozen instance takes three times as long
@@ -88,44 +88,44 @@ class StreamReader:
         batch_bytes = max(1, arena.bytes_per_row * self._own)
         self._batches_per_plan = max(1, min(_PLAN_SAMPLES // max(1, self._own), _PLAN_BYTES // batch_bytes))
         self._batches = self._gather()
-        self._free = [arena.buffers(self._own, allocate) for _ in range(_RING)]
-        self._wanted: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        self._free = [arena.buffers(self._own, allocate) for _ in range(_BUFFERS)]
+        self._requests: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self._ready: queue.SimpleQueue[Batch | Exception] = queue.SimpleQueue()
-        self._ahead = 0  # batches that the thread was asked for and that are not taken yet
+        self._requested = 0  # batches that the thread was asked for and that are not taken yet
         self._thread = threading.Thread(target=self._work, name="stream-reader", daemon=True)
         self._thread.start()
-        self._ask()
+        self._request_batches()
 
     def __iter__(self) -> Iterator[Batch]:
         while True:
-            batch = self._take() if self._ahead else next(self._batches)
-            left = time.perf_counter()
+            batch = self._take_prefetched() if self._requested else next(self._batches)
+            returned = time.perf_counter()
             yield batch
             self._free.append(batch.buffers)
-            if time.perf_counter() - left > _WORTH_S:
-                self._ask()
+            if time.perf_counter() - returned > _MIN_IDLE_S:
+                self._request_batches()
 
     def close(self) -> None:
         """Stop the thread and release all files."""
-        self._wanted.put(False)
+        self._requests.put(False)
         self._files.stop()
         self._thread.join()
         self._files.close()
 
-    def _take(self) -> Batch:
+    def _take_prefetched(self) -> Batch:
         batch = self._ready.get()
-        self._ahead -= 1
+        self._requested -= 1
         if isinstance(batch, Exception):
             raise batch
         return batch
 
-    def _ask(self) -> None:
-        while self._ahead < _AHEAD:
-            self._ahead += 1
-            self._wanted.put(True)
+    def _request_batches(self) -> None:
+        while self._requested < _PREFETCH_BATCHES:
+            self._requested += 1
+            self._requests.put(True)
 
     def _work(self) -> None:
-        while self._wanted.get():
+        while self._requests.get():
             try:
                 self._ready.put(next(self._batches))
             except Exception as error:  # the consumer raises it
@@ -145,15 +145,15 @@ class StreamReader:
 
     def _take_plan(self) -> _Plan:
         """Return the next plan with its shards mapped, and make enough further plans to fetch files in time."""
-        while not self._plans or (self._bytes_ahead() < self._files.ahead_bytes and len(self._plans) < _LARGEST_PLANS):
+        while not self._plans or (self._planned_bytes() < self._files.prefetch_bytes and len(self._plans) < _MAX_PLANS):
             plan = self._make_plan(self._next_plan)
             self._next_plan += self._batches_per_plan * self._stride
             self._plans.append(plan)
-            self._files.expect(plan.needed)
+            self._files.prefetch(plan.needed)
             if len({number for p in self._plans for number in p.needed}) == self._arena.shards:
                 break  # all shards: nothing is left to prefetch
         plan = self._plans.popleft()
-        if self._files.ahead_bytes:
+        if self._files.prefetch_bytes:
             soon = {number for p in (plan, *self._plans) for number in p.needed}
             for number in self._arena.mapped - soon:
                 self._arena.unmap_shard(number)
@@ -171,14 +171,14 @@ class StreamReader:
             self._files.discard(number)
             self._arena.map_shard(number, self._files.acquire(number))
 
-    def _bytes_ahead(self) -> int:
+    def _planned_bytes(self) -> int:
         return self._arena.bytes_of({number for plan in self._plans for number in plan.needed})
 
     def _make_plan(self, position: int) -> _Plan:
         pattern = self._order.positions(0, self._global_batch, self._rows)
         starts = position + self._stride * np.arange(self._batches_per_plan, dtype=np.int64)
         shards, rows = self._order.locate((starts[:, None] + pattern).reshape(-1))
-        if self._files.ahead_bytes:
+        if self._files.prefetch_bytes:
             numbers, first = np.unique(shards, return_index=True)
             numbers = numbers[np.argsort(first)]
         else:  # nothing to fetch, so the order does not matter

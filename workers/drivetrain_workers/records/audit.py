@@ -55,7 +55,7 @@ def audit(records: Sequence[StepRecord], order: SampleOrder, global_batch: int, 
             problems.append(f"step {record.step} consumed positions {given}")
     samples = stretches.start(len(records) - 1) + global_batch if records else 0
     epochs = []
-    for number, stream in enumerate(order.streams):
+    for number, stream in enumerate(order.orders):
         delivered, uses = _uses(order, number, samples)
         whole, begun = divmod(delivered, stream.size)
         wrong = int(((uses < whole) | (uses > whole + (begun > 0))).sum()) + abs(int(uses.sum()) - delivered)
@@ -71,9 +71,9 @@ def audit(records: Sequence[StepRecord], order: SampleOrder, global_batch: int, 
 
 def _uses(order: SampleOrder, stream: int, samples: int) -> tuple[int, Int64Array]:
     """How many of the positions are a stream's, and how often each of its samples stands there."""
-    rows = order.streams[stream].rows
+    rows = order.orders[stream].rows
     first = np.cumsum([0, *rows])
-    before = sum(len(earlier.rows) for earlier in order.streams[:stream])
+    before = sum(len(earlier.rows) for earlier in order.orders[:stream])
     uses = np.zeros(first[-1], np.int64)
     delivered = 0
     for start in range(0, samples, _AT_ONCE):

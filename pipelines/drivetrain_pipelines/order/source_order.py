@@ -15,12 +15,12 @@ import numpy as np
 
 from drivetrain_pipelines.order.permutation import Int64Array, Integers, UInt64Array, mix_key, mix_keys, permute
 
-_SHARDS, _WINDOW = 1, 2  # purposes of the keys
-_MANY = 4  # windows per sample; beyond it only the windows in use are computed
+_SHARDS_KEY, _WINDOW_KEY = 1, 2  # purposes of the keys
+_MAX_WINDOWS_PER_SAMPLE = 4  # windows per sample; beyond it only the windows in use are computed
 
 
 @dataclass(frozen=True)
-class StreamOrder:
+class SourceOrder:
     """Endless epochs over the samples of some shards, each sample once per epoch.
 
     Attributes:
@@ -69,7 +69,7 @@ class StreamOrder:
         number //= self.window
         lowest = int(number.min())
         count = int(number.max()) - lowest + 1
-        if count * self.lanes <= _MANY * offsets.size:
+        if count * self.lanes <= _MAX_WINDOWS_PER_SAMPLE * offsets.size:
             lanes = np.repeat(np.arange(self.lanes, dtype=np.int64), count)
             numbers = np.tile(np.arange(lowest, lowest + count, dtype=np.int64), self.lanes)
             slot = (lane * count + number - lowest).astype(np.intp)
@@ -94,7 +94,7 @@ class StreamOrder:
         size = np.minimum(uncut + self.window, self._lane_size[lane]) - begin
         np.maximum(size, 1, out=size)  # after the end of its lane a window is empty and not used
         windows_per_lane = self.size // self.window + 2
-        key = mix_keys(mix_key(self.key, _WINDOW), (epoch * self.lanes + lane) * windows_per_lane + number)
+        key = mix_keys(mix_key(self.key, _WINDOW_KEY), (epoch * self.lanes + lane) * windows_per_lane + number)
         return begin, size, self._lane_begin[lane] + begin, key
 
     @cached_property
@@ -117,7 +117,7 @@ class StreamOrder:
         if epoch not in self._sequences:
             if len(self._sequences) > 2:  # epochs follow each other, so old ones are not needed
                 self._sequences.clear()
-            sequence = permute(np.arange(len(self.rows)), len(self.rows), mix_key(self.key, _SHARDS, epoch))
+            sequence = permute(np.arange(len(self.rows)), len(self.rows), mix_key(self.key, _SHARDS_KEY, epoch))
             counts = np.asarray(self.rows, np.int64)[sequence]
             self._sequences[epoch] = sequence, np.cumsum(counts) - counts
         sequence, first = self._sequences[epoch]
