@@ -1,7 +1,7 @@
-"""The agent of one node: a Ray actor that owns the fork server and through it the node's rank processes.
+"""The agent of one node: a Ray actor that owns the fork server and, through it, the node's rank processes.
 
-It outlives rank processes and the coordinator. It decides nothing: it starts and ends generations when asked, and
-reports what it sees as a numbered list of events that the coordinator reads by long polls.
+It outlives rank processes and the coordinator. It makes no decisions: it starts and ends generations on request, and
+reports its observations as a numbered list of events that the coordinator reads by long polls.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ _LEASE_CHECK_S = 0.5
 
 
 class NodeAgent:
-    """Runs as a Ray actor with several threads; every public method is safe to call at any time.
+    """Ray actor with several threads. Every public method may be called at any time.
 
     Args:
         task: see `AgentTask`.
-        node: on which it runs; the real one where it is not given.
+        node: the node of the agent; a `RayNode` by default.
     """
 
     def __init__(self, task: AgentTask, node: AgentNode | None = None) -> None:
@@ -65,24 +65,24 @@ class NodeAgent:
         self._node.every(_LEASE_CHECK_S, self._check_lease)
 
     def address(self) -> Address:
-        """Return an IP address and a free TCP port, for a rendezvous."""
+        """Return an IP address and a free TCP port for a rendezvous."""
         self._note_call()
         return self._node.address()
 
     def start(self, generation: Generation) -> None:
-        """End all ranks of older generations, then fork this one's. Calling it twice changes nothing."""
+        """End all ranks of older generations, then fork the ranks of this one. A second call has no effect."""
         self._note_call()
         if self._peers:
             self._peers.recover(range(self._task.first_rank, self._task.first_rank + self._task.ranks))
         self._ranks.start(generation)
 
     def stop(self) -> None:
-        """Kill this node's ranks now."""
+        """Kill the ranks of this node."""
         self._note_call()
         self._ranks.stop()
 
     def ask_stop(self) -> None:
-        """Ask the ranks to save a checkpoint after the current step and to end."""
+        """Ask the ranks to save a checkpoint after the current step and to exit."""
         self._note_call()
         self._ranks.ask_stop()
 
@@ -97,7 +97,7 @@ class NodeAgent:
         return AgentSnapshot(os.getpid(), self._fork_server.pid, self._ranks.generation, self._ranks.pids)
 
     def ask(self, request: Request) -> str:
-        """Answer a request about the newest checkpoint, on this node; see `requests.ask`."""
+        """Answer a request about the newest checkpoint, on this node; see `requests.run_request`."""
         self._note_call()
         return ask(request)
 
@@ -115,14 +115,14 @@ class NodeAgent:
         return self._peers.read(checkpoint, rank, offset) if self._peers else b""
 
     def forget_copies(self) -> None:
-        """Release the memory of a run that has ended. Ranks that still write there end first."""
+        """Release the memory of a run that has ended. Ranks that still write to it are ended first."""
         self._ranks.stop()
         if self._peers:
             self._peers.close()
         self._node.forget_copies()
 
     def finish_uploads(self, timeout_s: float) -> bool:
-        """Wait until storage has every checkpoint that it should; False when it has not, after ``timeout_s``."""
+        """Wait until storage has every checkpoint that it should have; return False after ``timeout_s``."""
         self._note_call()
         return self._uploader is None or self._uploader.finish(timeout_s)
 
@@ -143,14 +143,14 @@ class NodeAgent:
         self._ranks.receive(message, link)
 
     def _measure(self) -> None:
-        """Report how busy the node is, and the energy that it takes."""
+        """Report the load of the node and the energy that the run has used."""
         reading = self._read_meter()
         measured = {**reading.values, "energy_joules": reading.energy_j}
         values = {f"system/{self._name}/{name}": value for name, value in measured.items()}
         self._log.append(NodeMeasured(self._name, values, reading.energy_from))
 
     def _check_lease(self) -> None:
-        """End with the lease, and with the fork server, without which this agent is of no use."""
+        """End this agent when the lease expires or the fork server has ended."""
         if self._node.now() - self._last_call >= self._task.lease_s or not self._fork_server.is_alive:
             self._fork_server.kill()
             self._node.exit()

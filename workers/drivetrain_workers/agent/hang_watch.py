@@ -1,7 +1,7 @@
-"""Telling a rank that hangs from one whose step is long.
+"""Detection of ranks that hang, as opposed to ranks with a long step.
 
-A rank's own thread says twice a second where its main thread is: in which step and phase, for how long, and how long
-that phase has taken at most before. The agent compares. A process that is stopped is seen in the kernel's word for it.
+A thread of each rank reports twice a second which step and phase the main thread is in, for how long, and the longest
+duration of that phase so far. The agent compares the two. The kernel reports whether a process is stopped.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from drivetrain_pipelines.storage.checksums import JsonObject
 
 from drivetrain_workers.protocol.events import Beat, RankHung, RankId
 
-_STOPPED_S = 1.0  # a process in the state "stopped" for so long was not only looked at
-_TIMES, _AT_LEAST_S = 10.0, 30.0  # as long as ever before, ten times over, is a hang
-_DATA_S = 400.0  # storage and transforming actors are waited for, for 300 s, by those who can say what is missing
-_FIRST_S = 600.0  # for a phase that was not seen to end yet: it may compile, or load from slow storage
+_STOPPED_S = 1.0  # a process that is stopped for less time may only be inspected
+_TIMES, _AT_LEAST_S = 10.0, 30.0  # a phase hangs after ten times its longest duration so far
+_DATA_S = 400.0  # the data reader waits 300 s for storage and transforming actors, and its error names the missing one
+_FIRST_S = 600.0  # for a phase that has not ended before: it may compile, or load from slow storage
 _STACK_TIMEOUT_S = 5.0
 _OTHERS_FIRST_S = 2.0
 _IN_COLLECTIVE = ("all_reduce", "all_gather", "reduce_scatter", "broadcast", "barrier", "wait")
@@ -37,27 +37,27 @@ class _Seen:
 
 @dataclass
 class Watch:
-    """The agent's side, for the ranks of one generation. Knows no clock and no process: both are told.
+    """Watches the ranks of one generation. The caller provides the time and the state of processes.
 
     Args:
-        hang_after_s: the job's own limit for any phase; None goes by what was observed.
+        hang_after_s: limit of the job for any phase; None: limits follow from observed durations.
     """
 
     hang_after_s: float | None = None
     _seen: dict[int, _Seen] = field(default_factory=dict)
 
     def heard(self, rank: int, beat: Beat, now: float) -> None:
-        """A rank has told where it is."""
+        """Record the heartbeat of a rank."""
         before = self._seen.get(rank)
         self._seen[rank] = _Seen(beat, now, before.stopped_at if before else None)
 
     def state(self, rank: int, stopped: bool, now: float) -> None:
-        """Whether the kernel says that a rank's process is stopped."""
+        """Record whether the process of a rank is stopped."""
         if seen := self._seen.get(rank):
             seen.stopped_at = (seen.stopped_at or now) if stopped else None
 
     def late(self, now: float) -> list[int]:
-        """Ranks that hang, the likeliest cause first; empty while all may be well."""
+        """Return the ranks that hang, the most likely cause first; empty if none does."""
         stopped = [r for r, s in self._seen.items() if s.stopped_at is not None and now - s.stopped_at >= _STOPPED_S]
         if stopped:
             return sorted(stopped)
@@ -65,7 +65,7 @@ class Watch:
         return sorted(late, key=lambda rank: (self._seen[rank].beat.phases, rank))
 
     def describe(self, rank: int, now: float) -> str:
-        """For people: where a rank is, and since when."""
+        """Describe the phase of a rank and its duration, for messages."""
         seen = self._seen[rank]
         if seen.stopped_at is not None:
             return f"its process is stopped, in phase {seen.beat.phase!r} after step {seen.beat.step}"
@@ -80,7 +80,7 @@ class Watch:
 
 
 class Supervisor(Protocol):
-    """What `HangReporter` needs to know of the ranks; see `RankSupervisor`."""
+    """The part of `RankSupervisor` that `HangReporter` uses."""
 
     @property
     def generation(self) -> int:
@@ -94,17 +94,17 @@ class Supervisor(Protocol):
         """Return the ranks that hang, the most likely cause first."""
 
     def describe(self, rank: int) -> str:
-        """Say where a rank is."""
+        """Describe the phase of a rank."""
 
 
 class HangReporter:
-    """Looks for a generation that makes no progress, and reports it once.
+    """Checks the current generation for progress, and reports a hang once.
 
     Args:
-        ranks: of the node.
-        report: receives the event.
+        ranks: ranks of the node.
+        report: called with the event.
         logs: folder for the stacks of all ranks.
-        wait: sleeps.
+        wait: sleeps for some seconds.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class HangReporter:
         self._reported = 0
 
     def look(self) -> None:
-        """Look once."""
+        """Check once."""
         number = self._ranks.generation
         late = self._ranks.late(is_stopped)
         if late and number != self._reported:
@@ -126,12 +126,12 @@ class HangReporter:
             self._report_hang(number, late)
 
     def _report_hang(self, number: int, late: list[int]) -> None:
-        """Name the rank that the others wait for, and keep what all of them were doing."""
+        """Report the rank that the others wait for, and store the stacks of all ranks."""
         stacks = {rank: stack_of(pid) for rank, pid in self._ranks.pids.items()}
         guilty = next((rank for rank in late if not waits_for_peers(stacks.get(rank, []))), late[0])
         stack = stacks.get(guilty, [])
         if waits_for_peers(stack):
-            self._wait(_OTHERS_FIRST_S)  # the one that they wait for may be another node's, whose agent names it
+            self._wait(_OTHERS_FIRST_S)  # the cause may be on another node, whose agent reports it
         log = self._logs / f"hang-{number}-ranks-{min(stacks, default=guilty)}.txt"
         lines = [f"rank {rank}\n" + "".join(f"  {frame}\n" for frame in frames) for rank, frames in stacks.items()]
         log.write_text("\n".join(lines))
@@ -142,7 +142,7 @@ class HangReporter:
 
 
 def is_stopped(pid: int) -> bool:
-    """Whether a process was stopped (SIGSTOP, SIGTSTP); not whether a debugger holds it."""
+    """Check whether a process is stopped (SIGSTOP, SIGTSTP); a traced process does not count."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
     except (FileNotFoundError, ProcessLookupError):
@@ -150,9 +150,9 @@ def is_stopped(pid: int) -> bool:
 
 
 def stack_of(pid: int) -> list[str]:
-    """Frames of a process's main thread, innermost first, by py-spy; it reads a stopped process too.
+    """Return the frames of a process's main thread, innermost first, with py-spy; also of a stopped process.
 
-    Empty where the system does not allow it.
+    Empty where the system does not permit it.
     """
     command = [str(Path(sys.executable).with_name("py-spy")), "dump", "--nonblocking", "--json", "--pid", str(pid)]
     try:
@@ -165,5 +165,5 @@ def stack_of(pid: int) -> list[str]:
 
 
 def waits_for_peers(stack: list[str]) -> bool:
-    """Whether the innermost frames are those of a collective: such a rank waits for the one that hangs."""
+    """Check whether the innermost frames belong to a collective: such a rank waits for the one that hangs."""
     return any(frame.startswith(_IN_COLLECTIVE) for frame in stack[:4])

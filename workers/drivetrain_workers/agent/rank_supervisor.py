@@ -1,7 +1,7 @@
-"""The rank processes of one node: starts and ends generations through the fork server, and follows each process.
+"""The rank processes of one node: starts and ends generations through the fork server, and supervises each process.
 
-Knows messages, not sockets or processes: what the fork server and the ranks say is handed to `RankSupervisor.receive`,
-and what it answers goes through `Link`.
+Handles messages, not sockets or processes: messages of the fork server and the ranks are passed to
+`RankSupervisor.receive`, and answers are sent through `Link`.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ Delay = Callable[[float, Callable[[], None]], None]
 
 
 class Link(Protocol):
-    """The way to a fork server or a rank."""
+    """Connection to a fork server or a rank."""
 
     def send(self, message: Message) -> None:
         """Send one message. Raises OSError when the other side is gone."""
 
 
 class RankSupervisor:
-    """The ranks of one node, over all generations. Safe to use from several threads.
+    """The ranks of one node, over all generations. Thread-safe.
 
     Args:
-        task_of: makes the task of a rank from its number and its generation.
-        ranks: of this node.
-        report: receives what the coordinator has to know.
+        task_of: creates the task of a rank from its number and its generation.
+        ranks: ranks of this node.
+        report: called with events for the coordinator.
         hang_after_s: see `Watch`.
         delay: calls a function after some seconds, in another thread.
         clock: monotonic seconds.
@@ -68,7 +68,7 @@ class RankSupervisor:
         self._fork_server: Link | None = None
         self._unconfirmed_kills = 0
         self._generation: Generation | None = None
-        self._pids: dict[int, int] = {}  # by rank; these and the following are of the current generation
+        self._pids: dict[int, int] = {}  # by rank; these and the following belong to the current generation
         self._links: dict[int, Link] = {}
         self._failures: dict[RankId, RankFailed] = {}
         self._watch = Watch(hang_after_s)
@@ -85,7 +85,7 @@ class RankSupervisor:
             return dict(self._pids)
 
     def start(self, generation: Generation) -> None:
-        """End all ranks of older generations, then fork this one's. Calling it twice changes nothing."""
+        """End all ranks of older generations, then fork the ranks of this one. A second call has no effect."""
         with self._changed:
             self._changed.wait_for(lambda: self._fork_server)
             if self.generation >= generation.number:
@@ -94,26 +94,26 @@ class RankSupervisor:
             self._generation = generation  # before the lock is released to wait: a second call must see it
             self._kill()
             if self.generation != generation.number:
-                return  # overtaken by a newer one
+                return  # replaced by a newer one
             assert self._fork_server
             for rank in self._ranks:
                 task = self._task_of(rank, generation)
                 self._fork_server.send(ForkRank(task.id, _ENTRY, task.to_json()))
 
     def stop(self) -> None:
-        """Kill all ranks; return when they are gone."""
+        """Kill all ranks; return when they have ended."""
         with self._changed:
             self._kill()
 
     def ask_stop(self) -> None:
-        """Ask the ranks to save a checkpoint after the current step and to end."""
+        """Ask the ranks to save a checkpoint after the current step and to exit."""
         with self._changed:
             for link in self._links.values():
                 with suppress(OSError):  # a rank that just died is reported by its exit
                     link.send(StopTraining())
 
     def receive(self, message: Message, link: Link) -> None:
-        """Take in a message of the fork server or of a rank."""
+        """Handle a message of the fork server or of a rank."""
         with self._changed:
             match message:
                 case ForkServerReady():
@@ -140,7 +140,7 @@ class RankSupervisor:
         """Return the ranks that hang, the most likely cause first; see `Watch.late`.
 
         Args:
-            is_stopped: whether a process is stopped.
+            is_stopped: checks whether a process is stopped.
         """
         with self._changed:
             now = self._clock()
@@ -149,7 +149,7 @@ class RankSupervisor:
             return [rank for rank in self._watch.late(now) if rank in self._pids]
 
     def describe(self, rank: int) -> str:
-        """Say where a rank is; see `Watch.describe`."""
+        """Describe the phase of a rank; see `HangWatch.describe`."""
         with self._changed:
             return self._watch.describe(rank, self._clock())
 
@@ -164,12 +164,12 @@ class RankSupervisor:
         return self._generation is not None and source.generation == self._generation.number
 
     def _exited(self, event: RankExited) -> None:
-        """Report a rank of the current generation that has ended. A generation that was killed reports nothing."""
+        """Report that a rank of the current generation has ended. A generation that was killed reports nothing."""
         self._pids.pop(event.source.rank, None)
         failure = self._failures.get(event.source)
         if event.code <= 0 or (failure and failure.reason is not Reason.COLLECTIVE):
             self._report_exit(event)
-        else:  # it only lost its peer, or its own report is still on its way from another socket
+        else:  # it may only have lost its peer, or its own report has not arrived yet
             self._delay(_GRACE_S, lambda: self._report_exit(event))
 
     def _report_exit(self, event: RankExited) -> None:
@@ -182,7 +182,7 @@ class RankSupervisor:
         self._report(RankLost(event.source, event.code, reason, message, time=event.time))
 
     def _kill(self) -> None:
-        """Have the fork server kill every rank, also those that it is still asked to fork, and wait for it."""
+        """Make the fork server kill every rank, including pending ones, and wait for it."""
         self._pids.clear()
         self._links.clear()
         if self._fork_server is None:

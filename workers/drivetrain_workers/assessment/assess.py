@@ -1,4 +1,4 @@
-"""The assessment of a trained model, in a process of its own."""
+"""The assessment of a trained model, in its own process."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ Found = JsonObject
 
 
 def assess(request: AssessRequest) -> str:
-    """Assess a run's newest checkpoint; returns, and keeps in the run's folder, JSON.
+    """Assess a run's newest checkpoint. Returns JSON, which is also stored in the run's folder.
 
-    ``scores``: of the eval split, by name. ``slices``: the worst, each with ``name``, ``decisions``, ``accuracy`` and
-    ``loss``. ``baseline``, where the job wants one: ``name``, ``scores``, what both are compared by (``metric`` and
-    ``mode``), the ``network``'s value of it and the ``winner``. ``pictures``: paths.
+    ``scores``: on the eval split, by name. ``slices``: the worst, each with ``name``, ``decisions``, ``accuracy`` and
+    ``loss``. ``baseline``, if the job has one: ``name``, ``scores``, the ``metric`` and ``mode`` of the comparison,
+    the ``network``'s value of the metric, and the ``winner``. ``pictures``: paths.
 
     Raises:
         CheckpointError: the run has no valid checkpoint.
-        InputError: the job's functions give something else than they should.
+        InputError: a function of the job returned an invalid value.
     """
     folder = RunFolder(Path(request.run_folder))
     trained = load_trained(request.run_folder, request.dataset_folder)
@@ -66,15 +66,15 @@ def assess(request: AssessRequest) -> str:
         judge = next_token_judge(token_counts(splits.train, vocabulary(splits)))
     if judge:
         _describe(judge_all(trained.model, judge, splits, job.seed), folder.assessment, found)
-    network = found["scores"] | request.metrics  # those of the evaluation are of the whole eval split
+    network = found["scores"] | request.metrics  # those of the evaluation cover the whole eval split
     if job.model.assess:
         function = load_function(job.model.assess, str(folder.code), "model.assess")
         told = _numbers(function(trained.model, splits), "model.assess")
         found["scores"] |= told
         network |= told
-    _keep(found, folder)  # what is known is not lost if something fails now
+    _keep(found, folder)  # so that a later failure loses nothing
     if job.explain:
-        assert judge, "a job that cannot be explained is refused before it begins"
+        assert judge, "a job that cannot be explained is rejected before it starts"
         picture = explain(trained.model, judge, splits, job.seed, folder.assessment)
         found["pictures"].append(str(picture))
     if job.baseline:
@@ -89,7 +89,7 @@ def _keep(found: Found, folder: RunFolder) -> None:
 
 
 def _describe(judgement: Judgement, folder: Path, found: Found) -> None:
-    """Add scores, slices and the picture of what the model has decided."""
+    """Add scores, slices and the reliability diagram of the decisions."""
     outcomes = judgement.outcomes
     if outcomes is None:
         found["scores"]["error"] = float(judgement.errors.mean())
@@ -102,7 +102,7 @@ def _describe(judgement: Judgement, folder: Path, found: Found) -> None:
 
 
 def _compare(job: TrainJob, splits: Splits, network: dict[str, float], code: Path) -> Found:
-    """The baseline's scores beside the network's."""
+    """Return the scores of the baseline and of the network."""
     asked = BaselineSpec() if isinstance(job.baseline, bool) else job.baseline
     best = job.training.best
     metric, mode = (asked.metric, asked.mode) if asked.metric else (best.metric, best.mode)
@@ -114,11 +114,11 @@ def _compare(job: TrainJob, splits: Splits, network: dict[str, float], code: Pat
     of_baseline = _numbers(function(splits), "baseline.function")
     sides = {"network": network, name: of_baseline}
     if metric == "loss" and all("log_loss" in values for values in sides.values()):
-        metric = "log_loss"  # whatever the network was trained for, this is the same for both
+        metric = "log_loss"  # available for both, whatever loss the network was trained with
     if lacking := [side for side, values in sides.items() if metric not in values]:
         have = ", ".join(sides[lacking[0]]) or "nothing"
         fix = "Set baseline.metric and baseline.mode."
-        raise InputError("baseline", f"{metric!r}, which the {lacking[0]} lacks", f"what both have; it has {have}", fix)
+        raise InputError("baseline", f"{metric!r}, which the {lacking[0]} lacks", f"one of both; it has {have}", fix)
     ahead = (network[metric] - of_baseline[metric]) * (1 if mode == "max" else -1)
     winner = "network" if ahead > 0 else "neither" if ahead == 0 else name
     return {

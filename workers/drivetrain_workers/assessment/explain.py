@@ -1,4 +1,4 @@
-"""What decisions rest on: integrated gradients (Sundararajan et al. 2017), by captum."""
+"""Attribution of decisions: integrated gradients (Sundararajan et al. 2017), by captum."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from drivetrain_workers.classification import main_column
 from drivetrain_workers.modeling.objective import Batch, Outputs
 
 _ROWS = 4
-_PATH_STEPS = 32  # from nothing (black, silence, padding) to the input
+_PATH_STEPS = 32  # from the baseline (black, silence, padding) to the input
 
 
 def explain(model: torch.nn.Module, judge: Judge, splits: Splits, seed: int, folder: Path) -> Path:
-    """Draw what the first decisions of the eval split rest on; returns the picture's path.
+    """Draw the attributions of the first decisions of the eval split; returns the path of the figure.
 
-    A decision is the class that the model has chosen, or what the job's ``score`` says.
+    A decision is the class that the model chose, or the ``score`` of the job's function.
 
     Raises:
-        InputError: the model has no input that gradients could reach.
+        InputError: the model has no input with gradients.
     """
     name = main_column(splits.evaluation)
     batch = next(batches(splits.evaluation, _ROWS, _ROWS))
@@ -48,8 +48,8 @@ def explain(model: torch.nn.Module, judge: Judge, splits: Splits, seed: int, fol
 def _attributions(
     model: torch.nn.Module, judge: Judge, batch: Batch, name: str, classes: list[str], seed: int
 ) -> npt.NDArray[np.float64]:
-    """Of each number of the input, or of each token."""
-    from captum.attr import IntegratedGradients, LayerIntegratedGradients  # here: a second, for such jobs alone
+    """Return the attribution of each number of the input, or of each token."""
+    from captum.attr import IntegratedGradients, LayerIntegratedGradients  # imported here: takes a second
 
     others = [other for other in batch if other != name and torch.is_tensor(batch[other])]
     lists = {other: values for other, values in batch.items() if not torch.is_tensor(values)}
@@ -66,7 +66,7 @@ def _attributions(
     options: Outputs = {
         "additional_forward_args": tuple(batch[other] for other in others) or None,
         "n_steps": _PATH_STEPS,
-        "internal_batch_size": rows,  # so that a job's function always sees the same rows together
+        "internal_batch_size": rows,  # so that a job's function always receives the same rows together
     }
     if name == "tokens":
         embedding = next((module for module in model.modules() if isinstance(module, torch.nn.Embedding)), None)
@@ -81,7 +81,7 @@ def _attributions(
 
 
 def _decision(said: Outputs, chosen: list[torch.Tensor]) -> torch.Tensor:
-    """What is explained ``[rows]``; ``chosen`` are the classes, once they have been found."""
+    """Return the explained values ``[rows]``; ``chosen`` collects the chosen classes on the first call."""
     if "score" in said:
         score: torch.Tensor = said["score"]
         return score
@@ -94,7 +94,7 @@ def _decision(said: Outputs, chosen: list[torch.Tensor]) -> torch.Tensor:
 
 
 def _length(batch: Batch, row: int, own: npt.NDArray[np.float64]) -> int:
-    """Tokens of a row that are not padding."""
+    """Return the number of tokens of a row without padding."""
     used = batch["tokens"][row] != 0 if "segments" not in batch else batch["segments"][row] > 0
     last = int(used.nonzero().max()) + 1 if bool(used.any()) else 1
     return min(last, len(own))

@@ -1,4 +1,4 @@
-"""Asking a trained model for its decisions on the eval split, batch by batch."""
+"""The decisions of a trained model on the eval split, batch by batch."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from drivetrain_workers.modeling.context import TrainContext
 from drivetrain_workers.modeling.objective import IGNORED, Batch, Outputs, next_token_targets
 
 _ROWS = 64
-_MOST_ROWS = 4096  # of the eval split, evenly spread over it
+_MOST_ROWS = 4096  # of the eval split, evenly spaced
 _MOST_TOKENS = 1 << 16  # of language: each is a decision between all tokens of the vocabulary
-_MOST_BYTES = 1 << 30  # of probabilities at once
+_MOST_BYTES = 1 << 30  # of probabilities at a time
 _RARITIES = ("rarest quarter of the text", "rare quarter", "common quarter", "most common quarter")
 
 Judge = Callable[[torch.nn.Module, Batch, TrainContext], Outputs]
@@ -29,12 +29,12 @@ Judge = Callable[[torch.nn.Module, Batch, TrainContext], Outputs]
 
 @dataclass(frozen=True)
 class Judgement:
-    """What a model decided on the eval split.
+    """The decisions of a model on the eval split.
 
     Attributes:
-        outcomes: None where it has no probabilities.
-        errors: of each row, where the job gives them in place of probabilities.
-        slices: of the rows with errors.
+        outcomes: None where the job returns no probabilities.
+        errors: error of each row, where the job returns errors instead of probabilities.
+        slices: slice of each row with an error.
     """
 
     outcomes: Outcomes | None
@@ -43,12 +43,12 @@ class Judgement:
 
 
 def context_of(rows: int, seed: int, classes: Iterable[str]) -> TrainContext:
-    """Of a call outside training, with the first rows of the eval split."""
+    """Return the context of a call outside training, with the first rows of the eval split."""
     return TrainContext(0, 1, False, 0, 1, seed, torch.arange(rows), tuple(classes))
 
 
 def batches(columns: Columns, size: int = _ROWS, most: int = _MOST_ROWS) -> Iterator[Batch]:
-    """Rows that are evenly spread over all of them, as a model is given them."""
+    """Yield batches of rows, evenly spaced over the split, as the model takes them."""
     rows = spread(rows_of(columns), most)
     for start in range(0, len(rows), size):
         some = rows[start : start + size]
@@ -57,10 +57,10 @@ def batches(columns: Columns, size: int = _ROWS, most: int = _MOST_ROWS) -> Iter
 
 @torch.no_grad()
 def judge_all(model: torch.nn.Module, judge: Judge, splits: Splits, seed: int) -> Judgement:
-    """Collect a model's decisions.
+    """Collect the decisions of a model.
 
     Raises:
-        InputError: the job's function gives neither probabilities nor errors, or of another shape.
+        InputError: the job's function returned neither probabilities nor errors, or another shape.
     """
     outcomes: list[Outcomes] = []
     errors: list[npt.NDArray[np.float64]] = []
@@ -76,14 +76,14 @@ def judge_all(model: torch.nn.Module, judge: Judge, splits: Splits, seed: int) -
             wanted = "a dictionary with probabilities or error"
             raise InputError("model.outcomes", f"a function that returned {', '.join(said) or 'nothing'}", wanted)
     if sum(len(each.targets) for each in outcomes) + sum(map(len, errors)) == 0:
-        raise InputError("model.outcomes", "a function that told of no decision", "decisions with a target")
+        raise InputError("model.outcomes", "a function that returned no decision", "decisions with a target")
     if outcomes:
         return Judgement(Outcomes.joined(outcomes), np.zeros(0), np.zeros(0))
     return Judgement(None, np.concatenate(errors), np.concatenate(slices))
 
 
 def _size_and_most(splits: Splits) -> tuple[int, int]:
-    """Rows of a batch, and of all."""
+    """Return the rows of a batch, and the upper bound of all rows."""
     tokens = splits.evaluation.get("tokens")
     if tokens is None or isinstance(tokens, Ragged) or "label" in splits.evaluation:
         return _ROWS, _MOST_ROWS
@@ -93,7 +93,7 @@ def _size_and_most(splits: Splits) -> tuple[int, int]:
 
 
 def token_counts(columns: Columns, size: int) -> npt.NDArray[np.int64]:
-    """How often each of ``size`` tokens occurs, padding aside."""
+    """Count the occurrences of each of ``size`` tokens, without padding."""
     tokens = np.asarray(columns["tokens"])
     used = tokens[np.asarray(columns["segments"]) > 0] if "segments" in columns else tokens.ravel()
     counts: npt.NDArray[np.int64] = np.bincount(used, minlength=size)
@@ -101,16 +101,16 @@ def token_counts(columns: Columns, size: int) -> npt.NDArray[np.int64]:
 
 
 def vocabulary(splits: Splits) -> int:
-    """How many tokens there are."""
-    assert splits.tokenizer, "asked of data without tokens"
+    """Return the size of the vocabulary."""
+    assert splits.tokenizer, "the data has no tokens"
     return int(splits.tokenizer.get_vocab_size())
 
 
 def next_token_judge(counts: npt.NDArray[np.int64]) -> Judge:
-    """Decisions of a language model without functions of its own: each token, sliced by how common it is.
+    """Return the decisions of a language model without its own functions: each token, sliced by its frequency.
 
     Args:
-        counts: of each token in the training data.
+        counts: counts of each token in the training data.
     """
     order = np.argsort(counts)
     share = np.empty(len(order))

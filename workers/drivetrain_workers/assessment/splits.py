@@ -1,4 +1,4 @@
-"""Samples of a run, as functions of the job and of scikit-learn take them."""
+"""Samples of a run in the form that functions of the job and scikit-learn take."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _MOST_BYTES = 1 << 30
 
 @dataclass(frozen=True)
 class Splits:
-    """What a run was trained and evaluated on.
+    """The data that a run was trained and evaluated on.
 
     Attributes:
-        train, evaluation: columns by name, arrays ``[rows, ...]`` as the dataset has them; of a large split, rows that
-            are evenly spread over it, 50,000 and 1 GiB at most.
+        train, evaluation: columns by name, arrays ``[rows, ...]`` as in the dataset; of a large split, rows that are
+            evenly spaced over it, 50,000 and 1 GiB at most.
         classes: names of the labels 0, 1, ...; empty where there are none.
-        tokenizer: of a dataset of tokens.
+        tokenizer: tokenizer of a dataset of tokens.
     """
 
     train: Columns
@@ -35,7 +35,7 @@ class Splits:
 
     @classmethod
     def read(cls, dataset: Dataset, online: OnlineTransform | None = None, train: bool = True) -> Splits:
-        """Of a dataset version, as the model is given it when evaluated; without ``train`` nothing of that."""
+        """Read a dataset version as in an evaluation of the model; without ``train``, the training split is empty."""
 
         def some(split: str) -> Columns:
             row_bytes = max(1, sum(map(_bytes, rows(split, np.arange(1)).values())))
@@ -51,17 +51,17 @@ class Splits:
 
 
 def rows_of(columns: Columns) -> int:
-    """How many there are."""
+    """Return the number of rows."""
     return len(next(iter(columns.values())))
 
 
 def spread(total: int, most: int) -> npt.NDArray[np.int64]:
-    """Numbers of at most ``most`` rows, evenly spread over ``total``."""
+    """Return at most ``most`` row numbers, evenly spaced over ``total``."""
     return np.arange(total) if total <= most else np.linspace(0, total - 1, most).astype(np.int64)
 
 
 def taken(values: Values, rows: npt.NDArray[np.int64]) -> Values:
-    """Some rows of a column."""
+    """Select some rows of a column."""
     if not isinstance(values, Ragged):
         return values[rows]
     pieces = [values.row(int(number)) for number in rows]

@@ -1,4 +1,4 @@
-"""Uploading checkpoints in the background, for as long as it takes."""
+"""Uploads of checkpoints in the background, with unlimited retries."""
 
 from __future__ import annotations
 
@@ -16,13 +16,12 @@ _FIRST_RETRY_S, _LAST_RETRY_S = 1.0, 60.0
 class Uploader:
     """Keeps storage up to date with a run's folder. Training never waits for it.
 
-    A checkpoint that cannot be uploaded is tried again, with growing pauses, until it is there or newer ones have made
-    it superfluous.
+    A failed upload is retried with growing delays until it succeeds or newer checkpoints replace it.
 
     Args:
         remote: the run's checkpoints in storage.
-        on_uploaded: told of each, from the background thread.
-        on_problem: told of each failed attempt.
+        on_uploaded: called for each uploaded checkpoint, from the background thread.
+        on_problem: called with the problem of each failed attempt.
     """
 
     def __init__(
@@ -33,17 +32,17 @@ class Uploader:
     ) -> None:
         self._remote, self._on_uploaded, self._on_problem = remote, on_uploaded, on_problem
         self._news = threading.Condition()
-        self._asked, self._done = 0, 0  # how often there was something new, and which of those are dealt with
+        self._asked, self._done = 0, 0  # number of requests, and the number of those that are done
         threading.Thread(target=self._run, name="upload", daemon=True).start()
 
     def wake(self) -> None:
-        """There is a new checkpoint."""
+        """Request an upload of new checkpoints."""
         with self._news:
             self._asked += 1
             self._news.notify_all()
 
     def finish(self, timeout_s: float) -> bool:
-        """Wait until everything is there; False when it is not, after ``timeout_s``."""
+        """Wait until everything is uploaded; return False after ``timeout_s``."""
         self.wake()
         with self._news:
             asked = self._asked
@@ -56,7 +55,7 @@ class Uploader:
                 asked = self._asked
             for attempt in tenacity.Retrying(
                 wait=tenacity.wait_random_exponential(_FIRST_RETRY_S, _LAST_RETRY_S),
-                retry=tenacity.retry_if_exception_type(Exception),  # whatever a storage client raises
+                retry=tenacity.retry_if_exception_type(Exception),  # any error of a storage client
                 before_sleep=self._tell,
             ):
                 with attempt:

@@ -1,4 +1,4 @@
-"""What a trained model says about inputs that it has not seen: `drivetrain predict`, and the sample of a run's end."""
+"""Predictions of a trained model for new inputs: `drivetrain predict`, and the sample at the end of a run."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ _INPUT = "{input}"
 
 
 def predict(request: PredictRequest) -> str:
-    """A JSON list with a row for each input, or for each sample in it: ``input``, and what the model says.
+    """Return a JSON list with a row for each input, or for each sample in it: ``input``, and the model's predictions.
 
     Raises:
         CheckpointError: the run has no valid checkpoint.
-        InputError: the inputs are not what the model takes, or the job has no ``model.predict``.
+        InputError: the model does not take these inputs, or the job has no ``model.predict``.
     """
     trained = load_trained(request.run_folder, request.dataset_folder)
     data = trained.job.data
@@ -58,7 +58,7 @@ def _continued(trained: Trained, data: DataSpec, given: str, request: PredictReq
         request.seed,
     )
     prompt = template.replace(_INPUT, text_of(given))
-    length = data.sequence_length - (data.packing == "pad")  # tokens that the model has seen at once
+    length = data.sequence_length - (data.packing == "pad")  # tokens that the model has seen at a time
     said = generate(trained.model, tokenizer, prompt, length, sampling)
     return {"input": given, "text": "".join(said) if template == _INPUT else said[1].strip()}
 
@@ -80,14 +80,14 @@ def _decisions(trained: Trained, data: DataSpec, request: PredictRequest) -> Ite
         context = TrainContext(0, 1, False, 0, 1, request.seed, torch.arange(count), classes)
         said = objective.predict(trained.model, batch, context)
         if not Path(given).exists() and data.image and not any(map(is_image, said.values())):
-            raise InputError("INPUT", repr(given), "a file that is there; only models that make images take a class")
-        said.pop("label", None)  # a new input has none: the one in the batch was made up
+            raise InputError("INPUT", repr(given), "an existing file; only models that generate images take a class")
+        said.pop("label", None)  # a new input has no label: the one in the batch is a placeholder
         yield from _rows(given, said, count, Path(request.pictures))
 
 
 def _samples(trained: Trained, data: DataSpec, given: str, code: Path) -> Columns:
     classes = trained.dataset.manifest.classes
-    if data.image and given in classes and not Path(given).exists():  # a model that makes images is told what of
+    if data.image and given in classes and not Path(given).exists():  # generative models take a class
         shape = (1, data.image.height, data.image.width, 3 if data.image.mode == "RGB" else 1)
         return {"image": np.zeros(shape, np.uint8), "label": np.array([[classes.index(given)]])}
     tokenizer = None
@@ -97,7 +97,7 @@ def _samples(trained: Trained, data: DataSpec, given: str, code: Path) -> Column
 
 
 def _rows(given: str, said: JsonObject, count: int, pictures: Path) -> Iterator[JsonObject]:
-    """Rows of values; an image is written to a file, and named in its place."""
+    """Yield rows of values; an image is written to a file and replaced by its path."""
     table: dict[str, list[Any]] = {}
     for name, values in said.items():
         if is_image(values):

@@ -19,10 +19,10 @@ from drivetrain_workers.records.predictions import write_predictions
 
 
 def train_steps(run: RankRun, batches: Iterator[Batch], points: LoopPoints) -> None:
-    """Train until no step is left to do, or until the agent asks to stop; both end with a save.
+    """Train until all steps are done, or until the agent requests a stop; both end with a save.
 
     Raises:
-        BadStepError, RewindError: a step went wrong.
+        BadStepError, RewindError: a bad step.
         OSError, CheckpointError: a save failed.
     """
     while not run.complete:
@@ -55,7 +55,7 @@ def train_steps(run: RankRun, batches: Iterator[Batch], points: LoopPoints) -> N
 
 
 def finish(run: RankRun, points: LoopPoints) -> None:
-    """Wait until the last checkpoint is committed; no rank ends before. Raises OSError, CheckpointError."""
+    """Wait until the last checkpoint is committed; no rank ends earlier. Raises OSError, CheckpointError."""
     points.phase("last save", run.step)
     run.writer.wait()
     run.barrier()
@@ -94,7 +94,7 @@ def _evaluate(run: RankRun) -> Evaluation:
 
 
 def _save(run: RankRun, batch: Batch) -> None:
-    """Begin to save what the step on ``batch`` has led to."""
+    """Start to save the state after the step on ``batch``."""
     probe = Probe(batch.position, probe_loss(run, batch)) if run.checkpoint.verify == "step" else None
     run.writer.save(run.engine.deepspeed, _save_point(run, run.unsaved[-1], probe))
     run.unsaved = []

@@ -1,4 +1,4 @@
-"""A rank's pulse: twice a second it reports to its agent where its main thread is."""
+"""Heartbeats of a rank: reports twice a second to its agent what the main thread is doing."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from drivetrain_workers.protocol.messages import BEAT_S
 
 
 class Pulse:
-    """The main thread says what it begins; a thread reports it.
+    """Reports in a thread which phase the main thread is in.
 
     Args:
-        report: sends a beat.
+        report: sends a heartbeat.
     """
 
     def __init__(self, report: Callable[[Beat], None]) -> None:
@@ -25,14 +25,14 @@ class Pulse:
         threading.Thread(target=self._beat, name="pulse", daemon=True).start()
 
     def enter(self, phase: str, step: int) -> None:
-        """The main thread begins a phase, and has ended the one before."""
+        """Begin a phase of the main thread, and end the previous one."""
         _, before, count, since = self._now
         now = time.monotonic()
         self._longest[before] = max(self._longest.get(before, 0.0), now - since)
         self._now = (step, phase, count + 1, now)
 
     def _beat(self) -> None:
-        with suppress(OSError):  # without its agent the process ends by itself
+        with suppress(OSError):  # without its agent the process ends anyway
             while True:
                 step, phase, count, since = self._now
                 self._report(Beat(step, phase, count, time.monotonic() - since, self._longest.get(phase, 0.0)))

@@ -1,4 +1,4 @@
-"""Proving from a run's ledger that every sample was used exactly once per epoch, whatever happened to the machines."""
+"""Proof from a run's ledger that every sample was used exactly once per epoch, whatever failures occurred."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _AT_ONCE = 1 << 20  # positions located in one pass
 
 @dataclass(frozen=True)
 class Audit:
-    """What a ledger proves.
+    """The result of an audit.
 
     Attributes:
-        steps: recorded, each counted once.
+        steps: recorded steps, each counted once.
         samples: positions consumed.
-        epochs: of each stream.
-        worlds: (first step, world size), whenever the world size changed.
-        skips: what was passed over, and why.
-        problems: what is wrong; empty when all is as it should be.
+        epochs: epochs of each source.
+        worlds: (first step, world size) for each change of the world size.
+        skips: skipped positions, and the reasons.
+        problems: everything that is wrong; empty if nothing is.
     """
 
     steps: int
@@ -41,14 +41,14 @@ def audit(records: Sequence[StepRecord], order: SampleOrder, global_batch: int, 
     """Check the records of a ledger, in order of step, against the order of samples.
 
     Args:
-        skips: that guards have decided; their samples count as accounted for.
+        skips: skips that guards have decided; their samples count as accounted for.
     """
     stretches = Positions(global_batch, skips)
     problems = []
     for number, record in enumerate(records):
         expected = stretches.start(number), stretches.start(number) + global_batch
         if record.step != number + 1:
-            problems.append(f"step {number + 1} is missing; step {record.step} stands in its place")
+            problems.append(f"step {number + 1} is missing; step {record.step} is in its place")
             break
         if record.positions != expected:
             given = f"{[*record.positions]} instead of {[*expected]}"
@@ -60,7 +60,7 @@ def audit(records: Sequence[StepRecord], order: SampleOrder, global_batch: int, 
         whole, begun = divmod(delivered, stream.size)
         wrong = int(((uses < whole) | (uses > whole + (begun > 0))).sum()) + abs(int(uses.sum()) - delivered)
         if wrong:
-            problems.append(f"stream {number}: {wrong} samples were not used exactly once per epoch")
+            problems.append(f"source {number}: {wrong} samples were not used exactly once per epoch")
         epochs.append(delivered / stream.size)
     worlds = [(record.step, record.world_size) for record in records[:1]]
     worlds += [(b.step, b.world_size) for a, b in pairwise(records) if a.world_size != b.world_size]
@@ -70,7 +70,7 @@ def audit(records: Sequence[StepRecord], order: SampleOrder, global_batch: int, 
 
 
 def _uses(order: SampleOrder, stream: int, samples: int) -> tuple[int, Int64Array]:
-    """How many of the positions are a stream's, and how often each of its samples stands there."""
+    """Return how many of the positions belong to a source, and how often each of its samples was used."""
     rows = order.orders[stream].rows
     first = np.cumsum([0, *rows])
     before = sum(len(earlier.rows) for earlier in order.orders[:stream])

@@ -1,6 +1,6 @@
-"""What the turns of the training loop are spent on, as rank 0 sees it: a file a generation, a record a turn.
+"""Times of the iterations of the training loop, measured by rank 0: one file per generation, one record per iteration.
 
-The file grows while it is read. What a rank that was killed has not written is what its last turn was spent on.
+The file grows while it is read. The time after the last record of a killed rank belongs to its last iteration.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-# Seconds of a turn, in the order in which they are spent; a turn ends with step ``step`` done, evaluated and saved.
+# Seconds of an iteration, in order; it ends with step ``step`` done, evaluated and saved.
 PARTS = ("data", "compute", "communicate", "evaluate", "save")
 TURN = np.dtype([("step", "<i8"), ("began", "<f8"), *((part, "<f4") for part in PARTS)])
 
-Turns = NDArray[np.void]  # records of `TURN`: ``began`` in seconds since the epoch
+Turns = NDArray[np.void]  # records of `ITERATION`: ``began`` in seconds since the epoch
 
 
 class StepTimes:
-    """Writes the turns of one generation.
+    """Writes the iterations of one generation.
 
     Args:
-        folder: of the run's step times; None on ranks that only measure.
-        generation: of this process.
+        folder: folder of the run's step times; None on ranks that only measure.
+        generation: generation of this process.
     """
 
     def __init__(self, folder: Path | None, generation: int) -> None:
@@ -36,14 +36,14 @@ class StepTimes:
         self._seconds = dict.fromkeys(PARTS, 0.0)
 
     def enter(self, part: str) -> None:
-        """What follows counts as ``part``, one of `PARTS`."""
+        """Count the following time as ``part``, one of `PARTS`."""
         now = time.perf_counter()
         if self._part:
             self._seconds[self._part] += now - self._since
         self._part, self._since = part, now
 
     def end_turn(self, step: int, communicated_s: float) -> None:
-        """Write the turn, ``communicated_s`` of whose computing were communication."""
+        """Write the iteration, with ``communicated_s`` of its compute time as communication."""
         self.enter("")
         self._seconds["compute"] -= communicated_s
         self._seconds["communicate"] += communicated_s
@@ -60,18 +60,18 @@ class StepTimes:
 
 
 class TurnFile:
-    """Reads the turns of one generation in pieces, while they are written.
+    """Reads the iterations of one generation in pieces, while they are written.
 
     Args:
-        folder: of the run's step times; neither it nor the file need be there yet.
-        generation: whose turns.
+        folder: folder of the run's step times; need not exist yet.
+        generation: generation to read.
     """
 
     def __init__(self, folder: Path, generation: int) -> None:
         self._path, self._read = _path(folder, generation), 0
 
     def read(self, most: int) -> Turns:
-        """Return the next turns, at most ``most``; none where no more were written."""
+        """Return the next iterations, at most ``most``; none if no more were written."""
         try:
             there = self._path.stat().st_size // TURN.itemsize
         except FileNotFoundError:
@@ -84,12 +84,12 @@ class TurnFile:
         return found
 
     def rewind(self) -> None:
-        """Begin with the first turn again."""
+        """Start again with the first iteration."""
         self._read = 0
 
 
 def read_turns(folder: Path) -> dict[int, Turns]:
-    """The turns of each generation, in the order of generations."""
+    """Return the iterations of each generation, in the order of generations."""
     found = {}
     for path in sorted(folder.glob("*.times")):
         data = path.read_bytes()
