@@ -181,15 +181,15 @@ def test_speech(home: Path, tmp_path: Path) -> None:
     names = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
     right = sum(row["class"] == name for row, name in zip(said, names, strict=True))
     (_KEPT / "speech" / "human.json").write_text(json.dumps({"of_ten_digits_of_a_human_voice": right}))
-    assert right >= 2  # by chance it would be one: voices that are made teach little about others
+    assert right >= 2  # by chance it would be one: synthetic voices teach little about others
 
 
 def test_image_generation(home: Path, tmp_path: Path) -> None:
     run = Trained("image-generation", home)
     run.wins()
-    losses, told_apart = run.result.series("eval_loss"), run.result.series("eval_told_apart")
+    losses, accuracy = run.result.series("eval_loss"), run.result.series("eval_two_sample_accuracy")
     assert list(losses.values()) == sorted(losses.values(), reverse=True)
-    assert told_apart[max(told_apart)] < told_apart[min(told_apart)]
+    assert accuracy[max(accuracy)] < accuracy[min(accuracy)]
     (said,) = run.predict("boot", options=("--to", str(tmp_path)))
     with Image.open(said["image"]) as picture:
         assert picture.size == (64, 64)

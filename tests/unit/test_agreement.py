@@ -272,8 +272,8 @@ def test_storage_that_does_not_answer(stored: Gang) -> None:
             raise OSError("it is away")
 
     stored.remote = lambda run: Away(run, CheckpointSpec(location=str(stored.folder / "place")))
-    with pytest.raises(OSError, match="does not say whether it has a checkpoint of this run: it is away"):
+    with pytest.raises(OSError, match="cannot list the checkpoints of this run in storage: it is away"):
         stored.choose()
     own = make_checkpoint(stored.run, CheckpointId(4, 1), 2)
     assert stored.chosen() == [own, own]
-    assert stored.problems == ["storage was not asked for newer checkpoints: it is away"]
+    assert stored.problems == ["storage was not checked for newer checkpoints: it is away"]

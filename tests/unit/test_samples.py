@@ -83,7 +83,7 @@ def test_images_become_arrays(tmp_path: Path) -> None:
         {"file": ["a", "b", "c"], "bytes": [png((255, 0, 0)), b"no picture", png((0, 0, 9))], "label": [1, 0, 2]}
     )
     strict = DataSpec(source="x", image=ImageSpec(height=4, width=6))
-    with pytest.raises(PrepareError, match=r"b cannot be decoded: it is not an image that Pillow can read\. .*on_error"):
+    with pytest.raises(PrepareError, match=r"b cannot be decoded: it is not an image known to Pillow\. .*on_error"):
         maker_of(strict, None).make(Records(table), TRAIN)
     records = Records(table)
     batch = maker_of(strict.model_copy(update={"on_error": "skip"}), None).make(records, TRAIN).batches["train"]

@@ -169,7 +169,7 @@ def test_memory_that_is_short_is_reported_once(tmp_path: Path, engine: Any) -> N
         saving.wait()
     (problem,) = events
     assert isinstance(problem, ProblemFound)
-    assert problem.message.startswith("no more copies in the node's memory: ")
+    assert problem.message.startswith("copies in the node's memory are disabled: ")
     saving.save(engine, SavePoint(3, 24, records(3)))
     saving.wait()
     assert committed(RunFolder(tmp_path).checkpoints) == [CheckpointId(3, 3)]

@@ -29,7 +29,7 @@ def loss(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
 
 
 def metrics(model: torch.nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
-    """Accuracy."""
+    """Compute the accuracy."""
     return {"accuracy": (_logits(model, batch).argmax(-1) == batch["label"][:, 0]).float().mean()}
 
 

@@ -189,7 +189,7 @@ def decode_image(content: bytes | npt.NDArray[np.uint8], spec: ImageSpec) -> npt
     try:
         opened = Image.open(io.BytesIO(content)) if isinstance(content, bytes) else Image.fromarray(content)
     except UnidentifiedImageError:
-        raise ValueError("it is not an image that Pillow can read") from None
+        raise ValueError("it is not an image known to Pillow") from None
     with opened as image:
         resized = image.convert(spec.mode).resize((spec.width, spec.height), Image.Resampling.BILINEAR)
         return np.asarray(resized, np.uint8).reshape(spec.height, spec.width, -1)
