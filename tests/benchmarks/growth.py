@@ -53,7 +53,7 @@ from drivetrain.tracking.totals import Record
 from drivetrain.tracking.tracker import Tracker
 from drivetrain_pipelines.errors import InputError
 from drivetrain_workers.protocol.reasons import Reason
-from drivetrain_workers.records.step_times import PARTS, TURN
+from drivetrain_workers.records.step_times import ITERATION, PARTS
 from prometheus_client import generate_latest
 from sqlalchemy.orm import Session as Transaction
 
@@ -302,7 +302,7 @@ def log_step(spool: Spool, step: int) -> None:
 
 
 def _write_turns(path: Path, numbers: range, began: float) -> None:
-    turns = np.zeros(len(numbers), TURN)
+    turns = np.zeros(len(numbers), ITERATION)
     turns["step"] = numbers
     turns["began"] = began + 1e-4 * np.arange(len(numbers))
     for part in PARTS:

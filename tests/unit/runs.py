@@ -115,7 +115,7 @@ def train(home: Home, run: str, steps: int = 4, reason: Reason = Reason.COMPLETE
     times = StepTimes(folder.step_times, 1)
     for step in range(1, steps + 1):
         times.enter("compute")
-        times.end_turn(step, 0.0)
+        times.end_iteration(step, 0.0)
     times.close()
     log(
         folder, [metrics("train", step, loss=1.0 / step, step_s=0.5, tokens_per_s=64.0) for step in range(1, steps + 1)]
@@ -135,7 +135,7 @@ class Agent:
     asked: list[Request] = field(default_factory=list)
     waited_s: list[float] = field(default_factory=list)
 
-    def ask(self, request: Request) -> str:
+    def run_request(self, request: Request) -> str:
         """See `AgentHandle`."""
         self.asked.append(request)
         return _given(self.answers[type(request)])

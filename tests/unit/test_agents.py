@@ -77,7 +77,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float | None]]:
 
 def raised_there(cause: Exception) -> RayTaskError:
     """An exception that an actor's method has raised, as Ray brings it."""
-    return RayTaskError("ask", "a traceback", cause)
+    return RayTaskError("run_request", "a traceback", cause)
 
 
 # Agents -----------------------------------------------------------------------------------------------------------
@@ -88,7 +88,7 @@ def test_an_agent_does_what_its_actor_does(waits: list[tuple[str, float | None]]
         "address": Address("10.0.0.1", 4242),
         "events": [],
         "snapshot": AgentSnapshot(1, 2, 3, {0: 4}),
-        "ask": "an answer",
+        "run_request": "an answer",
         "finish_uploads": True,
     }
     actor = Actor(answers)
@@ -97,27 +97,27 @@ def test_an_agent_does_what_its_actor_does(waits: list[tuple[str, float | None]]
     assert agent.address() == Address("10.0.0.1", 4242)
     assert agent.events(7, 0.5) == []
     assert agent.snapshot().ranks == {0: 4}
-    assert agent.ask(QUESTION) == "an answer"
+    assert agent.run_request(QUESTION) == "an answer"
     assert agent.finish_uploads(60.0) is True
     assert actor.called == [
         ("address",),
         ("events", 7, 0.5),
         ("snapshot",),
-        ("ask", QUESTION),
+        ("run_request", QUESTION),
         ("finish_uploads", 60.0),
     ]
-    assert waits[:-1] == [(name, None) for name in ("address", "events", "snapshot", "ask")]
+    assert waits[:-1] == [(name, None) for name in ("address", "events", "snapshot", "run_request")]
     assert waits[-1][1] is not None
     assert waits[-1][1] > 60.0, "the answer comes after the time that it is given"
 
 
 def test_stopping_does_not_wait(waits: list[tuple[str, float | None]]) -> None:
     """For a dead agent, whose listener says that it is."""
-    actor = Actor({"stop": LEFT(), "ask_stop": LEFT()})
+    actor = Actor({"stop": LEFT(), "request_stop": LEFT()})
     agent = RayAgent(0, 1, actor)
     agent.stop()
-    agent.ask_stop()
-    assert actor.called == [("stop",), ("ask_stop",)]
+    agent.request_stop()
+    assert actor.called == [("stop",), ("request_stop",)]
     assert waits == []
 
 
@@ -134,7 +134,7 @@ def test_a_start_is_accepted_later(waits: list[tuple[str, float | None]]) -> Non
 @pytest.mark.parametrize("cause", [CheckpointError("none"), InputError("a", "b", "c"), OSError(28, "No space left")])
 def test_what_the_model_process_raises_comes_through(cause: Exception, waits: list[tuple[str, float | None]]) -> None:
     with pytest.raises(type(cause)) as caught:
-        RayAgent(0, 1, Actor({"ask": raised_there(cause)})).ask(QUESTION)
+        RayAgent(0, 1, Actor({"run_request": raised_there(cause)})).run_request(QUESTION)
     assert caught.value is cause
 
 
@@ -318,11 +318,11 @@ def test_a_release_ends_agents_and_their_copies(keep: bool, fake: FakeRay, tmp_p
     run_gang = RayGang("toy-1", 1, 0, RunFolder(tmp_path))
     run_gang.place("data", PLACEMENT, always)
     dying = fake.actors["toy-1/agent-0"]
-    dying.answers["forget_copies"] = LEFT()
+    dying.answers["remove_copies"] = LEFT()
     del fake.actors["toy-1/agent-1"]
     run_gang.release(keep_copies=keep)
     assert fake.killed == [dying]
-    assert dying.called == ([] if keep else [("forget_copies",)])
+    assert dying.called == ([] if keep else [("remove_copies",)])
     assert fake.groups == {}
     run_gang.release()
     assert fake.killed == [dying]

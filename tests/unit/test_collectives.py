@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from drivetrain_workers.engine import collectives
-from drivetrain_workers.engine.collectives import CollectiveClock
+from drivetrain_workers.engine.collectives import CollectiveTimer
 
 from tests.clock import Clock
 
@@ -18,7 +18,7 @@ _JOIN_AND_MEASURE = """
 import sys, torch
 import torch.distributed as dist
 from drivetrain_workers.engine import collectives
-from drivetrain_workers.engine.collectives import CollectiveClock
+from drivetrain_workers.engine.collectives import CollectiveTimer
 from tests.clock import Clock
 
 class Backend:
@@ -33,7 +33,7 @@ clock = collectives.time = Clock()
 rank = int(sys.argv[2])
 dist.init_process_group("gloo", init_method=sys.argv[1], rank=rank, world_size=2)
 backend = Backend()
-communicated = CollectiveClock(backend)
+communicated = CollectiveTimer(backend)
 backend.barrier()
 numbers = torch.full((3,), float(rank + 1))
 work = backend.all_reduce(numbers, async_op=True)
@@ -88,7 +88,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 def test_time_in_collectives_adds_up(clock: Clock) -> None:
     backend = Backend(clock)
-    communicated = CollectiveClock(backend)
+    communicated = CollectiveTimer(backend)
     assert communicated.take() == 0.0
     assert backend.all_reduce(2.0) == 2.0
     clock.now += 50.0  # computing
@@ -100,14 +100,14 @@ def test_time_in_collectives_adds_up(clock: Clock) -> None:
 
 def test_collectives_within_collectives_count_once(clock: Clock) -> None:
     backend = Backend(clock)
-    communicated = CollectiveClock(backend)
+    communicated = CollectiveTimer(backend)
     backend.broadcast(2.0)
     assert communicated.take() == 3.0
 
 
 def test_waiting_for_a_collective_that_goes_on_counts(clock: Clock) -> None:
     backend = Backend(clock)
-    communicated = CollectiveClock(backend)
+    communicated = CollectiveTimer(backend)
     work: Any = backend.all_gather()
     clock.now += 50.0  # computing meanwhile
     assert communicated.take() == 0.5
@@ -118,7 +118,7 @@ def test_waiting_for_a_collective_that_goes_on_counts(clock: Clock) -> None:
 
 def test_a_collective_that_fails_counts_and_nothing_is_left_open(clock: Clock) -> None:
     backend = Backend(clock)
-    communicated = CollectiveClock(backend)
+    communicated = CollectiveTimer(backend)
     with pytest.raises(RuntimeError, match="a peer is gone"):
         backend.all_reduce(2.0, fail=True)
     assert communicated.take() == 2.0

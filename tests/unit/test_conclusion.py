@@ -160,7 +160,7 @@ def test_after_a_crash_the_model_is_asked_here(
         asked.append(request)
         return json.dumps([{"input": "The", "text": "said here"}])
 
-    monkeypatch.setattr(conclusion_module, "ask", ask_here)
+    monkeypatch.setattr(conclusion_module, "run_request", ask_here)
     made = conclusion(tracker, folder, sample={}, tracking={"register_as": "toys"})
     assert made.conclude([], "data", None).sample == "said here"
     export = folder.path / "export"
@@ -176,7 +176,7 @@ def test_a_model_that_cannot_be_exported_is_an_error(
     def fail(_: Request) -> str:
         raise CheckpointError("the model failed")
 
-    monkeypatch.setattr(conclusion_module, "ask", fail)
+    monkeypatch.setattr(conclusion_module, "run_request", fail)
     with pytest.raises(CheckpointError, match="the model failed"):
         conclusion(tracker, folder, tracking={"register_as": "toys"}).conclude([], "data", None)
     assert not any(record["op"] == "register" for record in read_records(folder.spool))

@@ -36,7 +36,7 @@ from drivetrain_workers.rank.loop import finish, train_steps
 from drivetrain_workers.rank.parts import standard_points
 from drivetrain_workers.rank.setup import RankRun
 from drivetrain_workers.records.adjustments import Adjustments, Skip
-from drivetrain_workers.records.step_times import StepTimes, read_turns
+from drivetrain_workers.records.step_times import StepTimes, read_iterations
 from drivetrain_workers.spec import CheckpointSpec, TrainingSpec
 
 GLOBAL_BATCH = 8
@@ -60,23 +60,23 @@ class Engine:
 
     losses: dict[int, float] = field(default_factory=dict)
     scores: Iterator[float] = field(default_factory=lambda: itertools.repeat(1.0))
-    predicts: bool = False
+    has_predictions: bool = False
     deepspeed: Any = None
     positions: list[int] = field(default_factory=list)
 
     @property
     def objective(self) -> Any:
-        return SimpleNamespace(predicts=self.predicts)
+        return SimpleNamespace(has_predictions=self.has_predictions)
 
-    def step(self, columns: Any, position: int, stop_asked: bool, save_asked: bool, busy: bool) -> StepResult:
+    def step(self, columns: Any, position: int, stop_requested: bool, save_requested: bool, busy: bool) -> StepResult:
         self.positions.append(position)
         loss = self.losses.get(position, loss_at(position))
-        return StepResult(loss, 1.0, 0.1, stop_asked, save_asked, busy, 0.0)
+        return StepResult(loss, 1.0, 0.1, stop_requested, save_requested, busy, 0.0)
 
     def evaluate(self, part: Any, metrics: bool = True) -> Evaluated:
         return Evaluated(next(self.scores), {"accuracy": 0.5}) if metrics else Evaluated(7.0, {})
 
-    def predict(self, part: Any, most_rows: int) -> dict[str, Any]:
+    def predict(self, part: Any, max_rows: int) -> dict[str, Any]:
         return {"label": [1, 2]}
 
 
@@ -85,7 +85,7 @@ class Link:
     """Keeps what is reported, and whatever else should be seen in order."""
 
     log: list[Any] = field(default_factory=list)
-    stop_asked: threading.Event = field(default_factory=threading.Event)
+    stop_requested: threading.Event = field(default_factory=threading.Event)
 
     def report(self, event: AgentEvent) -> None:
         self.log.append(event)
@@ -194,7 +194,7 @@ def test_evaluations_are_due_by_step_and_at_the_end(tmp_path: Path) -> None:
 
 def test_saves_are_due_by_step_and_at_the_end(tmp_path: Path) -> None:
     run = train(a_run(tmp_path, checkpoint=CheckpointSpec(every=4)))
-    assert [(point.step, point.samples) for point in run.writer.saved] == [(4, 32), (8, 64), (10, 80)]
+    assert [(point.step, point.position) for point in run.writer.saved] == [(4, 32), (8, 64), (10, 80)]
     steps = [[record.step for record in point.records] for point in run.writer.saved]
     assert steps == [[1, 2, 3, 4], [5, 6, 7, 8], [9, 10]]
     assert run.unsaved == []
@@ -220,7 +220,7 @@ def test_rank_0_decides_when_a_save_is_due(tmp_path: Path) -> None:
 def test_a_request_to_stop_saves_and_ends(tmp_path: Path) -> None:
     run = a_run(tmp_path)
     points = standard_points(run)
-    points.after_iteration.attach(lambda step, _: run.link.stop_asked.set() if step == 3 else None)
+    points.after_iteration.attach(lambda step, _: run.link.stop_requested.set() if step == 3 else None)
     train_steps(run, batches(), points)
     assert (run.step, run.complete) == (4, False)
     assert [point.step for point in run.writer.saved] == [4]
@@ -289,7 +289,7 @@ def test_a_bad_step_is_warned_of(tmp_path: Path, loss: float, kind: str) -> None
 def test_copies_in_memory_take_what_no_checkpoint_has(tmp_path: Path) -> None:
     checkpoint = CheckpointSpec(every=5, memory_every=2)
     run = train(a_run(tmp_path, checkpoint=checkpoint))
-    copies = [(point.step, point.samples, [r.step for r in point.records]) for point in run.writer.copied]
+    copies = [(point.step, point.position, [r.step for r in point.records]) for point in run.writer.copied]
     assert copies == [(2, 16, [1, 2]), (4, 32, [1, 2, 3, 4]), (6, 48, [6]), (8, 64, [6, 7, 8])]
     assert [point.step for point in run.writer.saved] == [5, 10]
     busy = train(a_run(tmp_path, checkpoint=checkpoint, writer=Writer([], is_busy=True)))
@@ -309,7 +309,7 @@ def test_everything_happens_in_order(tmp_path: Path) -> None:
         checkpoint=CheckpointSpec(every=2, memory_every=1),
         times=StepTimes(tmp_path / "times", 3),
     )
-    run.engine.predicts = True
+    run.engine.has_predictions = True
     points = standard_points(run)
     points.after_save.attach(lambda step: run.link.log.append(f"saved {step}"))
     points.after_iteration.attach(lambda step, _: run.link.log.append(f"done {step}"))
@@ -323,7 +323,7 @@ def test_everything_happens_in_order(tmp_path: Path) -> None:
         *[("save", 3), "saved 3", "done 3"],
         *[("last save", 3), "wait", "barrier", "done 3"],
     ]
-    (turns,) = read_turns(tmp_path / "times").values()
+    (turns,) = read_iterations(tmp_path / "times").values()
     assert turns["step"].tolist() == [1, 2, 3, 3]
     assert Path(run.link.events(PredictionsWritten)[0].path).exists()
 
@@ -337,7 +337,7 @@ def test_a_run_that_is_interrupted_comes_to_the_same_decisions(tmp_path: Path) -
     whole = train(a_run(tmp_path, training=spec, checkpoint=every, engine=Engine(losses, iter(scores))))
     assert whole.step == 30
     for saved in whole.writer.saved:
-        manifest = Manifest(saved.step, saved.samples, 2, 1, {}, history=saved.history)
+        manifest = Manifest(saved.step, saved.position, 2, 1, {}, history=saved.history)
         history = Manifest.from_json(json.loads(json.dumps(manifest.to_json()))).history
         assert history
         assert len(history.losses) <= 8

@@ -9,7 +9,7 @@ from drivetrain_pipelines.errors import CorruptFileError
 from drivetrain_pipelines.storage.checksums import block_digests
 from drivetrain_workers.checkpoints import memory_copies
 from drivetrain_workers.checkpoints.manifest import Contents, Manifest, RankIndex
-from drivetrain_workers.checkpoints.memory_copies import MemoryCopies, RankCopy, own_memory_folder, remove_orphans
+from drivetrain_workers.checkpoints.memory_copies import MemoryCopies, RankCopy, acquire_memory_folder, remove_orphans
 from drivetrain_workers.records.run_folder import CheckpointId
 
 from tests.unit.step_records import step_record
@@ -78,12 +78,12 @@ def test_what_is_newer_than_what_was_loaded_goes(tmp_path: Path) -> None:
     for step in (2, 4, 6):
         write(copies, step, 0)
     (tmp_path / "step-00000006.g0001" / "rank-00000.bin.123.tmp").write_bytes(b"left by a process that was killed")
-    copies.forget_newer(0, CheckpointId(4, 1))
+    copies.remove_newer(0, CheckpointId(4, 1))
     assert steps(copies, 0) == [4]
     assert not (tmp_path / "step-00000006.g0001").exists()
-    copies.make_room(CheckpointId(6, 2), 0)
+    copies.prepare_write(CheckpointId(6, 2), 0)
     assert steps(copies, 0) == [4]
-    copies.forget_newer(0, None)
+    copies.remove_newer(0, None)
     assert steps(copies, 0) == []
 
 
@@ -109,7 +109,7 @@ def test_a_planted_folder_is_not_touched(tmp_path: Path, monkeypatch: pytest.Mon
         own.parent.mkdir(mode=0o777)
         (own.parent / "documents").mkdir()
         own.parent.chmod(0o777)
-    for use in (lambda: remove_orphans(own, time.time()), lambda: own_memory_folder(own)):
+    for use in (lambda: remove_orphans(own, time.time()), lambda: acquire_memory_folder(own)):
         with pytest.raises(OSError, match=r"private folder|Not a directory|symbolic"):
             use()
     assert (own.parent / "documents").is_dir()
@@ -118,8 +118,8 @@ def test_a_planted_folder_is_not_touched(tmp_path: Path, monkeypatch: pytest.Mon
 def test_memory_of_the_dead_is_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory_copies, "_SHARED_MEMORY", tmp_path)
     living, dead, own = (memory_copies.memory_folder(name, 0) for name in ("living", "dead", "own"))
-    owned = own_memory_folder(living)
-    os.close(own_memory_folder(dead))
+    owned = acquire_memory_folder(living)
+    os.close(acquire_memory_folder(dead))
     write(MemoryCopies(dead), 2, 0)
     remove_orphans(own, time.time())
     assert dead.is_dir()  # the agent that replaces its owner may be on its way

@@ -44,14 +44,14 @@ class Node:
     def make(self, step: int, content: bytes = CONTENT) -> CheckpointId:
         checkpoint = CheckpointId(step, 1)
         state, index = self.copies.paths(checkpoint, RANK)
-        self.copies.make_room(checkpoint, RANK)
+        self.copies.prepare_write(checkpoint, RANK)
         state.write_bytes(content)
         write_json(index, {"bytes": len(content), "step": step})
         return checkpoint
 
     def has(self) -> dict[int, bytes]:
-        complete = self.copies.complete(RANK)
-        return {c.step: self.copies.paths(c, RANK)[0].read_bytes() for c in complete}
+        completed = self.copies.completed(RANK)
+        return {c.step: self.copies.paths(c, RANK)[0].read_bytes() for c in completed}
 
     def _cut(self) -> None:
         self.pieces_left -= 1

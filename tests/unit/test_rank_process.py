@@ -48,7 +48,7 @@ processes.end_with_parent()
 """
 _YIELD = """
 import json, os, threading
-from drivetrain_workers.protocol.processes import yield_to_training
+from drivetrain_workers.protocol.processes import lower_priority
 
 done = threading.Event()
 def thread(niceness):
@@ -64,7 +64,7 @@ def thread(niceness):
     return started.native_id
 
 threads = [os.getpid(), thread(0), thread(15)]
-yield_to_training()
+lower_priority()
 threads.append(thread(0))
 print(json.dumps([[os.getpriority(os.PRIO_PROCESS, one), os.sched_getscheduler(one)] for one in threads]))
 done.set()
@@ -156,15 +156,15 @@ def test_events_and_beats_reach_the_agent(agent: Agent) -> None:
 
 def test_only_the_request_to_stop_stops(agent: Agent) -> None:
     send(agent.connection, KillRanks())  # not for ranks
-    assert not agent.link.stop_asked.is_set()
+    assert not agent.link.stop_requested.is_set()
     send(agent.connection, StopTraining())
-    assert agent.link.stop_asked.wait(30)
+    assert agent.link.stop_requested.wait(30)
 
 
 def test_a_rank_ends_with_its_agent(agent: Agent, exits: queue.Queue[int]) -> None:
     agent.connection.close()
     assert exits.get(timeout=30) == 1
-    assert not agent.link.stop_asked.is_set()
+    assert not agent.link.stop_requested.is_set()
 
 
 def test_without_an_agent_there_is_no_rank(tmp_path: Path) -> None:

@@ -185,7 +185,7 @@ def test_ranks_are_asked_to_stop_over_their_own_links() -> None:
     living, dead = Link(), Broken()
     node.ranks.receive(PhaseReached(RankId(2, 1), "forked"), dead)
     node.ranks.receive(PhaseReached(RankId(3, 1), "forked"), living)
-    node.ranks.ask_stop()
+    node.ranks.request_stop()
     assert living.sent == [StopTraining()]
 
 
@@ -194,11 +194,11 @@ def test_a_rank_that_is_silent_or_stopped_is_late() -> None:
     for rank, pid in ((2, 42), (3, 43)):
         node.ranks.receive(RankForked(RankId(rank, 1), pid), node.server)
         node.ranks.receive(Heartbeat(RankId(rank, 1), Beat(1, "step", 2, 0.0, 1.0)), Link())
-    assert node.ranks.late(lambda pid: False) == []
+    assert node.ranks.find_hung(lambda pid: False) == []
     node.now = 1.0
-    assert node.ranks.late(lambda pid: pid == 43) == []
+    assert node.ranks.find_hung(lambda pid: pid == 43) == []
     node.now = 3.0
-    assert node.ranks.late(lambda pid: pid == 43) == [3]
+    assert node.ranks.find_hung(lambda pid: pid == 43) == [3]
     assert "stopped" in node.ranks.describe(3)
     assert not any(isinstance(event, Heartbeat) for event in node.reported)
 

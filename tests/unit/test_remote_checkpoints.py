@@ -130,7 +130,7 @@ def test_damage_in_storage_is_found_and_kept_for_people(run: RunFolder, tmp_path
     assert committed(run.checkpoints) == []
     remote.set_aside(NEWEST)
     assert remote.committed() == [CheckpointId(8, 1)]
-    assert remote.set_aside_before() == [NEWEST]
+    assert remote.already_set_aside() == [NEWEST]
     assert not NEWEST.folder(run.checkpoints).exists()
     make_checkpoint(run.path, CheckpointId(16, 2), 2)
     remote.sync()

@@ -42,8 +42,8 @@ class Heard:
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upload, "_FIRST_RETRY_S", 0.0)
-    monkeypatch.setattr(upload, "_LAST_RETRY_S", 0.0)
+    monkeypatch.setattr(upload, "_INITIAL_RETRY_DELAY_S", 0.0)
+    monkeypatch.setattr(upload, "_MAX_RETRY_DELAY_S", 0.0)
 
 
 @pytest.fixture

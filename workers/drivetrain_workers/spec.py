@@ -8,7 +8,7 @@ from drivetrain_pipelines.errors import InputError
 from drivetrain_pipelines.spec import DataSpec, FunctionPath, Spec, StorageSpec
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
-FACTS_OF_DATA = ("vocab_size", "classes", "sequence_length")  # what a model's factory can request
+DATA_FACTS = ("vocab_size", "classes", "sequence_length")  # what a model's factory can request
 
 
 class ModelSpec(Spec):

@@ -8,7 +8,7 @@ from itertools import groupby, pairwise
 from typing import Protocol
 
 import numpy as np
-from drivetrain_workers.records.step_times import PARTS, TURN, Turns
+from drivetrain_workers.records.step_times import ITERATION, PARTS, Iterations
 from numpy.typing import NDArray
 
 CLASSES = {
@@ -41,7 +41,7 @@ _OF_PART = dict(
     zip(PARTS, ("waiting for data", "computing", "communicating", "evaluating", "saving"), strict=True),
 )
 NUMBER_OF_CLASS = {name: number for number, name in enumerate(CLASSES)}
-NO_TURNS: Turns = np.empty(0, TURN)
+NO_TURNS: Iterations = np.empty(0, ITERATION)
 
 
 @dataclass(frozen=True)
@@ -138,12 +138,12 @@ class Book(Protocol):
         """
 
 
-def account(found: Sequence[Stay], turns: Mapping[int, Turns]) -> Timeline:
+def account(found: Sequence[Stay], turns: Mapping[int, Iterations]) -> Timeline:
     """Account for the time of a run, reading all its turns. `drivetrain.accounting.sums` reads them as they come.
 
     Args:
         found: as of `stays`.
-        turns: of each generation, as of `drivetrain_workers.records.step_times.read_turns`.
+        turns: of each generation, as of `drivetrain_workers.records.step_times.read_iterations`.
     """
     stretches = _Stretches(found[0].begin, turns)
     enter(found, stretches)
@@ -183,7 +183,7 @@ def by_class(seconds: NDArray[np.float64]) -> dict[str, float]:
 
 
 def turn_stretches(
-    records: Turns, at: float, limit: float, reached: int
+    records: Iterations, at: float, limit: float, reached: int
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Divide the time of turns into stretches: the parts of each turn, and what lies between it and the next one.
 
@@ -223,7 +223,7 @@ class _Stretches:
         turns: see `account`.
     """
 
-    def __init__(self, begin: float, turns: Mapping[int, Turns]) -> None:
+    def __init__(self, begin: float, turns: Mapping[int, Iterations]) -> None:
         self._at, self._turns = begin, turns
         self._parts: list[tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]] = []
 
@@ -243,7 +243,7 @@ class _Stretches:
         self._at = float(edges[-1, -1])
         return int(records["step"].max())
 
-    def _begun(self, generation: int, limit: float) -> Turns:
+    def _begun(self, generation: int, limit: float) -> Iterations:
         records = self._turns.get(generation, NO_TURNS)
         return records[records["began"] < limit]
 

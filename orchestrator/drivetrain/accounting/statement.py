@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 
 from drivetrain_pipelines.storage.checksums import JsonObject
 from drivetrain_workers.records.run_folder import RunFolder
-from drivetrain_workers.records.step_times import read_turns
+from drivetrain_workers.records.step_times import read_iterations
 
 from drivetrain.accounting.cost import Cost, cost, worker_seconds
 from drivetrain.accounting.goodput import Goodput, Stay, Timeline, account, stays
@@ -116,7 +116,7 @@ def timeline_of(home: Home, store: RunStore, run_id: str) -> Timeline:
     """
     record = store.get(run_id)
     found = _stays(record, store.history(record.id), time.time())
-    return account(found, read_turns(home.run(record.id).step_times))
+    return account(found, read_iterations(home.run(record.id).step_times))
 
 
 def _stays(record: RunRecord, history: list[TransitionRecord], now: float) -> list[Stay]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from drivetrain_workers.records.step_times import TurnFile, Turns
+from drivetrain_workers.records.step_times import IterationFile, Iterations
 from numpy.typing import NDArray
 
 from drivetrain.accounting.goodput import (
@@ -48,7 +48,7 @@ class RunSums:
     def generation(self, number: int) -> TurnSums:
         """Return the sums of one generation's turns."""
         if number not in self._generations:
-            self._generations[number] = TurnSums(TurnFile(self._folder, number))
+            self._generations[number] = TurnSums(IterationFile(self._folder, number))
         return self._generations[number]
 
 
@@ -76,7 +76,7 @@ class _SumBook:
 
 @dataclass(frozen=True)
 class AddedUp:
-    """Turns, added up.
+    """Iterations, added up.
 
     Attributes:
         seconds: by class.
@@ -93,7 +93,7 @@ class AddedUp:
         """No turns; the first stretch will begin at ``at``."""
         return cls(np.zeros(len(CLASSES)), at)
 
-    def plus(self, turns: Turns, edges: NDArray[np.float64], classes: NDArray[np.int64]) -> AddedUp:
+    def plus(self, turns: Iterations, edges: NDArray[np.float64], classes: NDArray[np.int64]) -> AddedUp:
         """Add the turns that follow; edges and classes as of `turn_stretches`."""
         # In order, onto the sums so far: the result is the same to the bit however the turns were read in pieces.
         seconds = np.concatenate([self.seconds, np.diff(edges, axis=1).ravel()])
@@ -110,7 +110,7 @@ class TurnSums:
     written one more turn, the file is read again.
     """
 
-    def __init__(self, file: TurnFile) -> None:
+    def __init__(self, file: IterationFile) -> None:
         self._file = file
         self._at, self._reached = 0.0, 0
         self._first: float | None = None  # when the first final turn began
@@ -167,5 +167,5 @@ class TurnSums:
             self._sums = self._sums.plus(self._open[:count], edges[:count], classes[:count])
             self._open = self._open[count:].copy()
 
-    def _stretches(self, turns: Turns, limit: float) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    def _stretches(self, turns: Iterations, limit: float) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         return turn_stretches(turns, self._sums.end, limit, self._reached)

@@ -62,7 +62,7 @@ class AgentHandle(Protocol):
     def stop(self) -> None:
         """Have it kill its ranks; does not wait."""
 
-    def ask_stop(self) -> None:
+    def request_stop(self) -> None:
         """Have it ask its ranks to save and end; does not wait."""
 
     def events(self, since: int, timeout_s: float) -> list[LoggedEvent]:
@@ -71,7 +71,7 @@ class AgentHandle(Protocol):
     def snapshot(self) -> AgentSnapshot:
         """Return its processes."""
 
-    def ask(self, request: Request) -> str:
+    def run_request(self, request: Request) -> str:
         """Have it answer a request about the newest checkpoint. Raises also what the model process raises."""
 
     def finish_uploads(self, timeout_s: float) -> bool:

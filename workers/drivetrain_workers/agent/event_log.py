@@ -9,9 +9,9 @@ from itertools import takewhile
 
 from drivetrain_workers.protocol.events import AgentEvent, NodeMeasured, StepDone
 
-_KEPT_EVENTS = 10_000  # for a restarted coordinator; the events before these are in its records
-_ROUTINE = (StepDone, NodeMeasured)  # read in batches: a call per event would slow down ranks with short steps
-_GATHER_S = 1.0
+_MAX_EVENTS = 10_000  # for a restarted coordinator; the events before these are in its records
+_ROUTINE_EVENTS = (StepDone, NodeMeasured)  # read in batches: a call per event would slow down ranks with short steps
+_BATCH_DELAY_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class EventLog:
     """Events of one agent, read by long polls. Thread-safe."""
 
     def __init__(self) -> None:
-        self._events: deque[LoggedEvent] = deque(maxlen=_KEPT_EVENTS)
+        self._events: deque[LoggedEvent] = deque(maxlen=_MAX_EVENTS)
         self._next = 0
         self._news = threading.Condition()
 
@@ -44,11 +44,11 @@ class EventLog:
         """
         with self._news:
             if self._news.wait_for(lambda: self._next > since, timeout_s):
-                self._news.wait_for(lambda: self._is_urgent(since), min(_GATHER_S, timeout_s))
+                self._news.wait_for(lambda: self._is_urgent(since), min(_BATCH_DELAY_S, timeout_s))
             return self._from(since)
 
     def _is_urgent(self, since: int) -> bool:
-        return any(not isinstance(logged.event, _ROUTINE) for logged in self._from(since))
+        return any(not isinstance(logged.event, _ROUTINE_EVENTS) for logged in self._from(since))
 
     def _from(self, number: int) -> list[LoggedEvent]:
         newer = takewhile(lambda logged: logged.number >= number, reversed(self._events))

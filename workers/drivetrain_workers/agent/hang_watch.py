@@ -19,24 +19,24 @@ from drivetrain_pipelines.storage.checksums import JsonObject
 
 from drivetrain_workers.protocol.events import Beat, RankHung, RankId
 
-_STOPPED_S = 1.0  # a process that is stopped for less time may only be inspected
-_TIMES, _AT_LEAST_S = 10.0, 30.0  # a phase hangs after ten times its longest duration so far
-_DATA_S = 400.0  # the data reader waits 300 s for storage and transforming actors, and its error names the missing one
-_FIRST_S = 600.0  # for a phase that has not ended before: it may compile, or load from slow storage
+_MIN_STOPPED_S = 1.0  # a process that is stopped for less time may only be inspected
+_LIMIT_FACTOR, _MIN_LIMIT_S = 10.0, 30.0  # a phase hangs after ten times its longest duration so far
+_DATA_LIMIT_S = 400.0  # the data reader waits 300 s for storage and transforming actors, and reports the missing one
+_FIRST_PHASE_LIMIT_S = 600.0  # for a phase that has not ended before: it may compile, or load from slow storage
 _STACK_TIMEOUT_S = 5.0
-_OTHERS_FIRST_S = 2.0
-_IN_COLLECTIVE = ("all_reduce", "all_gather", "reduce_scatter", "broadcast", "barrier", "wait")
+_PEER_REPORT_DELAY_S = 2.0
+_COLLECTIVE_FRAMES = ("all_reduce", "all_gather", "reduce_scatter", "broadcast", "barrier", "wait")
 
 
 @dataclass
-class _Seen:
+class _RankState:
     beat: Beat
     at: float
     stopped_at: float | None = None
 
 
 @dataclass
-class Watch:
+class HangWatch:
     """Watches the ranks of one generation. The caller provides the time and the state of processes.
 
     Args:
@@ -44,39 +44,43 @@ class Watch:
     """
 
     hang_after_s: float | None = None
-    _seen: dict[int, _Seen] = field(default_factory=dict)
+    _states: dict[int, _RankState] = field(default_factory=dict)
 
-    def heard(self, rank: int, beat: Beat, now: float) -> None:
+    def record_heartbeat(self, rank: int, beat: Beat, now: float) -> None:
         """Record the heartbeat of a rank."""
-        before = self._seen.get(rank)
-        self._seen[rank] = _Seen(beat, now, before.stopped_at if before else None)
+        before = self._states.get(rank)
+        self._states[rank] = _RankState(beat, now, before.stopped_at if before else None)
 
-    def state(self, rank: int, stopped: bool, now: float) -> None:
+    def record_stopped(self, rank: int, stopped: bool, now: float) -> None:
         """Record whether the process of a rank is stopped."""
-        if seen := self._seen.get(rank):
-            seen.stopped_at = (seen.stopped_at or now) if stopped else None
+        if state := self._states.get(rank):
+            state.stopped_at = (state.stopped_at or now) if stopped else None
 
-    def late(self, now: float) -> list[int]:
+    def find_hung(self, now: float) -> list[int]:
         """Return the ranks that hang, the most likely cause first; empty if none does."""
-        stopped = [r for r, s in self._seen.items() if s.stopped_at is not None and now - s.stopped_at >= _STOPPED_S]
+        stopped = [
+            r for r, s in self._states.items() if s.stopped_at is not None and now - s.stopped_at >= _MIN_STOPPED_S
+        ]
         if stopped:
             return sorted(stopped)
-        late = [rank for rank, seen in self._seen.items() if seen.beat.for_s + now - seen.at > self._limit(seen.beat)]
-        return sorted(late, key=lambda rank: (self._seen[rank].beat.phases, rank))
+        late = [
+            rank for rank, state in self._states.items() if state.beat.for_s + now - state.at > self._limit(state.beat)
+        ]
+        return sorted(late, key=lambda rank: (self._states[rank].beat.phases, rank))
 
     def describe(self, rank: int, now: float) -> str:
         """Describe the phase of a rank and its duration, for messages."""
-        seen = self._seen[rank]
-        if seen.stopped_at is not None:
-            return f"its process is stopped, in phase {seen.beat.phase!r} after step {seen.beat.step}"
-        where = f"in phase {seen.beat.phase!r} after step {seen.beat.step}"
-        return f"{where} for {seen.beat.for_s + now - seen.at:.0f} s; the limit is {self._limit(seen.beat):.0f} s"
+        state = self._states[rank]
+        if state.stopped_at is not None:
+            return f"its process is stopped, in phase {state.beat.phase!r} after step {state.beat.step}"
+        phase = f"in phase {state.beat.phase!r} after step {state.beat.step}"
+        return f"{phase} for {state.beat.for_s + now - state.at:.0f} s; the limit is {self._limit(state.beat):.0f} s"
 
     def _limit(self, beat: Beat) -> float:
         if self.hang_after_s is not None:
             return self.hang_after_s
-        at_least_s = _DATA_S if beat.phase in ("data", "download") else _AT_LEAST_S
-        return max(at_least_s, _TIMES * beat.longest_s) if beat.longest_s else _FIRST_S
+        at_least_s = _DATA_LIMIT_S if beat.phase in ("data", "download") else _MIN_LIMIT_S
+        return max(at_least_s, _LIMIT_FACTOR * beat.longest_s) if beat.longest_s else _FIRST_PHASE_LIMIT_S
 
 
 class Supervisor(Protocol):
@@ -90,7 +94,7 @@ class Supervisor(Protocol):
     def pids(self) -> dict[int, int]:
         """Process ids by rank."""
 
-    def late(self, is_stopped: Callable[[int], bool]) -> list[int]:
+    def find_hung(self, is_stopped: Callable[[int], bool]) -> list[int]:
         """Return the ranks that hang, the most likely cause first."""
 
     def describe(self, rank: int) -> str:
@@ -117,28 +121,28 @@ class HangReporter:
         self._ranks, self._report, self._logs, self._wait = ranks, report, logs, wait
         self._reported = 0
 
-    def look(self) -> None:
+    def check(self) -> None:
         """Check once."""
         number = self._ranks.generation
-        late = self._ranks.late(is_stopped)
-        if late and number != self._reported:
+        hung = self._ranks.find_hung(is_stopped)
+        if hung and number != self._reported:
             self._reported = number
-            self._report_hang(number, late)
+            self._report_hang(number, hung)
 
-    def _report_hang(self, number: int, late: list[int]) -> None:
+    def _report_hang(self, number: int, hung: list[int]) -> None:
         """Report the rank that the others wait for, and store the stacks of all ranks."""
         stacks = {rank: stack_of(pid) for rank, pid in self._ranks.pids.items()}
-        guilty = next((rank for rank in late if not waits_for_peers(stacks.get(rank, []))), late[0])
-        stack = stacks.get(guilty, [])
+        cause = next((rank for rank in hung if not waits_for_peers(stacks.get(rank, []))), hung[0])
+        stack = stacks.get(cause, [])
         if waits_for_peers(stack):
-            self._wait(_OTHERS_FIRST_S)  # the cause may be on another node, whose agent reports it
-        log = self._logs / f"hang-{number}-ranks-{min(stacks, default=guilty)}.txt"
+            self._wait(_PEER_REPORT_DELAY_S)  # the cause may be on another node, whose agent reports it
+        log = self._logs / f"hang-{number}-ranks-{min(stacks, default=cause)}.txt"
         lines = [f"rank {rank}\n" + "".join(f"  {frame}\n" for frame in frames) for rank, frames in stacks.items()]
         log.write_text("\n".join(lines))
-        doing = f", in {stack[0]}" if stack else ""
-        where = self._ranks.describe(guilty)
-        message = f"rank {guilty} makes no progress: {where}{doing}; all stacks are in {log}"
-        self._report(RankHung(RankId(guilty, number), message))
+        frame = f", in {stack[0]}" if stack else ""
+        phase = self._ranks.describe(cause)
+        message = f"rank {cause} makes no progress: {phase}{frame}; all stacks are in {log}"
+        self._report(RankHung(RankId(cause, number), message))
 
 
 def is_stopped(pid: int) -> bool:
@@ -166,4 +170,4 @@ def stack_of(pid: int) -> list[str]:
 
 def waits_for_peers(stack: list[str]) -> bool:
     """Check whether the innermost frames belong to a collective: such a rank waits for the one that hangs."""
-    return any(frame.startswith(_IN_COLLECTIVE) for frame in stack[:4])
+    return any(frame.startswith(_COLLECTIVE_FRAMES) for frame in stack[:4])

@@ -21,8 +21,8 @@ from drivetrain_workers.agent.peers import CopyPiece, PeerCopies, StoredCopy
 from drivetrain_workers.agent.rank_supervisor import Link
 from drivetrain_workers.checkpoints.memory_copies import (
     MemoryCopies,
+    acquire_memory_folder,
     memory_folder,
-    own_memory_folder,
     remove_memory_folder,
     remove_orphans,
 )
@@ -30,7 +30,7 @@ from drivetrain_workers.checkpoints.remote import RemoteCheckpoints
 from drivetrain_workers.checkpoints.upload import Uploader
 from drivetrain_workers.protocol.events import AgentEvent, CheckpointUploaded, ProblemFound
 from drivetrain_workers.protocol.messages import Address, AgentTask, Endpoint, Message
-from drivetrain_workers.protocol.processes import yield_to_training
+from drivetrain_workers.protocol.processes import lower_priority
 from drivetrain_workers.records.run_folder import CheckpointId, RunFolder
 from drivetrain_workers.spec import TrainJob
 
@@ -90,7 +90,7 @@ class AgentNode(Protocol):
     def delay(self, seconds: float, work: Callable[[], None]) -> None:
         """Call ``work`` once after a delay, in a thread."""
 
-    def forget_copies(self) -> None:
+    def remove_copies(self) -> None:
         """Remove all copies from the node's memory."""
 
     def exit(self) -> NoReturn:
@@ -163,7 +163,7 @@ class RayNode:
         first = self._task.first_rank
         log = self._folder.log(first).with_name(f"agent-{first}.log")
         server = ForkServerProcess(self._task.threads, bool(self._task.gpus), log, on_message)
-        yield_to_training()  # after the fork server, because its children must keep their priority
+        lower_priority()  # after the fork server, because its children must keep their priority
         return server
 
     def start_transformers(self) -> list[Any]:
@@ -180,7 +180,7 @@ class RayNode:
         remove_orphans(self.memory_folder, time.time())
         if not self._job.checkpoint.memory_every:
             return None
-        self._memory_lock = own_memory_folder(self.memory_folder)
+        self._memory_lock = acquire_memory_folder(self.memory_folder)
         if not self._task.successor:
             return None
         peers = PeerCopies(MemoryCopies(self.memory_folder), lambda: RayPeer(self._task.successor))
@@ -232,7 +232,7 @@ class RayNode:
         timer.daemon = True
         timer.start()
 
-    def forget_copies(self) -> None:
+    def remove_copies(self) -> None:
         """See `AgentNode`."""
         remove_memory_folder(self.memory_folder)
 

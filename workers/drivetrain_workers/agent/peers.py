@@ -17,7 +17,7 @@ from drivetrain_workers.records.run_folder import CheckpointId
 
 _log = logging.getLogger(__name__)
 _CHUNK_BYTES = 64 << 20  # size of one call, so that Ray's object store never holds a whole state
-_FAILURES = (OSError, DrivetrainError)
+_PEER_ERRORS = (OSError, DrivetrainError)
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class PeerCopies:
 
     def __init__(self, copies: MemoryCopies, find_successor: Callable[[], Peer]) -> None:
         self._copies, self._find_successor = copies, find_successor
-        self._news = threading.Condition()
+        self._changed = threading.Condition()
         self._to_send: dict[int, CheckpointId] = {}  # by rank; a newer one replaces an older one
         self._closed = False
 
@@ -77,18 +77,18 @@ class PeerCopies:
 
     def send(self, checkpoint: CheckpointId, rank: int) -> None:
         """Queue a copy that a rank of this node has made for the successor."""
-        with self._news:
+        with self._changed:
             self._to_send[rank] = checkpoint
-            self._news.notify()
+            self._changed.notify()
 
     def send_next(self) -> None:
         """Wait for a copy, and try to send it."""
-        with self._news:
-            self._news.wait_for(lambda: self._to_send)
+        with self._changed:
+            self._changed.wait_for(lambda: self._to_send)
             rank, checkpoint = self._to_send.popitem()
         try:
             self._send(checkpoint, rank)
-        except _FAILURES as error:  # the peer is being replaced, or the copy was
+        except _PEER_ERRORS as error:  # the peer is being replaced, or the copy was
             _log.warning("copy of rank %d at step %d was not stored by a peer: %s", rank, checkpoint.step, error)
 
     def close(self) -> None:
@@ -101,12 +101,12 @@ class PeerCopies:
             return
         state, index_path = self._copies.paths(piece.checkpoint, piece.rank)
         if piece.offset == 0:
-            self._copies.make_room(piece.checkpoint, piece.rank)
-        with _growing(state).open("r+b" if piece.offset else "wb") as file:
+            self._copies.prepare_write(piece.checkpoint, piece.rank)
+        with _partial_path(state).open("r+b" if piece.offset else "wb") as file:
             file.seek(piece.offset)
             file.write(piece.chunk)
         if piece.index is not None:
-            _growing(state).rename(state)
+            _partial_path(state).rename(state)
             write_json(index_path, piece.index)
 
     def newest(self, rank: int) -> StoredCopy | None:
@@ -127,7 +127,7 @@ class PeerCopies:
         for rank in ranks:
             try:
                 self._recover(rank)
-            except _FAILURES as error:  # storage has an older state
+            except _PEER_ERRORS as error:  # storage has an older state
                 _log.warning("no copy of rank %d from the successor: %s", rank, error)
 
     def _recover(self, rank: int) -> None:
@@ -159,5 +159,5 @@ def _offsets(size: int) -> range:
     return range(0, max(1, size), _CHUNK_BYTES)
 
 
-def _growing(state: Path) -> Path:
+def _partial_path(state: Path) -> Path:
     return state.with_suffix(".part")

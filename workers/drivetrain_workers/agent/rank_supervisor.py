@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol
 
-from drivetrain_workers.agent.hang_watch import Watch
+from drivetrain_workers.agent.hang_watch import HangWatch
 from drivetrain_workers.protocol.events import (
     AgentEvent,
     ForkServerReady,
@@ -28,7 +28,7 @@ from drivetrain_workers.protocol.events import (
 from drivetrain_workers.protocol.messages import ForkRank, Generation, KillRanks, Message, RankTask, StopTraining
 from drivetrain_workers.protocol.reasons import Reason
 
-_GRACE_S = 0.3  # so that a cause is reported before its consequences
+_EXIT_REPORT_DELAY_S = 0.3  # so that a cause is reported before its consequences
 _ENTRY = "drivetrain_workers.rank.main:main"
 
 Delay = Callable[[float, Callable[[], None]], None]
@@ -48,7 +48,7 @@ class RankSupervisor:
         task_of: creates the task of a rank from its number and its generation.
         ranks: ranks of this node.
         report: called with events for the coordinator.
-        hang_after_s: see `Watch`.
+        hang_after_s: see `HangWatch`.
         delay: calls a function after some seconds, in another thread.
         clock: monotonic seconds.
     """
@@ -71,7 +71,7 @@ class RankSupervisor:
         self._pids: dict[int, int] = {}  # by rank; these and the following belong to the current generation
         self._links: dict[int, Link] = {}
         self._failures: dict[RankId, RankFailed] = {}
-        self._watch = Watch(hang_after_s)
+        self._watch = HangWatch(hang_after_s)
 
     @property
     def generation(self) -> int:
@@ -90,7 +90,7 @@ class RankSupervisor:
             self._changed.wait_for(lambda: self._fork_server)
             if self.generation >= generation.number:
                 return
-            self._watch = Watch(self._hang_after_s)
+            self._watch = HangWatch(self._hang_after_s)
             self._generation = generation  # before the lock is released to wait: a second call must see it
             self._kill()
             if self.generation != generation.number:
@@ -105,7 +105,7 @@ class RankSupervisor:
         with self._changed:
             self._kill()
 
-    def ask_stop(self) -> None:
+    def request_stop(self) -> None:
         """Ask the ranks to save a checkpoint after the current step and to exit."""
         with self._changed:
             for link in self._links.values():
@@ -124,7 +124,7 @@ class RankSupervisor:
                     self._changed.notify_all()
                 case Heartbeat(source, beat):
                     if self._is_current(source):
-                        self._watch.heard(source.rank, beat, self._clock())
+                        self._watch.record_heartbeat(source.rank, beat, self._clock())
                 case RankFailed(source):
                     self._failures[source] = message
                 case RankExited(source):
@@ -136,8 +136,8 @@ class RankSupervisor:
                 case _:
                     raise TypeError(f"{message} is not for an agent")
 
-    def late(self, is_stopped: Callable[[int], bool]) -> list[int]:
-        """Return the ranks that hang, the most likely cause first; see `Watch.late`.
+    def find_hung(self, is_stopped: Callable[[int], bool]) -> list[int]:
+        """Return the ranks that hang, the most likely cause first; see `HangWatch.find_hung`.
 
         Args:
             is_stopped: checks whether a process is stopped.
@@ -145,8 +145,8 @@ class RankSupervisor:
         with self._changed:
             now = self._clock()
             for rank, pid in self._pids.items():
-                self._watch.state(rank, is_stopped(pid), now)
-            return [rank for rank in self._watch.late(now) if rank in self._pids]
+                self._watch.record_stopped(rank, is_stopped(pid), now)
+            return [rank for rank in self._watch.find_hung(now) if rank in self._pids]
 
     def describe(self, rank: int) -> str:
         """Describe the phase of a rank; see `HangWatch.describe`."""
@@ -170,7 +170,7 @@ class RankSupervisor:
         if event.code <= 0 or (failure and failure.reason is not Reason.COLLECTIVE):
             self._report_exit(event)
         else:  # it may only have lost its peer, or its own report has not arrived yet
-            self._delay(_GRACE_S, lambda: self._report_exit(event))
+            self._delay(_EXIT_REPORT_DELAY_S, lambda: self._report_exit(event))
 
     def _report_exit(self, event: RankExited) -> None:
         if event.code == 0:

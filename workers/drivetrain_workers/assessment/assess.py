@@ -19,7 +19,7 @@ from drivetrain_workers.assessment.baselines import standard_baseline
 from drivetrain_workers.assessment.explain import explain
 from drivetrain_workers.assessment.judging import (
     Judge,
-    Judgement,
+    Judgements,
     judge_all,
     next_token_judge,
     token_counts,
@@ -34,8 +34,8 @@ from drivetrain_workers.modeling.objective import load_objective
 from drivetrain_workers.records.run_folder import RunFolder
 from drivetrain_workers.spec import BaselineSpec, TrainJob
 
-_NAMED = 5  # slices, the worst first
-Found = JsonObject
+_MAX_SLICES = 5  # slices, the worst first
+Result = JsonObject
 
 
 def assess(request: AssessRequest) -> str:
@@ -54,13 +54,13 @@ def assess(request: AssessRequest) -> str:
     job = trained.job
     online = OnlineTransform.of(job.data, folder.code, job.seed)
     folder.assessment.mkdir(exist_ok=True)
-    found: Found = {"scores": {}, "slices": [], "pictures": []}
+    found: Result = {"scores": {}, "slices": [], "pictures": []}
     objective = load_objective(job.model, str(folder.code))
     judge: Judge | None = None
-    next_token = job.model.loss is None and job.data.kind == "tokens" and not objective.judges
+    next_token = job.model.loss is None and job.data.kind == "tokens" and not objective.has_outcomes
     needs_train = bool(job.baseline or job.model.assess or next_token)
     splits = Splits.read(trained.dataset, online, needs_train)
-    if objective.judges:
+    if objective.has_outcomes:
         judge = objective.outcomes
     elif next_token:
         judge = next_token_judge(token_counts(splits.train, vocabulary(splits)))
@@ -69,26 +69,26 @@ def assess(request: AssessRequest) -> str:
     network = found["scores"] | request.metrics  # those of the evaluation cover the whole eval split
     if job.model.assess:
         function = load_function(job.model.assess, str(folder.code), "model.assess")
-        told = _numbers(function(trained.model, splits), "model.assess")
-        found["scores"] |= told
-        network |= told
-    _keep(found, folder)  # so that a later failure loses nothing
+        assessed = _numbers(function(trained.model, splits), "model.assess")
+        found["scores"] |= assessed
+        network |= assessed
+    _store(found, folder)  # so that a later failure loses nothing
     if job.explain:
         assert judge, "a job that cannot be explained is rejected before it starts"
         picture = explain(trained.model, judge, splits, job.seed, folder.assessment)
         found["pictures"].append(str(picture))
     if job.baseline:
         found["baseline"] = _compare(job, splits, network, folder.code)
-    _keep(found, folder)
+    _store(found, folder)
     return json.dumps(found)
 
 
-def _keep(found: Found, folder: RunFolder) -> None:
+def _store(found: Result, folder: RunFolder) -> None:
     with atomic_write(folder.assessment / "assessment.json") as sink:
         sink.write(json.dumps(found, indent=2).encode())
 
 
-def _describe(judgement: Judgement, folder: Path, found: Found) -> None:
+def _describe(judgement: Judgements, folder: Path, found: Result) -> None:
     """Add scores, slices and the reliability diagram of the decisions."""
     outcomes = judgement.outcomes
     if outcomes is None:
@@ -98,10 +98,10 @@ def _describe(judgement: Judgement, folder: Path, found: Found) -> None:
         found["scores"] |= scores(outcomes)
         slices = worst_slices(outcomes.slices, outcomes.loss, outcomes.correct)
         found["pictures"].append(str(draw_reliability(outcomes, folder / "reliability.png")))
-    found["slices"] = [asdict(each) for each in slices[:_NAMED]]
+    found["slices"] = [asdict(each) for each in slices[:_MAX_SLICES]]
 
 
-def _compare(job: TrainJob, splits: Splits, network: dict[str, float], code: Path) -> Found:
+def _compare(job: TrainJob, splits: Splits, network: dict[str, float], code: Path) -> Result:
     """Return the scores of the baseline and of the network."""
     asked = BaselineSpec() if isinstance(job.baseline, bool) else job.baseline
     best = job.training.best

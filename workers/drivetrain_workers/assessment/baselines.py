@@ -14,8 +14,8 @@ from drivetrain_workers.assessment.scores import Outcomes, scores
 from drivetrain_workers.assessment.splits import Splits
 from drivetrain_workers.classification import main_column
 
-_MOST_COMPONENTS = 100
-_MOST_TRAINED_ON = 10_000
+_MAX_COMPONENTS = 100
+_MAX_TRAINING_ROWS = 10_000
 _DISCOUNT = 0.75  # subtracted from every count, in favour of shorter contexts (Ney, Essen, Kneser 1994)
 
 
@@ -45,9 +45,9 @@ def logistic_regression(splits: Splits) -> dict[str, float]:
     from sklearn.preprocessing import StandardScaler
 
     labels = _labels(splits.train)
-    some = slice(None, None, -(-len(labels) // _MOST_TRAINED_ON))
+    some = slice(None, None, -(-len(labels) // _MAX_TRAINING_ROWS))
     inputs, labels = _flat(splits.train, some), labels[some]
-    components = min(_MOST_COMPONENTS, *inputs.shape)
+    components = min(_MAX_COMPONENTS, *inputs.shape)
     reduced = PCA(components, random_state=0)
     method = make_pipeline(StandardScaler(), reduced, StandardScaler(), LogisticRegression(max_iter=2000, C=0.1))
     method.fit(inputs, labels)

@@ -57,10 +57,10 @@ def _attributions(
     chosen: list[torch.Tensor] = []
 
     def decide(given: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
-        said = judge(
+        outputs = judge(
             model, {name: given, **dict(zip(others, rest, strict=True)), **lists}, context_of(rows, seed, classes)
         )
-        return _decision(said, chosen)
+        return _decision(outputs, chosen)
 
     decide(batch[name], *(batch[other] for other in others))  # at the input itself: this is what is explained
     options: Outputs = {
@@ -80,14 +80,14 @@ def _attributions(
     return explained
 
 
-def _decision(said: Outputs, chosen: list[torch.Tensor]) -> torch.Tensor:
+def _decision(outputs: Outputs, chosen: list[torch.Tensor]) -> torch.Tensor:
     """Return the explained values ``[rows]``; ``chosen`` collects the chosen classes on the first call."""
-    if "score" in said:
-        score: torch.Tensor = said["score"]
+    if "score" in outputs:
+        score: torch.Tensor = outputs["score"]
         return score
-    if "probabilities" not in said:
-        return -torch.as_tensor(said["error"])
-    probabilities = torch.as_tensor(said["probabilities"])
+    if "probabilities" not in outputs:
+        return -torch.as_tensor(outputs["error"])
+    probabilities = torch.as_tensor(outputs["probabilities"])
     if not chosen:
         chosen.append(probabilities.argmax(-1, keepdim=True))
     return probabilities.gather(-1, chosen[0]).flatten(1).mean(1)

@@ -41,8 +41,8 @@ def draw_images(images: Array, attributions: Array, target: Path) -> Path:
         shown = image.T[::-1] if recording else image if image.shape[-1] == 3 else image[..., 0]
         above.imshow(shown, cmap=None if shown.ndim == 3 else "gray", aspect="auto" if recording else "equal")
         flat = own.T[::-1] if recording else own.sum(-1)
-        most = np.abs(flat).max() or 1.0
-        below.imshow(flat, cmap="RdBu", vmin=-most, vmax=most, aspect="auto" if recording else "equal")
+        largest = np.abs(flat).max() or 1.0
+        below.imshow(flat, cmap="RdBu", vmin=-largest, vmax=largest, aspect="auto" if recording else "equal")
         for axes in (above, below):
             axes.set_axis_off()
     return _save(figure, target, "blue supports the decision, red opposes it")
@@ -54,8 +54,8 @@ def draw_tokens(texts: list[list[str]], attributions: list[Array], target: Path)
     line = -1
     for tokens, own in zip(texts, attributions, strict=True):
         line, column, last = line + 1, 0, line + _LINES
-        most = np.abs(own).max() or 1.0
-        for token, strength in zip(tokens, own / most, strict=True):
+        largest = np.abs(own).max() or 1.0
+        for token, strength in zip(tokens, own / largest, strict=True):
             if column + len(token) > _LINE_CHARACTERS:
                 line, column = line + 1, 0
             if line > last:

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 BINS = 15  # of confidence
-_LEAST_IN_A_SLICE = 10
-_TINY = 1e-12
+_MIN_SLICE_SIZE = 10
+_EPSILON = 1e-12
 
 Floats = npt.NDArray[np.float64]
 
@@ -46,7 +46,7 @@ class Outcomes:
         return cls(
             confidence=probabilities[every, chosen].astype(np.float64),
             correct=chosen == targets,
-            loss=-np.log(np.maximum(right, _TINY)),
+            loss=-np.log(np.maximum(right, _EPSILON)),
             brier=squares - 2 * right + 1,
             positive=probabilities[:, 1].astype(np.float64) if probabilities.shape[1] == 2 else None,
             targets=targets,
@@ -120,7 +120,7 @@ def worst_slices(slices: npt.NDArray[Any], loss: Floats, correct: npt.NDArray[np
     found = []
     for name in np.unique(slices):
         own = slices == name
-        if own.sum() >= _LEAST_IN_A_SLICE:
+        if own.sum() >= _MIN_SLICE_SIZE:
             accuracy = None if correct is None else float(correct[own].mean())
             found.append(SliceScore(str(name), int(own.sum()), accuracy, float(loss[own].mean())))
     return sorted(found, key=lambda each: -each.loss)

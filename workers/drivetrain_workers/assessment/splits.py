@@ -13,8 +13,8 @@ from drivetrain_pipelines.stream.columns import Columns, Ragged, Values
 from drivetrain_pipelines.stream.dataset import Dataset
 from tokenizers import Tokenizer
 
-_MOST_ROWS = 50_000
-_MOST_BYTES = 1 << 30
+_MAX_ROWS = 50_000
+_MAX_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Splits:
 
         def some(split: str) -> Columns:
             row_bytes = max(1, sum(map(_bytes, rows(split, np.arange(1)).values())))
-            return rows(split, spread(dataset.manifest.rows(split), min(_MOST_ROWS, _MOST_BYTES // row_bytes)))
+            return rows(split, spread(dataset.manifest.rows(split), min(_MAX_ROWS, _MAX_BYTES // row_bytes)))
 
         def rows(split: str, numbers: npt.NDArray[np.int64]) -> Columns:
             columns = dataset.read(split, numbers)
@@ -55,9 +55,9 @@ def rows_of(columns: Columns) -> int:
     return len(next(iter(columns.values())))
 
 
-def spread(total: int, most: int) -> npt.NDArray[np.int64]:
-    """Return at most ``most`` row numbers, evenly spaced over ``total``."""
-    return np.arange(total) if total <= most else np.linspace(0, total - 1, most).astype(np.int64)
+def spread(total: int, max_rows: int) -> npt.NDArray[np.int64]:
+    """Return at most ``max_rows`` row numbers, evenly spaced over ``total``."""
+    return np.arange(total) if total <= max_rows else np.linspace(0, total - 1, max_rows).astype(np.int64)
 
 
 def taken(values: Values, rows: npt.NDArray[np.int64]) -> Values:

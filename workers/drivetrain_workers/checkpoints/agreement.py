@@ -23,9 +23,9 @@ from drivetrain_workers.records.run_folder import CheckpointId, RunFolder
 
 def gather_objects(value: Any) -> list[Any]:
     """Return every rank's ``value`` to every rank of the process group."""
-    everywhere: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(everywhere, value)
-    return everywhere
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
 
 
 @dataclass(frozen=True, order=True)
@@ -75,7 +75,7 @@ class Agreement:
         if self.remote:
             chosen = self._download_newer(self.remote, chosen) or chosen
         if self.memory:
-            self.memory.forget_newer(self.rank, chosen.name if chosen else None)
+            self.memory.remove_newer(self.rank, chosen.name if chosen else None)
             if chosen and not chosen.stored:
                 path, copy = self.memory.open(chosen.name, self.rank)
                 return Checkpoint(path, copy.manifest, {self.rank: copy.index}, copy.records)
@@ -85,10 +85,10 @@ class Agreement:
         """Return all checkpoints, and all copies for which every rank has its own file, newest first."""
         copies = self.memory.find(self.rank, self.world_size, self.stage) if self.memory else []
         stored = committed(self.folder.checkpoints) if self.rank == 0 else []
-        everywhere = self.gather((copies, stored))
-        complete = set.intersection(*(set(copies) for copies, _ in everywhere))
+        values = self.gather((copies, stored))
+        complete = set.intersection(*(set(copies) for copies, _ in values))
         found = [_Candidate(name, stored=False) for name in complete]
-        found += [_Candidate(name, stored=True) for name in everywhere[0][1]]
+        found += [_Candidate(name, stored=True) for name in values[0][1]]
         return sorted(found, reverse=True)
 
     def _is_sound(self, candidate: _Candidate) -> bool:
@@ -128,7 +128,7 @@ class Agreement:
                     remote.set_aside(name)
             if not self.gather(problem)[0]:
                 return _Candidate(name, stored=True)
-        if self.rank == 0 and own is None and (useless := remote.set_aside_before()):
+        if self.rank == 0 and own is None and (useless := remote.already_set_aside()):
             raise CheckpointError(
                 f"no checkpoint in {remote.location} can be loaded: {len(useless)} are damaged, and there is no other "
                 "state. Restore them, or run the job again"

@@ -133,7 +133,7 @@ def restore(engine: Any, checkpoint: Checkpoint, rank: int, world_size: int) -> 
     for name, tensor in checkpoint.replicated(rank if same_world else 0).items():
         ours[name].copy_(tensor)
     engine.global_steps = checkpoint.step
-    engine.global_samples = checkpoint.manifest.samples
+    engine.global_samples = checkpoint.manifest.position
     engine.lr_scheduler.last_epoch = checkpoint.step  # its whole state: the schedule is a function of the step
     if same_world:
         restore_rng(own.rng)

@@ -133,7 +133,7 @@ class Manifest:
 
     Attributes:
         step: optimizer steps done.
-        samples: position in the stream of samples.
+        position: position in the stream of samples (stored as ``samples``).
         shapes: shape of every trained parameter.
         evaluation: evaluation at this step, if there was one.
         probe: probe of the loss, if the job requests one.
@@ -142,7 +142,7 @@ class Manifest:
     """
 
     step: int
-    samples: int
+    position: int
     world_size: int
     zero_stage: int
     shapes: dict[str, list[int]]
@@ -159,7 +159,8 @@ class Manifest:
 
     def to_json(self) -> JsonObject:
         """Return the JSON form."""
-        return asdict(self)
+        manifest = asdict(self)
+        return {"step": manifest.pop("step"), "samples": manifest.pop("position"), **manifest}
 
     @classmethod
     def from_json(cls, manifest: JsonObject) -> Self:

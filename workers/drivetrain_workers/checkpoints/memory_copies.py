@@ -25,10 +25,10 @@ from drivetrain_workers.checkpoints.store import rank_file, rank_index, verify_r
 from drivetrain_workers.protocol.step_record import StepRecord
 from drivetrain_workers.records.run_folder import CheckpointId
 
-_KEPT = 2
+_MAX_COPIES = 2
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  # only this user's folders in it are used
 _OWNER = "owner.lock"
-_ORPHANED_S = 600.0  # a dead agent is replaced sooner
+_ORPHAN_AGE_S = 600.0  # a dead agent is replaced sooner
 
 
 def memory_folder(run_id: str, first_rank: int) -> Path:
@@ -36,7 +36,7 @@ def memory_folder(run_id: str, first_rank: int) -> Path:
     return _SHARED_MEMORY / f"drivetrain-{os.getuid()}" / f"{run_id}-{first_rank}"
 
 
-def own_memory_folder(folder: Path) -> int:
+def acquire_memory_folder(folder: Path) -> int:
     """Create a node's folder and own it while the returned file descriptor is open. Raises OSError."""
     with _locked(folder.parent, make=True):
         folder.mkdir(exist_ok=True)
@@ -59,7 +59,7 @@ def remove_orphans(folder: Path, now: float) -> None:
     if folder.parent.is_symlink() or folder.parent.exists():
         with _locked(folder.parent, make=False):
             for other in folder.parent.iterdir():
-                if other != folder and not _is_owned(other) and now - _last_written(other) > _ORPHANED_S:
+                if other != folder and not _is_owned(other) and now - _last_written(other) > _ORPHAN_AGE_S:
                     shutil.rmtree(other, ignore_errors=True)
 
 
@@ -124,14 +124,14 @@ class MemoryCopies:
     def write(self, checkpoint: CheckpointId, rank: int, copy: RankCopy, content: memoryview) -> None:
         """Store a rank's state. Raises OSError when memory is short."""
         folder = checkpoint.folder(self._folder)
-        self.make_room(checkpoint, rank)
+        self.prepare_write(checkpoint, rank)
         with atomic_write(folder / rank_file(rank)) as file:
             file.write(content)
         write_json(folder / rank_index(rank), copy.to_json())
 
     def find(self, rank: int, world_size: int, stage: int) -> list[CheckpointId]:
         """Return the copies that fit a rank of this world size and ZeRO stage, newest first; `verify` before use."""
-        return [c for c in self.complete(rank) if self._serves(c, rank, world_size, stage)]
+        return [c for c in self.completed(rank) if self._matches_layout(c, rank, world_size, stage)]
 
     def open(self, checkpoint: CheckpointId, rank: int) -> tuple[Path, RankCopy]:
         """Return folder and index of a rank's copy. Raises CorruptFileError."""
@@ -146,29 +146,29 @@ class MemoryCopies:
         folder = checkpoint.folder(self._folder)
         return folder / rank_file(rank), folder / rank_index(rank)
 
-    def complete(self, rank: int) -> list[CheckpointId]:
+    def completed(self, rank: int) -> list[CheckpointId]:
         """Return the completely written copies of a rank, newest first."""
         found = [CheckpointId.parse(path.parent.name) for path in self._folder.glob(f"*/{rank_index(rank)}")]
         return sorted((c for c in found if c), reverse=True)
 
-    def make_room(self, coming: CheckpointId, rank: int) -> None:
+    def prepare_write(self, coming: CheckpointId, rank: int) -> None:
         """Create the folder for a new copy of a rank, and remove all its older copies but the newest."""
         coming.folder(self._folder).mkdir(parents=True, exist_ok=True)
-        complete = self.complete(rank)
-        self._forget(rank, set(complete[: _KEPT - 1]) | {coming})
+        completed = self.completed(rank)
+        self._remove(rank, set(completed[: _MAX_COPIES - 1]) | {coming})
 
-    def forget_newer(self, rank: int, chosen: CheckpointId | None) -> None:
+    def remove_newer(self, rank: int, chosen: CheckpointId | None) -> None:
         """Remove the copies of a rank that are newer than ``chosen`` or incomplete, after a resume from ``chosen``."""
-        self._forget(rank, {c for c in self.complete(rank) if chosen and c <= chosen})
+        self._remove(rank, {c for c in self.completed(rank) if chosen and c <= chosen})
 
-    def _forget(self, rank: int, kept: set[CheckpointId]) -> None:
+    def _remove(self, rank: int, kept: set[CheckpointId]) -> None:
         for path in self._folder.glob(f"step-*/{Path(rank_file(rank)).stem}.*"):  # partial and temporary files, too
             if CheckpointId.parse(path.parent.name) not in kept:
                 path.unlink(missing_ok=True)
                 with suppress(OSError):  # not empty: other ranks have files in it
                     path.parent.rmdir()
 
-    def _serves(self, checkpoint: CheckpointId, rank: int, world_size: int, stage: int) -> bool:
+    def _matches_layout(self, checkpoint: CheckpointId, rank: int, world_size: int, stage: int) -> bool:
         try:
             _, copy = self.open(checkpoint, rank)
         except CorruptFileError:

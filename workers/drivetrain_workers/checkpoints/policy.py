@@ -9,8 +9,8 @@ from drivetrain_workers.records.run_folder import CheckpointId
 from drivetrain_workers.spec import KeepSpec
 
 _PRIOR_FAILURES, _PRIOR_S = 1.0, 24 * 3600.0  # one failure a day, until the run's own data outweighs it
-_UNMEASURED_S = 60.0  # before the first save its cost is unknown
-_WRITES = 4.0  # a save may use a quarter of the storage's time, at most
+_DEFAULT_INTERVAL_S = 60.0  # before the first save its cost is unknown
+_MIN_WRITE_TIMES = 4.0  # a save may use a quarter of the storage's time, at most
 
 
 def save_interval_s(stall_s: float | None, write_s: float, failures: int, elapsed_s: float) -> float:
@@ -24,9 +24,9 @@ def save_interval_s(stall_s: float | None, write_s: float, failures: int, elapse
         failures, elapsed_s: of this run so far.
     """
     if stall_s is None:
-        return _UNMEASURED_S
+        return _DEFAULT_INTERVAL_S
     between_failures_s = (_PRIOR_S + elapsed_s) / (_PRIOR_FAILURES + failures)
-    return max(math.sqrt(2 * stall_s * between_failures_s), _WRITES * write_s)
+    return max(math.sqrt(2 * stall_s * between_failures_s), _MIN_WRITE_TIMES * write_s)
 
 
 def to_keep(found: Mapping[CheckpointId, float | None], keep: KeepSpec) -> set[CheckpointId]:

@@ -24,7 +24,7 @@ from drivetrain_workers.records.run_folder import CheckpointId, RunFolder
 from drivetrain_workers.spec import CheckpointSpec
 
 _CORRUPT = "manifest.corrupt.json"  # the manifest of a checkpoint that could not be loaded
-_PATIENCE_S = 20.0  # the uploader retries for longer, and reports each failure
+_TIMEOUT_S = 20.0  # the uploader retries for longer, and reports each failure
 
 
 class RemoteCheckpoints:
@@ -37,7 +37,7 @@ class RemoteCheckpoints:
 
     def __init__(self, run: RunFolder, spec: CheckpointSpec) -> None:
         self._run, self._keep = run, spec.keep
-        self._folder = StorageFolder(f"{(spec.location or '').rstrip('/')}/{run.path.name}", spec.storage, _PATIENCE_S)
+        self._folder = StorageFolder(f"{(spec.location or '').rstrip('/')}/{run.path.name}", spec.storage, _TIMEOUT_S)
         self._scores: dict[CheckpointId, float | None] = {}  # of checkpoints whose manifest was read
 
     @property
@@ -53,7 +53,7 @@ class RemoteCheckpoints:
         """Return every checkpoint in storage that has a manifest, newest first. Raises OSError."""
         return self._committed(self._folder.files(self._run.checkpoints.name))
 
-    def set_aside_before(self) -> list[CheckpointId]:
+    def already_set_aside(self) -> list[CheckpointId]:
         """Return the checkpoints in storage that were set aside, newest first. Raises OSError."""
         names = self._folder.files(self._run.checkpoints.name)
         found = {self._parse(name) for name in names if name.endswith(f"/{_CORRUPT}")}
@@ -105,7 +105,7 @@ class RemoteCheckpoints:
         fetcher = Fetcher(filesystem)
         try:
             for rank in range(part, self._manifest(checkpoint).world_size, parts):
-                if _is_there(folder, rank):
+                if _is_complete(folder, rank):
                     continue  # downloaded before this process was restarted
                 name = f"{self._name(checkpoint)}/{rank_index(rank)}"
                 text = self._folder.read(name)
@@ -188,7 +188,7 @@ class RemoteCheckpoints:
         return CheckpointId.parse(parts[1]) if parts[0] == self._run.checkpoints.name and len(parts) > 1 else None
 
 
-def _is_there(folder: Path, rank: int) -> bool:
+def _is_complete(folder: Path, rank: int) -> bool:
     """Check whether a rank's files are in ``folder`` with the expected content."""
     with suppress(CorruptFileError):
         verify_rank(folder, rank)

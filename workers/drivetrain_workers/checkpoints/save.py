@@ -30,7 +30,7 @@ class SavePoint:
 
     Attributes:
         step: optimizer steps done.
-        samples: position in the stream of samples.
+        position: position in the stream of samples.
         records: records of the steps since the previous save. Rank 0 writes them before the commit, so a committed
             checkpoint has its whole history.
         history: see `History`.
@@ -38,7 +38,7 @@ class SavePoint:
     """
 
     step: int
-    samples: int
+    position: int
     records: tuple[StepRecord, ...] = ()
     history: History | None = None
     probe: Probe | None = None
@@ -111,7 +111,7 @@ class CheckpointWriter:
     def _manifest(self, engine: Any, point: SavePoint, whole: bool) -> Manifest:
         return Manifest(
             point.step,
-            point.samples,
+            point.position,
             self._world_size,
             engine.zero_optimization_stage(),
             parameter_shapes(engine),

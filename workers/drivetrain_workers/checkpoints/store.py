@@ -23,7 +23,7 @@ from drivetrain_workers.records.run_folder import CheckpointId
 
 MANIFEST = "manifest.json"
 _COMMIT_TIMEOUT_S = 600.0
-_COMMIT_POLL_S = 0.01
+_COMMIT_POLL_INTERVAL_S = 0.01
 
 
 def rank_file(rank: int) -> str:
@@ -65,7 +65,7 @@ def commit(folder: Path, manifest: Manifest) -> None:
         if missing and time.monotonic() > deadline:
             raise CheckpointError(f"ranks {sorted(missing)} did not write their part of {folder.name}")
         if missing:
-            time.sleep(_COMMIT_POLL_S)
+            time.sleep(_COMMIT_POLL_INTERVAL_S)
     fsync_folder(folder.parent)  # the folder itself must survive a power failure before older checkpoints are removed
     write_json(folder / MANIFEST, manifest.to_json())
 

@@ -36,7 +36,7 @@ def is_collective_error(message: str) -> bool:
     return any(backend.error_mark in message for backend in _BY_DEVICE.values())
 
 
-def stay_on_this_machine(rendezvous: str) -> None:
+def use_loopback_only(rendezvous: str) -> None:
     """Restrict gloo to loopback when the whole gang is on this machine, so that nothing listens on other interfaces."""
     if rendezvous.startswith("file://"):
         os.environ["GLOO_SOCKET_IFNAME"] = "lo"

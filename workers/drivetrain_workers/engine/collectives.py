@@ -23,7 +23,7 @@ _COLLECTIVES = (
 )
 
 
-class CollectiveClock:
+class CollectiveTimer:
     """Sums up the time that the main thread spends in collectives, including waits for slower peers.
 
     On GPUs collectives are queued and overlap with computation: only the waits of the CPU for them count here.

@@ -19,7 +19,7 @@ from drivetrain_pipelines.errors import InputError
 from drivetrain_workers.engine.flat_state import FlatState, Span
 
 
-def never_compile_all_reduce() -> None:
+def disable_shared_memory_all_reduce() -> None:
     """Keep DeepSpeed from compiling its shared-memory all-reduce, which takes 35 s and a compiler.
 
     All traffic then uses the backend of torch.distributed.

@@ -15,9 +15,9 @@ from drivetrain_pipelines.errors import InputError
 from drivetrain_pipelines.stream.columns import Columns, Ragged, Values
 
 from drivetrain_workers.engine import deepspeed_internals
-from drivetrain_workers.engine.backend import backend_of, stay_on_this_machine
+from drivetrain_workers.engine.backend import backend_of, use_loopback_only
 from drivetrain_workers.engine.batching import BatchPlan
-from drivetrain_workers.engine.collectives import CollectiveClock
+from drivetrain_workers.engine.collectives import CollectiveTimer
 from drivetrain_workers.engine.deepspeed_config import deepspeed_config, learning_rate_ratio
 from drivetrain_workers.modeling.context import TrainContext
 from drivetrain_workers.modeling.model import checkpoint_activations
@@ -33,7 +33,7 @@ def _joined(pieces: list[Any]) -> Any:
     return torch.cat(pieces) if all(map(torch.is_tensor, pieces)) else [value for piece in pieces for value in piece]
 
 
-def _nothing() -> None:
+def _no_op() -> None:
     """Do nothing before an update."""
 
 
@@ -48,8 +48,8 @@ class StepResult:
     loss: float
     gradient_norm: float
     learning_rate: float
-    stop_asked: bool
-    save_asked: bool
+    stop_requested: bool
+    save_requested: bool
     busy: bool
     communicated_s: float
 
@@ -87,8 +87,8 @@ def join_group(rank: int, local_rank: int, world_size: int, rendezvous: str) -> 
         torch.cuda.set_device(device)
     else:
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-        deepspeed_internals.never_compile_all_reduce()
-    stay_on_this_machine(rendezvous)
+        deepspeed_internals.disable_shared_memory_all_reduce()
+    use_loopback_only(rendezvous)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(local_rank), "WORLD_SIZE": str(world_size)}
     backend = backend_of(device).name
     dist.init_process_group(backend, init_method=rendezvous, rank=rank, world_size=world_size)
@@ -124,7 +124,7 @@ class Engine:
         seed: int = 0,
         classes: tuple[str, ...] = (),
     ) -> None:
-        self.before_update: Callable[[], None] = _nothing
+        self.before_update: Callable[[], None] = _no_op
         self.objective, self._plan, self._device = objective, plan, device
         self._steps, self._seed, self._classes = steps, seed, classes
         if spec.activation_checkpointing:
@@ -137,7 +137,7 @@ class Engine:
             config=deepspeed_config(spec, plan, device.type == "cpu"),
             lr_scheduler=lambda optimizer: torch.optim.lr_scheduler.LambdaLR(optimizer, ratio),
         )
-        self._collectives = CollectiveClock(deepspeed_internals.communication_backend())
+        self._collectives = CollectiveTimer(deepspeed_internals.communication_backend())
         if spec.compile:
             self.deepspeed.compile(backend=spec.compile)
 
@@ -145,8 +145,8 @@ class Engine:
         self,
         columns: Columns,
         position: int,
-        stop_asked: bool = False,
-        save_asked: bool = False,
+        stop_requested: bool = False,
+        save_requested: bool = False,
         busy: bool = False,
     ) -> StepResult:
         """Run one optimizer step on this rank's rows of a global batch.
@@ -179,14 +179,14 @@ class Engine:
             engine.step()
             total += loss.detach()
         # One small collective carries the loss and the requests of all ranks, so all act on them after the same step.
-        asked = torch.tensor([float(stop_asked), float(save_asked), float(busy)], device=self._device)
+        asked = torch.tensor([float(stop_requested), float(save_requested), float(busy)], device=self._device)
         report = torch.cat([total.view(1), asked])
         comm.all_reduce(report)
         norm = engine.get_global_grad_norm()
-        told, *flags = report.tolist()
+        mean_loss, *flags = report.tolist()
         stop, save, any_busy = (flag > 0 for flag in flags)
         communicated_s = self._collectives.take()
-        return StepResult(told, float(norm or 0.0), float(learning_rate), stop, save, any_busy, communicated_s)
+        return StepResult(mean_loss, float(norm or 0.0), float(learning_rate), stop, save, any_busy, communicated_s)
 
     @torch.no_grad()
     def evaluate(self, part: EvalPart, metrics: bool = True) -> Evaluation:
@@ -223,21 +223,23 @@ class Engine:
 
     def _check_names(self, names: list[str]) -> None:
         """Raise `InputError` when metrics have other names on another rank: their sums would be wrong."""
-        everywhere: list[list[str]] = [[]] * self._plan.world_size
-        dist.all_gather_object(everywhere, sorted(names))
-        different = next((there for there in everywhere if there != everywhere[0]), None)
+        names_by_rank: list[list[str]] = [[]] * self._plan.world_size
+        dist.all_gather_object(names_by_rank, sorted(names))
+        different = next((there for there in names_by_rank if there != names_by_rank[0]), None)
         if different:
-            given = f"a function that returned {everywhere[0]} for one part of the samples and {different} for another"
+            given = (
+                f"a function that returned {names_by_rank[0]} for one part of the samples and {different} for another"
+            )
             raise InputError("model.metrics", given, "the same names for every batch")
 
     @torch.no_grad()
-    def predict(self, part: EvalPart, most_rows: int) -> Outputs:
+    def predict(self, part: EvalPart, max_rows: int) -> Outputs:
         """Return the job's predictions for the first rows of every rank's part; by name, a value for every row."""
-        micro, most = self._plan.micro_batch, min(most_rows, part.rows)
+        micro, limit = self._plan.micro_batch, min(max_rows, part.rows)
         pieces = []
         self.deepspeed.eval()
-        for start in range(0, min(most_rows, -(-part.total_rows // self._plan.world_size)), micro):
-            rows = slice(min(start, most), min(start + micro, most))
+        for start in range(0, min(max_rows, -(-part.total_rows // self._plan.world_size)), micro):
+            rows = slice(min(start, limit), min(start + micro, limit))
             batch, context = self._batch(part.columns, rows), self._context(rows, part.start, training=False)
             predicted = self.objective.predict(self.deepspeed, batch, context)
             if rows.stop > rows.start:

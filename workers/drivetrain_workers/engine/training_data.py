@@ -17,12 +17,12 @@ from drivetrain_pipelines.stream.reader import Batch, StreamReader
 from drivetrain_workers.engine.batching import BatchPlan
 from drivetrain_workers.engine.engine import EvalPart
 from drivetrain_workers.records.run_folder import RunFolder
-from drivetrain_workers.spec import FACTS_OF_DATA
+from drivetrain_workers.spec import DATA_FACTS
 
 
 def model_facts(dataset: Dataset, data: DataSpec) -> dict[str, int]:
     """Return the facts of the data that a model factory can request."""
-    known = {name: int(value) for name, value in dataset.manifest.statistics.items() if name in FACTS_OF_DATA}
+    known = {name: int(value) for name, value in dataset.manifest.statistics.items() if name in DATA_FACTS}
     return {**known, "sequence_length": data.sequence_length}
 
 
@@ -90,8 +90,8 @@ class TrainingData:
         """Return a rank's part of the eval split. An online transform is applied here, without random numbers."""
         total = self._dataset.manifest.rows("eval")
         own = BatchPlan(total, plan.world_size, 1, 1).rows(rank)
-        samples = np.arange(own.start, max(own.start + 1, own.stop), dtype=np.int64) % total
-        columns = self._dataset.read("eval", samples)
+        numbers = np.arange(own.start, max(own.start + 1, own.stop), dtype=np.int64) % total
+        columns = self._dataset.read("eval", numbers)
         if self._online:
             columns = {**self._online.apply(columns, None)}
         return EvalPart(columns, own.stop - own.start, total, own.start)

@@ -10,7 +10,7 @@ import torch
 from drivetrain_pipelines.prepare.tokenizer import END_OF_TEXT
 from tokenizers import Tokenizer
 
-_COLDEST = 1e-6  # lowest temperature: always the most likely token
+_MIN_TEMPERATURE = 1e-6  # lowest temperature: always the most likely token
 
 
 @dataclass(frozen=True)
@@ -44,14 +44,14 @@ def generate(model: torch.nn.Module, tokenizer: Tokenizer, prompt: str, length: 
     tokens = torch.tensor([start])
     next_logits = _Cached(model, length) if _keeps(model) else _Recomputed(model, length)
     for _ in range(sampling.max_tokens):
-        logits = next_logits(tokens).float() / max(sampling.temperature, _COLDEST)
+        logits = next_logits(tokens).float() / max(sampling.temperature, _MIN_TEMPERATURE)
         values, candidates = logits.topk(min(sampling.top_k, logits.numel()))
         chosen = candidates[torch.multinomial(values.softmax(-1), 1, generator=random)]
         if int(chosen) == end:
             break
         tokens = torch.cat([tokens, chosen.view(1, 1)], dim=1)
-    said = tokens[0].tolist()
-    return [tokenizer.decode(part) for part in (said[: len(start)], said[len(start) :])]
+    outputs = tokens[0].tolist()
+    return [tokenizer.decode(part) for part in (outputs[: len(start)], outputs[len(start) :])]
 
 
 def _keeps(model: torch.nn.Module) -> bool:

@@ -97,18 +97,18 @@ _MODULES = {
 
 def profile(request: ProfileRequest) -> ModelProfile:
     """Profile a model. Raises as `run_request`."""
-    return ModelProfile(**json.loads(ask(request)))
+    return ModelProfile(**json.loads(run_request(request)))
 
 
 def predict(request: PredictRequest) -> list[JsonObject]:
     """Return a row for every input, or every sample in it: ``input`` and the predictions. Raises as `run_request`."""
-    return json.loads(ask(request))  # type: ignore[no-any-return]  # we wrote it
+    return json.loads(run_request(request))  # type: ignore[no-any-return]  # we wrote it
 
 
 Request = PredictRequest | AssessRequest | ExportRequest | ProfileRequest
 
 
-def ask(request: Request) -> str:
+def run_request(request: Request) -> str:
     """Run a request in a new process. Returns JSON of the result, or the path of an export.
 
     Raises:

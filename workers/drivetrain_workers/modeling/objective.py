@@ -78,7 +78,7 @@ class Objective:
         return pairs
 
     @property
-    def predicts(self) -> bool:
+    def has_predictions(self) -> bool:
         """Whether the job has predictions."""
         return self._predict is not None
 
@@ -98,15 +98,15 @@ class Objective:
         return columns
 
     @property
-    def judges(self) -> bool:
+    def has_outcomes(self) -> bool:
         """Whether the job reports the decisions of the model."""
         return self._outcomes is not None
 
     def outcomes(self, model: torch.nn.Module, batch: Batch, context: TrainContext) -> Outputs:
         """Return the decisions of the model for a batch, and the correct answers."""
         assert self._outcomes, "the job has no model.outcomes"
-        said: Outputs = self._outcomes(model, batch, context=context)
-        return said
+        outputs: Outputs = self._outcomes(model, batch, context=context)
+        return outputs
 
 
 def load_objective(spec: ModelSpec, code_folder: str) -> Objective:
@@ -160,11 +160,11 @@ def _with_context(function: Function) -> Function:
     if "context" in inspect.signature(function).parameters:
         return function
 
-    def without(*arguments: Any, context: TrainContext) -> Any:
+    def without_context(*arguments: Any, context: TrainContext) -> Any:
         del context
         return function(*arguments)
 
-    return without
+    return without_context
 
 
 def _total_and_count(value: Any, weight: float) -> tuple[float, float]:

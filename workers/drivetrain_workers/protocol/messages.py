@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 from drivetrain_workers.protocol import events
 from drivetrain_workers.protocol.events import AgentEvent, RankId
 
-BEAT_S = 0.5  # between two heartbeats of a rank
+HEARTBEAT_INTERVAL_S = 0.5  # between two heartbeats of a rank
 
 
 @dataclass(frozen=True)

@@ -9,17 +9,17 @@ import sys
 from contextlib import suppress
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
-_BYSTANDER_NICENESS = 5
+_NICENESS = 5
 
 
-def yield_to_training() -> None:
+def lower_priority() -> None:
     """Lower the priority of this process below that of the ranks, which leave enough CPU time while they wait.
 
     Linux keeps both settings per thread, and new threads inherit them. Lowering the priority needs no privileges.
     """
     for thread in map(int, os.listdir("/proc/self/task")):
         with suppress(ProcessLookupError):  # the thread has ended in the meantime
-            os.setpriority(os.PRIO_PROCESS, thread, max(_BYSTANDER_NICENESS, os.getpriority(os.PRIO_PROCESS, thread)))
+            os.setpriority(os.PRIO_PROCESS, thread, max(_NICENESS, os.getpriority(os.PRIO_PROCESS, thread)))
             os.sched_setscheduler(thread, os.SCHED_BATCH, os.sched_param(0))  # wait for an idle CPU when waking up
 
 

@@ -7,7 +7,7 @@ import threading
 
 from drivetrain_workers.protocol.events import AgentEvent, Heartbeat
 from drivetrain_workers.protocol.messages import RankTask, StopTraining, receive, send
-from drivetrain_workers.rank.pulse import Pulse
+from drivetrain_workers.rank.heartbeat import HeartbeatThread
 
 
 class AgentLink:
@@ -19,13 +19,13 @@ class AgentLink:
     def __init__(self, task: RankTask) -> None:
         self._connection = task.endpoint.connect()
         self._lock = threading.Lock()  # the checkpoint thread and the heartbeat thread report too
-        self.stop_asked = threading.Event()
+        self.stop_requested = threading.Event()
         threading.Thread(target=self._listen, name="agent-link", daemon=True).start()
-        self._pulse = Pulse(lambda beat: self.report(Heartbeat(task.id, beat)))
+        self._heartbeat = HeartbeatThread(lambda beat: self.report(Heartbeat(task.id, beat)))
 
     def enter(self, phase: str, step: int) -> None:
         """Begin a phase of the main thread; one that takes far longer than before counts as a hang."""
-        self._pulse.enter(phase, step)
+        self._heartbeat.enter(phase, step)
 
     def report(self, event: AgentEvent) -> None:
         """Send one event."""
@@ -36,6 +36,6 @@ class AgentLink:
         try:
             while True:
                 if isinstance(receive(self._connection), StopTraining):
-                    self.stop_asked.set()
+                    self.stop_requested.set()
         except (EOFError, OSError):
             os._exit(1)  # the agent is gone; the main thread may be blocked, so end the process

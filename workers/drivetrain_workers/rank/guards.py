@@ -10,9 +10,9 @@ from statistics import median
 
 from drivetrain_workers.spec import EarlyStopSpec, GuardSpec
 
-_ENOUGH = 16  # losses that are needed before a spike can be detected
-_TO_SIGMA = 1.4826  # of a normal distribution, from the median absolute deviation
-_LEAST_SPREAD = 0.01  # relative to the median: smaller deviations are not spikes
+_MIN_LOSSES = 16  # losses that are needed before a spike can be detected
+_MAD_TO_SIGMA = 1.4826  # of a normal distribution, from the median absolute deviation
+_MIN_RELATIVE_SPREAD = 0.01  # relative to the median: smaller deviations are not spikes
 
 
 @dataclass(frozen=True)
@@ -56,11 +56,11 @@ class LossGuard:
 
     def _score(self, loss: float) -> float:
         """Compute the robust z-score (Iglewicz and Hoaglin 1993)."""
-        if len(self._losses) < min(_ENOUGH, self._spec.window):
+        if len(self._losses) < min(_MIN_LOSSES, self._spec.window):
             return 0.0
         middle = median(self._losses)
-        spread = _TO_SIGMA * median(abs(value - middle) for value in self._losses)
-        return (loss - middle) / max(spread, _LEAST_SPREAD * abs(middle), 1e-12)
+        spread = _MAD_TO_SIGMA * median(abs(value - middle) for value in self._losses)
+        return (loss - middle) / max(spread, _MIN_RELATIVE_SPREAD * abs(middle), 1e-12)
 
 
 class EarlyStop:

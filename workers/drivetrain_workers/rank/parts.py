@@ -34,7 +34,7 @@ def standard_points(run: RankRun) -> LoopPoints:
     if run.task.rank == 0:
         points.after_step.attach(partial(_report_step, run))
         points.after_evaluation.attach(partial(_report_evaluation, run))
-    points.after_iteration.attach(run.times.end_turn)
+    points.after_iteration.attach(run.times.end_iteration)
     return points
 
 

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 # Seconds of an iteration, in order; it ends with step ``step`` done, evaluated and saved.
 PARTS = ("data", "compute", "communicate", "evaluate", "save")
-TURN = np.dtype([("step", "<i8"), ("began", "<f8"), *((part, "<f4") for part in PARTS)])
+ITERATION = np.dtype([("step", "<i8"), ("began", "<f8"), *((part, "<f4") for part in PARTS)])
 
-Turns = NDArray[np.void]  # records of `ITERATION`: ``began`` in seconds since the epoch
+Iterations = NDArray[np.void]  # records of `ITERATION`: ``began`` in seconds since the epoch
 
 
 class StepTimes:
@@ -42,14 +42,14 @@ class StepTimes:
             self._seconds[self._part] += now - self._since
         self._part, self._since = part, now
 
-    def end_turn(self, step: int, communicated_s: float) -> None:
+    def end_iteration(self, step: int, communicated_s: float) -> None:
         """Write the iteration, with ``communicated_s`` of its compute time as communication."""
         self.enter("")
         self._seconds["compute"] -= communicated_s
         self._seconds["communicate"] += communicated_s
         if self._file:
             record = (step, self._began, *(self._seconds[part] for part in PARTS))
-            self._file.write(np.array(record, TURN).tobytes())
+            self._file.write(np.array(record, ITERATION).tobytes())
         self._began, self._part, self._since = time.time(), "", 0.0
         self._seconds = dict.fromkeys(PARTS, 0.0)
 
@@ -59,7 +59,7 @@ class StepTimes:
             self._file.close()
 
 
-class TurnFile:
+class IterationFile:
     """Reads the iterations of one generation in pieces, while they are written.
 
     Args:
@@ -70,16 +70,16 @@ class TurnFile:
     def __init__(self, folder: Path, generation: int) -> None:
         self._path, self._read = _path(folder, generation), 0
 
-    def read(self, most: int) -> Turns:
-        """Return the next iterations, at most ``most``; none if no more were written."""
+    def read(self, max_iterations: int) -> Iterations:
+        """Return the next iterations, at most ``max_iterations``; none if no more were written."""
         try:
-            there = self._path.stat().st_size // TURN.itemsize
+            available = self._path.stat().st_size // ITERATION.itemsize
         except FileNotFoundError:
-            there = 0
-        count = min(most, there - self._read)
+            available = 0
+        count = min(max_iterations, available - self._read)
         if count <= 0:
-            return np.empty(0, TURN)
-        found = np.fromfile(self._path, TURN, count, offset=self._read * TURN.itemsize)
+            return np.empty(0, ITERATION)
+        found = np.fromfile(self._path, ITERATION, count, offset=self._read * ITERATION.itemsize)
         self._read += len(found)
         return found
 
@@ -88,12 +88,12 @@ class TurnFile:
         self._read = 0
 
 
-def read_turns(folder: Path) -> dict[int, Turns]:
+def read_iterations(folder: Path) -> dict[int, Iterations]:
     """Return the iterations of each generation, in the order of generations."""
     found = {}
     for path in sorted(folder.glob("*.times")):
         data = path.read_bytes()
-        found[int(path.stem)] = np.frombuffer(data[: len(data) - len(data) % TURN.itemsize], TURN)
+        found[int(path.stem)] = np.frombuffer(data[: len(data) - len(data) % ITERATION.itemsize], ITERATION)
     return found
 
 

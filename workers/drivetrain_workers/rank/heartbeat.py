@@ -8,10 +8,10 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from drivetrain_workers.protocol.events import Beat
-from drivetrain_workers.protocol.messages import BEAT_S
+from drivetrain_workers.protocol.messages import HEARTBEAT_INTERVAL_S
 
 
-class Pulse:
+class HeartbeatThread:
     """Reports in a thread which phase the main thread is in.
 
     Args:
@@ -22,7 +22,7 @@ class Pulse:
         self._report = report
         self._now = (0, "start", 0, time.monotonic())
         self._longest: dict[str, float] = {}
-        threading.Thread(target=self._beat, name="pulse", daemon=True).start()
+        threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
 
     def enter(self, phase: str, step: int) -> None:
         """Begin a phase of the main thread, and end the previous one."""
@@ -36,4 +36,4 @@ class Pulse:
             while True:
                 step, phase, count, since = self._now
                 self._report(Beat(step, phase, count, time.monotonic() - since, self._longest.get(phase, 0.0)))
-                time.sleep(BEAT_S)
+                time.sleep(HEARTBEAT_INTERVAL_S)
