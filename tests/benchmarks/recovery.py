@@ -1,6 +1,6 @@
-"""From `kill -9` of a rank to the next optimizer step: Drivetrain beside Ray Train and torchrun, same configuration.
+"""Time from `kill -9` of a rank to the next optimizer step: Drivetrain, Ray Train and torchrun, same configuration.
 
-And from `kill -STOP`, which neither of the others notices before the collective's timeout of half an hour.
+Also from `kill -STOP`, which the others notice only after the collective's timeout of half an hour.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _MOMENTS = ("lost", "told", "forked", "grouped", "initialized", "loaded", "stepp
 
 
 def main() -> None:
-    """Alternate all."""
+    """Alternate all systems."""
     ours: dict[str, list[dict[str, float]]] = {"kill": [], "stop": []}
     theirs: dict[str, list[float]] = {name: [] for name in _PEERS}
     with tempfile.TemporaryDirectory() as folder:
@@ -57,7 +57,7 @@ def main() -> None:
     ratios = {}
     for name, seconds in theirs.items():
         back = [(o, t) for o, t in zip(totals["kill"], seconds, strict=True) if math.isfinite(t)]
-        title = f"{name}, kill -9" + (f" ({len(back)} of {len(seconds)} came back)" if len(back) < len(seconds) else "")
+        title = f"{name}, kill -9" + (f" ({len(back)} of {len(seconds)} recovered)" if len(back) < len(seconds) else "")
         if back:
             ratios[name] = statistics.median(o / t for o, t in back)
             rows.append([title, f"{statistics.median(t for _, t in back):.2f}", f"{ratios[name]:.3f}"])
@@ -69,7 +69,7 @@ def main() -> None:
 
 
 def _drivetrain(home: Path, harm: signal.Signals) -> dict[str, float]:
-    """Harm rank 1 once; returns the seconds of every part until the next step is done."""
+    """Send a signal to rank 1 once; return the seconds of every part until the next step is done."""
     overrides = ["training.steps=14", "training.eval_every=14", f"checkpoint.every={_CHECKPOINT_EVERY}"]
     command = [str(_BIN / "drivetrain"), "run", "language-model", "--json", *(f"--set={o}" for o in overrides)]
     environment = {**os.environ, "DRIVETRAIN_HOME": str(home)}
@@ -88,7 +88,7 @@ def _drivetrain(home: Path, harm: signal.Signals) -> dict[str, float]:
 
 
 def _peer(folder: Path, start: list[str]) -> float:
-    """Kill worker 1 once; seconds until the next step is done."""
+    """Kill worker 1 once; return the seconds until the next step is done."""
     folder.mkdir()
     job = validate("language-model").spec
     plan = solve(job.training.global_batch_size, job.training.micro_batch_size, job.resources.max_workers)
@@ -111,7 +111,7 @@ def _peer(folder: Path, start: list[str]) -> float:
         killed_at = time.time()
         os.kill(int((folder / "rank-1.pid").read_text()), signal.SIGKILL)
         while (now := _wait_for_steps(folder, len(steps) + 1, process)) and now[-1] < killed_at:
-            time.sleep(0.01)  # a step that was already under way when the worker died
+            time.sleep(0.01)  # a step that was already running when the worker died
         if process.poll() is None and not now:
             for child in psutil.Process(process.pid).children(recursive=True):
                 child.kill()
@@ -120,7 +120,7 @@ def _peer(folder: Path, start: list[str]) -> float:
 
 
 def _wait_for_steps(folder: Path, count: int, process: subprocess.Popen[bytes]) -> list[float]:
-    """Times of the steps, once there are enough; none when the peer ends, or makes no step for too long."""
+    """Return the times of the steps, once there are enough; empty if the peer ends or makes no step for too long."""
     path, deadline = folder / "steps.txt", time.monotonic() + _PATIENCE_S
     while process.poll() is None and time.monotonic() < deadline:
         times = [float(line) for line in path.read_text().splitlines()] if path.exists() else []

@@ -1,7 +1,7 @@
-"""Time of a step while the tracking server is well, slow or broken, beside the time while nobody listens.
+"""Time of a step with a tracking server that works, is slow or fails, compared with the time without a server.
 
-Every run goes through all four, many times over, in an order that is drawn anew for each cycle: machines drift by more
-than what is looked for, so a step is only ever compared with steps of the same minute.
+Every run goes through all four conditions many times, in a new random order in each cycle. Machines drift more than
+the expected effect, so a step is only compared with steps of the same minute.
 One rank of two cores: the other core is for the control plane and the MLflow server, which elsewhere have their own.
 """
 
@@ -34,7 +34,7 @@ _JOB = ("training.global_batch_size=8", "resources.workers=1", "data.eval_source
 
 
 def main() -> None:
-    """Let the server change while runs train, and compare within each cycle."""
+    """Change the server's condition during runs, and compare within each cycle."""
     cycles: list[dict[str, list[float]]] = []
     with tempfile.TemporaryDirectory() as folder, mlflow_server(Path(folder)) as server:
         home = Path(folder) / "home"
@@ -60,7 +60,7 @@ def _start(home: Path, tracker: str, steps: int) -> RunningJob:
 
 
 def _with_moods(job: RunningJob, server: MlflowServer, order: list[str]) -> Result:
-    """Let the server change at its steps, and be well again when the run has ended; all must have come to it, once."""
+    """Change the server's condition at its steps, and reset it after the run; all conditions must have occurred."""
     for place, mood in enumerate(order):
         job.wait_for_step(_WARM_UP + place * _STEPS_A_MOOD)
         _set(server, mood)
@@ -79,14 +79,14 @@ def _set(server: MlflowServer, mood: str) -> None:
 
 
 def _step_times(result: Result) -> list[float]:
-    """Seconds from step to step, by the rank's own clock."""
+    """Return the seconds from step to step, by the rank's own clock."""
     assert result.code == 0, result.errors
     records = ledger.read(RunFolder(result.home / "runs" / result.run_id).ledger)
     return [later.time - earlier.time for earlier, later in pairwise(records)]
 
 
 def _by_mood(order: list[str], times: list[float]) -> dict[str, list[float]]:
-    """Of one cycle; the steps around a change belong to neither."""
+    """Group the times of one cycle; steps close to a change are excluded."""
     begins = {mood: place * _STEPS_A_MOOD for place, mood in enumerate(order)}
     return {mood: times[begin + _CHANGE : begin + _STEPS_A_MOOD] for mood, begin in begins.items()}
 

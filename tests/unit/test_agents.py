@@ -1,4 +1,4 @@
-"""Ray as runs use it: agents and their errors, gangs, nodes; with stand-ins for Ray's own calls."""
+"""Agents and their errors, gangs, nodes: the use of Ray, with replacements for Ray's own calls."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LEFT: Any = ActorDiedError
 
 @dataclass
 class Call:
-    """A call of an actor that was begun; `ray.get` waits for it."""
+    """A call of an actor that was started; `ray.get` waits for it."""
 
     name: str
     arguments: tuple[Any, ...]
@@ -40,7 +40,7 @@ class Call:
 
 @dataclass
 class Actor:
-    """An actor that answers as it is given to, or raises that."""
+    """An actor that returns or raises predefined results."""
 
     answers: dict[str, Any] = field(default_factory=dict)
     calls: list[Call] = field(default_factory=list)
@@ -62,7 +62,7 @@ class Actor:
 
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float | None]]:
-    """What is waited for, and how long at most."""
+    """Record each wait and its timeout."""
     waited: list[tuple[str, float | None]] = []
 
     def get(call: Call, timeout: float | None = None) -> Any:
@@ -76,7 +76,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float | None]]:
 
 
 def raised_there(cause: Exception) -> RayTaskError:
-    """An exception that an actor's method has raised, as Ray brings it."""
+    """Return an exception of an actor's method in the form in which Ray raises it."""
     return RayTaskError("run_request", "a traceback", cause)
 
 
@@ -112,7 +112,7 @@ def test_an_agent_does_what_its_actor_does(waits: list[tuple[str, float | None]]
 
 
 def test_stopping_does_not_wait(waits: list[tuple[str, float | None]]) -> None:
-    """For a dead agent, whose listener says that it is."""
+    """A dead agent is detected by its listener."""
     actor = Actor({"stop": LEFT(), "request_stop": LEFT()})
     agent = RayAgent(0, 1, actor)
     agent.stop()
@@ -156,7 +156,7 @@ def test_an_agent_that_fails_is_lost(error: Exception, said: str, waits: list[tu
 
 
 class Group:
-    """A placement group that gets its place after some looks."""
+    """A placement group that is ready after some checks."""
 
     def __init__(self, bundles: list[dict[str, float]], looks: int = 0) -> None:
         self.bundle_specs, self.looks = bundles, looks
@@ -167,7 +167,7 @@ class Group:
 
 
 class FakeRay:
-    """The calls of Ray that a gang makes, and what is there."""
+    """The Ray calls that a gang makes, and their state."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.groups: dict[str, Group] = {}
@@ -337,7 +337,7 @@ def node(name: str, alive: bool = True, **resources: float) -> dict[str, Any]:
 
 @pytest.fixture
 def listed(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """Ray's list of nodes."""
+    """Replace Ray's list of nodes."""
     found = [node("a", CPU=8.0, GPU=2.0), node("b", CPU=4.0), node("c"), node("dead", alive=False, CPU=8.0)]
     monkeypatch.setattr(nodes.ray, "nodes", lambda: found)
     monkeypatch.setattr(ray_internals, "draining_nodes", lambda: {"b", "dead"})
@@ -362,7 +362,7 @@ def test_the_head_does_not_leave(listed: list[dict[str, Any]], monkeypatch: pyte
 
 
 class Leaving:
-    """A cluster's GCS while a node leaves: what is in use, look by look."""
+    """A cluster's GCS while a node leaves: the resources in use at each check."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
         self.uses: Iterator[Any] = iter(())

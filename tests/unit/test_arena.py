@@ -56,7 +56,7 @@ def test_only_the_shards_that_are_needed_are_mapped(arena: ShardArena, files: Lo
 def test_columns_of_equal_width_are_gathered_into_what_is_given(arena: ShardArena, files: LocalFiles) -> None:
     arena.map_shard(0, files.acquire(0))
     index, buffers = arena.index(np.array([0, 0]), np.array([1, 2])), arena.buffers(1)
-    assert buffers["blob"] is None  # every batch of it has another size
+    assert buffers["blob"] is None  # batches differ in size
     first = arena.gather(index, slice(0, 1), buffers)
     assert first["tokens"] is buffers["tokens"]
     assert_rows(first, [1])
@@ -129,6 +129,6 @@ def test_local_files_are_where_they_are(files: LocalFiles, tmp_path: Path) -> No
     assert files.prefetch_bytes == 0  # there is nothing to fetch
     assert files.acquire(2) == tmp_path / "train-00002.arrow"
     files.discard(2)
-    assert files.acquire(2).exists()  # the only copy
+    assert files.acquire(2).exists()  # the only copy, which stays
     files.release(2)
     files.close()

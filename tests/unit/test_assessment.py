@@ -1,4 +1,4 @@
-"""Scores and baselines against what scikit-learn and arithmetic say; attributions that find what a model looks at."""
+"""Scores and baselines compared with scikit-learn and exact results; attributions where the model looks."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_logistic_regression_reads_digits() -> None:
 
 
 def _texts(*, labelled: bool) -> Splits:
-    """Two kinds of sentences, told apart by their words."""
+    """Create two kinds of sentences with different words."""
     random = np.random.default_rng(0)
     words = (["red", "green", "blue", "pink"], ["one", "two", "three", "four"])
     labels = random.integers(2, size=300)
@@ -102,7 +102,7 @@ def test_a_bag_of_tokens_tells_texts_apart() -> None:
 
 
 def test_the_trigram_is_a_distribution_and_beats_single_tokens() -> None:
-    """Probabilities of all tokens that may follow add up to 1, whatever came before."""
+    """The probabilities of all possible next tokens sum to 1, after any prefix."""
     from drivetrain_workers.assessment.baselines import _Trigram
 
     splits = _texts(labelled=False)
@@ -118,7 +118,7 @@ def test_the_trigram_is_a_distribution_and_beats_single_tokens() -> None:
 
 
 def test_padding_does_not_flatter_the_trigram() -> None:
-    """Half-filled rows of random tokens are as hard to foretell as full ones."""
+    """Half-filled rows of random tokens are as hard to predict as full ones."""
     random = np.random.default_rng(0)
     full = random.integers(1, 250, (400, 33))
     half = full.copy()
@@ -151,7 +151,7 @@ def test_data_without_labels_has_no_standard_baseline() -> None:
 
 
 class _Corner(torch.nn.Module):
-    """Looks at the upper left corner alone."""
+    """Uses the upper left corner only."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         bright = images[:, :2, :2].float().mean((1, 2, 3))
@@ -185,7 +185,7 @@ class _Bigram(torch.nn.Module):
 
 
 def test_language_models_are_judged_by_token(tmp_path: Path) -> None:
-    """Each token is a decision, but for padding; attributions become a picture of the text."""
+    """Each token is a decision, except padding; attributions become a picture of the text."""
     splits = _texts(labelled=False)
     assert splits.tokenizer
     model = _Bigram(splits.tokenizer.get_vocab_size())
@@ -225,7 +225,7 @@ def test_who_won_is_said() -> None:
 
 
 def test_losses_of_other_kinds_are_not_compared() -> None:
-    """A network's own loss may be anything; its log loss is what the baseline has, too."""
+    """A network's own loss may be any function; its log loss is comparable with that of the baseline."""
     found = _compare(_job(("loss", "min")), _digits(), {"loss": 0.0001, "log_loss": 3.0}, Path())
     assert (found["metric"], found["winner"]) == ("log_loss", "logistic regression")
 

@@ -21,7 +21,7 @@ from tests.unit.datasets import make_dataset
 
 
 class Storage:
-    """A file system that notes what is read, and can be made to wait."""
+    """A file system that records reads, and can be made to wait."""
 
     def __init__(self) -> None:
         self.read: list[str] = []
@@ -47,14 +47,14 @@ class Node:
         self._ranks: list[CachedFiles] = []
 
     def rank(self, room: int, readers: int = 1) -> CachedFiles:
-        """A rank's cache, with room for so many shards."""
+        """Open the cache of a rank, with room for this many shards."""
         fetcher = Fetcher(self.storage, policy=RetryPolicy(initial_delay_s=0.0, max_delay_s=0.0, max_wrong_answers=1))
         files = CachedFiles(self.local, str(self.remote), self.shards, fetcher, room * self.size, readers)
         self._ranks.append(files)
         return files
 
     def age(self, *numbers: int) -> None:
-        """These were expected long ago, the first of them longest."""
+        """Set old times of the last prefetch, oldest first."""
         for second, number in enumerate(numbers):
             os.utime(self.local / self.shards[number].file, (second, second))
 
@@ -93,7 +93,7 @@ def test_ranks_that_need_the_same_shard_at_the_same_time(node: Node) -> None:
     with ThreadPoolExecutor() as pool:
         acquired = [pool.submit(node.rank(room=4).acquire, 2) for _ in range(4)]
         node.storage.asked.acquire()
-        assert node.cached() == []  # only what is whole and verified has its name
+        assert node.cached() == []  # only complete and verified files have this name
         node.storage.open.set()
         assert len({future.result() for future in acquired}) == 1
     assert node.storage.read == [node.shards[2].file]
@@ -144,7 +144,7 @@ def test_what_any_rank_uses_stays(node: Node) -> None:
     node.age(0, 1)
     files.acquire(2)
     assert node.cached() == [0, 2]
-    other.close()  # lets go of what it holds
+    other.close()  # releases its shards
     files.acquire(3)
     assert node.cached() == [2, 3]
 

@@ -1,4 +1,4 @@
-"""Collectives: the time spent in them, and the check of them between two processes."""
+"""Collectives: the time spent in them, and the check between two processes."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_time_in_collectives_adds_up(clock: Clock) -> None:
     assert backend.all_reduce(2.0) == 2.0
     clock.now += 50.0  # computing
     assert backend.all_reduce(seconds=3.0) == 3.0
-    assert backend.get_rank() == 3  # no collective
+    assert backend.get_rank() == 3  # not a collective
     assert communicated.take() == 5.0
     assert communicated.take() == 0.0
 
@@ -109,7 +109,7 @@ def test_waiting_for_a_collective_that_goes_on_counts(clock: Clock) -> None:
     backend = Backend(clock)
     communicated = CollectiveTimer(backend)
     work: Any = backend.all_gather()
-    clock.now += 50.0  # computing meanwhile
+    clock.now += 50.0  # computing in the meantime
     assert communicated.take() == 0.5
     assert work.wait() == "done"
     assert work.name == "gathering"
@@ -128,7 +128,7 @@ def test_a_collective_that_fails_counts_and_nothing_is_left_open(clock: Clock) -
 
 
 def both(arguments: list[str]) -> list[str]:
-    """What two processes print that are given their ranks."""
+    """Return the output of two processes, which receive their ranks."""
     command = [sys.executable, *arguments]
     processes = [
         subprocess.Popen(
@@ -162,7 +162,7 @@ def test_the_check_sums_between_two_processes(tmp_path: Path) -> None:
 
 
 def test_the_check_notices_a_wrong_sum(tmp_path: Path) -> None:
-    """One of the two adds something else."""
+    """One of the two adds a wrong number."""
     wrong = (
         "import sys, torch.distributed as dist\n"
         "from drivetrain_workers.engine import all_reduce_check as check\n"

@@ -1,4 +1,4 @@
-"""The agent's side of its fork server, with a program in the fork server's place."""
+"""The agent's handle of its fork server, with a program in place of the fork server."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from drivetrain_workers.agent.rank_supervisor import Link
 from drivetrain_workers.protocol.events import ForkServerReady, Heartbeat, RankForked, RankId, RanksKilled
 from drivetrain_workers.protocol.messages import Endpoint, ForkRank, KillRanks, Message
 
-# Like the fork server, but for the forks: every rank is a second connection of the same process.
+# Like the fork server, but without forks: every rank is another connection of the same process.
 _STAND_IN = """#!{python}
 import json, os, sys
 sys.path[:0] = {path!r}
@@ -81,7 +81,7 @@ def test_how_it_is_started(start, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     arguments, environment = logged(tmp_path)
     assert arguments == ["-m", "drivetrain_workers.agent.fork_server"]
     assert environment["OMP_NUM_THREADS"] == "3"
-    assert environment["MALLOC_TRIM_THRESHOLD_"] == "77"  # the user's own goes first
+    assert environment["MALLOC_TRIM_THRESHOLD_"] == "77"  # a value set by the user takes precedence
     if gpus:
         assert environment["CUDA_VISIBLE_DEVICES"] == "2,3"
         assert "DS_ACCELERATOR" not in environment
@@ -99,7 +99,7 @@ def test_requests_and_answers_over_the_links(start) -> None:
     assert {type(message) for message in answers} == {RankForked, Heartbeat}
     for message, link in answers.items():
         assert message.source == source
-        assert (link is server) == isinstance(message, RankForked)  # each connection has its link
+        assert (link is server) == isinstance(message, RankForked)  # each connection has its own link
     server.send(KillRanks())
     assert isinstance(heard.get(timeout=60)[0], RanksKilled)
 
@@ -112,7 +112,7 @@ def test_a_program_that_does_not_know_the_key_changes_nothing(start) -> None:
         stranger.connect()
     server.send(KillRanks())
     assert isinstance(heard.get(timeout=60)[0], RanksKilled)
-    with process.endpoint.connect():  # those who do are still heard
+    with process.endpoint.connect():  # processes with the key still connect
         pass
 
 
@@ -124,4 +124,4 @@ def test_a_process_that_has_ended_is_not_alive(start) -> None:
     assert not process.is_alive
     with pytest.raises(BrokenPipeError):
         server.send(KillRanks())
-    assert heard.empty()  # its end is seen by the agent, not heard
+    assert heard.empty()  # the agent detects its end, it sends no message

@@ -122,7 +122,7 @@ def test_better_by_too_little_is_not_better() -> None:
 
 
 def should_stop_early(spec: EarlyStopSpec, scores: list[float]) -> bool:
-    """The definition, over all scores of a run."""
+    """Implement the definition, over all scores of a run."""
     best, without = math.inf, 0
     for score in scores:
         better = score < best - spec.min_delta
@@ -139,7 +139,7 @@ def should_stop_early(spec: EarlyStopSpec, scores: list[float]) -> bool:
 def test_early_stopping_comes_to_the_same_decision_across_restarts(
     scores: list[float], patience: int, min_delta: float, restarts: set[int]
 ) -> None:
-    """Its bounded state, stored as JSON at each restart, decides as all scores do."""
+    """Its bounded state, stored as JSON at each restart, gives the same decisions as all scores."""
     spec = EarlyStopSpec(patience=patience, min_delta=min_delta)
     early_stop = EarlyStop(spec)
     for number, score in enumerate(scores):
@@ -154,7 +154,7 @@ def test_early_stopping_comes_to_the_same_decision_across_restarts(
 def test_the_guard_comes_to_the_same_decision_across_restarts(
     losses: list[float], restarts: set[int], window: int
 ) -> None:
-    """Also after a spike that the job only warns of, which is no measure for others."""
+    """Also after a spike that only causes a warning, and must not influence later checks."""
     spec = GuardSpec(window=window, spike="warn", non_finite="warn")
     undisturbed, guard = LossGuard(spec, []), LossGuard(spec, [])
     for number, loss in enumerate(losses):

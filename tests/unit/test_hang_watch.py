@@ -26,7 +26,7 @@ def test_a_long_step_is_no_hang() -> None:
     watch.record_heartbeat(0, beat(11), now=107.0)
     assert watch.find_hung(now=108.0) == []
     watch.record_heartbeat(0, beat(12, for_s=100.0, longest_s=20.0), now=200.0)
-    assert watch.find_hung(now=299.0) == []  # ten times as long as ever before
+    assert watch.find_hung(now=299.0) == []  # ten times the longest duration
     assert watch.find_hung(now=301.0) == [0]
 
 
@@ -58,7 +58,7 @@ def test_a_stopped_process_is_seen_soon() -> None:
     watch.record_heartbeat(1, beat(10), now=0.0)
     watch.record_stopped(1, stopped=True, now=0.5)
     assert watch.find_hung(now=1.0) == []
-    watch.record_stopped(1, stopped=False, now=1.2)  # somebody only looked at it
+    watch.record_stopped(1, stopped=False, now=1.2)  # it was only inspected
     watch.record_stopped(1, stopped=True, now=1.4)
     assert watch.find_hung(now=2.0) == []
     watch.record_stopped(1, stopped=True, now=2.5)

@@ -1,4 +1,4 @@
-"""Text, token by token: with kept keys and values it is the same as without."""
+"""Text generation token by token: with a cache the result is the same as without."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LENGTH = 24
 
 
 class Forgetful(GPT):
-    """The same network, without a parameter ``cache``."""
+    """The same network without a parameter ``cache``."""
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
         return super().forward(tokens)
@@ -28,7 +28,7 @@ def model() -> GPT:
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("prompt", ["the cat", "", "the cat sat on the mat and a dog ran far away and the cat sat on"])
 def test_a_cache_changes_nothing(model: GPT, prompt: str, seed: int) -> None:
-    """Also beyond the window, where the cache cannot help any more."""
+    """Also beyond the window, where the cache cannot be used."""
     sampling = Sampling(max_tokens=40, temperature=1.0, top_k=40, seed=seed)
     kept = generate(model, TOKENIZER, prompt, LENGTH, sampling)
     model.__class__ = Forgetful

@@ -1,4 +1,4 @@
-"""Inputs of `drivetrain predict` become the samples that preparing would have made; documents, labels, files."""
+"""Inputs of `drivetrain predict` become the same samples as in preparation; documents, labels, files."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_an_input_may_be_a_text_or_a_file_of_text(tmp_path: Path) -> None:
 
 def test_an_image_becomes_what_images_became(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 255, (8, 8, 3), np.uint8)
-    name = "a picture, 100% == #1.png"  # as files are called that lie in a package's folder
+    name = "a picture, 100% == #1.png"  # like names of files in a package's folder
     Image.fromarray(pixels).save(tmp_path / name)
     Image.fromarray(pixels).save(tmp_path / "a.png")
     spec = DataSpec(source="x", image=ImageSpec(height=8, width=8))
@@ -98,7 +98,7 @@ def test_every_record_of_a_table_is_a_sample(tmp_path: Path) -> None:
 
 
 def test_a_table_that_is_asked_about_needs_no_label(tmp_path: Path) -> None:
-    """Its whole numbers are of the types that the dataset has."""
+    """Its integers get the types of the dataset."""
     (tmp_path / "a.csv").write_text("x\n1\n3\n")
     spec = DataSpec(source="x", columns=["x", "label"])
     schema = pa.schema({"x": pa.float64(), "label": pa.int64()})
@@ -116,7 +116,7 @@ def test_who_must_stay_together_is_not_asked_of_an_input(tmp_path: Path) -> None
     ("name", "content", "problem"),
     [
         ("a.png", b"no picture", "a file with image for this model"),
-        ("missing.png", None, "a file that is there"),
+        ("missing.png", None, "an existing file"),
         ("a.bin", b"what is this", "a file with image for this model"),
     ],
 )
@@ -138,7 +138,7 @@ def read(path, colours, sizes):
 
 
 def test_files_beside_the_data_are_given_by_name(tmp_path: Path) -> None:
-    """A reader's images may be arrays."""
+    """A reader may return images as arrays."""
     (tmp_path / "reader_with_files.py").write_text(READER)
     for name, text in (("raw.x", ""), ("colours.txt", "3 4"), ("sizes.txt", "7")):
         (tmp_path / name).write_text(text)
@@ -155,7 +155,7 @@ def test_files_beside_the_data_are_given_by_name(tmp_path: Path) -> None:
 
 
 def test_what_lies_elsewhere_is_fetched_once(tmp_path: Path) -> None:
-    """A file or a folder; another content is fetched anew, and nothing half-fetched is left."""
+    """A file or a folder; other content is fetched again, and no partial download remains."""
     elsewhere = fsspec.filesystem("memory")
     elsewhere.pipe("/models/w.bin", b"first")
     elsewhere.pipe("/models/config.json", b"{}")
@@ -181,7 +181,7 @@ training: {steps: 1, global_batch_size: 2}
 
 
 def test_a_run_keeps_files_by_their_content(tmp_path: Path) -> None:
-    """Whoever changes, or removes, the file later does not change the run; the same content is kept once."""
+    """A later change or removal of the file does not change the run; equal content is stored once."""
     (tmp_path / "pretrained").mkdir()
     for name in ("raw.txt", "extra.txt", "pretrained/w.bin"):
         (tmp_path / name).write_text(name)

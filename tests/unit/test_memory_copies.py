@@ -42,7 +42,7 @@ def test_the_two_newest_of_each_rank_stay(tmp_path: Path) -> None:
     write(copies, 4, 1)
     assert steps(copies, 0) == [6, 4]
     assert steps(copies, 1) == [4]
-    write(copies, 4, 0, generation=2)  # done again by a later generation
+    write(copies, 4, 0, generation=2)  # repeated by a later generation
     write(copies, 6, 0, generation=2)
     assert steps(copies, 0) == [6, 6]
     assert sorted(path.name for path in tmp_path.iterdir()) == [
@@ -68,12 +68,12 @@ def test_what_does_not_fit_or_is_damaged_is_not_found(tmp_path: Path) -> None:
     damaged[7] ^= 1
     state.write_bytes(damaged)
     assert steps(copies, 1) == [2]
-    index.unlink()  # as if its writing had been cut off
+    index.unlink()  # like an interrupted write
     assert steps(copies, 1) == [2]
 
 
 def test_what_is_newer_than_what_was_loaded_goes(tmp_path: Path) -> None:
-    """Rank 0 had written step 6 when rank 1 died: both go on from 4, which must outlive the next copy's writing."""
+    """Rank 0 had written step 6 when rank 1 died: both resume from 4, which must survive the next write of a copy."""
     copies = MemoryCopies(tmp_path)
     for step in (2, 4, 6):
         write(copies, step, 0)
@@ -99,7 +99,7 @@ def test_no_copy_leaves_anything_unfinished(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("planted", ["link", "open folder"])
 def test_a_planted_folder_is_not_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, planted: str) -> None:
-    """Everybody may write to shared memory, and could put there a way to somebody's files."""
+    """Every user may write to shared memory, and could create a link to other users' files there."""
     monkeypatch.setattr(memory_copies, "_SHARED_MEMORY", tmp_path)
     victim, own = tmp_path / "victim", memory_copies.memory_folder("own", 0)
     (victim / "documents").mkdir(parents=True)
@@ -122,7 +122,7 @@ def test_memory_of_the_dead_is_given_back(tmp_path: Path, monkeypatch: pytest.Mo
     os.close(acquire_memory_folder(dead))
     write(MemoryCopies(dead), 2, 0)
     remove_orphans(own, time.time())
-    assert dead.is_dir()  # the agent that replaces its owner may be on its way
+    assert dead.is_dir()  # its owner may be about to be replaced
     remove_orphans(own, time.time() + 3600)
     assert living.is_dir()
     assert not dead.exists()

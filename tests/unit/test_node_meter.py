@@ -32,7 +32,7 @@ def test_energy_is_estimated_from_the_time_of_this_process(tmp_path: Path) -> No
 
 
 def test_rapl_counters_begin_anew_at_their_largest_value(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """This process has its part of what the packages took, by CPU time."""
+    """This process is assigned its share of the packages' energy, by CPU time."""
     package = tmp_path / "intel-rapl:0"
     package.mkdir()
     (package / "max_energy_range_uj").write_text("1000000000")

@@ -24,7 +24,7 @@ def context(first: int, last: int, step: int = 4, seed: int = 1, training: bool 
 
 
 def test_random_numbers_are_the_samples_own() -> None:
-    """However rows are spread over calls, a sample gets the same numbers; other seeds, steps and draws give others."""
+    """A sample gets the same numbers in any batch; other seeds, steps and draws give other numbers."""
     whole = context(0, 6).normal(2, 5)
     assert whole.shape == (6, 2, 5)
     assert torch.equal(whole[2:], context(2, 6).normal(2, 5))
@@ -34,7 +34,7 @@ def test_random_numbers_are_the_samples_own() -> None:
     for other in [*others, again]:
         assert not torch.isclose(other.normal(2, 5), whole).any()
     evaluations = [context(0, 6, step=step, training=False).uniform(3) for step in (0, 9)]
-    assert torch.equal(*evaluations)  # or eval losses of different steps could not be compared
+    assert torch.equal(*evaluations)  # otherwise eval losses of different steps could not be compared
 
 
 def test_random_numbers_have_their_distribution() -> None:
@@ -61,7 +61,7 @@ def test_metrics_are_means_or_pairs() -> None:
 
 
 def test_a_mean_over_nothing_counts_for_nothing() -> None:
-    """Whatever number the job's function makes of no rows."""
+    """The job's function may return any number for no rows."""
     objective = Objective(lambda model, batch: torch.zeros(()), row_weight, lambda model, batch: {"a": math.nan})
     assert objective.metrics(nn.Identity(), BATCH, 0.0, context(0, 3)) == {"a": (0.0, 0.0)}
 
@@ -97,7 +97,7 @@ def test_predictions_are_a_table_and_pictures(tmp_path: Path) -> None:
     assert pixels.shape == (16, 14)  # three down, two across, a gap of two between
     assert pixels[0, 8] == 1
     assert pixels[6, 0] == 2
-    assert pixels[15, 13] == 255  # there is no sixth
+    assert pixels[15, 13] == 255  # there is no sixth image
 
 
 def test_the_best_is_chosen_by_a_metric() -> None:

@@ -36,15 +36,15 @@ def test_evaluation_draws_nothing() -> None:
     ("function", "problem"),
     [
         (lambda sample, random: {"y": sample["z"]}, r"at position 3 raised KeyError\('z'\)"),
-        (lambda sample, random: {"y": sample["blob"]}, r"'y' one type and shape.*\(1,\).*\(2,\)"),
-        (lambda sample, random: {"y": "text"}, "must give numbers"),
-        (lambda sample, random: {"y": 1} if sample["x"][0] else {"z": 1}, "'z' one type and shape.*missing"),
+        (lambda sample, random: {"y": sample["blob"]}, r"'y' with one type and shape.*\(1,\).*\(2,\)"),
+        (lambda sample, random: {"y": "text"}, "must return numbers"),
+        (lambda sample, random: {"y": 1} if sample["x"][0] else {"z": 1}, "'z' with one type and shape.*missing"),
         (lambda sample, random: 5, "AttributeError"),
         (lambda sample, random: {}, "without columns"),
         (lambda sample, random: {"y": np.zeros((2, 0))}, r"shape \(2, 0\)"),
         (
             lambda sample, random: {"y": 1} | ({"z": 1} if sample["x"][0] == 3 else {}),
-            "'z' one type and shape.*missing",
+            "'z' with one type and shape.*missing",
         ),
     ],
 )

@@ -42,7 +42,7 @@ def add_noise_as_integers(sample, random):
 
 
 class Server(TransformServer):
-    """A server whose connections a test can break, as they break when its process dies."""
+    """A server whose connections a test can break, like the death of its process."""
 
     def __init__(self, *arguments: Any) -> None:
         self.dead = threading.Event()
@@ -59,7 +59,7 @@ class Server(TransformServer):
 
 @dataclass(frozen=True)
 class Connection:
-    """Of a server that may die."""
+    """A connection of a server that may die."""
 
     answer: fl.FlightStreamWriter
     dead: threading.Event
@@ -74,7 +74,7 @@ class Connection:
 
 
 class Actors:
-    """The servers of a run, each of which can be ended, and may come back at another port."""
+    """The servers of a run. Each can be stopped, and restarted on another port."""
 
     def __init__(self, folder: Path) -> None:
         self.dataset: Dataset = make_dataset(folder / "data", [20, 13])
@@ -105,7 +105,7 @@ class Actors:
         return OnlineReader(self.endpoints, 2, GLOBAL_BATCH, ROWS, start)
 
     def expected(self, start: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
-        """The same without servers."""
+        """Yield the same batches without servers."""
         order = self.dataset.training_order(self.spec(), SEED)
         transform = OnlineTransform.of(self.spec(), self._code, SEED)
         assert transform
@@ -131,7 +131,7 @@ def actors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Actors]:
     actors = Actors(tmp_path)
     yield actors
     actors.close()
-    sys.modules.pop("online_reader_code", None)  # the next test's lies in another folder
+    sys.modules.pop("online_reader_code", None)  # the module of the next test is in another folder
 
 
 def assert_same(batches: Iterator[Any], expected: Iterator[tuple[int, dict[str, Any]]], count: int) -> None:
@@ -151,7 +151,7 @@ def test_batches_are_those_of_the_stream_in_its_order(actors: Actors, start: int
 
 
 def test_any_actor_serves_what_another_would_have(actors: Actors) -> None:
-    """One never starts; then the other ends too, and the first comes late."""
+    """One actor never starts; then the other one stops, and the first starts late."""
     actors.start(0)
     with closing(actors.read()) as batches:
         stream, expected = iter(batches), actors.expected()
@@ -174,7 +174,7 @@ def test_an_actor_that_comes_back_elsewhere_is_found(actors: Actors) -> None:
 
 
 def test_a_server_that_does_not_know_the_token_is_not_believed(actors: Actors) -> None:
-    """It has taken the port of an actor that is gone."""
+    """It has taken over the port of a dead actor."""
     actors.start(0, "add_noise_as_integers", token="of another run")
     actors.start(1)
     with closing(actors.read()) as batches:
@@ -182,7 +182,7 @@ def test_a_server_that_does_not_know_the_token_is_not_believed(actors: Actors) -
 
 
 class Imposter(fl.FlightServerBase):
-    """Answers every question, without knowing the token."""
+    """Answers every request without knowing the token."""
 
     def __init__(self) -> None:
         self.asked = 0

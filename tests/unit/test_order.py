@@ -63,7 +63,7 @@ def test_the_global_stream_does_not_depend_on_the_world(
     global_batch: int,
     worlds: list[int],
 ) -> None:
-    """World sizes that change from step to step deliver, step by step, the very rows of a single rank."""
+    """World sizes that change from step to step deliver exactly the rows of a single rank, step by step."""
     order = SampleOrder.of(streams, weights[: len(streams)], seed, lanes, window)
     for step, world in enumerate(worlds):
         start = step * global_batch
@@ -92,7 +92,7 @@ def test_mixtures_are_apportioned_exactly(
     for stream in range(len(streams)):
         own = np.sort(counters[numbers == stream])
         share = weights[stream] / sum(weights[: len(streams)])
-        assert own.tolist() == list(range(own[0], own[0] + len(own)))  # none twice, none left out
+        assert own.tolist() == list(range(own[0], own[0] + len(own)))  # no repetitions, no gaps
         assert abs(own[0] - start * share) <= 1 + start * 2**-31
         assert abs(len(own) - 3 * 4096 * share) < 2
 
@@ -110,11 +110,11 @@ def test_a_rank_reads_few_shards_at_a_time() -> None:
     for start in range(0, 64 * 1000, 64 * 100):
         steps = [order.positions(start + 64 * step, 64, slice(0, 8)) for step in range(20)]
         shards, _ = order.locate(np.concatenate(steps))
-        assert len(np.unique(shards)) <= 16  # 4 of the 32 lanes, a window of two or three shards each, two at a change
+        assert len(np.unique(shards)) <= 16  # 4 of the 32 lanes, windows of two or three shards each, two at a change
 
 
 def test_the_shuffle_is_thorough() -> None:
-    """Neighbours in the stream are no neighbours in the data, and every place of a window is as likely as another."""
+    """Neighbours in the stream are not neighbours in the data, and all places of a window are equally likely."""
     order = SourceOrder((1 << 14,), 9, lanes=1, window=1 << 14)
     _, rows = order.locate(np.arange(100 * (1 << 14)))
     assert abs(np.corrcoef(rows[:-1], rows[1:])[0, 1]) < 0.01
@@ -123,7 +123,7 @@ def test_the_shuffle_is_thorough() -> None:
 
 
 def test_seeking_costs_the_same_anywhere() -> None:
-    """A billion samples in twenty thousand shards: no table is made of samples."""
+    """A billion samples in twenty thousand shards: no table of samples is made."""
     counts = [50_000] * 20_000
     for position in (0, 10**9 // 2, 10**9 * 50 + 12345):
         order = SampleOrder.of([counts], [1], 1, 64, 1 << 14)
@@ -135,7 +135,7 @@ def test_seeking_costs_the_same_anywhere() -> None:
 
 
 def test_the_order_is_pinned() -> None:
-    """The order is a format: a change of it would change every run that resumes."""
+    """The order is a format: changing it would change every resumed run."""
     order = SampleOrder.of([[700] * 30, [500] * 9], [3, 1], 7, 32, 256)
     shards, rows = order.locate(np.array([0, 1, 2, 10**6, 10**12]))
     assert list(zip(shards.tolist(), rows.tolist(), strict=True)) == PINNED

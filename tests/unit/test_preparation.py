@@ -1,4 +1,4 @@
-"""What a run finds out about its data, and what the plan chooses, before it trains."""
+"""The results of a run's preparation of its data, and the choices of the plan, before training."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ TEXT = {"name": "words", "columns": None, "tokenizer": {"vocab_size": 300}, "seq
 
 
 class Site:
-    """A home, and a run in it that is about to prepare."""
+    """A home with a run that is about to prepare."""
 
     def __init__(self, home: Home) -> None:
         self.home = home
@@ -71,7 +71,7 @@ def numbers(folder: Path, rows: int = 200, **sections: Any) -> JobSpec:
 
 
 def ignore(*_: object) -> None:
-    """Progress that no one follows."""
+    """Ignore progress."""
 
 
 def test_a_dataset_is_made_once_and_found_again(site: Site, tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_a_source_that_is_gone_is_named(site: Site, tmp_path: Path) -> None:
 
 
 def test_files_of_the_model_are_kept_by_content(site: Site, tmp_path: Path) -> None:
-    """The run has its own copy, wherever the file that was named goes."""
+    """The run has its own copy, even if the named file is moved."""
     (tmp_path / "weights.bin").write_bytes(b"weights")
     spec = numbers(tmp_path, model={"files": {"weights": str(tmp_path / "weights.bin")}})
     prepare_chunks(spec.data, site.home, tmp_path)
@@ -163,7 +163,7 @@ def test_a_job_without_files_stays_as_it_was_written(site: Site, tmp_path: Path)
 
 @pytest.fixture
 def profiled(monkeypatch: pytest.MonkeyPatch) -> list[ProfileRequest]:
-    """A cluster of one node with four CPUs, and a model that needs little; profiling one takes torch."""
+    """Create a cluster of one node with four CPUs, and a small model; a real profile would need torch."""
     asked: list[ProfileRequest] = []
 
     def profile(request: ProfileRequest) -> ModelProfile:

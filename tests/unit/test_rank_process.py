@@ -1,4 +1,4 @@
-"""A rank process: its connection to the agent, how it ends, and what ties it to its parent."""
+"""A rank process: its connection to the agent, its end, and its dependence on its parent."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def task_of(endpoint: Endpoint, folder: Path, rank: int = 1) -> RankTask:
 
 
 class Agent:
-    """An agent's side of one rank's connection."""
+    """The agent's side of one rank's connection."""
 
     def __init__(self, listener: Listener, link: AgentLink, connection: Connection[Any, Any]) -> None:
         self.listener, self.link, self.connection = listener, link, connection
@@ -122,7 +122,7 @@ class Agent:
 
 @pytest.fixture
 def exits(monkeypatch: pytest.MonkeyPatch) -> queue.Queue[int]:
-    """The codes with which the process would have ended."""
+    """Collect the exit codes of the process."""
     codes: queue.Queue[int] = queue.Queue()
     monkeypatch.setattr(agent_link, "os", SimpleNamespace(_exit=codes.put))
     return codes
@@ -133,7 +133,7 @@ def agent(tmp_path: Path, exits: queue.Queue[int]) -> Iterator[Agent]:
     endpoint = Endpoint.create()
     with endpoint.listen() as listener:
         links: queue.Queue[AgentLink] = queue.Queue()
-        # The two sides greet one another, so that neither can wait for the other in the same thread.
+        # The two sides authenticate each other, so neither can wait for the other in the same thread.
         Thread(target=lambda: links.put(AgentLink(task_of(endpoint, tmp_path))), daemon=True).start()
         connection = listener.accept()
         agent = Agent(listener, links.get(timeout=30), connection)
@@ -173,7 +173,7 @@ def test_without_an_agent_there_is_no_rank(tmp_path: Path) -> None:
 
 
 def test_how_ranks_end(tmp_path: Path) -> None:
-    """Each end is reported before it is one, with its reason; so is the output, in the log of the rank."""
+    """Each end is reported with its reason before the exit; the output is in the log of the rank."""
     folder, endpoint = RunFolder(tmp_path / "run"), Endpoint.create()
     tasks = [task_of(endpoint, folder.path, rank).to_json() for rank in range(6)]
     failures: dict[int, RankFailed] = {}
@@ -187,7 +187,7 @@ def test_how_ranks_end(tmp_path: Path) -> None:
                     if failure:
                         failures[rank] = failure
                 assert process.stdout
-                codes = json.loads(process.stdout.read().splitlines()[-1])  # others are of DeepSpeed
+                codes = json.loads(process.stdout.read().splitlines()[-1])  # other lines are from DeepSpeed
             finally:
                 process.kill()
     assert codes == [0, 1, 1, 1, 1, 1]
@@ -195,7 +195,7 @@ def test_how_ranks_end(tmp_path: Path) -> None:
         1: Reason.INPUT,
         2: Reason.USER_CODE,
         3: Reason.USER_CODE,
-        4: Reason.STORAGE,  # there is no such run
+        4: Reason.STORAGE,  # the run does not exist
     }
     assert failures[1].message == "InputError: model.factory: got 'net'; allowed: a function"
     assert failures[2].message == "KeyError: 'pixels'"
@@ -241,7 +241,7 @@ def test_only_the_first_rank_reports_that_training_is_done(
 
 
 def _heard(connection: Connection[Any, Any]) -> tuple[int, RankFailed | None]:
-    """Who a rank is and why it failed; the one that would wait loses its agent."""
+    """Return the rank and the reason of its failure; the waiting rank loses its agent."""
     rank, failure = -1, None
     try:
         while True:
@@ -266,7 +266,7 @@ def test_a_process_ends_with_its_parent_however_that_ends() -> None:
             parent.kill()
             ready, _, _ = select.select([parent.stdout], [], [], 30)
             assert ready, "the child goes on"
-            assert parent.stdout.read() == ""  # which only ends when both have
+            assert parent.stdout.read() == ""  # ends only when both have ended
         finally:
             parent.kill()
             if _is_alive(child):
@@ -318,8 +318,8 @@ def test_what_is_attached_to_a_point_is_called_in_order() -> None:
     points.phase.attach(lambda phase, step: calls.append(("second", phase, step)))
     points.phase("data", 4)
     assert calls == [("first", "data", 4), ("second", "data", 4)]
-    points.after_save(4)  # nothing is attached
-    LoopPoints().phase("data", 5)  # another rank's
+    points.after_save(4)  # no function is attached
+    LoopPoints().phase("data", 5)  # of another rank
     assert len(calls) == 2
 
 

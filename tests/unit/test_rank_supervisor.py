@@ -1,4 +1,4 @@
-"""The ranks of a node, seen by their supervisor and their agent; no process is started."""
+"""The ranks of a node, from the view of their supervisor and their agent; no process is started."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from drivetrain_workers.protocol.reasons import Reason
 
 
 class Link:
-    """Remembers what was sent; answers as the other side does."""
+    """Records sent messages, and answers like the other side."""
 
     def __init__(self, answer: Callable[[Message], None] = lambda message: None) -> None:
         self.sent: list[Message] = []
@@ -59,7 +59,7 @@ def task_of(rank: int, generation: Generation) -> RankTask:
 
 
 class Node:
-    """A supervisor of ranks 2 and 3, with a fork server that kills at once."""
+    """A supervisor of ranks 2 and 3, with a fork server that kills without delay."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -143,8 +143,8 @@ def test_a_start_that_was_overtaken_while_it_waited_forks_nothing() -> None:
     [
         (-9, None, RankLost(RankId(2, 1), -9, Reason.RANK_KILLED, time=5.0)),
         (1, Reason.STORAGE, RankLost(RankId(2, 1), 1, Reason.STORAGE, "why", time=5.0)),
-        (1, Reason.COLLECTIVE, None),  # what made it lose its peers is to be reported first
-        (1, None, None),  # its own report may still be on its way
+        (1, Reason.COLLECTIVE, None),  # the failure of its peer is to be reported first
+        (1, None, None),  # its own report may not have arrived yet
         (0, None, RankExited(RankId(2, 1), 42, 0, time=5.0)),
     ],
 )
@@ -213,7 +213,7 @@ def test_the_log_numbers_events_and_wakes_its_reader() -> None:
     found: list[Any] = []
     reader = threading.Thread(target=lambda: found.extend(log.read(0, 60.0)))
     reader.start()
-    log.append(CheckpointUploaded("s3://a"))  # not routine: it is not held back
+    log.append(CheckpointUploaded("s3://a"))  # not a routine event: it is not delayed
     reader.join(10)
     assert [(logged.number, logged.event) for logged in found] == [(0, found[0].event)]
     log.append(NodeMeasured("n", {}, "estimate"))
@@ -223,7 +223,7 @@ def test_the_log_numbers_events_and_wakes_its_reader() -> None:
 
 
 def test_messages_survive_the_way_over_a_socket() -> None:
-    """Every type of message, with values that JSON alone would not give back as they were."""
+    """Every type of message, with values that JSON alone would not restore."""
     import math
 
     from drivetrain_workers.protocol.events import StepDone

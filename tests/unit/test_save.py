@@ -1,4 +1,4 @@
-"""The checkpoint writer with real files, of one process that is the whole gang."""
+"""The checkpoint writer with real files, in one process that is the whole gang."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _group() -> Iterator[None]:
 
 @pytest.fixture
 def engine() -> Any:
-    """What the writer needs of an engine without ZeRO, after its first step."""
+    """Return the parts of an engine without ZeRO that the writer uses, after the first step."""
     torch.manual_seed(0)
     module = torch.nn.Linear(3, 2)
     module.register_buffer("seen", torch.tensor([5]))

@@ -1,4 +1,4 @@
-"""Copies of a rank's state in host memory, and the proof that what was loaded is what was saved."""
+"""Copies of a rank's state in host memory, and the verification of loaded state."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _group() -> Iterator[None]:
 
 
 def engine_of(seed: int = 0, steps: int = 1, width: int = 2) -> Any:
-    """What is needed of an engine without ZeRO."""
+    """Return the parts of an engine without ZeRO that a snapshot uses."""
     torch.manual_seed(seed)
     module = torch.nn.Linear(3, width)
     module.register_buffer("seen", torch.tensor([5, 6]))
@@ -50,7 +50,7 @@ def snapshot(engine: Any) -> tuple[Contents, bytes]:
 
 
 def checkpoint_of(engine: Any, folder: Path) -> Checkpoint:
-    """A checkpoint of one rank."""
+    """Write a checkpoint of one rank."""
     contents, content = snapshot(engine)
     folder.mkdir()
     (folder / rank_file(0)).write_bytes(content)
@@ -82,7 +82,7 @@ def test_everything_lies_where_the_contents_say() -> None:
 
 
 def test_buffers_are_copied_at_once_and_weights_at_the_end() -> None:
-    """The next forward pass changes buffers, the next update weights."""
+    """The next forward pass changes buffers, the next update changes weights."""
     engine, buffer = engine_of(), HostBuffer()
     contents = buffer.begin(engine)
     engine.module.seen += 100
@@ -159,7 +159,7 @@ def test_a_state_that_differs_is_not(tmp_path: Path, what: str) -> None:
 def test_the_parameters_in_a_block_that_differs_are_named(
     tmp_path: Path, parameter: str, kind: str, element: int, difference: str
 ) -> None:
-    """Blocks have 8 MiB; the weight and its moments have 10.8 MB each, the bias and its moments 3.6 MB each."""
+    """A block is 8 MiB; the weight and its moments are 10.8 MB each, the bias and its moments 3.6 MB each."""
     engine = engine_of(width=900_000)
     checkpoint = checkpoint_of(engine, tmp_path / "step")
     assert prove_state(engine, checkpoint, 0, 1)
@@ -184,7 +184,7 @@ def test_the_loss_must_be_the_same_to_the_bit(tmp_path: Path) -> None:
     prove_loss(engine, checkpoint, probe, 0.5, 1)
     with pytest.raises(ResumeMismatchError, match=r"0\.5000001 now and was 0\.5 then"):
         prove_loss(engine, checkpoint, probe, 0.5000001, 1)
-    prove_loss(engine, checkpoint, probe, 0.5000001, 2)  # sums in another order
+    prove_loss(engine, checkpoint, probe, 0.5000001, 2)  # another order of summation
     with pytest.raises(ResumeMismatchError, match=r"0\.51 now"):
         prove_loss(engine, checkpoint, probe, 0.51, 2)
     with pytest.raises(ResumeMismatchError, match="nan now"):

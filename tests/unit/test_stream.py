@@ -29,7 +29,7 @@ def test_any_rows_of_shards_of_any_size(tmp_path_factory: pytest.TempPathFactory
 @pytest.mark.parametrize("kind", [pa.uint8(), pa.int16(), pa.uint32(), pa.float16(), pa.float32(), pa.float64()])
 @pytest.mark.parametrize("shape", [(), (1,), (3,), (129,), (4, 7, 3), (32, 32, 3)])
 def test_columns_of_any_width(tmp_path: Path, kind: pa.DataType, shape: tuple[int, ...]) -> None:
-    """Row widths that divide no page, in shards of unequal length, beside another column."""
+    """Row widths that do not divide a page, in shards of unequal length, next to another column."""
     folder, everything = StorageFolder(str(tmp_path)), []
     shards, schema = [], None
     for number, count in enumerate([3, 8, 1]):
@@ -84,7 +84,7 @@ def test_the_reader_hands_on_what_went_wrong(tmp_path: Path) -> None:
 
 
 def test_no_flipped_bit_or_cut_is_read_silently(tmp_path: Path) -> None:
-    """Ten thousand faults, one at a time, in shards and in the manifest; each is named by file, shards' by block."""
+    """Ten thousand faults, one at a time, in shards and the manifest. Each error names the file, and the block of a shard."""
     draw = random.Random(0)
     dataset = make_dataset(tmp_path, [400, 300])
     whole = {path: path.read_bytes() for path in tmp_path.iterdir()}
@@ -142,14 +142,14 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def test_memory_stays_flat(tmp_path: Path) -> None:
-    """Reading a dataset many times over adds no memory of its own: pages of the mapped files aside."""
+    """Reading a dataset many times uses no additional memory, except for pages of the mapped files."""
     own = _own_memory_while_reading(make_dataset(tmp_path, [20_000] * 8), "label", 3000)
     assert max(own) - own[0] < 16 << 20
 
 
 @pytest.mark.slow
 def test_memory_stays_flat_over_two_gigabytes(tmp_path: Path) -> None:
-    """The same for an epoch and more of 2 GiB, of which every byte is read; at most a few batches are held."""
+    """The same for more than an epoch of 2 GiB, in which every byte is read; at most a few batches are held."""
     folder, width, rows = StorageFolder(str(tmp_path)), 1 << 20, 64
     draw = np.random.default_rng(0)
     shards = []
@@ -167,7 +167,7 @@ def test_memory_stays_flat_over_two_gigabytes(tmp_path: Path) -> None:
 
 
 def _own_memory_while_reading(dataset: Dataset, column: str, batches: int, batch_rows: int = 512) -> list[int]:
-    """Bytes that this process has of its own, five times in the course of some batches."""
+    """Return the anonymous memory of this process at five points during some batches."""
     arena, files = dataset.open("train")
     reader = StreamReader(arena, files, dataset.order("train", [1], 0, 8, 1024), batch_rows, slice(0, batch_rows), 0)
     own = []
@@ -181,7 +181,7 @@ def _own_memory_while_reading(dataset: Dataset, column: str, batches: int, batch
 
 
 def test_batches_lie_in_memory_that_the_caller_chooses(tmp_path: Path) -> None:
-    """As page-locked memory does, from which a GPU copies by itself."""
+    """For example in page-locked memory, from which a GPU copies directly."""
     dataset, chosen = make_dataset(tmp_path, [50]), []
 
     def allocate(shape: tuple[int, ...], dtype) -> np.ndarray:
@@ -199,7 +199,7 @@ def test_batches_lie_in_memory_that_the_caller_chooses(tmp_path: Path) -> None:
 
 
 def _own_memory() -> int:
-    """Bytes of this process that no file backs."""
+    """Return the memory of this process that is not backed by files."""
     status = Path("/proc/self/status").read_text()
     return int(next(line.split()[1] for line in status.splitlines() if line.startswith("RssAnon"))) * 1024
 

@@ -1,4 +1,4 @@
-"""A trained model without DeepSpeed: loaded, exported, asked, and profiled."""
+"""A trained model without DeepSpeed: loading, export, predictions, profile."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def _own_imports(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 class Run:
-    """The folder of a run with a dataset, and checkpoints made of models."""
+    """The folder of a run with a dataset, and checkpoints of models."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.data = RunFolder(folder / "toy-run"), StorageFolder(str(folder / "data"))
@@ -149,7 +149,7 @@ class Run:
         DataManifest("toy", "v1", schema, {"train": [shard], "eval": [shard]}, statistics, {}, classes).write(self.data)
 
     def save(self, step: int, model: torch.nn.Module) -> Path:
-        """A checkpoint of one rank with a model's weights and persistent buffers."""
+        """Write a checkpoint of one rank with a model's weights and persistent buffers."""
         folder = CheckpointId(step, 1).folder(self.folder.checkpoints)
         folder.mkdir(parents=True)
         content, fragments, replicated = b"", [], []
@@ -169,7 +169,7 @@ class Run:
         return folder
 
     def net(self, seed: int) -> torch.nn.Module:
-        """A network as a run has trained it."""
+        """Return a network like one trained by a run."""
         space: dict[str, Any] = {"__name__": "trained_code"}
         exec(CODE, space)
         torch.manual_seed(seed)
@@ -275,7 +275,7 @@ def test_a_model_that_can_write_itself(run: Run, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("decimals", [[9, 0, -9, 1], [9.0, 0.0, -9.0, 0.5]])
 def test_predictions_for_every_record_of_a_file(run: Run, tmp_path: Path, decimals: list[float]) -> None:
-    """Numbers are what they were when the model was trained, however the file writes them."""
+    """Numbers have the types of the training data, whatever the file contains."""
     model = run.net(4)
     run.save(4, model)
     rows = [[0, 1, 2, 3], decimals]
@@ -291,7 +291,7 @@ def test_predictions_for_every_record_of_a_file(run: Run, tmp_path: Path, decima
 
 def test_what_a_model_cannot_be_asked(run: Run, tmp_path: Path) -> None:
     run.save(4, run.net(4))
-    with pytest.raises(InputError, match="a file that is there"):
+    with pytest.raises(InputError, match="an existing file"):
         run.predict(tmp_path / "missing.jsonl")
     (tmp_path / "other.jsonl").write_text('{"y": [1.0]}\n')
     with pytest.raises(InputError, match=r"^INPUT: got .*a file with columns for this model"):
@@ -323,7 +323,7 @@ def test_a_language_model_goes_on_with_a_text(run: Run) -> None:
     run.write_job()
     (found,) = run.predict("the mat")
     said = generate(model, tokenizer, "on the mat", 16, Sampling(3, 0.0, 40, 0))
-    assert found == {"input": "the mat", "text": said[1].strip()}  # of a template the answer alone
+    assert found == {"input": "the mat", "text": said[1].strip()}  # with a template, only the answer
 
 
 def test_what_a_model_needs(run: Run) -> None:
@@ -353,7 +353,7 @@ def test_what_is_computed_again_is_not_kept(run: Run) -> None:
     run.job["training"]["activation_checkpointing"] = True
     found = run.profile()
     assert found.kept_bytes_per_row < whole.kept_bytes_per_row / 2
-    assert found.flops_per_row == whole.flops_per_row + 9 * 2 * 4 * 4  # the forward pass of the blocks again
+    assert found.flops_per_row == whole.flops_per_row + 9 * 2 * 4 * 4  # the forward pass of the blocks is repeated
 
 
 def test_a_model_that_needs_real_numbers(run: Run) -> None:

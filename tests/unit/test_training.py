@@ -48,7 +48,7 @@ def test_total_steps() -> None:
 @pytest.mark.parametrize(("kind", "end"), [("cosine", 0.1), ("linear", 0.1), ("constant", 1.0)])
 def test_schedule(kind: str, end: float) -> None:
     ratio = learning_rate_ratio(ScheduleSpec(type=kind, warmup_steps=10, min_ratio=0.1), 100)  # type: ignore[arg-type]
-    assert ratio(0) == pytest.approx(0.1)  # no step is wasted on a learning rate of 0
+    assert ratio(0) == pytest.approx(0.1)  # no step has a learning rate of 0
     assert ratio(9) == ratio(10) == pytest.approx(1.0)
     assert ratio(100) == ratio(1000) == pytest.approx(end)
     values = [ratio(step) for step in range(10, 101)]

@@ -1,4 +1,4 @@
-"""What the ranks of a gang train and are evaluated on: together the same at every world size."""
+"""Training and eval data of the ranks of a gang: together the same at every world size."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def spec(**fields: Any) -> DataSpec:
 
 
 def opened(folder: Path, **fields: Any) -> TrainingData:
-    """Of 23 rows, and 5 for evaluation."""
+    """Open a dataset of 23 training rows and 5 eval rows."""
     if not (folder / "data").exists():
         make_dataset(folder / "data", [5, 10, 8])
     return TrainingData(str(folder / "data"), spec(**fields), 3, RunFolder(folder / "run"))
 
 
 def labels(data: TrainingData, world_size: int, rank: int, start: int, steps: int) -> list[list[int]]:
-    """Which rows a rank is given, step by step."""
+    """Return the labels of a rank's rows, step by step."""
     plan = solve(GLOBAL_BATCH, "auto", world_size)
     found = []
     with data.batches(plan, rank, 1, start) as batches:
@@ -72,7 +72,7 @@ def test_what_a_model_may_want_to_know(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("world_size", [1, 2, 5, 7])
 def test_every_row_is_evaluated_by_one_rank(tmp_path: Path, world_size: int) -> None:
-    """Ranks that have none compute with a padding row, because all take part in collectives."""
+    """Ranks without rows compute a padding row, because all take part in collectives."""
     data, own = opened(tmp_path), []
     for rank in range(world_size):
         part = data.evaluation(solve(GLOBAL_BATCH, "auto", world_size), rank)
