@@ -202,7 +202,7 @@ def read_mosaicml(folder: Path, column: str) -> Iterator[int]:
 
 
 def _streaming() -> Any:
-    """Import MosaicML Streaming. It imports torchvision, which a CPU build of torch cannot load, but does not use it."""
+    """Import MosaicML Streaming, with a stub of torchvision, which CPU builds of torch cannot load."""
     import transformers.feature_extraction_utils  # before torchvision appears to be installed
 
     assert transformers

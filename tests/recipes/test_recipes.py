@@ -222,7 +222,7 @@ def test_deep_network(home: Path, tmp_path: Path) -> None:
     assert said["class"] == "boot"
 
 
-def test_all_recipes_are_here() -> None:
+def test_all_recipes_are_tested() -> None:
     listed = subprocess.run([COMMAND, "recipes"], capture_output=True, text=True, check=True).stdout
     tested = {name.removeprefix("test_").replace("_", "-") for name in globals() if name.startswith("test_")}
     assert {line.split()[0] for line in listed.splitlines()} == tested - {"all-recipes-are-here"}

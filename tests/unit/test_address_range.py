@@ -76,13 +76,13 @@ def test_a_removed_file_stays_readable(tmp_path: Path) -> None:
     space.close()
 
 
-def test_reading_where_nothing_is_mapped_ends_the_process(tmp_path: Path) -> None:
+def test_reading_an_unmapped_page_ends_the_process(tmp_path: Path) -> None:
     command = [sys.executable, "-c", _READ_A_CLEARED_PAGE, str(page_of(tmp_path, 5))]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.stdout, done.returncode) == ("5\n", -signal.SIGSEGV), done.stderr
 
 
-def test_what_cannot_be_mapped_is_an_error(tmp_path: Path) -> None:
+def test_a_failed_mapping_is_an_error(tmp_path: Path) -> None:
     space = AddressRange(PAGE)
     closed = os.open(page_of(tmp_path, 1), os.O_RDONLY)
     os.close(closed)
@@ -94,7 +94,7 @@ def test_what_cannot_be_mapped_is_an_error(tmp_path: Path) -> None:
     space.close()
 
 
-def test_closing_gives_the_addresses_back(tmp_path: Path) -> None:
+def test_closing_releases_the_addresses(tmp_path: Path) -> None:
     space = AddressRange(1 << 40)  # more than any machine's memory; reserving it uses none
     inside = space.base + (1 << 39)
     assert reserved(inside)

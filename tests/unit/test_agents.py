@@ -132,7 +132,7 @@ def test_a_start_is_accepted_later(waits: list[tuple[str, float | None]]) -> Non
 
 
 @pytest.mark.parametrize("cause", [CheckpointError("none"), InputError("a", "b", "c"), OSError(28, "No space left")])
-def test_what_the_model_process_raises_comes_through(cause: Exception, waits: list[tuple[str, float | None]]) -> None:
+def test_errors_of_the_model_process_are_raised(cause: Exception, waits: list[tuple[str, float | None]]) -> None:
     with pytest.raises(type(cause)) as caught:
         RayAgent(0, 1, Actor({"run_request": raised_there(cause)})).run_request(QUESTION)
     assert caught.value is cause
@@ -249,7 +249,7 @@ def test_a_gang_on_cpus_asks_for_no_gpu(fake: FakeRay, tmp_path: Path) -> None:
     assert (fake.options[0]["num_gpus"], fake.tasks[0].successor, fake.tasks[0].several_nodes) == (0, "", False)
 
 
-def test_a_place_that_is_there_is_used_again(fake: FakeRay, tmp_path: Path) -> None:
+def test_an_existing_placement_group_is_reused(fake: FakeRay, tmp_path: Path) -> None:
     run_gang = RayGang("toy-1", 1, 0, RunFolder(tmp_path))
     run_gang.place("data", PLACEMENT, always)
     before = fake.groups["toy-1"], fake.actors["toy-1/agent-0"]
@@ -259,7 +259,7 @@ def test_a_place_that_is_there_is_used_again(fake: FakeRay, tmp_path: Path) -> N
     assert fake.actors.keys() == {"toy-1/agent-0", "toy-1/agent-1"}
 
 
-def test_a_gang_that_no_one_wants_is_not_made(fake: FakeRay, tmp_path: Path) -> None:
+def test_a_gang_that_is_not_wanted_is_not_created(fake: FakeRay, tmp_path: Path) -> None:
     run_gang = RayGang("toy-1", 1, 0, RunFolder(tmp_path))
     assert run_gang.place("data", PLACEMENT, lambda: False) == []
     assert fake.groups == {}
@@ -291,7 +291,7 @@ def test_agents_are_found_by_name(fake: FakeRay, tmp_path: Path) -> None:
     assert caught.value.index == 1
 
 
-def test_ranks_of_one_node_meet_at_a_file(fake: FakeRay, tmp_path: Path) -> None:
+def test_ranks_of_one_node_use_a_file_rendezvous(fake: FakeRay, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     actor = Actor()
     run_gang = RayGang("toy-1", 1, 0, folder)
@@ -302,7 +302,7 @@ def test_ranks_of_one_node_meet_at_a_file(fake: FakeRay, tmp_path: Path) -> None
     assert list((tmp_path / "rendezvous").iterdir()) == [], "what an older generation has left would be joined"
 
 
-def test_ranks_of_several_nodes_meet_at_the_first(
+def test_ranks_of_several_nodes_use_the_first_node_as_rendezvous(
     fake: FakeRay, waits: list[tuple[str, float | None]], tmp_path: Path
 ) -> None:
     actors = [Actor({"address": Address("10.0.0.1", 4242)}), Actor()]
@@ -344,7 +344,7 @@ def listed(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     return found
 
 
-def test_nodes_that_live_are_usable(listed: list[dict[str, Any]]) -> None:
+def test_live_nodes_are_usable(listed: list[dict[str, Any]]) -> None:
     assert nodes.usable_nodes() == [
         Node("a", 8.0, 2.0, False, "at-a"),
         Node("b", 4.0, 0.0, True, "at-b"),
@@ -394,7 +394,7 @@ def leaving(monkeypatch: pytest.MonkeyPatch) -> Leaving:
 BUSY, UNUSED = {"a": {"CPU": 2.0, "memory": 1.0}}, {"a": {"memory": 1.0}}
 
 
-def test_a_node_has_left_when_no_one_computes_there(leaving: Leaving) -> None:
+def test_a_node_has_left_when_its_cpus_are_unused(leaving: Leaving) -> None:
     leaving.uses = iter([BUSY, BUSY, RpcError("the head restarts"), BUSY, UNUSED])
     assert nodes.leave("a", "gcs", 60.0, "spot")
     assert leaving.drained == [("a", "gcs", 1060.0, "spot")]
@@ -407,7 +407,7 @@ def test_a_node_may_be_too_late(leaving: Leaving) -> None:
     assert not nodes.leave("a", "gcs", 5.0, "spot")
 
 
-def test_a_head_that_is_away_is_asked_again(leaving: Leaving) -> None:
+def test_an_unavailable_head_is_retried(leaving: Leaving) -> None:
     leaving.uses = iter([RpcError("away"), RpcError("away"), BUSY, UNUSED])
     assert nodes.leave("a", "gcs", 60.0, "spot")
     leaving.uses = iter([RpcError("away")] * 20)
@@ -421,7 +421,7 @@ def test_a_node_that_is_not_accepted_is_announced_again(leaving: Leaving) -> Non
     assert len(leaving.drained) > 1
 
 
-def test_a_node_of_another_cluster_is_refused(leaving: Leaving) -> None:
+def test_a_node_of_another_cluster_is_rejected(leaving: Leaving) -> None:
     leaving.uses = iter([BUSY])
     with pytest.raises(InputError, match="one of the cluster"):
         nodes.leave("z" * 20, "gcs", 60.0, "spot")
@@ -455,7 +455,7 @@ def test_workers_on_gpus_have_the_least_of_any_kind(with_nodes: Callable[..., No
     assert (room_for(5, 1, 1).gpu, room_for(5, 1, 1).nodes) == (gpu("l4", ""), 3)
 
 
-def test_gpus_of_which_nothing_is_known_are_refused(with_nodes: Callable[..., None]) -> None:
+def test_unknown_gpus_are_rejected(with_nodes: Callable[..., None]) -> None:
     with_nodes({"CPU": 8.0, "GPU": 4.0, "memory": 64e9})
     with pytest.raises(InputError, match="Ray does not know the kind"):
         room_for(1, 1, 1)
@@ -467,7 +467,7 @@ def test_gpus_of_which_nothing_is_known_are_refused(with_nodes: Callable[..., No
 # The autoscaler ---------------------------------------------------------------------------------------------------
 
 
-def test_room_is_asked_for_when_it_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resources_are_requested_when_they_change(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[list[dict[str, float]]] = []
 
     def ask(bundles: list[dict[str, float]]) -> None:

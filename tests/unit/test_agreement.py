@@ -157,7 +157,7 @@ def test_a_damaged_checkpoint_is_set_aside(tmp_path: Path, victim: str, change: 
     assert gang.chosen() == [older, older]
 
 
-def test_what_only_one_node_sees_is_not_set_aside(tmp_path: Path) -> None:
+def test_damage_that_only_one_node_sees_is_not_set_aside(tmp_path: Path) -> None:
     """The other rank's view of the shared folder is stale, or its disk or memory is faulty: the checkpoint is valid."""
     gang = Gang(tmp_path, views={1: tmp_path / "stale"})
     newest = make_checkpoint(gang.run, CheckpointId(8, 1), 2)
@@ -204,7 +204,7 @@ def test_a_damaged_copy_is_skipped(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("step", "world_size", "stage"), [(8, 2, 2), (6, 2, 2), (12, 3, 2), (12, 2, 1)])
-def test_a_copy_that_does_not_serve(tmp_path: Path, step: int, world_size: int, stage: int) -> None:
+def test_a_copy_that_does_not_fit(tmp_path: Path, step: int, world_size: int, stage: int) -> None:
     """It is not newer than the checkpoint, or has another world size or stage."""
     gang = Gang(tmp_path, copies=True)
     stored = make_checkpoint(gang.run, CheckpointId(8, 1), 2)
@@ -236,7 +236,7 @@ def test_the_newest_in_storage_is_downloaded(stored: Gang, read: Counter[str]) -
     assert len(read) == 3
 
 
-def test_damage_in_storage_is_set_aside_there(stored: Gang) -> None:
+def test_damage_in_storage_is_set_aside(stored: Gang) -> None:
     there = stored.folder / "place" / "run" / "checkpoints"
     (there / "step-00000012.g0001" / "rank-00001.bin").unlink()
     damage(there / "step-00000008.g0001" / "rank-00002.json")
@@ -250,7 +250,7 @@ def test_damage_in_storage_is_set_aside_there(stored: Gang) -> None:
     assert [path.name for path in stored.checkpoints.iterdir()] == [older.name]
 
 
-def test_what_is_newer_here_is_not_downloaded(stored: Gang) -> None:
+def test_older_checkpoints_are_not_downloaded(stored: Gang) -> None:
     newest = make_checkpoint(stored.run, CheckpointId(16, 2), 2)
     assert stored.chosen() == [newest, newest]
     older = make_checkpoint(stored.run, CheckpointId(10, 2), 2)
@@ -259,14 +259,14 @@ def test_what_is_newer_here_is_not_downloaded(stored: Gang) -> None:
     assert older.exists()
 
 
-def test_a_run_whose_state_is_all_damaged_does_not_begin_again(stored: Gang) -> None:
+def test_a_run_with_only_corrupt_state_does_not_restart(stored: Gang) -> None:
     for path in (stored.folder / "place").glob("*/checkpoints/*/rank-00001.json"):
         damage(path)
     with pytest.raises(CheckpointError, match="can be loaded: 3 are damaged"):
         stored.choose()
 
 
-def test_storage_that_does_not_answer(stored: Gang) -> None:
+def test_unavailable_storage(stored: Gang) -> None:
     class Away(RemoteCheckpoints):
         def committed(self) -> list[CheckpointId]:
             raise OSError("it is away")

@@ -45,7 +45,7 @@ def test_scores_are_those_of_scikit_learn() -> None:
     assert said["specificity"] == pytest.approx((positive[targets == 0] <= 0.5).mean())
 
 
-def test_calibration_error_tells_overconfidence() -> None:
+def test_calibration_error_measures_overconfidence() -> None:
     honest, positive, targets = _outcomes(20_000)
     assert calibration_error(honest) < 0.02
     sharp = positive**4 / (positive**4 + (1 - positive) ** 4)
@@ -97,7 +97,7 @@ def _texts(*, labelled: bool) -> Splits:
     return Splits(train, {name: values[200:] for name, values in columns.items()}, [], tokenizer)
 
 
-def test_a_bag_of_tokens_tells_texts_apart() -> None:
+def test_a_bag_of_tokens_classifies_texts() -> None:
     assert bag_of_tokens(_texts(labelled=True))["accuracy"] == 1.0
 
 
@@ -117,7 +117,7 @@ def test_the_trigram_is_a_distribution_and_beats_single_tokens() -> None:
     assert trigram(splits)["loss"] < -(share * np.log(share)).sum()
 
 
-def test_padding_does_not_flatter_the_trigram() -> None:
+def test_padding_does_not_improve_the_trigram() -> None:
     """Half-filled rows of random tokens are as hard to predict as full ones."""
     random = np.random.default_rng(0)
     full = random.integers(1, 250, (400, 33))
@@ -184,7 +184,7 @@ class _Bigram(torch.nn.Module):
         return found
 
 
-def test_language_models_are_judged_by_token(tmp_path: Path) -> None:
+def test_language_models_are_assessed_by_token(tmp_path: Path) -> None:
     """Each token is a decision, except padding; attributions become a picture of the text."""
     splits = _texts(labelled=False)
     assert splits.tokenizer
@@ -215,7 +215,7 @@ def _job(best: tuple[str, str] = ("accuracy", "max"), **baseline: str) -> TrainJ
     return TrainJob.model_validate_json(json.dumps(sections))
 
 
-def test_who_won_is_said() -> None:
+def test_the_winner_is_reported() -> None:
     found = _compare(_job(), _digits(), {"accuracy": 0.99}, Path())
     assert (found["metric"], found["winner"]) == ("accuracy", "network")
     found = _compare(_job(), _digits(), {"accuracy": 0.5}, Path())
@@ -224,12 +224,12 @@ def test_who_won_is_said() -> None:
     assert found["winner"] == "network"
 
 
-def test_losses_of_other_kinds_are_not_compared() -> None:
+def test_different_losses_are_not_compared() -> None:
     """A network's own loss may be any function; its log loss is comparable with that of the baseline."""
     found = _compare(_job(("loss", "min")), _digits(), {"loss": 0.0001, "log_loss": 3.0}, Path())
     assert (found["metric"], found["winner"]) == ("log_loss", "logistic regression")
 
 
-def test_what_only_one_has_cannot_be_compared() -> None:
+def test_a_metric_of_only_one_cannot_be_compared() -> None:
     with pytest.raises(InputError, match="'beauty', which the network lacks"):
         _compare(_job(metric="beauty", mode="max"), _digits(), {"accuracy": 1.0}, Path())

@@ -28,7 +28,7 @@ def test_a_clean_run(streams: list[list[int]]) -> None:
         assert found.epochs == [6.4]
 
 
-def test_what_is_wrong_is_said() -> None:
+def test_problems_are_reported() -> None:
     order = SampleOrder.of([[50]], [1], 1, 4, 8)
     records = ledger(10, 8)
     records[4] = replace(records[4], positions=(0, 8))

@@ -99,7 +99,7 @@ def test_ranks_that_need_the_same_shard_at_the_same_time(node: Node) -> None:
     assert node.storage.read == [node.shards[2].file]
 
 
-def test_what_is_expected_is_fetched_ahead_and_in_order(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shards_are_prefetched_in_order(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache, "_DOWNLOADS", 1)
     files = node.rank(room=4)
     files.prefetch([3, 1])
@@ -110,12 +110,12 @@ def test_what_is_expected_is_fetched_ahead_and_in_order(node: Node, monkeypatch:
     assert node.storage.read == [node.shards[3].file, node.shards[1].file]
 
 
-def test_half_of_the_cache_is_for_looking_ahead(node: Node) -> None:
+def test_half_of_the_cache_is_for_prefetching(node: Node) -> None:
     assert node.rank(room=4).prefetch_bytes == 2 * node.size
     assert node.rank(room=4, readers=2).prefetch_bytes == node.size
 
 
-def test_what_was_expected_longest_ago_makes_room(node: Node) -> None:
+def test_the_oldest_prefetch_is_evicted_first(node: Node) -> None:
     files = node.rank(room=2)
     for number in (0, 1):
         files.acquire(number)
@@ -125,7 +125,7 @@ def test_what_was_expected_longest_ago_makes_room(node: Node) -> None:
     assert node.cached() == [0, 2]
 
 
-def test_what_is_expected_again_stays(node: Node) -> None:
+def test_a_repeated_prefetch_is_not_evicted(node: Node) -> None:
     files = node.rank(room=2)
     for number in (0, 1):
         files.acquire(number)
@@ -136,7 +136,7 @@ def test_what_is_expected_again_stays(node: Node) -> None:
     assert node.cached() == [0, 2]
 
 
-def test_what_any_rank_uses_stays(node: Node) -> None:
+def test_shards_in_use_are_not_evicted(node: Node) -> None:
     files, other = node.rank(room=2), node.rank(room=2)
     other.acquire(0)
     files.acquire(1)
@@ -149,7 +149,7 @@ def test_what_any_rank_uses_stays(node: Node) -> None:
     assert node.cached() == [2, 3]
 
 
-def test_a_cache_that_cannot_hold_what_is_needed(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_that_is_too_small(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache, "_SPACE_TIMEOUT_S", 0.0)
     files = node.rank(room=2)
     for number in (0, 1):
@@ -161,7 +161,7 @@ def test_a_cache_that_cannot_hold_what_is_needed(node: Node, monkeypatch: pytest
     assert node.is_right(files.acquire(2), 2)
 
 
-def test_what_is_needed_waits_for_room(node: Node) -> None:
+def test_acquiring_waits_for_space(node: Node) -> None:
     files, other = node.rank(room=2), node.rank(room=2)
     for number in (0, 1):
         other.acquire(number)
@@ -172,7 +172,7 @@ def test_what_is_needed_waits_for_room(node: Node) -> None:
     assert node.cached() == [0, 2]
 
 
-def test_stopping_ends_the_wait_for_room(node: Node) -> None:
+def test_stopping_ends_the_wait_for_space(node: Node) -> None:
     files = node.rank(room=1)
     files.acquire(0)
     with ThreadPoolExecutor() as pool:
@@ -182,7 +182,7 @@ def test_stopping_ends_the_wait_for_room(node: Node) -> None:
     assert node.cached() == [0]
 
 
-def test_a_file_that_was_damaged_here_is_fetched_again(node: Node) -> None:
+def test_a_corrupt_local_file_is_fetched_again(node: Node) -> None:
     files = node.rank(room=4)
     path = files.acquire(0)
     path.write_bytes(b"damaged")
@@ -192,7 +192,7 @@ def test_a_file_that_was_damaged_here_is_fetched_again(node: Node) -> None:
     files.release(0)
 
 
-def test_a_file_that_storage_has_wrong_is_not_kept(node: Node) -> None:
+def test_a_file_that_is_corrupt_in_storage_is_not_kept(node: Node) -> None:
     remote = node.remote / node.shards[0].file
     whole = remote.read_bytes()
     remote.write_bytes(whole[:-1] + b"?")
@@ -205,7 +205,7 @@ def test_a_file_that_storage_has_wrong_is_not_kept(node: Node) -> None:
 
 
 @pytest.mark.parametrize("alive", [False, True])
-def test_what_a_download_has_begun_is_removed_when_its_process_is_gone(
+def test_the_partial_file_of_a_dead_process_is_removed(
     node: Node, monkeypatch: pytest.MonkeyPatch, alive: bool
 ) -> None:
     monkeypatch.setattr(cache, "_SPACE_TIMEOUT_S", 0.0)

@@ -105,7 +105,7 @@ def test_collectives_within_collectives_count_once(clock: Clock) -> None:
     assert communicated.take() == 3.0
 
 
-def test_waiting_for_a_collective_that_goes_on_counts(clock: Clock) -> None:
+def test_waiting_for_an_asynchronous_collective_counts(clock: Clock) -> None:
     backend = Backend(clock)
     communicated = CollectiveTimer(backend)
     work: Any = backend.all_gather()
@@ -116,7 +116,7 @@ def test_waiting_for_a_collective_that_goes_on_counts(clock: Clock) -> None:
     assert communicated.take() == 4.0
 
 
-def test_a_collective_that_fails_counts_and_nothing_is_left_open(clock: Clock) -> None:
+def test_a_failed_collective_counts(clock: Clock) -> None:
     backend = Backend(clock)
     communicated = CollectiveTimer(backend)
     with pytest.raises(RuntimeError, match="a peer is gone"):
@@ -149,7 +149,7 @@ def both(arguments: list[str]) -> list[str]:
     return [said for said, _ in ends]
 
 
-def test_real_collectives_are_wrapped_and_still_right(tmp_path: Path) -> None:
+def test_wrapped_collectives_return_correct_results(tmp_path: Path) -> None:
     assert both(["-c", _JOIN_AND_MEASURE, f"file://{tmp_path}/rendezvous"]) == ["2.0 [3.0, 3.0, 3.0]\n"] * 2
 
 

@@ -70,7 +70,7 @@ def logged(folder: Path) -> tuple[list[str], dict[str, str]]:
 
 
 @pytest.mark.parametrize("gpus", [False, True])
-def test_how_it_is_started(start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpus: bool) -> None:
+def test_arguments_and_environment(start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpus: bool) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
     monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "77")
     process, heard = start(gpus)
@@ -104,7 +104,7 @@ def test_requests_and_answers_over_the_links(start) -> None:
     assert isinstance(heard.get(timeout=60)[0], RanksKilled)
 
 
-def test_a_program_that_does_not_know_the_key_changes_nothing(start) -> None:
+def test_a_program_without_the_key_has_no_effect(start) -> None:
     process, heard = start(False)
     _, server = heard.get(timeout=60)
     stranger = Endpoint(process.endpoint.name, Endpoint.create().key)

@@ -18,7 +18,7 @@ def beat(phases: int, for_s: float = 0.0, longest_s: float = 1.0, phase: str = "
     return Beat(step=phases // 2, phase=phase, phases=phases, for_s=for_s, longest_s=longest_s)
 
 
-def test_a_long_step_is_no_hang() -> None:
+def test_a_long_step_is_not_a_hang() -> None:
     watch = HangWatch()
     watch.record_heartbeat(0, beat(10, for_s=25.0), now=100.0)
     assert watch.find_hung(now=104.0) == []  # 29 s of 30
@@ -45,14 +45,14 @@ def test_the_job_may_set_the_limit() -> None:
     assert "the limit is 5 s" in watch.describe(0, now=1.5)
 
 
-def test_who_is_behind_is_named_first() -> None:
+def test_the_slowest_rank_is_listed_first() -> None:
     watch = HangWatch()
     for rank, phases in enumerate([21, 20, 21]):
         watch.record_heartbeat(rank, beat(phases, for_s=40.0), now=0.0)
     assert watch.find_hung(now=1.0) == [1, 0, 2]
 
 
-def test_a_stopped_process_is_seen_soon() -> None:
+def test_a_stopped_process_is_detected_soon() -> None:
     watch = HangWatch()
     watch.record_heartbeat(0, beat(10), now=0.0)
     watch.record_heartbeat(1, beat(10), now=0.0)
@@ -66,7 +66,7 @@ def test_a_stopped_process_is_seen_soon() -> None:
     assert "stopped" in watch.describe(1, now=2.5)
 
 
-def test_the_pulse_tells_phase_and_longest(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_heartbeats_report_phase_and_longest_duration(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
     monkeypatch.setattr("drivetrain_workers.rank.heartbeat.time", clock)
     monkeypatch.setattr("drivetrain_workers.rank.heartbeat.HEARTBEAT_INTERVAL_S", 0.01)
@@ -82,7 +82,7 @@ def test_the_pulse_tells_phase_and_longest(monkeypatch: pytest.MonkeyPatch) -> N
     assert last.phases == 4
 
 
-def test_a_process_can_be_looked_into() -> None:
+def test_the_stack_of_a_process_can_be_read() -> None:
     code = "import time\ndef all_reduce():\n    print('in', flush=True)\n    time.sleep(60)\nall_reduce()"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
         assert process.stdout

@@ -48,7 +48,7 @@ def test_each_token_is_computed_once(model: GPT, monkeypatch: pytest.MonkeyPatch
     assert widths[1:] == [1] * (len(widths) - 1)
 
 
-def test_several_tokens_at_once_see_those_before(model: GPT) -> None:
+def test_several_tokens_attend_to_previous_ones(model: GPT) -> None:
     tokens = torch.randint(1, 200, (2, 12))
     cache: dict[int, dict[str, torch.Tensor]] = {}
     with torch.no_grad():
@@ -56,7 +56,7 @@ def test_several_tokens_at_once_see_those_before(model: GPT) -> None:
         torch.testing.assert_close(torch.cat(parts, 1), model(tokens), rtol=1e-4, atol=1e-5)
 
 
-def test_the_end_of_the_text_is_the_end() -> None:
+def test_generation_stops_at_the_end_of_the_text() -> None:
     class Ends(torch.nn.Module):
         def forward(self, tokens: torch.Tensor) -> torch.Tensor:
             logits = torch.zeros(*tokens.shape, TOKENIZER.get_vocab_size())
@@ -68,6 +68,6 @@ def test_the_end_of_the_text_is_the_end() -> None:
     assert 0 < len(TOKENIZER.encode(said).ids) < 5
 
 
-def test_temperature_zero_is_the_likeliest(model: GPT) -> None:
+def test_temperature_zero_is_greedy(model: GPT) -> None:
     spoken = {generate(model, TOKENIZER, "a dog", LENGTH, Sampling(10, 0.0, 40, seed))[1] for seed in range(4)}
     assert len(spoken) == 1

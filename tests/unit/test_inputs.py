@@ -67,7 +67,7 @@ def test_an_input_may_be_a_text_or_a_file_of_text(tmp_path: Path) -> None:
     assert said[0]["tokens"].shape == (1, 6)
 
 
-def test_an_image_becomes_what_images_became(tmp_path: Path) -> None:
+def test_an_image_is_converted_like_the_training_data(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 255, (8, 8, 3), np.uint8)
     name = "a picture, 100% == #1.png"  # like names of files in a package's folder
     Image.fromarray(pixels).save(tmp_path / name)
@@ -97,7 +97,7 @@ def test_every_record_of_a_table_is_a_sample(tmp_path: Path) -> None:
     assert [values.tolist() for values in found.values() if isinstance(values, np.ndarray)] == [[[1], [3]], [[2], [4]]]
 
 
-def test_a_table_that_is_asked_about_needs_no_label(tmp_path: Path) -> None:
+def test_an_input_table_needs_no_label(tmp_path: Path) -> None:
     """Its integers get the types of the dataset."""
     (tmp_path / "a.csv").write_text("x\n1\n3\n")
     spec = DataSpec(source="x", columns=["x", "label"])
@@ -107,7 +107,7 @@ def test_a_table_that_is_asked_about_needs_no_label(tmp_path: Path) -> None:
     assert np.asarray(found["label"]).tolist() == [[0], [0]]
 
 
-def test_who_must_stay_together_is_not_asked_of_an_input(tmp_path: Path) -> None:
+def test_an_input_needs_no_group_key(tmp_path: Path) -> None:
     spec = TEXTS.model_copy(update={"split_by": "author"})
     assert np.asarray(samples_of("one two", spec, tmp_path, TOKENIZER)["tokens"]).shape == (1, 6)
 
@@ -120,7 +120,7 @@ def test_who_must_stay_together_is_not_asked_of_an_input(tmp_path: Path) -> None
         ("a.bin", b"what is this", "a file with image for this model"),
     ],
 )
-def test_what_is_no_input_is_told(tmp_path: Path, name: str, content: bytes | None, problem: str) -> None:
+def test_invalid_inputs_are_reported(tmp_path: Path, name: str, content: bytes | None, problem: str) -> None:
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=problem):
@@ -137,7 +137,7 @@ def read(path, colours, sizes):
 """
 
 
-def test_files_beside_the_data_are_given_by_name(tmp_path: Path) -> None:
+def test_additional_files_are_passed_by_name(tmp_path: Path) -> None:
     """A reader may return images as arrays."""
     (tmp_path / "reader_with_files.py").write_text(READER)
     for name, text in (("raw.x", ""), ("colours.txt", "3 4"), ("sizes.txt", "7")):
@@ -154,7 +154,7 @@ def test_files_beside_the_data_are_given_by_name(tmp_path: Path) -> None:
     assert set(made["image"].storage.values.to_pylist()) == {3, 4}
 
 
-def test_what_lies_elsewhere_is_fetched_once(tmp_path: Path) -> None:
+def test_remote_files_are_fetched_once(tmp_path: Path) -> None:
     """A file or a folder; other content is fetched again, and no partial download remains."""
     elsewhere = fsspec.filesystem("memory")
     elsewhere.pipe("/models/w.bin", b"first")
@@ -180,7 +180,7 @@ training: {steps: 1, global_batch_size: 2}
 """
 
 
-def test_a_run_keeps_files_by_their_content(tmp_path: Path) -> None:
+def test_a_run_stores_files_by_content(tmp_path: Path) -> None:
     """A later change or removal of the file does not change the run; equal content is stored once."""
     (tmp_path / "pretrained").mkdir()
     for name in ("raw.txt", "extra.txt", "pretrained/w.bin"):

@@ -45,7 +45,7 @@ CHECKPOINT = CheckpointSpec(every=100)
 
 
 def loss_at(position: int) -> float:
-    """A loss that falls slowly, and depends on nothing but the batch."""
+    """Return a loss that decreases slowly, and depends only on the batch."""
     return 2.0 - position / 10_000
 
 
@@ -54,8 +54,8 @@ class Engine:
     """Returns losses instead of computing them.
 
     Attributes:
-        losses: by position, where they are not ordinary.
-        scores: of the evaluations to come.
+        losses: exceptional losses, by position.
+        scores: scores of the next evaluations.
     """
 
     losses: dict[int, float] = field(default_factory=dict)
@@ -82,7 +82,7 @@ class Engine:
 
 @dataclass
 class Link:
-    """Keeps what is reported, and whatever else should be seen in order."""
+    """Records reports, and other events whose order matters."""
 
     log: list[Any] = field(default_factory=list)
     stop_requested: threading.Event = field(default_factory=threading.Event)
@@ -99,7 +99,7 @@ class Link:
 
 @dataclass
 class Writer:
-    """Keeps what it should save."""
+    """Records the requested saves."""
 
     log: list[Any]
     due: Callable[[], bool] = lambda: False
@@ -131,7 +131,7 @@ def batches(start: int = 0) -> Iterator[Batch]:
 
 
 def a_run(folder: Path, rank: int = 0, **changes: Any) -> Any:
-    """A run of two ranks, as one of them has it; ``changes`` are those of `RankRun`'s fields."""
+    """Return one rank's part of a run of two ranks; ``changes`` replace fields of `RankRun`."""
     generation = Generation(3, 2, "file:///nowhere")
     task = RankTask(Endpoint("", ""), rank, rank, 2, generation, str(folder), "", "")
     link = Link()
@@ -166,7 +166,7 @@ def training(**settings: Any) -> TrainingSpec:
     return TrainingSpec(**{"steps": 10, "global_batch_size": GLOBAL_BATCH, "eval_every": 100, **settings})
 
 
-def test_steps_are_reported_with_what_they_consumed(tmp_path: Path) -> None:
+def test_steps_are_reported_with_their_positions(tmp_path: Path) -> None:
     run = train(a_run(tmp_path))
     assert run.complete
     done = run.link.events(StepDone)
@@ -226,7 +226,7 @@ def test_a_request_to_stop_saves_and_ends(tmp_path: Path) -> None:
     assert [point.step for point in run.writer.saved] == [4]
 
 
-def test_a_run_that_does_not_get_better_ends_early(tmp_path: Path) -> None:
+def test_a_run_that_stops_improving_ends_early(tmp_path: Path) -> None:
     spec = training(eval_every=2, early_stop={"patience": 2})
     run = train(a_run(tmp_path, training=spec, engine=Engine(scores=iter([3.0, 2.0, 2.5, 2.0]))))
     assert (run.step, run.complete) == (8, True)
@@ -235,7 +235,7 @@ def test_a_run_that_does_not_get_better_ends_early(tmp_path: Path) -> None:
     assert train(again).engine.positions == []
 
 
-def test_batches_that_are_skipped_are_not_trained_on(tmp_path: Path) -> None:
+def test_skipped_batches_are_not_trained_on(tmp_path: Path) -> None:
     adjustments = Adjustments((Skip(16, 24, 3, "loss nan"), Skip(40, 48, 5, "loss nan")))
     run = train(a_run(tmp_path, training=training(steps=5), adjustments=adjustments))
     assert run.engine.positions == [0, 8, 24, 32, 48]
@@ -246,7 +246,7 @@ def test_batches_that_are_skipped_are_not_trained_on(tmp_path: Path) -> None:
 @pytest.mark.parametrize("rank", [0, 1])
 @pytest.mark.parametrize(("loss", "kind"), [(math.nan, "non_finite"), (50.0, "spike")])
 def test_a_bad_step_is_rewound(tmp_path: Path, rank: int, loss: float, kind: str) -> None:
-    """Not before the save under way is whole, and the batch is noted for the next generation."""
+    """The current save is completed first, and the batch is recorded for the next generation."""
     spec = training(steps=40, guard={kind: "rewind", "max_rewinds": 1})
     changes = {"training": spec, "checkpoint": CheckpointSpec(every=5), "engine": Engine(losses={19 * 8: loss})}
     run = a_run(tmp_path, rank, **changes)
@@ -273,7 +273,7 @@ def test_a_bad_step_stops_the_run(tmp_path: Path, loss: float, kind: str) -> Non
 
 
 @pytest.mark.parametrize(("loss", "kind"), [(math.inf, "non_finite"), (50.0, "spike")])
-def test_a_bad_step_is_warned_of(tmp_path: Path, loss: float, kind: str) -> None:
+def test_a_bad_step_causes_a_warning(tmp_path: Path, loss: float, kind: str) -> None:
     spec = training(steps=40, guard={kind: "warn"})
     run = train(a_run(tmp_path, training=spec, engine=Engine(losses={19 * 8: loss})))
     assert run.complete
@@ -286,7 +286,7 @@ def test_a_bad_step_is_warned_of(tmp_path: Path, loss: float, kind: str) -> None
     assert quiet.link.events(ProblemFound) == []
 
 
-def test_copies_in_memory_take_what_no_checkpoint_has(tmp_path: Path) -> None:
+def test_copies_in_memory_have_the_records_that_no_checkpoint_has(tmp_path: Path) -> None:
     checkpoint = CheckpointSpec(every=5, memory_every=2)
     run = train(a_run(tmp_path, checkpoint=checkpoint))
     copies = [(point.step, point.position, [r.step for r in point.records]) for point in run.writer.copied]
@@ -297,7 +297,7 @@ def test_copies_in_memory_take_what_no_checkpoint_has(tmp_path: Path) -> None:
     assert [point.step for point in busy.writer.saved] == [5, 10]
 
 
-def test_a_probe_is_saved_where_the_job_asks_for_one(tmp_path: Path) -> None:
+def test_a_probe_is_saved_if_the_job_requests_one(tmp_path: Path) -> None:
     run = train(a_run(tmp_path, checkpoint=CheckpointSpec(every=5, verify="step"), training=training(steps=5)))
     assert run.writer.saved[0].probe == Probe(32, 7.0)
 
@@ -328,8 +328,8 @@ def test_everything_happens_in_order(tmp_path: Path) -> None:
     assert Path(run.link.events(PredictionsWritten)[0].path).exists()
 
 
-def test_a_run_that_is_interrupted_comes_to_the_same_decisions(tmp_path: Path) -> None:
-    """At every step: what the manifest says of those before is enough, and of the same size however many they are."""
+def test_an_interrupted_run_makes_the_same_decisions(tmp_path: Path) -> None:
+    """At every step: the history in the manifest is sufficient, and its size does not grow."""
     spec = training(steps=60, eval_every=3, early_stop={"patience": 4}, guard={"window": 8, "spike": "warn"})
     losses = {8 * step: 9.0 for step in (20, 21, 22, 40)}
     scores = [5.0, 4.0, 4.5, 3.0, 3.5, 2.0, 2.5, 2.25, 2.0, 3.0, 1.0]

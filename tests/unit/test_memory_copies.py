@@ -35,7 +35,7 @@ def is_sound(copies: MemoryCopies, checkpoint: CheckpointId, rank: int) -> bool:
     return True
 
 
-def test_the_two_newest_of_each_rank_stay(tmp_path: Path) -> None:
+def test_the_two_newest_copies_of_each_rank_are_kept(tmp_path: Path) -> None:
     copies = MemoryCopies(tmp_path)
     for step in (2, 4, 6):
         write(copies, step, 0)
@@ -57,7 +57,7 @@ def test_the_two_newest_of_each_rank_stay(tmp_path: Path) -> None:
     assert copy.records == (step_record(4),)
 
 
-def test_what_does_not_fit_or_is_damaged_is_not_found(tmp_path: Path) -> None:
+def test_unfit_or_corrupt_copies_are_not_found(tmp_path: Path) -> None:
     copies = MemoryCopies(tmp_path)
     write(copies, 2, 1)
     write(copies, 4, 1)
@@ -72,7 +72,7 @@ def test_what_does_not_fit_or_is_damaged_is_not_found(tmp_path: Path) -> None:
     assert steps(copies, 1) == [2]
 
 
-def test_what_is_newer_than_what_was_loaded_goes(tmp_path: Path) -> None:
+def test_copies_newer_than_the_loaded_state_are_removed(tmp_path: Path) -> None:
     """Rank 0 had written step 6 when rank 1 died: both resume from 4, which must survive the next write of a copy."""
     copies = MemoryCopies(tmp_path)
     for step in (2, 4, 6):
@@ -87,7 +87,7 @@ def test_what_is_newer_than_what_was_loaded_goes(tmp_path: Path) -> None:
     assert steps(copies, 0) == []
 
 
-def test_no_copy_leaves_anything_unfinished(tmp_path: Path) -> None:
+def test_no_copy_leaves_partial_files(tmp_path: Path) -> None:
     copies = MemoryCopies(tmp_path)
     write(copies, 2, 0)
     for name in ("rank-00000.bin.123.tmp", "rank-00000.part"):
@@ -115,7 +115,7 @@ def test_a_planted_folder_is_not_touched(tmp_path: Path, monkeypatch: pytest.Mon
     assert (own.parent / "documents").is_dir()
 
 
-def test_memory_of_the_dead_is_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_of_dead_owners_is_released(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory_copies, "_SHARED_MEMORY", tmp_path)
     living, dead, own = (memory_copies.memory_folder(name, 0) for name in ("living", "dead", "own"))
     owned = acquire_memory_folder(living)

@@ -143,14 +143,14 @@ def assert_same(batches: Iterator[Any], expected: Iterator[tuple[int, dict[str, 
 
 
 @pytest.mark.parametrize("start", [0, 10 * GLOBAL_BATCH])
-def test_batches_are_those_of_the_stream_in_its_order(actors: Actors, start: int) -> None:
+def test_batches_have_the_order_of_the_stream(actors: Actors, start: int) -> None:
     for number in range(2):
         actors.start(number)
     with closing(actors.read(start)) as batches:
         assert_same(iter(batches), actors.expected(start), 20)
 
 
-def test_any_actor_serves_what_another_would_have(actors: Actors) -> None:
+def test_any_actor_can_replace_another(actors: Actors) -> None:
     """One actor never starts; then the other one stops, and the first starts late."""
     actors.start(0)
     with closing(actors.read()) as batches:
@@ -161,7 +161,7 @@ def test_any_actor_serves_what_another_would_have(actors: Actors) -> None:
         assert_same(stream, expected, 20)
 
 
-def test_an_actor_that_comes_back_elsewhere_is_found(actors: Actors) -> None:
+def test_a_restarted_actor_is_found_at_its_new_address(actors: Actors) -> None:
     for number in range(2):
         actors.start(number)
     with closing(actors.read()) as batches:
@@ -173,7 +173,7 @@ def test_an_actor_that_comes_back_elsewhere_is_found(actors: Actors) -> None:
         assert_same(stream, expected, 20)
 
 
-def test_a_server_that_does_not_know_the_token_is_not_believed(actors: Actors) -> None:
+def test_a_server_without_the_token_is_not_trusted(actors: Actors) -> None:
     """It has taken over the port of a dead actor."""
     actors.start(0, "add_noise_as_integers", token="of another run")
     actors.start(1)
@@ -195,7 +195,7 @@ class Imposter(fl.FlightServerBase):
         self.asked += 1
 
 
-def test_a_server_that_only_says_that_it_lives_is_not_asked(actors: Actors) -> None:
+def test_a_server_without_a_proof_gets_no_request(actors: Actors) -> None:
     imposter = Imposter()
     actors.endpoints.publish(0, f"127.0.0.1:{imposter.port}", actors.endpoints.token)
     actors.start(1)
@@ -205,14 +205,14 @@ def test_a_server_that_only_says_that_it_lives_is_not_asked(actors: Actors) -> N
     imposter.shutdown()
 
 
-def test_a_mistake_of_the_users_code_ends_the_stream(actors: Actors) -> None:
+def test_an_error_of_the_users_code_ends_the_stream(actors: Actors) -> None:
     for number in range(2):
         actors.start(number, "fail")
     with closing(actors.read()) as batches, pytest.raises(TransformError, match=r"raised KeyError\('pixels'\)"):
         next(iter(batches))
 
 
-def test_actors_that_do_not_agree_on_types(actors: Actors) -> None:
+def test_actors_with_different_types(actors: Actors) -> None:
     actors.start(0)
     actors.start(1, "add_noise_as_integers")
     with closing(actors.read()) as batches:
@@ -222,7 +222,7 @@ def test_actors_that_do_not_agree_on_types(actors: Actors) -> None:
             next(stream)
 
 
-def test_damaged_data_may_have_passed_when_the_rank_is_started_again(actors: Actors) -> None:
+def test_corrupt_data_raises_an_error_that_restarts_the_rank(actors: Actors) -> None:
     for number in range(2):
         actors.start(number)
     for path in Path(actors.dataset.folder.location).glob("*.arrow"):

@@ -74,7 +74,7 @@ def ignore(*_: object) -> None:
     """Ignore progress."""
 
 
-def test_a_dataset_is_made_once_and_found_again(site: Site, tmp_path: Path) -> None:
+def test_a_dataset_is_prepared_once_and_reused(site: Site, tmp_path: Path) -> None:
     spec = numbers(tmp_path)
     prepare_chunks(spec.data, site.home, tmp_path)
     said: list[tuple[int, int, str]] = []
@@ -102,7 +102,7 @@ def test_other_data_is_another_version(site: Site, tmp_path: Path) -> None:
     assert len(versions) == 2
 
 
-def test_language_counts_tokens_and_has_an_entropy_to_beat(site: Site, tmp_path: Path) -> None:
+def test_language_data_has_token_counts_and_an_entropy(site: Site, tmp_path: Path) -> None:
     source = tmp_path / "text.txt"
     source.write_text("\n\n".join(f"the cat number {number} sat on mat {number % 7}" for number in range(400)))
     spec = job(data={**TEXT, "source": str(source)})
@@ -113,7 +113,7 @@ def test_language_counts_tokens_and_has_an_entropy_to_beat(site: Site, tmp_path:
     assert 1 < facts.unigram_entropy < 6
 
 
-def test_bad_records_are_counted_and_named(site: Site, tmp_path: Path) -> None:
+def test_bad_records_are_counted_and_reported(site: Site, tmp_path: Path) -> None:
     source = tmp_path / "numbers.jsonl"
     source.write_text("".join(f'{{"x": {row}, "label": {row % 2}}}\n' for row in range(100)) + "{not json\n")
     spec = job(data={"source": str(source), "on_error": "skip"})
@@ -132,7 +132,7 @@ def test_a_baseline_needs_labels(site: Site, tmp_path: Path) -> None:
     assert site.logged("dataset") == []
 
 
-def test_a_source_that_is_gone_is_named(site: Site, tmp_path: Path) -> None:
+def test_a_missing_source_is_reported(site: Site, tmp_path: Path) -> None:
     spec = numbers(tmp_path)
     (tmp_path / "numbers.csv").unlink()
     with pytest.raises((PrepareError, InputError), match=r"numbers\.csv"):
@@ -176,9 +176,7 @@ def profiled(monkeypatch: pytest.MonkeyPatch) -> list[ProfileRequest]:
     return asked
 
 
-def test_what_is_left_to_the_plan_is_chosen_and_kept(
-    site: Site, tmp_path: Path, profiled: list[ProfileRequest]
-) -> None:
+def test_settings_of_the_plan_are_chosen_and_stored(site: Site, tmp_path: Path, profiled: list[ProfileRequest]) -> None:
     spec = numbers(tmp_path, training={"zero": "auto", "micro_batch_size": "auto"})
     prepare_chunks(spec.data, site.home, tmp_path)
     preparation = site.preparation(spec)
@@ -194,7 +192,7 @@ def test_what_is_left_to_the_plan_is_chosen_and_kept(
     assert [record["path"] for record in site.logged("artifact")] == [str(preparation.folder.job_resolved)]
 
 
-def test_a_model_that_fits_nowhere_is_refused(
+def test_a_model_that_does_not_fit_is_rejected(
     site: Site, tmp_path: Path, profiled: list[ProfileRequest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tiny = {"Alive": True, "Resources": {"CPU": 4.0, "memory": 1e6}}

@@ -143,7 +143,7 @@ def agent(tmp_path: Path, exits: queue.Queue[int]) -> Iterator[Agent]:
             exits.get(timeout=30)
 
 
-def test_events_and_beats_reach_the_agent(agent: Agent) -> None:
+def test_events_and_heartbeats_reach_the_agent(agent: Agent) -> None:
     agent.link.enter("step", 12)
     events = agent.events()
     beat = next(event.beat for event in events if isinstance(event, Heartbeat) and event.beat.phases)
@@ -257,7 +257,7 @@ def _heard(connection: Connection[Any, Any]) -> tuple[int, RankFailed | None]:
         return rank, failure
 
 
-def test_a_process_ends_with_its_parent_however_that_ends() -> None:
+def test_a_process_ends_with_its_parent_for_any_reason() -> None:
     with subprocess.Popen([sys.executable, "-c", _CHILD], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout
         child = int(parent.stdout.readline())
@@ -280,25 +280,25 @@ def _is_alive(pid: int) -> bool:
         return False
 
 
-def test_a_process_whose_parent_is_gone_already_ends_at_once() -> None:
+def test_a_process_whose_parent_has_died_ends_immediately() -> None:
     assert subprocess.run([sys.executable, "-c", _ORPHAN], check=False).returncode == 1
 
 
-def test_a_kernel_that_refuses_the_tie_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_prctl_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     libc = SimpleNamespace(prctl=lambda *_: -1)
     monkeypatch.setattr(processes, "ctypes", SimpleNamespace(CDLL=lambda _: libc))
     with pytest.raises(OSError, match="PR_SET_PDEATHSIG"):
         processes.end_with_parent()
 
 
-def test_all_threads_yield_to_training() -> None:
+def test_all_threads_get_a_lower_priority() -> None:
     done = subprocess.run([sys.executable, "-c", _YIELD], capture_output=True, text=True, check=True)
     own = max(5, os.getpriority(os.PRIO_PROCESS, 0))
     batch = os.SCHED_BATCH
     assert json.loads(done.stdout) == [[own, batch], [own, batch], [max(15, own), batch], [own, batch]]
 
 
-def test_memory_that_is_used_counts_and_its_peak_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resident_memory_and_its_peak(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     size, margin = 256 << 20, 32 << 20
     before = resident_bytes()
@@ -311,7 +311,7 @@ def test_memory_that_is_used_counts_and_its_peak_stays(monkeypatch: pytest.Monke
     assert peak_bytes() > used - margin
 
 
-def test_what_is_attached_to_a_point_is_called_in_order() -> None:
+def test_attached_functions_are_called_in_order() -> None:
     calls: list[tuple[str, str, int]] = []
     points = LoopPoints()
     points.phase.attach(lambda phase, step: calls.append(("first", phase, step)))
@@ -323,7 +323,7 @@ def test_what_is_attached_to_a_point_is_called_in_order() -> None:
     assert len(calls) == 2
 
 
-def test_what_an_attached_call_raises_ends_the_point() -> None:
+def test_an_error_of_an_attached_function_ends_the_point() -> None:
     calls: list[int] = []
     point: Point[[int]] = Point()
 

@@ -94,7 +94,7 @@ def test_a_generation_is_forked_after_the_older_ranks_are_killed() -> None:
     assert node.ranks.generation == 2
 
 
-def test_starting_twice_or_too_late_changes_nothing() -> None:
+def test_a_repeated_or_late_start_has_no_effect() -> None:
     node = Node().started(3)
     before = list(node.server.sent)
     node.ranks.start(Generation(3, 4, "file:///r"))
@@ -112,7 +112,7 @@ def test_a_start_waits_for_the_fork_server() -> None:
     assert node.forked(1) == [2, 3]
 
 
-def test_a_start_that_was_overtaken_while_it_waited_forks_nothing() -> None:
+def test_a_start_replaced_by_a_newer_one_forks_nothing() -> None:
     node = Node()
     answers: list[Callable[[], None]] = []
     killing = threading.Event()
@@ -148,7 +148,7 @@ def test_a_start_that_was_overtaken_while_it_waited_forks_nothing() -> None:
         (0, None, RankExited(RankId(2, 1), 42, 0, time=5.0)),
     ],
 )
-def test_an_exit_is_reported_with_what_the_rank_said_of_it(
+def test_an_exit_is_reported_with_the_reason_of_the_rank(
     code: int, failure: Reason | None, at_once: AgentEvent | None
 ) -> None:
     node = Node().started(1)
@@ -172,7 +172,7 @@ def test_a_report_that_comes_after_the_exit_still_counts() -> None:
     assert node.reported == [RankLost(RankId(3, 1), 1, Reason.USER_CODE, "KeyError", time=5.0)]
 
 
-def test_an_older_generation_has_nothing_to_say() -> None:
+def test_messages_of_an_older_generation_are_ignored() -> None:
     node = Node().started(2)
     node.ranks.receive(RankForked(RankId(2, 1), 41), node.server)
     node.ranks.receive(RankExited(RankId(2, 1), 41, -9), node.server)
@@ -189,7 +189,7 @@ def test_ranks_are_asked_to_stop_over_their_own_links() -> None:
     assert living.sent == [StopTraining()]
 
 
-def test_a_rank_that_is_silent_or_stopped_is_late() -> None:
+def test_a_silent_or_stopped_rank_hangs() -> None:
     node = Node().started(1)
     for rank, pid in ((2, 42), (3, 43)):
         node.ranks.receive(RankForked(RankId(rank, 1), pid), node.server)
@@ -203,7 +203,7 @@ def test_a_rank_that_is_silent_or_stopped_is_late() -> None:
     assert not any(isinstance(event, Heartbeat) for event in node.reported)
 
 
-def test_a_message_for_others_is_a_fault() -> None:
+def test_an_unexpected_message_is_an_error() -> None:
     with pytest.raises(TypeError, match="not for an agent"):
         Node().ranks.receive(StopTraining(), Link())
 
@@ -222,7 +222,7 @@ def test_the_log_numbers_events_and_wakes_its_reader() -> None:
     assert log.read(3, 0.0) == []
 
 
-def test_messages_survive_the_way_over_a_socket() -> None:
+def test_messages_survive_a_socket() -> None:
     """Every type of message, with values that JSON alone would not restore."""
     import math
 
@@ -241,7 +241,7 @@ def test_messages_survive_the_way_over_a_socket() -> None:
         assert decode(encode(message)) == message
 
 
-def test_a_task_survives_the_way_to_the_rank(tmp_path: Path) -> None:
+def test_a_task_survives_serialization(tmp_path: Path) -> None:
     task = task_of(3, Generation(7, 4, "tcp://10.0.0.1:1"))
     assert RankTask.from_json(task.to_json()) == task
     assert task.id == RankId(3, 7)

@@ -101,7 +101,7 @@ def test_webdataset(tmp_path: Path) -> None:
     assert second["a"] == 1
 
 
-def test_folders_are_classes_or_a_list_names_them(tmp_path: Path) -> None:
+def test_classes_come_from_folders_or_a_list(tmp_path: Path) -> None:
     for name in ("cat/1.png", "cat/2.png", "dog/1.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(name.encode())
@@ -120,7 +120,7 @@ def test_folders_are_classes_or_a_list_names_them(tmp_path: Path) -> None:
         read_labels(list_files(str(tmp_path), "images", LOCAL, tmp_path), LOCAL)
 
 
-def test_bad_rows_fail_or_are_named(tmp_path: Path) -> None:
+def test_bad_rows_fail_or_are_reported(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "good"}\n{"text": \n[1]\n{"text": "fine"}\n')
     with pytest.raises(PrepareError, match=r"a\.jsonl, line 2 .*on_error"):
         read_all(tmp_path)
@@ -146,7 +146,7 @@ def test_json_lines_under_another_name(tmp_path: Path) -> None:
     assert read_all(tmp_path / "a.json", "jsonl") == [{"text": "a"}]
 
 
-def test_a_bad_webdataset_record_is_named(tmp_path: Path) -> None:
+def test_a_bad_webdataset_record_is_reported(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         for name, content in [("1.json", b"{"), ("2.json", b'{"a": 1}')]:
             info = tarfile.TarInfo(name)
@@ -157,7 +157,7 @@ def test_a_bad_webdataset_record_is_named(tmp_path: Path) -> None:
     assert [row["a"] for row in read_all(tmp_path, skip=True)] == [1]
 
 
-def test_a_version_depends_on_content_not_on_place(tmp_path: Path) -> None:
+def test_a_version_depends_on_content_not_on_location(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     for folder in ("a", "b"):

@@ -82,7 +82,7 @@ def test_storage_has_what_should_be_kept(run: RunFolder, location: str) -> None:
     assert remote.committed() == [CheckpointId(16, 2)]
 
 
-def test_a_lost_folder_comes_back(run: RunFolder, location: str, fetched: list[str]) -> None:
+def test_a_lost_folder_is_restored(run: RunFolder, location: str, fetched: list[str]) -> None:
     remote = of(run, location)
     remote.sync()
     records, adjustments = ledger.read(run.ledger), Adjustments.read(run.adjustments)
@@ -99,9 +99,7 @@ def test_a_lost_folder_comes_back(run: RunFolder, location: str, fetched: list[s
 
 
 @pytest.mark.parametrize("name", ["rank-00000.bin", "rank-00000.json"])
-def test_a_part_that_was_damaged_meanwhile_is_fetched_again(
-    run: RunFolder, location: str, fetched: list[str], name: str
-) -> None:
+def test_a_corrupt_local_part_is_fetched_again(run: RunFolder, location: str, fetched: list[str], name: str) -> None:
     remote = of(run, location)
     remote.sync()
     shutil.rmtree(run.checkpoints)
@@ -112,7 +110,7 @@ def test_a_part_that_was_damaged_meanwhile_is_fetched_again(
     assert newest_valid(run.checkpoints) == (NEWEST.folder(run.checkpoints), [])
 
 
-def test_damage_in_storage_is_found_and_kept_for_people(run: RunFolder, tmp_path: Path) -> None:
+def test_damage_in_storage_is_found_and_kept_for_inspection(run: RunFolder, tmp_path: Path) -> None:
     remote = of(run, str(tmp_path / "place"))
     remote.sync()
     there = NEWEST.folder(tmp_path / "place" / "run" / "checkpoints")

@@ -141,7 +141,7 @@ def test_unigram_entropy() -> None:
     assert unigram_entropy([9, 0]) == 0
 
 
-def test_what_belongs_together_is_not_divided() -> None:
+def test_groups_are_not_divided() -> None:
     contents = [f"sample {i}".encode() for i in range(600)]
     speakers = [f"speaker {i % 30}".encode() for i in range(600)]
     groups = Splitter(AUTO, 0.2).groups(contents, speakers)
@@ -151,7 +151,7 @@ def test_what_belongs_together_is_not_divided() -> None:
     assert len(groups["train"]) + len(groups["eval"]) == 600
 
 
-def test_a_smaller_share_of_the_training_samples_is_part_of_a_larger_one() -> None:
+def test_a_smaller_train_fraction_is_a_subset_of_a_larger_one() -> None:
     contents = [f"sample {i}".encode() for i in range(4000)]
     whole = Splitter(AUTO, 0.1).groups(contents)
     kept = [set(Splitter(AUTO, 0.1, share).groups(contents)["train"].tolist()) for share in (0.125, 0.5, 1)]
@@ -160,7 +160,7 @@ def test_a_smaller_share_of_the_training_samples_is_part_of_a_larger_one() -> No
     assert (Splitter("eval", 0.1, 0.1).groups(contents)["eval"] == np.arange(4000)).all()
 
 
-def test_arrays_beside_images_and_a_reader_of_the_job(tmp_path: Path) -> None:
+def test_additional_arrays_and_a_reader_of_the_job(tmp_path: Path) -> None:
     """A file of an unknown format becomes images with masks; each image keeps its mask."""
     (tmp_path / "shapes.py").write_text(
         "import numpy as np\n"

@@ -57,7 +57,7 @@ def records(*steps: int) -> tuple[StepRecord, ...]:
     return tuple(step_record(step) for step in steps)
 
 
-def test_what_was_saved_can_be_read(tmp_path: Path, engine: Any) -> None:
+def test_a_saved_checkpoint_can_be_read(tmp_path: Path, engine: Any) -> None:
     events: list[Any] = []
     saving = writer(tmp_path, events)
     evaluated = (*records(1), step_record(2, evaluation=Evaluation(1.0, {}, 1.0)))
@@ -111,7 +111,7 @@ def test_rank_0_commits_when_all_ranks_have_written(tmp_path: Path, engine: Any)
     assert events[1] == []
 
 
-def test_the_ledger_is_written_ahead_of_the_manifest(
+def test_the_ledger_is_written_before_the_manifest(
     tmp_path: Path, engine: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(folder: Path, manifest: Manifest) -> None:
@@ -129,7 +129,7 @@ def test_the_ledger_is_written_ahead_of_the_manifest(
     assert events == []
 
 
-def test_a_write_that_fails_is_raised_by_what_comes_next(tmp_path: Path, engine: Any) -> None:
+def test_a_failed_write_is_raised_by_the_next_call(tmp_path: Path, engine: Any) -> None:
     RunFolder(tmp_path).checkpoints.write_text("in the way")
     saving = writer(tmp_path, [])
     saving.save(engine, SavePoint(1, 8, records(1)))
@@ -160,7 +160,7 @@ def test_copies_go_to_memory(tmp_path: Path, engine: Any) -> None:
     assert (event.source, event.step) == (RankId(0, 3), 2)
 
 
-def test_memory_that_is_short_is_reported_once(tmp_path: Path, engine: Any) -> None:
+def test_a_memory_shortage_is_reported_once(tmp_path: Path, engine: Any) -> None:
     (tmp_path / "memory").write_text("in the way")
     events: list[AgentEvent] = []
     saving = writer(tmp_path, events, memory=MemoryCopies(tmp_path / "memory"))

@@ -88,7 +88,7 @@ def test_newest_valid_checkpoint_wins(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("victim", ["manifest.json", "rank-00000.json", "rank-00000.bin"])
-def test_any_missing_or_cut_file_disqualifies(tmp_path: Path, victim: str) -> None:
+def test_a_missing_or_truncated_file_makes_a_checkpoint_invalid(tmp_path: Path, victim: str) -> None:
     folder = make_checkpoint(tmp_path, CheckpointId(4, 1))
     content = (folder / victim).read_bytes()
     for broken in (content[: len(content) // 2], b""):
@@ -138,7 +138,7 @@ def test_scores_of_checkpoints() -> None:
     assert score_of(evaluation=None) is None
 
 
-def test_manifests_and_indexes_come_back_from_json() -> None:
+def test_manifests_and_indexes_survive_json() -> None:
     """Also a manifest without the keys of later versions."""
     bare = Manifest(8, 64, 2, 1, {"w": [2, 3]})
     assert Manifest.from_json(FACTS) == bare

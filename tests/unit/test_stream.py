@@ -49,7 +49,7 @@ def test_columns_of_any_width(tmp_path: Path, kind: pa.DataType, shape: tuple[in
 
 
 @pytest.mark.parametrize("sample", [-1, 7])
-def test_a_sample_outside_is_refused(tmp_path: Path, sample: int) -> None:
+def test_a_sample_out_of_range_is_an_error(tmp_path: Path, sample: int) -> None:
     with pytest.raises(IndexError, match="7 rows"):
         make_dataset(tmp_path, [3, 4]).read("train", np.array([sample]))
 
@@ -71,7 +71,7 @@ def test_reader_streams_the_order_and_seeks(tmp_path: Path, global_batch: int) -
         arena.close()
 
 
-def test_the_reader_hands_on_what_went_wrong(tmp_path: Path) -> None:
+def test_the_reader_raises_errors_of_its_thread(tmp_path: Path) -> None:
     dataset = make_dataset(tmp_path, [20, 20])
     (tmp_path / "train-00001.arrow").write_bytes(b"short")
     arena, files = dataset.open("train")
@@ -83,8 +83,8 @@ def test_the_reader_hands_on_what_went_wrong(tmp_path: Path) -> None:
     arena.close()
 
 
-def test_no_flipped_bit_or_cut_is_read_silently(tmp_path: Path) -> None:
-    """Ten thousand faults, one at a time, in shards and the manifest. Each error names the file, and the block of a shard."""
+def test_no_flipped_bit_or_truncation_is_read_silently(tmp_path: Path) -> None:
+    """Ten thousand faults, one at a time, in shards and the manifest. Errors name the file and block."""
     draw = random.Random(0)
     dataset = make_dataset(tmp_path, [400, 300])
     whole = {path: path.read_bytes() for path in tmp_path.iterdir()}
@@ -115,7 +115,7 @@ def _read_everything(folder: Path, dataset: Dataset | None) -> None:
         arena.close()
 
 
-def test_the_block_is_named() -> None:
+def test_the_error_names_the_block() -> None:
     with pytest.raises(CorruptFileError, match=r"somewhere.*block 1 "):
         verify_bytes("somewhere", memoryview(bytes((8 << 20) + 1)), [_digest(bytes(8 << 20)), "0"])
 
@@ -136,7 +136,7 @@ def test_atomic_json_leaves_nothing_when_it_fails(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
 
 
-def test_missing_file_is_named(tmp_path: Path) -> None:
+def test_the_error_names_the_missing_file(tmp_path: Path) -> None:
     with pytest.raises(CorruptFileError, match="nowhere"):
         read_json(tmp_path / "nowhere")
 
@@ -180,7 +180,7 @@ def _own_memory_while_reading(dataset: Dataset, column: str, batches: int, batch
     return own
 
 
-def test_batches_lie_in_memory_that_the_caller_chooses(tmp_path: Path) -> None:
+def test_the_caller_allocates_the_memory_of_batches(tmp_path: Path) -> None:
     """For example in page-locked memory, from which a GPU copies directly."""
     dataset, chosen = make_dataset(tmp_path, [50]), []
 

@@ -204,7 +204,7 @@ def assert_equal(found: torch.nn.Module, expected: torch.nn.Module) -> None:
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-def test_the_newest_sound_checkpoint_is_loaded(run: Run) -> None:
+def test_the_newest_valid_checkpoint_is_loaded(run: Run) -> None:
     models = {step: run.net(step) for step in (4, 8, 12)}
     folders = {step: run.save(step, model) for step, model in models.items()}
     where = str(run.folder.path), run.data.location
@@ -244,7 +244,7 @@ def test_an_answer_is_one_line(capsys: pytest.CaptureFixture[str], error: Except
     assert json.loads(line) == answer
 
 
-def test_an_error_that_is_not_ours_is_no_answer(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unexpected_error_is_not_an_answer(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ZeroDivisionError):
         print_answer(lambda: str(1 // 0))
     assert capsys.readouterr().out == ""
@@ -263,7 +263,7 @@ def test_an_export_fits_a_fresh_model(run: Run, tmp_path: Path) -> None:
         assert file.metadata() == {"format": "pt", "run": "toy-run", "step": "4", "dataset": "toy/v1"}
 
 
-def test_a_model_that_can_write_itself(run: Run, tmp_path: Path) -> None:
+def test_a_model_with_save_pretrained(run: Run, tmp_path: Path) -> None:
     run.write_job(factory="trained_code:pretrained")
     model = run.net(4)
     run.save(4, model)
@@ -289,7 +289,7 @@ def test_predictions_for_every_record_of_a_file(run: Run, tmp_path: Path, decima
     torch.testing.assert_close(torch.tensor([row["scores"] for row in found]), scores.detach())
 
 
-def test_what_a_model_cannot_be_asked(run: Run, tmp_path: Path) -> None:
+def test_invalid_inputs_of_a_model(run: Run, tmp_path: Path) -> None:
     run.save(4, run.net(4))
     with pytest.raises(InputError, match="an existing file"):
         run.predict(tmp_path / "missing.jsonl")
@@ -304,7 +304,7 @@ def test_what_a_model_cannot_be_asked(run: Run, tmp_path: Path) -> None:
         run.predict("anything")
 
 
-def test_a_language_model_goes_on_with_a_text(run: Run) -> None:
+def test_a_language_model_continues_a_text(run: Run) -> None:
     tokenizer = train_tokenizer(["the cat sat on the mat"], 300)
     size = tokenizer.get_vocab_size()
     tokens = pa.FixedSizeListArray.from_arrays(pa.array([1] * 16, pa.int32()), 8)
@@ -326,7 +326,7 @@ def test_a_language_model_goes_on_with_a_text(run: Run) -> None:
     assert found == {"input": "the mat", "text": said[1].strip()}  # with a template, only the answer
 
 
-def test_what_a_model_needs(run: Run) -> None:
+def test_requirements_of_a_model(run: Run) -> None:
     found = run.profile()
     inner, outer = 4 * 8, 8 * 3
     assert found.parameters == found.trained == inner + 8 + outer + 3
@@ -338,7 +338,7 @@ def test_what_a_model_needs(run: Run) -> None:
     assert found.kept_bytes_per_row == pytest.approx(kept, abs=8 * 4)
 
 
-def test_what_is_frozen_needs_less(run: Run) -> None:
+def test_frozen_parameters_need_less(run: Run) -> None:
     whole = run.profile()
     run.write_job(factory="trained_code:half_frozen")
     found = run.profile()
@@ -347,7 +347,7 @@ def test_what_is_frozen_needs_less(run: Run) -> None:
     assert found.kept_bytes_per_row < whole.kept_bytes_per_row
 
 
-def test_what_is_computed_again_is_not_kept(run: Run) -> None:
+def test_recomputed_activations_are_not_kept(run: Run) -> None:
     run.write_job(factory="trained_code:deep")
     whole = run.profile()
     run.job["training"]["activation_checkpointing"] = True

@@ -45,14 +45,14 @@ def labels(data: TrainingData, world_size: int, rank: int, start: int, steps: in
 
 
 @pytest.mark.parametrize("world_size", [2, 3])
-def test_ranks_share_the_batches_of_one(tmp_path: Path, world_size: int) -> None:
+def test_ranks_divide_the_batches_of_a_single_rank(tmp_path: Path, world_size: int) -> None:
     data = opened(tmp_path)
     alone = labels(data, 1, 0, 0, 8)
     parts = [labels(data, world_size, rank, 0, 8) for rank in range(world_size)]
     assert [[*chain(*rows)] for rows in zip(*parts, strict=True)] == alone
 
 
-def test_an_epoch_is_every_row_once_and_the_stream_can_be_entered_anywhere(tmp_path: Path) -> None:
+def test_an_epoch_has_every_row_once_and_the_stream_can_start_anywhere(tmp_path: Path) -> None:
     data = opened(tmp_path)
     assert data.epoch == 23
     stream = [*chain(*labels(data, 1, 0, 0, 10))]
@@ -61,7 +61,7 @@ def test_an_epoch_is_every_row_once_and_the_stream_can_be_entered_anywhere(tmp_p
     assert [*chain(*labels(data, 1, 0, 3 * GLOBAL_BATCH, 7))] == stream[3 * GLOBAL_BATCH :]
 
 
-def test_what_a_model_may_want_to_know(tmp_path: Path) -> None:
+def test_facts_for_model_factories(tmp_path: Path) -> None:
     data = opened(tmp_path)
     assert data.facts == {"vocab_size": 5, "sequence_length": 5}
     assert data.classes == ()
@@ -85,7 +85,9 @@ def test_every_row_is_evaluated_by_one_rank(tmp_path: Path, world_size: int) -> 
     assert own == [*range(5)]
 
 
-def test_an_online_transform_draws_nothing_in_evaluations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_online_transform_has_no_random_numbers_in_evaluations(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys, "path", [*sys.path])
     code = RunFolder(tmp_path / "run").code
     code.mkdir(parents=True)
@@ -99,7 +101,7 @@ def test_an_online_transform_draws_nothing_in_evaluations(tmp_path: Path, monkey
     }
 
 
-def test_damaged_data_is_named(tmp_path: Path) -> None:
+def test_corrupt_data_is_reported(tmp_path: Path) -> None:
     data = opened(tmp_path)
     for path in (tmp_path / "data").glob("*.arrow"):
         path.write_bytes(path.read_bytes()[:-1])

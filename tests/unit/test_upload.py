@@ -18,7 +18,7 @@ FIRST, SECOND = CheckpointId(4, 1), CheckpointId(8, 1)
 
 
 class Storage:
-    """Answers to `RemoteCheckpoints.sync`, one after another; it waits for the next."""
+    """Returns one answer per `RemoteCheckpoints.sync`; waits for the next one."""
 
     def __init__(self) -> None:
         self.answers: queue.Queue[list[CheckpointId] | Exception] = queue.Queue()
@@ -33,7 +33,7 @@ class Storage:
 
 
 class Heard:
-    """What an uploader reports."""
+    """Records the reports of an uploader."""
 
     def __init__(self) -> None:
         self.uploaded: queue.Queue[CheckpointId] = queue.Queue()
@@ -55,7 +55,7 @@ def start(storage: object, heard: Heard) -> Uploader:
     return Uploader(storage, heard.uploaded.put, heard.problems.put)  # type: ignore[arg-type]
 
 
-def test_nothing_is_done_before_there_is_something_new(heard: Heard) -> None:
+def test_nothing_is_uploaded_before_a_request(heard: Heard) -> None:
     storage = Storage()
     uploader = start(storage, heard)
     assert not storage.asked.acquire(blocking=False)
@@ -64,7 +64,7 @@ def test_nothing_is_done_before_there_is_something_new(heard: Heard) -> None:
     assert [heard.uploaded.get(timeout=30) for _ in range(2)] == [SECOND, FIRST]
 
 
-def test_a_failed_upload_is_reported_and_tried_again(heard: Heard) -> None:
+def test_a_failed_upload_is_reported_and_retried(heard: Heard) -> None:
     storage = Storage()
     for answer in (OSError("no route"), ValueError("a client's own"), [FIRST]):
         storage.answers.put(answer)
@@ -78,7 +78,7 @@ def test_a_failed_upload_is_reported_and_tried_again(heard: Heard) -> None:
     assert heard.problems.empty()
 
 
-def test_attempts_are_counted_for_each_piece_of_news(heard: Heard) -> None:
+def test_attempts_are_counted_for_each_request(heard: Heard) -> None:
     storage = Storage()
     uploader = start(storage, heard)
     for _ in range(2):
@@ -88,28 +88,28 @@ def test_attempts_are_counted_for_each_piece_of_news(heard: Heard) -> None:
         assert heard.problems.get_nowait().startswith("checkpoints are not uploaded yet (attempt 1)")
 
 
-def test_finish_gives_up_after_its_time(heard: Heard) -> None:
+def test_finish_times_out(heard: Heard) -> None:
     storage = Storage()
     uploader = start(storage, heard)
     assert not uploader.finish(0.0)
-    storage.asked.acquire()  # it is being tried all the same
+    storage.asked.acquire()  # the attempt continues
     storage.answers.put([FIRST])
     assert heard.uploaded.get(timeout=30) == FIRST
 
 
-def test_a_checkpoint_that_comes_during_an_upload_is_not_forgotten(heard: Heard) -> None:
+def test_a_checkpoint_that_arrives_during_an_upload_is_uploaded(heard: Heard) -> None:
     storage = Storage()
     uploader = start(storage, heard)
     uploader.wake()
     storage.asked.acquire()
     uploader.wake()
     storage.answers.put([FIRST])
-    storage.asked.acquire()  # again, for the second
+    storage.asked.acquire()  # again, for the second checkpoint
     storage.answers.put([SECOND])
     assert [heard.uploaded.get(timeout=30) for _ in range(2)] == [FIRST, SECOND]
 
 
-def test_real_storage_that_is_away_at_first(tmp_path, heard: Heard) -> None:
+def test_real_storage_that_is_unavailable_at_first(tmp_path, heard: Heard) -> None:
     run, place = RunFolder(tmp_path / "run"), tmp_path / "place"
     for checkpoint in (FIRST, SECOND):
         make_checkpoint(run.path, checkpoint, 2)
