@@ -180,15 +180,15 @@ class _Proxy:
             if fault == "flipped" and content:
                 content[self._draw.randrange(len(content))] ^= 1 << self._draw.randrange(8)
             if fault in ("cut", "truncated") and content:
-                return await self._break_off(request, answer.status, headers, content, said=fault == "cut")
+                return await self._break_response(request, answer.status, headers, content, announced=fault == "cut")
             return web.Response(status=answer.status, headers=headers, body=bytes(content))
 
-    async def _break_off(
-        self, request: web.Request, status: int, headers: dict[str, str], content: bytearray, said: bool
+    async def _break_response(
+        self, request: web.Request, status: int, headers: dict[str, str], content: bytearray, announced: bool
     ) -> web.StreamResponse:
         """Send half of the body: break the connection before the announced end, or announce an earlier end."""
         half = bytes(content[: len(content) // 2])
-        if not said:
+        if not announced:
             return web.Response(status=status, headers=headers, body=half)
         response = web.StreamResponse(status=status, headers={**headers, "Content-Length": str(len(content))})
         await response.prepare(request)

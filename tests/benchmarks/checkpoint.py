@@ -56,14 +56,14 @@ def rank_main(rank: int, folder: Path) -> None:
         return time.perf_counter() - began
 
     engine.before_update = before_update
-    ours, theirs, beside, ordinary = [], [], [], []
+    ours, theirs, overlapped, ordinary = [], [], [], []
     for number in range(_ROUNDS + 1):
         step()
         ordinary.append(step())
         waited, began = 0.0, time.perf_counter()
         writer.save(engine.deepspeed, SavePoint(number + 1, 0))
         waited += time.perf_counter() - began
-        beside.append(step())
+        overlapped.append(step())
         ours.append(waited)
         writer.wait()
         step()
@@ -80,7 +80,7 @@ def rank_main(rank: int, folder: Path) -> None:
             "write_s": [one.write_s for one in saved[1:]],
             "native_s": theirs[1:],
             "step_s": ordinary[1:],
-            "step_beside_s": beside[1:],
+            "step_overlapped_s": overlapped[1:],
         }
         (folder / "figures.json").write_text(json.dumps(figures))
 
@@ -110,7 +110,7 @@ def main() -> None:
         ["a step", f"{statistics.median(figures['step_s']):.3f}", ""],
         [
             "  a step in parallel with copy and write",
-            f"{statistics.median(figures['step_beside_s']):.3f}",
+            f"{statistics.median(figures['step_overlapped_s']):.3f}",
             "",
         ],
         ["  written, synced and committed in the background", f"{statistics.median(figures['write_s']):.3f}", ""],

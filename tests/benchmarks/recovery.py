@@ -26,14 +26,14 @@ from tests.benchmarks.report import report
 
 _ROUNDS, _KILL_AT, _CHECKPOINT_EVERY = 3, 7, 5
 _BIN = Path(sys.executable).parent
-_PATIENCE_S = 120.0
+_TIMEOUT_S = 120.0
 _PARTS = ("detect", "decide", "fork", "group", "initialize", "load", "step")
 _TORCHRUN = [str(_BIN / "torchrun"), "--standalone", "--nproc-per-node=2", "--max-restarts=3"]
 _PEERS = {
     "Ray Train": [sys.executable, "-m", "tests.benchmarks.ray_train_peer"],
     "torchrun": [*_TORCHRUN, "-m", "tests.benchmarks.peer_loop"],
 }
-_MOMENTS = ("lost", "told", "forked", "grouped", "initialized", "loaded", "stepped")
+_MOMENTS = ("lost", "reported", "forked", "grouped", "initialized", "loaded", "stepped")
 
 
 def main() -> None:
@@ -46,9 +46,9 @@ def main() -> None:
             ours["stop"].append(_drivetrain(Path(folder) / "home", signal.SIGSTOP))
             for name, command in _PEERS.items():
                 theirs[name].append(_peer(Path(folder) / f"{name}-{number}", command))
-            told = [f"drivetrain {how} {sum(runs[-1].values()):.2f} s" for how, runs in ours.items()]
-            told += [f"{name} {seconds[-1]:.2f} s" for name, seconds in theirs.items()]
-            print(f"round {number + 1}: {', '.join(told)}", flush=True)
+            reported = [f"drivetrain {how} {sum(runs[-1].values()):.2f} s" for how, runs in ours.items()]
+            reported += [f"{name} {seconds[-1]:.2f} s" for name, seconds in theirs.items()]
+            print(f"round {number + 1}: {', '.join(reported)}", flush=True)
     rows: list[list[str]] = []
     totals = {how: [sum(run.values()) for run in runs] for how, runs in ours.items()}
     for how, title in (("kill", "Drivetrain, kill -9"), ("stop", "Drivetrain, kill -STOP")):
@@ -121,7 +121,7 @@ def _peer(folder: Path, start: list[str]) -> float:
 
 def _wait_for_steps(folder: Path, count: int, process: subprocess.Popen[bytes]) -> list[float]:
     """Return the times of the steps, once there are enough; empty if the peer ends or makes no step for too long."""
-    path, deadline = folder / "steps.txt", time.monotonic() + _PATIENCE_S
+    path, deadline = folder / "steps.txt", time.monotonic() + _TIMEOUT_S
     while process.poll() is None and time.monotonic() < deadline:
         times = [float(line) for line in path.read_text().splitlines()] if path.exists() else []
         if len(times) >= count:

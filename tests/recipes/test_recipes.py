@@ -98,9 +98,9 @@ def test_language_model(home: Path) -> None:
     run = Trained("language-model", home, "baseline=true", "explain=true", *_LONGER)
     assert run.baseline["name"] == "trigram"
     assert run.facts["eval_loss"] < run.baseline["scores"]["loss"] - 0.25  # a perplexity lower by a fifth
-    (said,) = run.predict("The history of the", options=("--max-tokens", "30", "--seed", "1"))
-    assert said["text"].startswith("The history of the")
-    assert len(said["text"]) > 40
+    (predicted,) = run.predict("The history of the", options=("--max-tokens", "30", "--seed", "1"))
+    assert predicted["text"].startswith("The history of the")
+    assert len(predicted["text"]) > 40
 
 
 def test_translation(home: Path) -> None:
@@ -108,9 +108,9 @@ def test_translation(home: Path) -> None:
     run.wins(by=5)
     assert run.scores["chrf"] > run.baseline["scores"]["copy_chrf"] + 10
     assert run.scores["bleu"] > run.baseline["scores"]["bleu"]
-    (said,) = run.predict("Where is my book?")
-    assert _SPANISH.search(said["text"])
-    assert "libro" in said["text"]
+    (predicted,) = run.predict("Where is my book?")
+    assert _SPANISH.search(predicted["text"])
+    assert "libro" in predicted["text"]
 
 
 def test_image_classification(home: Path, tmp_path: Path) -> None:
@@ -124,8 +124,8 @@ def test_image_classification(home: Path, tmp_path: Path) -> None:
             Image.frombytes("RGB", (32, 32), pixels.crop((0, row, 1024, row + 1)).tobytes()).save(
                 tmp_path / f"{row}.png"
             )
-    said = run.predict(*(tmp_path / f"{row}.png" for row, _ in rows))
-    right = [row["class"] == {3: "cat", 5: "dog"}[label] for row, (_, label) in zip(said, rows, strict=True)]
+    predicted = run.predict(*(tmp_path / f"{row}.png" for row, _ in rows))
+    right = [row["class"] == {3: "cat", 5: "dog"}[label] for row, (_, label) in zip(predicted, rows, strict=True)]
     assert sum(right) >= 28
 
 
@@ -149,10 +149,10 @@ def test_road_scene(home: Path, tmp_path: Path) -> None:
     lights = Path(run.folder.resolved()["data"]["files"]["lights"])
     scene = next(each for each in scenes(_unpacked(home, _source(run)), lights) if each["boxes"][1, 0])
     Image.fromarray(scene["image"]).save(tmp_path / "street.png")
-    (said,) = run.predict(tmp_path / "street.png", options=("--to", str(tmp_path)))
+    (predicted,) = run.predict(tmp_path / "street.png", options=("--to", str(tmp_path)))
     wanted = sorted(("red", "yellow", "green")[int(kind) - 1] for kind in scene["boxes"][:, 0] if kind)
-    assert sorted(light.split()[0] for light in said["lights"]) == wanted
-    with Image.open(said["scene"]) as drawn:
+    assert sorted(light.split()[0] for light in predicted["lights"]) == wanted
+    with Image.open(predicted["scene"]) as drawn:
         assert drawn.size == (256, 192)
 
 
@@ -164,9 +164,9 @@ def test_medical_imaging(home: Path, tmp_path: Path) -> None:
     assert {"sensitivity", "specificity", "calibration_error"} <= run.scores.keys()
     with Image.open(_unpacked(home, _source(run))) as section:
         section.crop((700, 700, 748, 748)).save(tmp_path / "patch.png")
-    (said,) = run.predict(tmp_path / "patch.png")
-    assert said["class"] in ("other", "tumour")
-    assert 0.5 <= said["confidence"] <= 1
+    (predicted,) = run.predict(tmp_path / "patch.png")
+    assert predicted["class"] in ("other", "tumour")
+    assert 0.5 <= predicted["confidence"] <= 1
 
 
 def test_speech(home: Path, tmp_path: Path) -> None:
@@ -177,9 +177,9 @@ def test_speech(home: Path, tmp_path: Path) -> None:
     (package,) = tmp_path.glob("*.deb")
     subprocess.run(["dpkg-deb", "--extract", str(package), str(tmp_path)], check=True)
     digits = next(tmp_path.rglob("digits/1.wav")).parent
-    said = run.predict(*(digits / f"{number}.wav" for number in range(10)))
+    predicted = run.predict(*(digits / f"{number}.wav" for number in range(10)))
     names = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-    right = sum(row["class"] == name for row, name in zip(said, names, strict=True))
+    right = sum(row["class"] == name for row, name in zip(predicted, names, strict=True))
     (_KEPT / "speech" / "human.json").write_text(json.dumps({"of_ten_digits_of_a_human_voice": right}))
     assert right >= 2  # the expected number by chance is one: synthetic voices teach little about others
 
@@ -190,8 +190,8 @@ def test_image_generation(home: Path, tmp_path: Path) -> None:
     losses, accuracy = run.result.series("eval_loss"), run.result.series("eval_two_sample_accuracy")
     assert list(losses.values()) == sorted(losses.values(), reverse=True)
     assert accuracy[max(accuracy)] < accuracy[min(accuracy)]
-    (said,) = run.predict("boot", options=("--to", str(tmp_path)))
-    with Image.open(said["image"]) as picture:
+    (predicted,) = run.predict("boot", options=("--to", str(tmp_path)))
+    with Image.open(predicted["image"]) as picture:
         assert picture.size == (64, 64)
         assert len(set(picture.convert("L").tobytes())) > 20
 
@@ -205,8 +205,8 @@ def test_fine_tuning(home: Path) -> None:
         assert runs[mode].scores["accuracy"] > runs["scratch"].scores["accuracy"] + 0.1
     runs["full"].wins()
     articles = Path(_unpacked(home, _source(runs["full"])))
-    said = runs["full"].predict(articles / "sports" / "001.txt", articles / "politics" / "001.txt")
-    assert [row["class"] for row in said] == ["sports", "politics"]
+    predicted = runs["full"].predict(articles / "sports" / "001.txt", articles / "politics" / "001.txt")
+    assert [row["class"] for row in predicted] == ["sports", "politics"]
 
 
 def test_deep_network(home: Path, tmp_path: Path) -> None:
@@ -218,8 +218,8 @@ def test_deep_network(home: Path, tmp_path: Path) -> None:
     source = _unpacked(home, _source(run, "eval_source"))
     pixels = gzip.decompress(source.read_bytes())[16 : 16 + 28 * 28]
     Image.frombytes("L", (28, 28), pixels).save(tmp_path / "first.png")
-    (said,) = run.predict(tmp_path / "first.png")
-    assert said["class"] == "boot"
+    (predicted,) = run.predict(tmp_path / "first.png")
+    assert predicted["class"] == "boot"
 
 
 def test_all_recipes_are_tested() -> None:

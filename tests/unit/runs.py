@@ -132,12 +132,12 @@ class Agent:
 
     answers: dict[type[Request], str | Exception] = field(default_factory=dict)
     uploaded: bool | Exception = True
-    asked: list[Request] = field(default_factory=list)
+    requests: list[Request] = field(default_factory=list)
     waited_s: list[float] = field(default_factory=list)
 
     def run_request(self, request: Request) -> str:
         """See `AgentHandle`."""
-        self.asked.append(request)
+        self.requests.append(request)
         return _given(self.answers[type(request)])
 
     def finish_uploads(self, timeout_s: float) -> bool:

@@ -139,17 +139,17 @@ def test_errors_of_the_model_process_are_raised(cause: Exception, waits: list[tu
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "message"),
     [
         (raised_there(KeyError("x")), "its agent failed: KeyError('x')"),
         (GetTimeoutError("too late\nand more"), "too late"),
         (RayError("the node is gone"), "the node is gone"),
     ],
 )
-def test_an_agent_that_fails_is_lost(error: Exception, said: str, waits: list[tuple[str, float | None]]) -> None:
+def test_an_agent_that_fails_is_lost(error: Exception, message: str, waits: list[tuple[str, float | None]]) -> None:
     with pytest.raises(AgentLostError) as caught:
         RayAgent(4, 1, Actor({"snapshot": error})).snapshot()
-    assert (caught.value.index, str(caught.value)) == (4, said)
+    assert (caught.value.index, str(caught.value)) == (4, message)
 
 
 # Gangs ------------------------------------------------------------------------------------------------------------
@@ -468,10 +468,10 @@ def test_unknown_gpus_are_rejected(with_nodes: Callable[..., None]) -> None:
 
 
 def test_resources_are_requested_when_they_change(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[list[dict[str, float]]] = []
+    requested: list[list[dict[str, float]]] = []
 
     def ask(bundles: list[dict[str, float]]) -> None:
-        asked.append(bundles)
+        requested.append(bundles)
 
     monkeypatch.setattr(autoscaler, "request_resources", ask)
 
@@ -484,4 +484,4 @@ def test_resources_are_requested_when_they_change(monkeypatch: pytest.MonkeyPatc
     provision([])
     provision([])
     cpus, both = {"CPU": 2.0}, {"CPU": 2.0, "GPU": 1.0}
-    assert [sorted(bundles, key=str) for bundles in asked] == [sorted([cpus, cpus, both], key=str), []]
+    assert [sorted(bundles, key=str) for bundles in requested] == [sorted([cpus, cpus, both], key=str), []]

@@ -79,9 +79,9 @@ class Gang:
             memory = MemoryCopies(self.memory(rank)) if self.copies else None
             parts = run, self.remote(run) if self.remote else None, memory
             place = rank, self.world_size
-            told = self.problems.append
+            report = self.problems.append
             try:
-                return Agreement(*parts, 2, *place, by_rank[rank], told, lambda: None).choose()
+                return Agreement(*parts, 2, *place, by_rank[rank], report, lambda: None).choose()
             except BaseException:
                 barrier.abort()
                 raise

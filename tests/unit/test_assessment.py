@@ -36,13 +36,13 @@ def _outcomes(rows: int = 400) -> tuple[Outcomes, np.ndarray[Any, Any], np.ndarr
 
 def test_scores_are_those_of_scikit_learn() -> None:
     found, positive, targets = _outcomes()
-    said = scores(found)
-    assert said["accuracy"] == pytest.approx(((positive > 0.5) == targets).mean())
-    assert said["log_loss"] == pytest.approx(log_loss(targets, positive))
-    assert said["brier"] == pytest.approx(2 * brier_score_loss(targets, positive))
-    assert said["auc"] == pytest.approx(roc_auc_score(targets, positive))
-    assert said["sensitivity"] == pytest.approx((positive[targets == 1] > 0.5).mean())
-    assert said["specificity"] == pytest.approx((positive[targets == 0] <= 0.5).mean())
+    found_scores = scores(found)
+    assert found_scores["accuracy"] == pytest.approx(((positive > 0.5) == targets).mean())
+    assert found_scores["log_loss"] == pytest.approx(log_loss(targets, positive))
+    assert found_scores["brier"] == pytest.approx(2 * brier_score_loss(targets, positive))
+    assert found_scores["auc"] == pytest.approx(roc_auc_score(targets, positive))
+    assert found_scores["sensitivity"] == pytest.approx((positive[targets == 1] > 0.5).mean())
+    assert found_scores["specificity"] == pytest.approx((positive[targets == 0] <= 0.5).mean())
 
 
 def test_calibration_error_measures_overconfidence() -> None:

@@ -25,13 +25,13 @@ class Storage:
 
     def __init__(self) -> None:
         self.read: list[str] = []
-        self.asked, self.open = threading.Semaphore(0), threading.Event()
+        self.requested, self.open = threading.Semaphore(0), threading.Event()
         self.open.set()
         self._files = fsspec.filesystem("file")
 
     def cat_file(self, url: str, start: int, end: int) -> bytes:
         self.read.append(Path(url).name)
-        self.asked.release()
+        self.requested.release()
         self.open.wait()
         content: bytes = self._files.cat_file(url, start=start, end=end)
         return content
@@ -92,7 +92,7 @@ def test_ranks_that_need_the_same_shard_at_the_same_time(node: Node) -> None:
     node.storage.open.clear()
     with ThreadPoolExecutor() as pool:
         acquired = [pool.submit(node.rank(room=4).acquire, 2) for _ in range(4)]
-        node.storage.asked.acquire()
+        node.storage.requested.acquire()
         assert node.cached() == []  # only complete and verified files have this name
         node.storage.open.set()
         assert len({future.result() for future in acquired}) == 1
@@ -104,7 +104,7 @@ def test_shards_are_prefetched_in_order(node: Node, monkeypatch: pytest.MonkeyPa
     files = node.rank(room=4)
     files.prefetch([3, 1])
     for _ in range(2):
-        node.storage.asked.acquire()
+        node.storage.requested.acquire()
     for number in (3, 1):
         assert node.is_right(files.acquire(number), number)
     assert node.storage.read == [node.shards[3].file, node.shards[1].file]

@@ -146,7 +146,7 @@ def both(arguments: list[str]) -> list[str]:
         for process in processes:
             process.kill()
     assert [process.returncode for process in processes] == [0, 0], ends
-    return [said for said, _ in ends]
+    return [outputs for outputs, _ in ends]
 
 
 def test_wrapped_collectives_return_correct_results(tmp_path: Path) -> None:
@@ -154,8 +154,8 @@ def test_wrapped_collectives_return_correct_results(tmp_path: Path) -> None:
 
 
 def test_the_check_sums_between_two_processes(tmp_path: Path) -> None:
-    said = both(["-m", "drivetrain_workers.engine.all_reduce_check", f"file://{tmp_path}/rendezvous"])
-    for found in map(json.loads, said):
+    outputs = both(["-m", "drivetrain_workers.engine.all_reduce_check", f"file://{tmp_path}/rendezvous"])
+    for found in map(json.loads, outputs):
         assert found["right"] is True
         assert found["bytes_per_s"] > 0
         assert found["backend"] in ("gloo", "nccl")
@@ -174,5 +174,5 @@ def test_the_check_notices_a_wrong_sum(tmp_path: Path) -> None:
         "dist.all_reduce = all_reduce\n"
         "check.main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))\n"
     )
-    said = both(["-c", wrong, f"file://{tmp_path}/rendezvous"])
-    assert [json.loads(found)["right"] for found in said] == [False, False]
+    outputs = both(["-c", wrong, f"file://{tmp_path}/rendezvous"])
+    assert [json.loads(found)["right"] for found in outputs] == [False, False]

@@ -108,7 +108,7 @@ def test_the_gang_is_asked_for_sample_and_assessment(tracker: Tracker, memory: M
     facts = made.conclude(gang(agent), "data", None)
     assert facts.sample == (folder.path / "sample.txt").read_text() == "The end."
     assert facts.assessment == {**ASSESSED, "baseline": BASELINE}
-    assert agent.asked == [
+    assert agent.requests == [
         PredictRequest(str(folder.path), "data", ["The"], str(folder.path)),
         AssessRequest(str(folder.path), "data", {"accuracy": 0.75, "loss": 0.5}),
     ]

@@ -70,14 +70,14 @@ def test_heartbeats_report_phase_and_longest_duration(monkeypatch: pytest.Monkey
     clock = Clock()
     monkeypatch.setattr("drivetrain_workers.rank.heartbeat.time", clock)
     monkeypatch.setattr("drivetrain_workers.rank.heartbeat.HEARTBEAT_INTERVAL_S", 0.01)
-    told: queue.SimpleQueue[Beat] = queue.SimpleQueue()
-    pulse = HeartbeatThread(told.put)
+    beats: queue.SimpleQueue[Beat] = queue.SimpleQueue()
+    heartbeats = HeartbeatThread(beats.put)
     for step, phase, lasts_s, longest_s in ((0, "step", 5, 0), (1, "step", 2, 5), (2, "data", 9, 0), (2, "step", 1, 5)):
-        pulse.enter(phase, step)
-        last = next(beat for beat in iter(told.get, None) if (beat.phase, beat.step) == (phase, step))
+        heartbeats.enter(phase, step)
+        last = next(beat for beat in iter(beats.get, None) if (beat.phase, beat.step) == (phase, step))
         assert (last.for_s, last.longest_s) == (0, longest_s)
         clock.now += lasts_s
-        last = next(beat for beat in iter(told.get, None) if beat.for_s)
+        last = next(beat for beat in iter(beats.get, None) if beat.for_s)
         assert (last.phase, last.step, last.for_s) == (phase, step, lasts_s)
     assert last.phases == 4
 

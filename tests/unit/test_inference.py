@@ -63,9 +63,9 @@ def test_generation_stops_at_the_end_of_the_text() -> None:
             logits[..., TOKENIZER.token_to_id(END_OF_TEXT) if tokens.shape[1] > 4 else 70] = 99.0
             return logits
 
-    prompt, said = generate(Ends(), TOKENIZER, "the", LENGTH, Sampling(40, 0.0, 5, 0))
+    prompt, continuation = generate(Ends(), TOKENIZER, "the", LENGTH, Sampling(40, 0.0, 5, 0))
     assert prompt == "the"
-    assert 0 < len(TOKENIZER.encode(said).ids) < 5
+    assert 0 < len(TOKENIZER.encode(continuation).ids) < 5
 
 
 def test_temperature_zero_is_greedy(model: GPT) -> None:

@@ -62,9 +62,9 @@ def test_labels_may_be_names(tmp_path: Path) -> None:
 
 def test_an_input_may_be_a_text_or_a_file_of_text(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("one two")
-    said = [samples_of(given, TEXTS, tmp_path, TOKENIZER) for given in ("one two", str(tmp_path / "a.txt"))]
-    assert np.array_equal(said[0]["tokens"], said[1]["tokens"])
-    assert said[0]["tokens"].shape == (1, 6)
+    inputs = [samples_of(given, TEXTS, tmp_path, TOKENIZER) for given in ("one two", str(tmp_path / "a.txt"))]
+    assert np.array_equal(inputs[0]["tokens"], inputs[1]["tokens"])
+    assert inputs[0]["tokens"].shape == (1, 6)
 
 
 def test_an_image_is_converted_like_the_training_data(tmp_path: Path) -> None:

@@ -53,24 +53,24 @@ class Server(TransformServer):
             raise ConnectionError("the process is gone")
         return super().do_action(context, action)
 
-    def _serve(self, ticket: Ticket, proof: str, answer: fl.FlightStreamWriter) -> None:
-        super()._serve(ticket, proof, Connection(answer, self.dead))
+    def _serve(self, ticket: Ticket, proof: str, writer: fl.FlightStreamWriter) -> None:
+        super()._serve(ticket, proof, Connection(writer, self.dead))
 
 
 @dataclass(frozen=True)
 class Connection:
     """A connection of a server that may die."""
 
-    answer: fl.FlightStreamWriter
+    writer: fl.FlightStreamWriter
     dead: threading.Event
 
     def begin(self, schema: pa.Schema) -> None:
-        self.answer.begin(schema)
+        self.writer.begin(schema)
 
     def write_with_metadata(self, *arguments: Any) -> None:
         if self.dead.is_set():
             raise ConnectionError("the process is gone")
-        self.answer.write_with_metadata(*arguments)
+        self.writer.write_with_metadata(*arguments)
 
 
 class Actors:
@@ -185,14 +185,14 @@ class Imposter(fl.FlightServerBase):
     """Answers every request without knowing the token."""
 
     def __init__(self) -> None:
-        self.asked = 0
+        self.requests = 0
         super().__init__("grpc://127.0.0.1:0")
 
     def do_action(self, _: Any, action: fl.Action) -> list[bytes]:
         return [b"I live"]
 
-    def do_exchange(self, _: Any, ask: Any, __: Any, answer: fl.FlightStreamWriter) -> None:
-        self.asked += 1
+    def do_exchange(self, _: Any, request: Any, __: Any, writer: fl.FlightStreamWriter) -> None:
+        self.requests += 1
 
 
 def test_a_server_without_a_proof_gets_no_request(actors: Actors) -> None:
@@ -201,7 +201,7 @@ def test_a_server_without_a_proof_gets_no_request(actors: Actors) -> None:
     actors.start(1)
     with closing(actors.read()) as batches:
         assert_same(iter(batches), actors.expected(), 10)
-    assert imposter.asked == 0
+    assert imposter.requests == 0
     imposter.shutdown()
 
 

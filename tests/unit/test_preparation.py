@@ -77,10 +77,10 @@ def ignore(*_: object) -> None:
 def test_a_dataset_is_prepared_once_and_reused(site: Site, tmp_path: Path) -> None:
     spec = numbers(tmp_path)
     prepare_chunks(spec.data, site.home, tmp_path)
-    said: list[tuple[int, int, str]] = []
-    made = site.preparation(spec).prepare(lambda *progress: said.append(progress))
+    reported: list[tuple[int, int, str]] = []
+    made = site.preparation(spec).prepare(lambda *progress: reported.append(progress))
     assert made.dataset_made
-    assert said[0] == (0, 0, "looking for raw data")
+    assert reported[0] == (0, 0, "looking for raw data")
     assert (made.train_samples or 0) + (made.eval_samples or 0) == 200
     assert made.eval_samples
     assert made.dataset == str(site.home.datasets / "numbers" / str(made.dataset_version))
@@ -164,16 +164,16 @@ def test_a_job_without_files_stays_as_it_was_written(site: Site, tmp_path: Path)
 @pytest.fixture
 def profiled(monkeypatch: pytest.MonkeyPatch) -> list[ProfileRequest]:
     """Create a cluster of one node with four CPUs, and a small model; a real profile would need torch."""
-    asked: list[ProfileRequest] = []
+    requests: list[ProfileRequest] = []
 
     def profile(request: ProfileRequest) -> ModelProfile:
-        asked.append(request)
+        requests.append(request)
         return SMALL
 
     node = {"Alive": True, "Resources": {"CPU": 4.0, "memory": 8e9}}
     monkeypatch.setattr(devices.ray, "nodes", lambda: [node])
     monkeypatch.setattr(forecast_module, "profile", profile)
-    return asked
+    return requests
 
 
 def test_settings_of_the_plan_are_chosen_and_stored(site: Site, tmp_path: Path, profiled: list[ProfileRequest]) -> None:

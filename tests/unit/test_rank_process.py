@@ -213,8 +213,8 @@ def test_only_the_first_rank_reports_that_training_is_done(
     steps: list[Any] = []
 
     @contextmanager
-    def batches(*asked: Any) -> Iterator[Iterator[str]]:
-        steps.append(asked)
+    def batches(*arguments: Any) -> Iterator[Iterator[str]]:
+        steps.append(arguments)
         yield iter(["batch"])
         steps.append("closed")
 
@@ -265,7 +265,7 @@ def test_a_process_ends_with_its_parent_for_any_reason() -> None:
             os.kill(child, 0)
             parent.kill()
             ready, _, _ = select.select([parent.stdout], [], [], 30)
-            assert ready, "the child goes on"
+            assert ready, "the child is still running"
             assert parent.stdout.read() == ""  # ends only when both have ended
         finally:
             parent.kill()

@@ -183,8 +183,8 @@ class Run:
 
     def predict(self, *inputs: Path | str, **options: Any) -> Any:
         given = [str(one) for one in inputs]
-        asked = PredictRequest(str(self.folder.path), self.data.location, given, str(self.folder.path), **options)
-        return json.loads(predict(asked))
+        request = PredictRequest(str(self.folder.path), self.data.location, given, str(self.folder.path), **options)
+        return json.loads(predict(request))
 
     def profile(self) -> Any:
         return profile(ProfileRequest(self.job, str(self.folder.code), self.data.location))
@@ -317,13 +317,13 @@ def test_a_language_model_continues_a_text(run: Run) -> None:
     model = gpt(size, 16, layers=1, width=16, heads=2)
     run.save(4, model)
     (found,) = run.predict("the cat", max_tokens=12, temperature=0.5, seed=7)
-    said = generate(model.eval(), tokenizer, "the cat", 16, Sampling(12, 0.5, 40, 7))
-    assert found == {"input": "the cat", "text": "".join(said)}
+    outputs = generate(model.eval(), tokenizer, "the cat", 16, Sampling(12, 0.5, 40, 7))
+    assert found == {"input": "the cat", "text": "".join(outputs)}
     run.job["sample"] = {"template": "on {input}", "max_tokens": 3, "temperature": 0.0}
     run.write_job()
     (found,) = run.predict("the mat")
-    said = generate(model, tokenizer, "on the mat", 16, Sampling(3, 0.0, 40, 0))
-    assert found == {"input": "the mat", "text": said[1].strip()}  # with a template, only the answer
+    outputs = generate(model, tokenizer, "on the mat", 16, Sampling(3, 0.0, 40, 0))
+    assert found == {"input": "the mat", "text": outputs[1].strip()}  # with a template, only the answer
 
 
 def test_requirements_of_a_model(run: Run) -> None:

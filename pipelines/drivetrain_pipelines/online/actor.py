@@ -126,9 +126,9 @@ def start_transformers(
     """Start a run's actors; they end with the process that holds the handles.
 
     Args:
-        endpoints: folder for `Endpoints`; made anew.
-        cpus: that each asks of the cluster; 0 where they share what others have.
-        all_nodes: on all nodes; else on this one.
+        endpoints: folder for `Endpoints`, which are created here.
+        cpus: CPUs that each actor reserves; 0 if they share the CPUs of the ranks.
+        all_nodes: start them on all nodes; otherwise on this one.
     """
     assert data.online
     Endpoints(endpoints).create()
