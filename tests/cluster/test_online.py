@@ -191,7 +191,7 @@ def test_damaged_data_is_not_called_the_users_mistake(servers, dataset: Dataset)
 
 
 def test_nobody_there_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("drivetrain_pipelines.online.reader._PATIENCE_S", 1.0)
+    monkeypatch.setattr("drivetrain_pipelines.online.reader._TIMEOUT_S", 1.0)
     endpoints = Endpoints(tmp_path / "endpoints")
     endpoints.create()
     reader = OnlineReader(endpoints, 2, BATCH, slice(0, BATCH), 0)

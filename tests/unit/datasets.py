@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from drivetrain_pipelines.stream.dataset import Dataset
 from drivetrain_pipelines.storage.checksums import block_digests
 from drivetrain_pipelines.storage.folder import StorageFolder
 from drivetrain_pipelines.storage.shards import Manifest, Shard, encode_shard
-from drivetrain_pipelines.stream.dataset import Dataset
 
 WIDTH = 5
 
@@ -27,16 +27,16 @@ def rows_of(first: int, count: int) -> pa.RecordBatch:
     )
 
 
-def make_dataset(folder: Path, rows: list[int], streams: list[int] | None = None) -> Dataset:
+def make_dataset(folder: Path, rows: list[int], sources: list[int] | None = None) -> Dataset:
     """Create a dataset version whose training split has shards with these numbers of rows."""
     place = StorageFolder(str(folder))
     shards, first, schema = [], 0, None
     for number, count in enumerate(rows):
         content = encode_shard(rows_of(first, count))
         place.write(f"train-{number:05d}.arrow", content)
-        stream = streams[number] if streams else 0
+        source = sources[number] if sources else 0
         digests = block_digests(memoryview(content))
-        shards.append(Shard(f"train-{number:05d}.arrow", count, content.size, digests, stream))
+        shards.append(Shard(f"train-{number:05d}.arrow", count, content.size, digests, source))
         schema = pa.ipc.open_file(content).schema
         first += count
     Manifest("toy", "v1", schema, {"train": shards, "eval": shards[:1]}, {"vocab_size": 5.0}).write(place)

@@ -20,7 +20,7 @@ from drivetrain_pipelines.prepare.samples import maker_of
 from drivetrain_pipelines.prepare.splitting import Splitter
 from drivetrain_pipelines.prepare.tokenizer import train_tokenizer
 from drivetrain_pipelines.raw.labels import read_labels
-from drivetrain_pipelines.raw.records import Chunk, cut_labelled, read
+from drivetrain_pipelines.raw.records import Chunk, chunk_labelled_files, read
 from drivetrain_pipelines.raw.sources import fetch, list_files
 from drivetrain_pipelines.spec import AudioSpec, DataSpec, ImageSpec, StorageSpec
 from drivetrain_pipelines.stream.columns import Ragged
@@ -41,7 +41,9 @@ def test_a_folder_of_texts_for_each_class(tmp_path: Path) -> None:
     files = list_files(str(tmp_path), "documents", StorageSpec(), tmp_path)
     labels = read_labels(files, StorageSpec())
     assert sorted(labels.values()) == ["bad", "good", "good"]
-    (chunk,) = cut_labelled(files, {url: int(label == "good") for url, label in labels.items()}, "documents", 1 << 20)
+    (chunk,) = chunk_labelled_files(
+        files, {url: int(label == "good") for url, label in labels.items()}, "documents", 1 << 20
+    )
     records = read(chunk, StorageSpec(), skip_bad=False)
     made = maker_of(TEXTS, TOKENIZER).make(records, Splitter("train", 0.1)).batches["train"]
     assert made.num_rows == 3

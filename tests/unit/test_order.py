@@ -46,7 +46,7 @@ def test_every_sample_once_per_epoch(rows: list[int], key: int, lanes: int, wind
 
 @settings(max_examples=200, deadline=None)
 @given(
-    streams=st.lists(ROWS, min_size=1, max_size=4),
+    sources=st.lists(ROWS, min_size=1, max_size=4),
     weights=st.lists(st.floats(0.05, 10), min_size=4, max_size=4),
     seed=st.integers(0, 1 << 62),
     lanes=LANES,
@@ -55,7 +55,7 @@ def test_every_sample_once_per_epoch(rows: list[int], key: int, lanes: int, wind
     worlds=st.lists(st.integers(1, 64), min_size=1, max_size=6),
 )
 def test_the_global_stream_does_not_depend_on_the_world(
-    streams: list[list[int]],
+    sources: list[list[int]],
     weights: list[float],
     seed: int,
     lanes: int,
@@ -64,7 +64,7 @@ def test_the_global_stream_does_not_depend_on_the_world(
     worlds: list[int],
 ) -> None:
     """World sizes that change from step to step deliver exactly the rows of a single rank, step by step."""
-    order = SampleOrder.of(streams, weights[: len(streams)], seed, lanes, window)
+    order = SampleOrder.of(sources, weights[: len(sources)], seed, lanes, window)
     for step, world in enumerate(worlds):
         start = step * global_batch
         whole = order.positions(start, global_batch, slice(0, global_batch))
@@ -79,19 +79,19 @@ def test_the_global_stream_does_not_depend_on_the_world(
 
 @settings(max_examples=50, deadline=None)
 @given(
-    streams=st.lists(ROWS, min_size=2, max_size=4),
+    sources=st.lists(ROWS, min_size=2, max_size=4),
     weights=st.lists(st.floats(0.05, 10), min_size=4, max_size=4),
     seed=st.integers(0, 1 << 62),
     start=st.sampled_from([0, 4096 * 1000, 4096 * 10**9]),
 )
 def test_mixtures_are_apportioned_exactly(
-    streams: list[list[int]], weights: list[float], seed: int, start: int
+    sources: list[list[int]], weights: list[float], seed: int, start: int
 ) -> None:
-    order = SampleOrder.of(streams, weights[: len(streams)], seed, 4, 16)
+    order = SampleOrder.of(sources, weights[: len(sources)], seed, 4, 16)
     numbers, counters = order.divide(np.arange(start, start + 3 * 4096))
-    for stream in range(len(streams)):
-        own = np.sort(counters[numbers == stream])
-        share = weights[stream] / sum(weights[: len(streams)])
+    for source in range(len(sources)):
+        own = np.sort(counters[numbers == source])
+        share = weights[source] / sum(weights[: len(sources)])
         assert own.tolist() == list(range(own[0], own[0] + len(own)))  # no repetitions, no gaps
         assert abs(own[0] - start * share) <= 1 + start * 2**-31
         assert abs(len(own) - 3 * 4096 * share) < 2

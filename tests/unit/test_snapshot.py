@@ -15,7 +15,7 @@ import torch.distributed as dist
 from drivetrain_pipelines.storage.checksums import block_digests, write_json
 from drivetrain_workers.checkpoints.load import Checkpoint, restore, restore_rng
 from drivetrain_workers.checkpoints.manifest import Contents, Manifest, Probe, RankIndex
-from drivetrain_workers.checkpoints.proof import prove_loss, prove_state
+from drivetrain_workers.checkpoints.proof import verify_loss, verify_state
 from drivetrain_workers.checkpoints.snapshot import HostBuffer, rng_state
 from drivetrain_workers.checkpoints.store import commit, rank_file, rank_index
 from drivetrain_workers.errors import ResumeMismatchError
@@ -129,7 +129,7 @@ def test_a_restored_state_is_verified(tmp_path: Path) -> None:
     checkpoint = checkpoint_of(engine_of(), tmp_path / "step")
     fresh = engine_of(seed=9, steps=0)
     restore(fresh, checkpoint, 0, 1)
-    assert prove_state(fresh, checkpoint, 0, 1)
+    assert verify_state(fresh, checkpoint, 0, 1)
     assert fresh.lr_scheduler.last_epoch == 7
 
 
@@ -145,7 +145,7 @@ def test_a_different_state_is_detected(tmp_path: Path, what: str) -> None:
         else:
             engine.module.seen[0] = 0
     with pytest.raises(ResumeMismatchError, match=r"^step was loaded, but blocks \[0\] of rank 0 differ"):
-        prove_state(engine, checkpoint, 0, 1)
+        verify_state(engine, checkpoint, 0, 1)
 
 
 @pytest.mark.parametrize(
@@ -162,30 +162,30 @@ def test_the_error_names_the_parameters_in_a_different_block(
     """A block is 8 MiB; the weight and its moments are 10.8 MB each, the bias and its moments 3.6 MB each."""
     engine = engine_of(width=900_000)
     checkpoint = checkpoint_of(engine, tmp_path / "step")
-    assert prove_state(engine, checkpoint, 0, 1)
+    assert verify_state(engine, checkpoint, 0, 1)
     tensor = engine.module.get_parameter(parameter)
     state = tensor.data if kind == "weights" else engine.optimizer.state[tensor][kind]
     state.view(-1)[element] += 1
     with pytest.raises(ResumeMismatchError, match=difference):
-        prove_state(engine, checkpoint, 0, 1)
+        verify_state(engine, checkpoint, 0, 1)
 
 
 def test_another_layout_cannot_be_compared(tmp_path: Path) -> None:
     engine = engine_of()
     checkpoint = checkpoint_of(engine, tmp_path / "step")
-    assert not prove_state(engine, checkpoint, 0, 2)
+    assert not verify_state(engine, checkpoint, 0, 2)
     engine.zero_optimization_stage = lambda: 1
-    assert not prove_state(engine, checkpoint, 0, 1)
+    assert not verify_state(engine, checkpoint, 0, 1)
 
 
 def test_the_loss_must_be_identical(tmp_path: Path) -> None:
     engine, probe = engine_of(), Probe(48, 0.5)
     checkpoint = checkpoint_of(engine, tmp_path / "step")
-    prove_loss(engine, checkpoint, probe, 0.5, 1)
+    verify_loss(engine, checkpoint, probe, 0.5, 1)
     with pytest.raises(ResumeMismatchError, match=r"0\.5000001 now and was 0\.5 then"):
-        prove_loss(engine, checkpoint, probe, 0.5000001, 1)
-    prove_loss(engine, checkpoint, probe, 0.5000001, 2)  # another order of summation
+        verify_loss(engine, checkpoint, probe, 0.5000001, 1)
+    verify_loss(engine, checkpoint, probe, 0.5000001, 2)  # another order of summation
     with pytest.raises(ResumeMismatchError, match=r"0\.51 now"):
-        prove_loss(engine, checkpoint, probe, 0.51, 2)
+        verify_loss(engine, checkpoint, probe, 0.51, 2)
     with pytest.raises(ResumeMismatchError, match="nan now"):
-        prove_loss(engine, checkpoint, probe, float("nan"), 2)
+        verify_loss(engine, checkpoint, probe, float("nan"), 2)

@@ -56,7 +56,7 @@ def test_a_sample_out_of_range_is_an_error(tmp_path: Path, sample: int) -> None:
 
 @pytest.mark.parametrize("global_batch", [6, 64])
 def test_reader_streams_the_order_and_seeks(tmp_path: Path, global_batch: int) -> None:
-    dataset = make_dataset(tmp_path, [20, 13, 50], streams=[0, 0, 1])
+    dataset = make_dataset(tmp_path, [20, 13, 50], sources=[0, 0, 1])
     order = dataset.order("train", [3, 1], seed=3, lanes=4, window=4)
     first = np.array([0, 20, 33])
     for start in (0, 4, 1000):

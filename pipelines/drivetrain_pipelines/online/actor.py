@@ -95,7 +95,7 @@ class TransformServer(fl.FlightServerBase):  # type: ignore[misc]  # pyarrow has
             arena.close()
 
 
-class Transformer:
+class TransformActor:
     """Ray actor on one CPU. Ray restarts it when it dies; ranks find it again through its endpoint.
 
     Args:
@@ -134,7 +134,7 @@ def start_transformers(
     Endpoints(endpoints).create()
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     strategy = "SPREAD" if all_nodes else here
-    actor: Any = ray.remote(Transformer)
+    actor: Any = ray.remote(TransformActor)
     actor = actor.options(num_cpus=cpus, max_restarts=-1, scheduling_strategy=strategy)
     return [
         actor.remote(number, str(endpoints), all_nodes, location, data, seed, str(code_folder))

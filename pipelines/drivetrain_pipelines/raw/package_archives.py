@@ -18,13 +18,13 @@ from urllib.parse import parse_qs, urlsplit
 
 from drivetrain_pipelines.errors import InputError, PrepareError
 
-_FORMS = {
+_URL_FORMS = {
     "pypi": "pypi://PACKAGE==VERSION/path/inside/the/archive?sha256=HEX",
     "npm": "npm://PACKAGE@VERSION/path/inside/the/archive?sha256=HEX",
     "deb": "deb://PACKAGE=VERSION/path/inside/the/archive?sha256=HEX",
 }
 _REQUIREMENTS = {"pypi": r"[\w.-]+==[\w.+!-]+", "npm": r"[\w.-]+@[\w.+-]+", "deb": r"[\w.+-]+=[\w.+~:-]+"}
-SCHEMES = tuple(f"{name}://" for name in _FORMS)
+SCHEMES = tuple(f"{name}://" for name in _URL_FORMS)
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class PackageMember:
         member = parts.path.strip("/").replace("%3F", "?")
         exact = re.fullmatch(_REQUIREMENTS[parts.scheme], parts.netloc)
         if not exact or not member or ".." in member.split("/") or [len(each) for each in checksums] != [64]:
-            raise InputError(key, repr(url), _FORMS[parts.scheme])
+            raise InputError(key, repr(url), _URL_FORMS[parts.scheme])
         return cls(parts.scheme, parts.netloc, member, checksums[0])
 
     def fetch(self, downloads: Path) -> str:

@@ -13,7 +13,7 @@ from drivetrain_pipelines.errors import InputError
 from drivetrain_pipelines.stream.columns import Columns, Ragged
 
 from drivetrain_workers.assessment.scores import Outcomes
-from drivetrain_workers.assessment.splits import Splits, rows_of, spread, taken
+from drivetrain_workers.assessment.splits import Splits, evenly_spaced, row_count, take_rows
 from drivetrain_workers.engine.engine import to_tensor
 from drivetrain_workers.modeling.context import TrainContext
 from drivetrain_workers.modeling.objective import IGNORED, Batch, Outputs, next_token_targets
@@ -49,10 +49,10 @@ def context_of(rows: int, seed: int, classes: Iterable[str]) -> TrainContext:
 
 def batches(columns: Columns, size: int = _ROWS, max_rows: int = _MAX_ROWS) -> Iterator[Batch]:
     """Yield batches of rows, evenly spaced over the split, as the model takes them."""
-    rows = spread(rows_of(columns), max_rows)
+    rows = evenly_spaced(row_count(columns), max_rows)
     for start in range(0, len(rows), size):
         some = rows[start : start + size]
-        yield {name: to_tensor(taken(values, some), torch.device("cpu")) for name, values in columns.items()}
+        yield {name: to_tensor(take_rows(values, some), torch.device("cpu")) for name, values in columns.items()}
 
 
 @torch.no_grad()
@@ -78,7 +78,7 @@ def judge_all(model: torch.nn.Module, judge: Judge, splits: Splits, seed: int) -
     if sum(len(each.targets) for each in outcomes) + sum(map(len, errors)) == 0:
         raise InputError("model.outcomes", "a function that returned no decision", "decisions with a target")
     if outcomes:
-        return Judgements(Outcomes.joined(outcomes), np.zeros(0), np.zeros(0))
+        return Judgements(Outcomes.concatenate(outcomes), np.zeros(0), np.zeros(0))
     return Judgements(None, np.concatenate(errors), np.concatenate(slices))
 
 

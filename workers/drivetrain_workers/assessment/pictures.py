@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from drivetrain_workers.assessment.scores import Outcomes, calibration_error, reliability
 
 Array = npt.NDArray[Any]
-_AGAINST, _FOR = "#c2185b", "#1565c0"
+_NEGATIVE, _POSITIVE = "#c2185b", "#1565c0"
 _LINE_CHARACTERS, _LINES = 122, 4  # that fit next to each other at this size, for each text
 
 
@@ -23,8 +23,8 @@ def draw_reliability(found: Outcomes, target: Path) -> Path:
     axes = figure.subplots()
     confidence, accuracy, counts = (np.array(values) for values in zip(*reliability(found), strict=True))
     axes.plot([0, 1], [0, 1], color="#b0bac5", linewidth=1)
-    axes.plot(confidence, accuracy, color=_FOR, linewidth=1)
-    axes.scatter(confidence, accuracy, s=8 + 300 * counts / counts.sum(), color=_FOR, alpha=0.7)
+    axes.plot(confidence, accuracy, color=_POSITIVE, linewidth=1)
+    axes.scatter(confidence, accuracy, s=8 + 300 * counts / counts.sum(), color=_POSITIVE, alpha=0.7)
     axes.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.02), aspect="equal")
     axes.set_title(f"calibration error {calibration_error(found):.3f}", loc="left", fontsize=10)
     return _save(figure, target)
@@ -79,7 +79,7 @@ def draw_bars(names: list[str], attributions: Array, target: Path) -> Path:
     figure = Figure(figsize=(6, 0.3 * len(names) + 0.9), layout="constrained")
     axes = figure.subplots()
     mean = attributions.mean(axis=0)
-    axes.barh(names, mean, color=np.where(mean < 0, _AGAINST, _FOR))
+    axes.barh(names, mean, color=np.where(mean < 0, _NEGATIVE, _POSITIVE))
     axes.invert_yaxis()
     return _save(figure, target, "mean attribution")
 

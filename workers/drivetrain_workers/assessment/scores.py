@@ -54,7 +54,7 @@ class Outcomes:
         )
 
     @classmethod
-    def joined(cls, parts: list[Outcomes]) -> Outcomes:
+    def concatenate(cls, parts: list[Outcomes]) -> Outcomes:
         """Concatenate outcomes."""
         positives = [part.positive for part in parts if part.positive is not None]
         return cls(

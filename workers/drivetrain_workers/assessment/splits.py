@@ -39,7 +39,7 @@ class Splits:
 
         def some(split: str) -> Columns:
             row_bytes = max(1, sum(map(_bytes, rows(split, np.arange(1)).values())))
-            return rows(split, spread(dataset.manifest.rows(split), min(_MAX_ROWS, _MAX_BYTES // row_bytes)))
+            return rows(split, evenly_spaced(dataset.manifest.rows(split), min(_MAX_ROWS, _MAX_BYTES // row_bytes)))
 
         def rows(split: str, numbers: npt.NDArray[np.int64]) -> Columns:
             columns = dataset.read(split, numbers)
@@ -50,17 +50,17 @@ class Splits:
         return cls(some("train") if train else {}, some("eval"), dataset.manifest.classes, tokenizer)
 
 
-def rows_of(columns: Columns) -> int:
+def row_count(columns: Columns) -> int:
     """Return the number of rows."""
     return len(next(iter(columns.values())))
 
 
-def spread(total: int, max_rows: int) -> npt.NDArray[np.int64]:
+def evenly_spaced(total: int, max_rows: int) -> npt.NDArray[np.int64]:
     """Return at most ``max_rows`` row numbers, evenly spaced over ``total``."""
     return np.arange(total) if total <= max_rows else np.linspace(0, total - 1, max_rows).astype(np.int64)
 
 
-def taken(values: Values, rows: npt.NDArray[np.int64]) -> Values:
+def take_rows(values: Values, rows: npt.NDArray[np.int64]) -> Values:
     """Select some rows of a column."""
     if not isinstance(values, Ragged):
         return values[rows]

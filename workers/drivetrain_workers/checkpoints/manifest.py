@@ -100,7 +100,7 @@ class RankIndex:
 
 @dataclass(frozen=True)
 class Probe:
-    """The loss of a batch with the saved weights, for `drivetrain_workers.checkpoints.proof.prove_loss`.
+    """The loss of a batch with the saved weights, for `drivetrain_workers.checkpoints.proof.verify_loss`.
 
     Attributes:
         position: position of the batch in the stream of samples.

@@ -15,7 +15,7 @@ from drivetrain_workers.errors import ResumeMismatchError
 _TOLERANCE = 1e-3  # relative, of a loss at another world size or ZeRO stage; stages differ most in half precision
 
 
-def prove_state(engine: Any, checkpoint: Checkpoint, rank: int, world_size: int) -> bool:
+def verify_state(engine: Any, checkpoint: Checkpoint, rank: int, world_size: int) -> bool:
     """Compare the digests of weights and optimizer state in memory with those of this rank's file.
 
     Returns:
@@ -47,7 +47,7 @@ def prove_state(engine: Any, checkpoint: Checkpoint, rank: int, world_size: int)
     return True
 
 
-def prove_loss(engine: Any, checkpoint: Checkpoint, probe: Probe, loss: float, world_size: int) -> None:
+def verify_loss(engine: Any, checkpoint: Checkpoint, probe: Probe, loss: float, world_size: int) -> None:
     """Compare the loss of a batch with its loss when the checkpoint was saved: bit by bit in the same layout.
 
     Raises:

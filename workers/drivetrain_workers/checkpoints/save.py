@@ -34,7 +34,7 @@ class SavePoint:
         records: records of the steps since the previous save. Rank 0 writes them before the commit, so a committed
             checkpoint has its whole history.
         history: see `History`.
-        probe: see `drivetrain_workers.checkpoints.proof.prove_loss`.
+        probe: see `drivetrain_workers.checkpoints.proof.verify_loss`.
     """
 
     step: int

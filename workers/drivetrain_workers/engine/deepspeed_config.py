@@ -12,7 +12,7 @@ from drivetrain_workers.engine.batching import BatchPlan
 from drivetrain_workers.spec import ScheduleSpec, TrainingSpec
 
 # Drivetrain sets these: they follow from the batch plan or from our checkpoints and schedule.
-_OWNED = {
+_RESERVED_KEYS = {
     "train_batch_size": "training.global_batch_size",
     "train_micro_batch_size_per_gpu": "training.micro_batch_size",
     "gradient_accumulation_steps": "training.global_batch_size and training.micro_batch_size",
@@ -25,7 +25,7 @@ _OWNED = {
 
 
 _ADAM = ("lr", "betas", "eps", "weight_decay")
-_TAKES = {
+_OPTIMIZER_SETTINGS = {
     **dict.fromkeys(("Adam", "AdamW", "FusedAdam", "Lamb"), _ADAM),
     "Lion": ("lr", "betas", "weight_decay"),
     "SGD": ("lr", "momentum", "weight_decay"),
@@ -34,7 +34,7 @@ _TAKES = {
 
 def deepspeed_config(spec: TrainingSpec, plan: BatchPlan, on_cpu: bool) -> dict[str, Any]:
     """Return DeepSpeed's configuration of this run, with ``training.deepspeed`` merged in last."""
-    optimizer = spec.optimizer.model_dump(include=set(_TAKES[spec.optimizer.type]))
+    optimizer = spec.optimizer.model_dump(include=set(_OPTIMIZER_SETTINGS[spec.optimizer.type]))
     if on_cpu and spec.optimizer.type in ("Adam", "AdamW"):
         optimizer["torch_adam"] = True  # DeepSpeed's own optimizer would be compiled on first use
     zero: dict[str, Any] = {"stage": spec.stage}
@@ -59,7 +59,7 @@ def deepspeed_config(spec: TrainingSpec, plan: BatchPlan, on_cpu: bool) -> dict[
 
 def check_passthrough(spec: TrainingSpec) -> None:
     """Raise `InputError` when ``training.deepspeed`` sets what another key of the job file decides."""
-    for key, owner in _OWNED.items():
+    for key, owner in _RESERVED_KEYS.items():
         if key in spec.deepspeed:
             raise InputError(f"training.deepspeed.{key}", repr(spec.deepspeed[key]), "nothing", f"Set {owner} instead.")
     zero = spec.deepspeed.get("zero_optimization", {})

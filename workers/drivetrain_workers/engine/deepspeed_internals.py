@@ -45,8 +45,8 @@ def flat_states(engine: Any) -> list[FlatState]:
     """Return all flat buffers of this rank, in DeepSpeed's order."""
     stage = engine.zero_optimization_stage()
     if stage == 0:
-        return _replicated(engine)
-    return _partitioned_in_two(engine) if stage < 3 else _partitioned_in_three(engine)
+        return _zero_0_states(engine)
+    return _zero_1_and_2_states(engine) if stage < 3 else _zero_3_states(engine)
 
 
 def parameter_shapes(engine: Any) -> dict[str, list[int]]:
@@ -98,7 +98,7 @@ def before_overwriting(engine: Any) -> None:
         engine.optimizer.checkpoint_event_prologue()
 
 
-def _replicated(engine: Any) -> list[FlatState]:
+def _zero_0_states(engine: Any) -> list[FlatState]:
     """Return the buffers of ZeRO 0: every rank has every parameter; the ranks divide the work of saving them."""
     names = {p: name for name, p in engine.module.named_parameters()}
     optimizer, rank, world = engine.optimizer, dist.get_rank(), dist.get_world_size()
@@ -112,7 +112,7 @@ def _replicated(engine: Any) -> list[FlatState]:
     return states
 
 
-def _partitioned_in_two(engine: Any) -> list[FlatState]:
+def _zero_1_and_2_states(engine: Any) -> list[FlatState]:
     """Return the buffers of ZeRO 1 and 2: one flat fp32 partition per parameter group."""
     zero, base = engine.optimizer, engine.optimizer.optimizer
     states = []
@@ -128,7 +128,7 @@ def _partitioned_in_two(engine: Any) -> list[FlatState]:
     return states
 
 
-def _partitioned_in_three(engine: Any) -> list[FlatState]:
+def _zero_3_states(engine: Any) -> list[FlatState]:
     """Return the buffers of ZeRO 3: every parameter is divided into equal padded parts, one per rank, in sub-groups."""
     zero, base = engine.optimizer, engine.optimizer.optimizer
     rank = dist.get_rank(group=zero.dp_process_group)

@@ -42,7 +42,7 @@ def generate(model: torch.nn.Module, tokenizer: Tokenizer, prompt: str, length: 
     end = tokenizer.token_to_id(END_OF_TEXT)
     start = tokenizer.encode(prompt, add_special_tokens=False).ids or [end or 0]
     tokens = torch.tensor([start])
-    next_logits = _Cached(model, length) if _keeps(model) else _Recomputed(model, length)
+    next_logits = _Cached(model, length) if _has_cache(model) else _Recomputed(model, length)
     for _ in range(sampling.max_tokens):
         logits = next_logits(tokens).float() / max(sampling.temperature, _MIN_TEMPERATURE)
         values, candidates = logits.topk(min(sampling.top_k, logits.numel()))
@@ -54,7 +54,7 @@ def generate(model: torch.nn.Module, tokenizer: Tokenizer, prompt: str, length: 
     return [tokenizer.decode(part) for part in (outputs[: len(start)], outputs[len(start) :])]
 
 
-def _keeps(model: torch.nn.Module) -> bool:
+def _has_cache(model: torch.nn.Module) -> bool:
     return "cache" in inspect.signature(model.forward).parameters
 
 

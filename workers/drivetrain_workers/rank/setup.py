@@ -18,7 +18,7 @@ from drivetrain_workers.checkpoints.agreement import Agreement, gather_objects
 from drivetrain_workers.checkpoints.load import Checkpoint, restore
 from drivetrain_workers.checkpoints.manifest import History
 from drivetrain_workers.checkpoints.memory_copies import MemoryCopies
-from drivetrain_workers.checkpoints.proof import prove_loss, prove_state
+from drivetrain_workers.checkpoints.proof import verify_loss, verify_state
 from drivetrain_workers.checkpoints.remote import RemoteCheckpoints
 from drivetrain_workers.checkpoints.save import CheckpointWriter
 from drivetrain_workers.engine.batching import BatchPlan, solve, total_steps
@@ -176,11 +176,11 @@ def _resume(run: RankRun, checkpoint: Checkpoint) -> None:
     rank, world_size, deepspeed = run.task.rank, run.plan.world_size, run.engine.deepspeed
     restore(deepspeed, checkpoint, rank, world_size)
     run.step, run.unsaved = checkpoint.step, list(checkpoint.unsaved)
-    prove_state(deepspeed, checkpoint, rank, world_size)
+    verify_state(deepspeed, checkpoint, rank, world_size)
     if run.checkpoint.verify == "step" and (probe := checkpoint.manifest.probe):
         run.link.enter("prove", run.step)
         with run.data.batches(run.plan, rank, run.task.local_ranks, probe.position) as batches:
-            prove_loss(deepspeed, checkpoint, probe, probe_loss(run, next(batches)), world_size)
+            verify_loss(deepspeed, checkpoint, probe, probe_loss(run, next(batches)), world_size)
 
 
 def _seed_rank(seed: int, rank: int) -> None:
