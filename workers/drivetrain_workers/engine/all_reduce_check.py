@@ -24,9 +24,9 @@ def main(rendezvous: str, rank: int, world_size: int) -> None:
     use_loopback_only(rendezvous)
     dist.init_process_group(GLOO.name, init_method=rendezvous, rank=rank, world_size=world_size, timeout=_TIMEOUT)
     backend, group, device = GLOO, None, torch.device("cpu")
-    everybody = torch.tensor(torch.cuda.is_available())
-    dist.all_reduce(everybody, dist.ReduceOp.MIN)
-    if everybody:  # otherwise NCCL would leave out the nodes without GPUs
+    all_have_gpus = torch.tensor(torch.cuda.is_available())
+    dist.all_reduce(all_have_gpus, dist.ReduceOp.MIN)
+    if all_have_gpus:  # otherwise NCCL would leave out the nodes without GPUs
         backend, group = NCCL, dist.new_group(backend=NCCL.name, timeout=_TIMEOUT)
         device = torch.device("cuda", rank % torch.cuda.device_count())
         torch.cuda.set_device(device)
