@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from drivetrain_pipelines.stream.dataset import Dataset
 from drivetrain_pipelines.storage.checksums import block_digests
 from drivetrain_pipelines.storage.folder import StorageFolder
 from drivetrain_pipelines.storage.shards import Manifest, Shard, encode_shard
+from drivetrain_pipelines.stream.dataset import Dataset
 
 WIDTH = 5
 

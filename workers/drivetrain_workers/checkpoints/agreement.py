@@ -108,7 +108,7 @@ class Agreement:
             self.memory.verify(candidate.name, self.rank)
 
     def _set_aside(self, name: CheckpointId, problem: str) -> None:
-        """Raise OSError if only another rank sees the damage: the folder is not the same on every node."""
+        """Set a checkpoint aside. Raises OSError if only another rank sees the damage: nodes see different folders."""
         if not _problem(partial(verify, name.folder(self.folder.checkpoints))):
             raise OSError(f"the files of a valid checkpoint cannot be read on every node: {problem}")
         set_aside(self.folder.checkpoints, name)
