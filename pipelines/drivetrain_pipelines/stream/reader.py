@@ -99,10 +99,10 @@ class StreamReader:
     def __iter__(self) -> Iterator[Batch]:
         while True:
             batch = self._take_prefetched() if self._requested else next(self._batches)
-            returned = time.perf_counter()
+            yielded = time.perf_counter()
             yield batch
             self._free.append(batch.buffers)
-            if time.perf_counter() - returned > _MIN_IDLE_S:
+            if time.perf_counter() - yielded > _MIN_IDLE_S:
                 self._request_batches()
 
     def close(self) -> None:
