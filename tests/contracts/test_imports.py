@@ -54,6 +54,8 @@ def test_help_is_instant_and_light() -> None:
         ("drivetrain_pipelines.prepare.preprocessor", {"torch", "deepspeed", "mlflow"}),
         ("drivetrain_pipelines.online.actor", {"torch", "deepspeed", "mlflow"}),
         ("drivetrain_workers.agent.fork_server", {"ray", "mlflow"}),
+        ("drivetrain_workers.inference.predict", {"ray", "mlflow", "deepspeed"}),
+        ("drivetrain_workers.assessment.assess", {"ray", "mlflow", "deepspeed"}),
     ],
 )
 def test_processes_stay_in_their_lane(module: str, never: set[str]) -> None:
