@@ -1,13 +1,19 @@
-"""Loading of functions that a job file names as ``package.module:function``."""
+"""Loading of functions that a job file names as ``package.module:function``; the check for the training packages."""
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sys
 from collections.abc import Callable
 from typing import Any
 
 from drivetrain_pipelines.errors import InputError
+
+
+def training_is_installed() -> bool:
+    """Check whether the packages of ``drivetrain[train]`` are installed, not only the client."""
+    return importlib.util.find_spec("torch") is not None
 
 
 def load_function(path: str, folder: str, key: str) -> Callable[..., Any]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from drivetrain_pipelines.errors import InputError
+from drivetrain_pipelines.user_code import training_is_installed
 
 _OURS = "drivetrain_workers"  # functions of it are named in jobs, too
 _OF_RECIPES = ("av", "onnx", "peft", "sacrebleu", "transformers")  # the extra `recipes`, by the names of modules
@@ -26,13 +27,14 @@ def check_function(key: str, path: str, folder: Path) -> None:
         folder: of the job.
 
     Raises:
-        InputError: it is not, or what its code imports is not installed.
+        InputError: it is not, or what its code imports is not installed. Where only the client is installed, code
+            that is not in ``folder`` or in Drivetrain is left to the cluster.
     """
     module, _, name = path.partition(":")
     file = _file(module, folder)
     if file is None:
         top = module.partition(".")[0]
-        if top == _OURS or importlib.util.find_spec(top) is None:
+        if top == _OURS or (training_is_installed() and importlib.util.find_spec(top) is None):
             raise InputError(key, repr(path), f"a module in {folder} or an installed one", f"There is no {module}.")
         return
     if module.partition(".")[0] in sys.stdlib_module_names:
@@ -47,7 +49,7 @@ def check_function(key: str, path: str, folder: Path) -> None:
         close = difflib.get_close_matches(name, defined, n=1)
         fix = f"Did you mean {module}:{close[0]}?" if close else ""
         raise InputError(key, repr(path), f"a function of {file} ({', '.join(defined) or 'none'})", fix)
-    if missing := _missing_import(tree, folder, set()):
+    if training_is_installed() and (missing := _missing_import(tree, folder, set())):
         of_recipes = missing in _OF_RECIPES
         fix = "Recipes need what `pip install 'drivetrain[recipes]'` brings." if of_recipes else "Install it."
         raise InputError(key, repr(path), f"code whose imports are installed; there is no {missing}", fix)
