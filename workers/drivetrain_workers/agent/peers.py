@@ -111,7 +111,7 @@ class PeerCopies:
 
     def newest(self, rank: int) -> StoredCopy | None:
         """Return the newest copy of a rank in this node's memory."""
-        for checkpoint in self._copies.complete(rank):
+        for checkpoint in self._copies.completed(rank):
             return StoredCopy(checkpoint, read_json(self._copies.paths(checkpoint, rank)[1]))
         return None
 
@@ -133,7 +133,7 @@ class PeerCopies:
     def _recover(self, rank: int) -> None:
         peer = self._find_successor()
         found = peer.newest_copy(rank)
-        if found is None or any(own >= found.checkpoint for own in self._copies.complete(rank)):
+        if found is None or any(own >= found.checkpoint for own in self._copies.completed(rank)):
             return
         for offset in _offsets(found.index["bytes"]):
             chunk = peer.read_copy(found.checkpoint, rank, offset)
