@@ -67,11 +67,18 @@ def test_a_check_that_raises_has_failed_with_its_fix() -> None:
 
 def test_installed_versions_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     assert machine.versions().verdict is Verdict.OK
-    needed = ["numpy>=999", "not-there-at-all", "pyarrow", "nothing-either; extra == 'cloud'"]
+    needed = [
+        "numpy>=999",
+        "not-there-at-all",
+        "pyarrow",
+        "nothing-either; extra == 'cloud'",
+        "absent; extra == 'train'",
+    ]
     monkeypatch.setattr(metadata, "requires", lambda _: needed)
     found = machine.versions()
     assert found.verdict is Verdict.FAILED
     assert "not-there-at-all is missing" in found.found
+    assert "absent is missing" in found.found
     assert "is not >=999" in found.found
     assert "pyarrow" not in found.found
     assert "nothing-either" not in found.found

@@ -46,7 +46,7 @@ def versions() -> Finding:
     wanted = [Requirement(line) for line in metadata.requires("drivetrain") or []]
     problems = []
     for requirement in wanted:
-        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
+        if requirement.marker and not requirement.marker.evaluate({"extra": "train"}):
             continue
         try:
             version = metadata.version(requirement.name)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from drivetrain_pipelines.errors import InputError
+from drivetrain_pipelines.user_code import training_is_installed
 
 _OWN_PACKAGE = "drivetrain_workers"  # jobs may name its functions
 _RECIPE_PACKAGES = ("av", "onnx", "peft", "sacrebleu", "transformers")  # modules of the extra `recipes`
@@ -26,13 +27,14 @@ def check_function(key: str, path: str, folder: Path) -> None:
         folder: of the job.
 
     Raises:
-        InputError: the function does not exist, or an import of its file is not installed.
+        InputError: the function does not exist, or an import of its file is not installed. Where only the client is
+            installed, code outside ``folder`` and Drivetrain is left to the cluster.
     """
     module, _, name = path.partition(":")
     file = _file(module, folder)
     if file is None:
         top = module.partition(".")[0]
-        if top == _OWN_PACKAGE or importlib.util.find_spec(top) is None:
+        if top == _OWN_PACKAGE or (training_is_installed() and importlib.util.find_spec(top) is None):
             raise InputError(
                 key, repr(path), f"a module in {folder} or an installed one", f"Module {module} does not exist."
             )
@@ -49,7 +51,7 @@ def check_function(key: str, path: str, folder: Path) -> None:
         close = difflib.get_close_matches(name, defined, n=1)
         fix = f"Did you mean {module}:{close[0]}?" if close else ""
         raise InputError(key, repr(path), f"a function of {file} ({', '.join(defined) or 'none'})", fix)
-    if missing := _missing_import(tree, folder, set()):
+    if training_is_installed() and (missing := _missing_import(tree, folder, set())):
         fix = "Run `pip install 'drivetrain[recipes]'`." if missing in _RECIPE_PACKAGES else f"Install {missing}."
         raise InputError(key, repr(path), f"code with installed imports; {missing} is not installed", fix)
 
