@@ -17,6 +17,8 @@ import drivetrain
 import typer
 from drivetrain.cli.app import app
 from drivetrain.job.spec import JobSpec
+from drivetrain.runs.facts import RunFacts
+from drivetrain.runs.view import RunView
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
@@ -268,6 +270,7 @@ def api_page() -> str:
     for title, names in groups.items():
         parts += [f"\n## {title}\n"] * bool(names)
         parts += [f"\n::: {public[name].__module__}.{name}\n" for name in sorted(names)]
+    parts += ["\n## Results\n", *(f"\n::: {found.__module__}.{found.__name__}\n" for found in (RunFacts, RunView))]
     return "".join(parts)
 
 
