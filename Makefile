@@ -1,6 +1,7 @@
 # `make run` and `make test` need nothing but Python 3.11+ and make; everything else they install into .venv.
 PYTHON ?= python3
 BIN := .venv/bin
+UV := $(shell command -v uv)
 JOB ?= language-model
 PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadfile --durations 10
 # PostgreSQL, Prometheus and Slurm as Debian has them, and what makes hosts out of namespaces (which takes root, too).
@@ -65,9 +66,11 @@ bench-throughput bench-recovery bench-data bench-storage bench-checkpoint bench-
 	$(BIN)/python -m tests.benchmarks.$*
 
 .venv/installed: pyproject.toml constraints.txt
-	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Drivetrain needs Python 3.11 or newer')"
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Drivetrain needs Python 3.11 or newer')"
+	@echo "Installing Drivetrain, its training packages (torch, DeepSpeed, Ray, MLflow) and its test tools into .venv:"
+	@echo "about 1 GB to download, 3 GB on disk."
+	$(if $(UV),$(UV) venv --quiet --clear --seed --python $(PYTHON) .venv,$(PYTHON) -m venv .venv)
+	$(if $(UV),$(UV) pip install --python .venv,$(BIN)/pip install) --constraint constraints.txt --editable ".[dev]"
 	touch $@
 
 # MosaicML Streaming wants an older numpy than we do, and clients of four clouds that nothing here calls.

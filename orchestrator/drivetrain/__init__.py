@@ -1,7 +1,7 @@
 """Drivetrain: distributed training whose result does not depend on what happens to the machines.
 
 home: the folder of Drivetrain's files on this machine, and the names in it.
-private_files: files that hold secrets, readable by their owner only.
+private_files: files with secrets, readable only by their owner.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["Client", "RunSummary", "resume", "run", "validate"]
 
 
 def __getattr__(name: str) -> Any:
-    """Load the API when it is used: ``drivetrain --help`` must not wait for Ray."""
+    """Load the API on first use, because ``drivetrain --help`` must not wait for Ray."""
     if name == "Client":
         from drivetrain.api.client import Client  # here: as below
 

@@ -1,13 +1,19 @@
-"""Finding functions that a job file names as ``package.module:function``."""
+"""The code that this environment can import: functions that a job file names, and the training packages."""
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sys
 from collections.abc import Callable
 from typing import Any
 
 from drivetrain_pipelines.errors import InputError
+
+
+def training_is_installed() -> bool:
+    """Return whether the packages of ``drivetrain[train]`` are installed here, or only the client."""
+    return importlib.util.find_spec("torch") is not None
 
 
 def load_function(path: str, folder: str, key: str) -> Callable[..., Any]:

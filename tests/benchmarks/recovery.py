@@ -26,14 +26,14 @@ from tests.benchmarks.report import report
 
 _ROUNDS, _KILL_AT, _CHECKPOINT_EVERY = 3, 7, 5
 _BIN = Path(sys.executable).parent
-_PATIENCE_S = 120.0
+_TIMEOUT_S = 120.0
 _PARTS = ("detect", "decide", "fork", "group", "initialize", "load", "step")
 _TORCHRUN = [str(_BIN / "torchrun"), "--standalone", "--nproc-per-node=2", "--max-restarts=3"]
 _PEERS = {
     "Ray Train": [sys.executable, "-m", "tests.benchmarks.ray_train_peer"],
     "torchrun": [*_TORCHRUN, "-m", "tests.benchmarks.peer_loop"],
 }
-_MOMENTS = ("lost", "told", "forked", "grouped", "initialized", "loaded", "stepped")
+_MOMENTS = ("lost", "requested", "forked", "grouped", "initialized", "loaded", "stepped")
 
 
 def main() -> None:
@@ -121,7 +121,7 @@ def _peer(folder: Path, start: list[str]) -> float:
 
 def _wait_for_steps(folder: Path, count: int, process: subprocess.Popen[bytes]) -> list[float]:
     """Times of the steps, once there are enough; none when the peer ends, or makes no step for too long."""
-    path, deadline = folder / "steps.txt", time.monotonic() + _PATIENCE_S
+    path, deadline = folder / "steps.txt", time.monotonic() + _TIMEOUT_S
     while process.poll() is None and time.monotonic() < deadline:
         times = [float(line) for line in path.read_text().splitlines()] if path.exists() else []
         if len(times) >= count:

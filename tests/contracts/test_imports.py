@@ -1,4 +1,4 @@
-"""What each process may import, and what a user waits for."""
+"""The modules that each process may import, and the start-up time of the command."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ BIN = Path(sys.executable).parent
 
 
 def modules_after(code: str) -> set[str]:
-    """Top-level modules that a fresh interpreter holds after running ``code``."""
+    """Return the top-level modules of a fresh interpreter after running ``code``."""
     program = f"{code}\nimport sys, json\nprint(json.dumps(sorted({{m.split('.')[0] for m in sys.modules}})))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     return set(json.loads(done.stdout.splitlines()[-1]))
 
 
-def test_floors_hold() -> None:
+def test_layers_hold() -> None:
     done = subprocess.run([str(BIN / "lint-imports")], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 
@@ -61,7 +61,7 @@ def test_processes_stay_in_their_lane(module: str, never: set[str]) -> None:
 
 
 def test_ranks_hold_no_ray_and_no_mlflow() -> None:
-    """A rank is a fork of the fork server: it holds what that has imported."""
+    """A rank is a fork of the fork server and inherits its imports."""
     loaded = modules_after("from drivetrain_workers.agent.fork_server import preload; preload()")
     assert {"torch", "deepspeed"} <= loaded
     assert not loaded & {"ray", "mlflow"}

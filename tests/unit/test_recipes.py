@@ -32,7 +32,7 @@ def test_a_copy_is_a_valid_job(name: str, tmp_path: Path) -> None:
 
 def test_a_copy_overwrites_nothing(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(InputError, match="a new or an empty folder"):
+    with pytest.raises(InputError, match="a new or empty folder"):
         copy_recipe("speech", tmp_path)
     with pytest.raises(InputError, match=r"'speach'; allowed: .*speech"):
         copy_recipe("speach", tmp_path / "new")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from drivetrain.runs.facts import RunFacts
-from drivetrain.runs.states import Ended, Place, Placing, Preparing, Progress, Queued
+from drivetrain.runs.states import Allocation, Ended, Placing, Preparing, Progress, Queued
 from drivetrain.runs.store import RunStore
 from drivetrain_pipelines.errors import CorruptFileError, InputError
 from drivetrain_pipelines.storage.checksums import block_digests, read_json, write_json
@@ -27,7 +27,7 @@ from drivetrain_workers.protocol.reasons import Reason
 from drivetrain_workers.protocol.step_record import Evaluation
 from drivetrain_workers.spec import KeepSpec
 
-PLACE = Place((("node", 2),), 1.0)
+PLACE = Allocation((("node", 2),), 1.0)
 
 
 def open_store(folder: Path) -> RunStore:

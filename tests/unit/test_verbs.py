@@ -423,7 +423,7 @@ def test_recipes_are_listed_and_copied(home: Home, tmp_path: Path) -> None:
     assert said == f"'{target}'/job.yaml is yours to change; then: drivetrain run '{target}'"
     assert (target / "job.yaml").read_text() == (Path(found[0]["folder"]) / "job.yaml").read_text()
     assert not list(target.glob("__*"))
-    assert "an empty folder" in refused("init", name, str(target))
+    assert "empty folder" in refused("init", name, str(target))
     assert name in refused("init", "nothing-like-it", str(tmp_path / "other"))
     assert not (tmp_path / "other").exists()
 

@@ -7,6 +7,7 @@ compare: `drivetrain diff`.
 data: `drivetrain data` and `drivetrain audit`.
 doctor: `drivetrain doctor`.
 errors: errors as messages and exit codes.
+main: the command itself, and its answer where the training packages are not installed.
 paging: the first entries of a long list.
 plan: `drivetrain plan`.
 recipes: `drivetrain recipes`, `init` and `scaling-curve`.

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import typer
 from drivetrain_pipelines.storage.checksums import JsonObject
 
-from drivetrain.accounting.words import describe_cost, describe_time
+from drivetrain.accounting.summary import describe_cost, describe_time
 from drivetrain.api.client import Client
 from drivetrain.api.runs import RunSummary
 from drivetrain.cli.errors import errors

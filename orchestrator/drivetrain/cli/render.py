@@ -16,14 +16,14 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from drivetrain.accounting.words import describe_cost, describe_time
+from drivetrain.accounting.summary import describe_cost, describe_time
 from drivetrain.api.runs import RunSummary
 from drivetrain.home import Home
 from drivetrain.reporting.assessment import describe_assessment
 from drivetrain.runs.facts import RunFacts
 from drivetrain.runs.outcomes import OUTCOMES
 from drivetrain.runs.view import RunView
-from drivetrain.tracking.addresses import is_server
+from drivetrain.tracking.tracking_uri import is_server
 
 _AGAIN_S = 60.0
 _PLAIN_EVERY_S = 5.0

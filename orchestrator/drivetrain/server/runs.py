@@ -21,7 +21,7 @@ from drivetrain.runs.view import RunView
 from drivetrain.server.access import Principal, Role
 from drivetrain.server.dependencies import Parts, Server, User, Viewer
 from drivetrain.server.logs import follow
-from drivetrain.tracking.addresses import without_credentials
+from drivetrain.tracking.tracking_uri import without_credentials
 
 _LONGEST_POLL_S = 30.0
 

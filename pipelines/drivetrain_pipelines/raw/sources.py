@@ -17,6 +17,7 @@ from drivetrain_pipelines.raw.package_archives import SCHEMES, PackageMember
 from drivetrain_pipelines.spec import Format, StorageSpec
 from drivetrain_pipelines.storage.checksums import BLOCK_BYTES, content_digest
 from drivetrain_pipelines.storage.folder import is_local, open_storage
+from drivetrain_pipelines.user_code import training_is_installed
 
 SUFFIXES: dict[str, tuple[str, ...]] = {
     "text": (".txt", ".md", ".text", ".raw", ".txt.gz", ".raw.gz"),
@@ -58,6 +59,8 @@ def check_source(source: str, key: str, job_folder: Path, format_: str, storage:
     try:
         filesystem, path = open_storage(source, storage)
     except (ValueError, ImportError) as error:
+        if isinstance(error, ImportError) and not training_is_installed():
+            return source  # only the cluster has the client of this storage
         raise InputError(key, repr(source), "a path or a URL that fsspec can open", str(error)) from error
     if is_local(source):
         urls = _expand(source, format_, storage)
