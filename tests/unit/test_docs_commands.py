@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from tests.docs_pages import GENERATED, NOT_RUN_HERE, PAGES, ROOT, blocks, commands
 
-_INLINE = re.compile(r"`drivetrain ([a-z-]+)(?: ([a-z-]+))?[^`]*`")
+_INLINE = re.compile(r"`drivetrain ([a-z][a-z-]*)(?: ([a-z][a-z-]*))?[^`]*`")
 
 
 def test_every_command_is_run_or_listed() -> None:
