@@ -62,10 +62,12 @@ API = """# Python API reference
 ```python
 import drivetrain
 
-summary = drivetrain.run("job.yaml", overrides=["training.steps=50"])  # on this machine
+# Run a job on this machine.
+summary = drivetrain.run("job.yaml", overrides=["training.steps=50"])
 print(summary.reason, summary.facts.eval_loss)
 
-with drivetrain.connect("https://HOST:8900") as runs:  # on a server
+# Run a job on a server.
+with drivetrain.connect("https://HOST:8900") as runs:
     runs.wait(runs.submit("job.yaml").id)
 ```
 
