@@ -2,5 +2,5 @@
 
 errors: the errors of the data plane, and the root of all errors.
 spec: the `data` section of a job file.
-user_code: the code that can be imported here: functions that a job file names, the training packages.
+user_code: loading of functions that a job file names.
 """

@@ -30,7 +30,7 @@ def load_function(path: str, folder: str, key: str) -> Callable[..., Any]:
     module_name, _, function_name = path.partition(":")
     if folder not in sys.path:
         sys.path.insert(0, folder)
-    importlib.invalidate_caches()  # the code may have been written since Python last looked into the folder
+    importlib.invalidate_caches()  # the code may have been written since Python last read the folder
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:

@@ -1,7 +1,7 @@
-"""Time and memory of the control plane's bookkeeping, as runs get longer and more: what is bounded stays the same.
+"""Time and memory of the control plane's bookkeeping for longer and more runs: bounded operations stay constant.
 
 Every operation runs in a separate process that was forked from this one, so that its processor time and the growth of
-its peak memory are the operation's. "again" is what a server pays that has asked before, after one more step.
+its peak memory belong to the operation. "again" is the cost of a repeated request, after one more step.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ from drivetrain.tracking.totals import Record
 from drivetrain.tracking.tracker import Tracker
 from drivetrain_pipelines.errors import InputError
 from drivetrain_workers.protocol.reasons import Reason
-from drivetrain_workers.records.step_times import PARTS, TURN
+from drivetrain_workers.records.step_times import ITERATION, PARTS
 from prometheus_client import generate_latest
 from sqlalchemy.orm import Session as Transaction
 
@@ -63,7 +63,7 @@ from tests.benchmarks.report import report
 _STEPS, _RUNS, _RESTARTS = (1_000, 10_000, 100_000), (1_000, 10_000), (100, 1_000)
 _REPEATS = 5
 _UNENDED = 3
-_SPREAD = 0x9E3779  # makes ids as different from one another as random ones
+_SPREAD = 0x9E3779  # makes ids as different as random ones
 _LIVE = "live-0"  # the run that trains, everywhere
 _STEP_S, _NODE_EVERY, _EVAL_EVERY = 0.1, 20, 100
 _SUMMARY = {"released": True, "reason": "completed", "tracked": True, "text": "x" * 2000}  # facts have some size
@@ -71,12 +71,12 @@ _SUMMARY = {"released": True, "reason": "completed", "tracked": True, "text": "x
 
 @dataclass(frozen=True)
 class Row:
-    """What an operation costs.
+    """The cost of an operation.
 
     Attributes:
-        size: of what it is done on, as ``10,000 steps``.
-        seconds: of processor time, the least of several: what else the machine does disturbs that least.
-        bytes: by which the peak memory of a process grows, at most.
+        size: size of its input, such as ``10,000 steps``.
+        seconds: processor time, the minimum of several runs, which is least affected by other load.
+        bytes: growth of a process's peak memory, at most.
     """
 
     operation: str
@@ -86,7 +86,7 @@ class Row:
 
 
 def main() -> None:
-    """Measure all subjects and what ranks read, or the subjects that are named."""
+    """Measure all subjects and reads of ranks, or the named subjects."""
     subjects: dict[str, Callable[[Home], Iterator[Row]]] = {"steps": steps, "runs": runs, "restarts": restarts}
     rows: list[Row] = []
     for name in sys.argv[1:] or subjects:
@@ -115,7 +115,7 @@ def _ratio(row: Row, smallest: dict[str, Row]) -> float:
 
 
 def steps(home: Home) -> Iterator[Row]:
-    """A live run, by the number of its steps."""
+    """Measure a live run, by the number of its steps."""
     for count in _STEPS:
         here = Home(home.path / str(count))
         store, spool = make_long_run(here, count)
@@ -133,7 +133,7 @@ def steps(home: Home) -> Iterator[Row]:
 
 
 def runs(home: Home) -> Iterator[Row]:
-    """A home, by the number of its runs."""
+    """Measure a home, by the number of its runs."""
     for count in _RUNS:
         here = Home(home.path / str(count))
         store = make_many_runs(here, count)
@@ -142,7 +142,7 @@ def runs(home: Home) -> Iterator[Row]:
             "runs that have not ended": store.unended,
             "a run by its id": lambda: store.get(middle.id),  # noqa: B023
             "a run by a prefix": lambda: store.get(middle.id[:-1]),  # noqa: B023
-            "a run that is not there": lambda: missing(store),  # noqa: B023
+            "a missing run": lambda: missing(store),  # noqa: B023
             "first page of runs": store.page,
             "page of runs in the middle": lambda: store.page(50, middle.id),  # noqa: B023
             "page of a user's runs": lambda: store.page(user="user-3"),  # noqa: B023
@@ -155,7 +155,7 @@ def runs(home: Home) -> Iterator[Row]:
 
 
 def restarts(home: Home) -> Iterator[Row]:
-    """A live run, by how often it has failed."""
+    """Measure a live run, by the number of its failures."""
     for count in _RESTARTS:
         here = Home(home.path / str(count))
         store, spool = make_long_run(here, 1000)
@@ -172,7 +172,7 @@ def restarts(home: Home) -> Iterator[Row]:
 
 
 def open_tracker(home: Home) -> None:
-    """Open what a coordinator opens of a run's logging."""
+    """Open the logging of a run as a coordinator does."""
     tracker = Tracker(Spool(home.run(_LIVE).spool), _nowhere)
     assert tracker.newest_step("train")
     assert tracker.totals.begun
@@ -180,7 +180,7 @@ def open_tracker(home: Home) -> None:
 
 
 def adopt(home: Home, store: RunStore) -> None:
-    """Build all that looks after a run, as a restarted coordinator does; nothing of it is started."""
+    """Build all objects that manage a run, as a restarted coordinator does; none of them is started."""
     spec = load_job("language-model").spec
     request = Request(_LIVE, "user-0", "default", 0, 0.0, 1, 1, 1.0, 0, 1e9, True)
     scheduler = Scheduler(Rules, list, store)
@@ -189,7 +189,7 @@ def adopt(home: Home, store: RunStore) -> None:
 
 
 def metrics_of(home: Home, store: RunStore) -> Callable[[], bytes]:
-    """Return what renders ``/metrics``; the coordinator, which answers from memory, is left out."""
+    """Return the function that renders ``/metrics``; without the coordinator, which answers from memory."""
     parts = Parts(
         cast("Session", _NoCoordinator()), store, Tokens(home.database_url), home, RunAccountCache(home, store)
     )
@@ -198,7 +198,7 @@ def metrics_of(home: Home, store: RunStore) -> Callable[[], bytes]:
 
 
 def missing(store: RunStore) -> None:
-    """Look for a run that is not there."""
+    """Look up a run that does not exist."""
     try:
         store.get("nothing")
     except InputError:
@@ -218,7 +218,7 @@ class _Nowhere:
     identity: dict[str, str] = {}
 
     def ship(self, records: list[Record]) -> None:
-        """Take everything."""
+        """Accept everything."""
 
 
 def _nowhere() -> Destination:
@@ -226,7 +226,7 @@ def _nowhere() -> Destination:
 
 
 def measure(operation: str, size: str, work: Callable[[], Any]) -> Row:
-    """Measure what an operation costs."""
+    """Measure the cost of an operation."""
     found = [_in_a_process(work) for _ in range(_REPEATS)]
     return Row(operation, size, min(seconds for seconds, _ in found), max(grown for _, grown in found))
 
@@ -252,11 +252,11 @@ def _peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-# What there is to measure on ----------------------------------------------------------------------------------------
+# Inputs of the measurements ------------------------------------------------------------------------------------------
 
 
 def make_long_run(home: Home, count: int) -> tuple[RunStore, Spool]:
-    """Make a run that trains, in its second generation, and has done ``count`` steps; all of them were shipped."""
+    """Create a run that trains, in its second generation, after ``count`` steps; all of them were shipped."""
     store, folder, began = _open(home), home.run(_LIVE), time.time() - _STEP_S * count - 100
     folder.code.mkdir(parents=True)
     spec = load_job("language-model").spec
@@ -289,7 +289,7 @@ def make_long_run(home: Home, count: int) -> tuple[RunStore, Spool]:
 
 
 def log_step(spool: Spool, step: int) -> None:
-    """Log what a run logs of a step, on the average."""
+    """Write the average log records of a step."""
     at = int(1000 * time.time())
     names = ("loss", "learning_rate", "gradient_norm", "tokens_per_s", "data_wait_share", "step_s", "world_size")
     values = dict.fromkeys(names, 1.2345678901234 + step)
@@ -304,7 +304,7 @@ def log_step(spool: Spool, step: int) -> None:
 
 
 def _write_turns(path: Path, numbers: range, began: float) -> None:
-    turns = np.zeros(len(numbers), TURN)
+    turns = np.zeros(len(numbers), ITERATION)
     turns["step"] = numbers
     turns["began"] = began + 1e-4 * np.arange(len(numbers))
     for part in PARTS:
@@ -313,7 +313,7 @@ def _write_turns(path: Path, numbers: range, began: float) -> None:
 
 
 def make_many_runs(home: Home, count: int) -> RunStore:
-    """Make a home with so many runs: all but a few have ended."""
+    """Create a home with this many runs: all but a few have ended."""
     store, began = _open(home), time.time() - 100 * count
     with Transaction(open_database(home.database_url)) as session, session.begin():
         for number in range(count):
@@ -346,7 +346,7 @@ def _rows(number: int, created: float, live: bool) -> Iterator[Run | Transition]
 
 
 def make_history(store: RunStore, count: int) -> None:
-    """Let the live run fail so many times."""
+    """Make the live run fail this many times."""
     allocation = Allocation((("node", 1),), 0.0)
     with Transaction(store._engine) as session, session.begin():
         for number in range(count):

@@ -162,7 +162,7 @@ class Node:
 
         self._world.later(seconds, seconds, do)
 
-    def forget_copies(self) -> None:
+    def remove_copies(self) -> None:
         pass
 
     def exit(self) -> NoReturn:
@@ -212,8 +212,8 @@ class Handle:
     def stop(self) -> None:
         self._send(self._process.agent.stop)
 
-    def ask_stop(self) -> None:
-        self._send(self._process.agent.ask_stop)
+    def request_stop(self) -> None:
+        self._send(self._process.agent.request_stop)
 
     def events(self, since: int, timeout_s: float) -> list[LoggedEvent]:
         if self._process.world.chance(0.0005):
@@ -225,7 +225,7 @@ class Handle:
     def snapshot(self) -> AgentSnapshot:
         return self._agent.snapshot()
 
-    def ask(self, request: Request) -> str:
+    def run_request(self, request: Request) -> str:
         raise NotImplementedError
 
     def finish_uploads(self, timeout_s: float) -> bool:

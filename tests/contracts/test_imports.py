@@ -54,6 +54,8 @@ def test_help_is_instant_and_light() -> None:
         ("drivetrain_pipelines.prepare.preprocessor", {"torch", "deepspeed", "mlflow"}),
         ("drivetrain_pipelines.online.actor", {"torch", "deepspeed", "mlflow"}),
         ("drivetrain_workers.agent.fork_server", {"ray", "mlflow"}),
+        ("drivetrain_workers.inference.predict", {"ray", "mlflow", "deepspeed"}),
+        ("drivetrain_workers.assessment.assess", {"ray", "mlflow", "deepspeed"}),
     ],
 )
 def test_processes_stay_in_their_lane(module: str, never: set[str]) -> None:
@@ -75,7 +77,7 @@ ERRORS = [
     data_errors.FetchError("s3://bucket/x", 3, "cut"),
     data_errors.WrongBytesError("s3://bucket/x", 3, "other bytes"),
     data_errors.TransformError("it raised KeyError('x')"),
-    data_errors.TransformersLostError("none has started yet"),
+    data_errors.TransformersLostError("no actor has started yet"),
     training_errors.CheckpointError("no checkpoint"),
     training_errors.ResumeMismatchError("step-00000008.g0001", "the loss differs"),
     training_errors.BadStepError(3, "spike", "loss 9 lies 20 deviations above"),

@@ -1,4 +1,4 @@
-"""The server's application over a home, with a session that needs no Ray, for tests."""
+"""The server's application for a home, with a session that needs no Ray, for tests."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ CLUSTER = ClusterStatus(
 
 
 class LocalSession:
-    """What a session does to the records of a home, without a coordinator.
+    """The effects of a session on the records of a home, without a coordinator.
 
     Attributes:
-        views: by run; of those that have none, one that says what the record says.
+        views: by run; by default derived from the record.
     """
 
     def __init__(self, home: Home) -> None:
@@ -80,7 +80,7 @@ class LocalSession:
 
 
 class Server:
-    """The application over a home, and those who call it."""
+    """The application for a home, and its callers."""
 
     def __init__(self, home: Home) -> None:
         self.home, self.store, self.tokens = home, RunStore(home.database_url), Tokens(home.database_url)
@@ -90,7 +90,7 @@ class Server:
         self.app = create_app(self.parts)
 
     def headers(self, user: str, role: Role = Role.USER) -> dict[str, str]:
-        """Of a caller with a new token."""
+        """Return the headers of a caller with a new token."""
         return {"Authorization": f"Bearer {self.tokens.create(user, role)[0]}"}
 
     def client(self, user: str, role: Role = Role.USER, path: str = "/v1", **options: Any) -> TestClient:

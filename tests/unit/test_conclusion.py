@@ -108,7 +108,7 @@ def test_the_gang_computes_sample_and_assessment(tracker: Tracker, memory: Memor
     facts = made.conclude(gang(agent), "data", None)
     assert facts.sample == (folder.path / "sample.txt").read_text() == "The end."
     assert facts.assessment == {**ASSESSED, "baseline": BASELINE}
-    assert agent.asked == [
+    assert agent.requests == [
         PredictRequest(str(folder.path), "data", ["The"], str(folder.path)),
         AssessRequest(str(folder.path), "data", {"accuracy": 0.75, "loss": 0.5}),
     ]
@@ -160,7 +160,7 @@ def test_after_a_crash_requests_run_here(
         asked.append(request)
         return json.dumps([{"input": "The", "text": "said here"}])
 
-    monkeypatch.setattr(conclusion_module, "ask", ask_here)
+    monkeypatch.setattr(conclusion_module, "run_request", ask_here)
     made = conclusion(tracker, folder, sample={}, tracking={"register_as": "toys"})
     assert made.conclude([], "data", None).sample == "said here"
     export = folder.path / "export"
@@ -176,7 +176,7 @@ def test_a_model_that_cannot_be_exported_is_an_error(
     def fail(_: Request) -> str:
         raise CheckpointError("the model failed")
 
-    monkeypatch.setattr(conclusion_module, "ask", fail)
+    monkeypatch.setattr(conclusion_module, "run_request", fail)
     with pytest.raises(CheckpointError, match="the model failed"):
         conclusion(tracker, folder, tracking={"register_as": "toys"}).conclude([], "data", None)
     assert not any(record["op"] == "register" for record in read_records(folder.spool))

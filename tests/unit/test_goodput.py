@@ -8,17 +8,17 @@ import pytest
 from drivetrain.accounting import running_totals
 from drivetrain.accounting.goodput import CLASSES, Timeline, account, phase_intervals
 from drivetrain.accounting.running_totals import RunningTotals
-from drivetrain_workers.records.step_times import TURN, StepTimes, Turns, read_turns
+from drivetrain_workers.records.step_times import ITERATION, Iterations, StepTimes, read_iterations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.clock import Clock
 
 
-def iterations(first: int, last: int, began: float, step_s: float = 1.0) -> Turns:
+def iterations(first: int, last: int, began: float, step_s: float = 1.0) -> Iterations:
     """Return iterations that take ``step_s``: six tenths computing, one tenth each for the other parts."""
     parts = (0.1 * step_s, 0.6 * step_s, 0.1 * step_s, 0.1 * step_s, 0.1 * step_s)
-    return np.array([(step, began + (step - first) * step_s, *parts) for step in range(first, last + 1)], TURN)
+    return np.array([(step, began + (step - first) * step_s, *parts) for step in range(first, last + 1)], ITERATION)
 
 
 def spent(timeline: Timeline) -> dict[str, float]:
@@ -139,17 +139,17 @@ def test_turns_are_written_and_read_while_they_grow(tmp_path: Path, monkeypatch:
         clock.now += 2
         times.accumulate("compute")
         clock.now += 3
-        times.end_turn(step, 1.0)
+        times.end_iteration(step, 1.0)
     times.close()
     with (tmp_path / "000003.times").open("ab") as file:
         file.write(b"torn")
-    (found,) = read_turns(tmp_path).values()
+    (found,) = read_iterations(tmp_path).values()
     assert found["step"].tolist() == [7, 8]
     assert found["data"].tolist() == [2.0, 2.0]
     assert found["compute"].tolist() == [2.0, 2.0]
     assert found["communicate"].tolist() == [1.0, 1.0]
     assert found["began"].tolist() == [1000.0, 1005.0]
-    assert list(read_turns(tmp_path)) == [3]
+    assert list(read_iterations(tmp_path)) == [3]
 
 
 Happening = tuple[str, int, float, float]
@@ -188,7 +188,7 @@ def test_running_totals_equal_the_totals_of_all_iterations(entries: list[Happeni
                     found = phase_intervals(100.0, history, now)
                     grown = run.goodput(found)
                     assert grown == RunningTotals(folder).goodput(found)
-                    whole = account(found, read_turns(folder)).goodput
+                    whole = account(found, read_iterations(folder)).goodput
                     assert grown.wall_s == pytest.approx(whole.wall_s)
                     assert grown.seconds == pytest.approx(whole.seconds, abs=1e-9)
                 case "turn":

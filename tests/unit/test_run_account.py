@@ -28,7 +28,7 @@ from drivetrain.runs.store import RunStore
 from drivetrain.tracking.spool import Spool
 from drivetrain.tracking.tracker import Tracker
 from drivetrain_workers.protocol.reasons import Reason
-from drivetrain_workers.records.step_times import TURN
+from drivetrain_workers.records.step_times import ITERATION
 
 PLACE = Allocation((("node", 2),), 1000.0)
 JOB = load_job("language-model", ["resources.price_per_hour=3"]).spec
@@ -108,7 +108,7 @@ def test_a_repeated_query_equals_a_new_account(home: Home, clock: Clock) -> None
 
 
 def a_turn(step: int, began: float) -> bytes:
-    return np.array([(step, began, 0.5, 2.0, 0.5, 0.0, 0.25)], TURN).tobytes()
+    return np.array([(step, began, 0.5, 2.0, 0.5, 0.0, 0.25)], ITERATION).tobytes()
 
 
 def compare(accounts: RunAccountCache, home: Home, store: RunStore) -> None:

@@ -81,8 +81,8 @@ class Agent:
     def stop(self) -> None:
         self.calls.append("stop")
 
-    def ask_stop(self) -> None:
-        self.calls.append("ask_stop")
+    def request_stop(self) -> None:
+        self.calls.append("request_stop")
 
     def say(self, *events: protocol.AgentEvent) -> None:
         self.log += [LoggedEvent(len(self.log) + number, event) for number, event in enumerate(events)]
@@ -406,7 +406,7 @@ def test_steps_whose_report_was_lost_come_with_the_loaded_state(training: Run) -
 def test_cancelling_has_the_ranks_save_and_end(training: Run) -> None:
     training.loop.cancel()
     training.iterate()
-    assert training.gang.agents[0].calls == training.gang.agents[1].calls == ["ask_stop"]
+    assert training.gang.agents[0].calls == training.gang.agents[1].calls == ["request_stop"]
     training.gang.agents[0].say(protocol.TrainingFinished(RankId(0, 1), 5, False, 1, 1))
     training.listen()
     assert training.store.record.facts.reason == "cancelled"

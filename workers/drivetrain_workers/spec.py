@@ -8,13 +8,13 @@ from drivetrain_pipelines.errors import InputError
 from drivetrain_pipelines.spec import DataSpec, FunctionPath, Spec, StorageSpec
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
-FACTS_OF_DATA = ("vocab_size", "classes", "sequence_length")  # what a model's factory may ask for
+DATA_FACTS = ("vocab_size", "classes", "sequence_length")  # what a model factory can request
 
 
 class ModelSpec(Spec):
     """The network, as functions of the user's code or of an installed package.
 
-    ``factory(**args)`` returns a ``torch.nn.Module``. It also gets those of the `FACTS_OF_DATA` that it has
+    ``factory(**args)`` returns a ``torch.nn.Module``. It also gets those of the `DATA_FACTS` that it has
     parameters for. Without ``loss``, the module maps int64 tokens ``[rows, length]`` to logits
     ``[rows, length, vocab]`` and the loss is next-token cross-entropy. A batch is a dictionary of tensors
     ``[rows, ...]``.
@@ -269,7 +269,7 @@ class BaselineSpec(Spec):
     @model_validator(mode="after")
     def _metric_with_mode(self) -> BaselineSpec:
         if (self.metric is None) != (self.mode is None):
-            raise ValueError("metric and mode together, or neither")
+            raise ValueError("give both metric and mode, or neither")
         return self
 
 

@@ -8,7 +8,7 @@ from itertools import groupby, pairwise
 from typing import Protocol
 
 import numpy as np
-from drivetrain_workers.records.step_times import PARTS, TURN, Turns
+from drivetrain_workers.records.step_times import ITERATION, PARTS, Iterations
 from numpy.typing import NDArray
 
 CLASSES = {
@@ -41,7 +41,7 @@ _CLASS_OF_PART = dict(
     zip(PARTS, ("waiting for data", "computing", "communicating", "evaluating", "saving"), strict=True),
 )
 NUMBER_OF_CLASS = {name: number for number, name in enumerate(CLASSES)}
-NO_ITERATIONS: Turns = np.empty(0, TURN)
+NO_ITERATIONS: Iterations = np.empty(0, ITERATION)
 
 
 @dataclass(frozen=True)
@@ -139,14 +139,14 @@ class TimeAccumulator(Protocol):
         """
 
 
-def account(intervals: Sequence[PhaseInterval], iterations: Mapping[int, Turns]) -> Timeline:
+def account(intervals: Sequence[PhaseInterval], iterations: Mapping[int, Iterations]) -> Timeline:
     """Account for the time of a run from all its loop iterations.
 
     `drivetrain.accounting.running_totals` does the same incrementally.
 
     Args:
         intervals: as returned by `phase_intervals`.
-        iterations: by generation, as returned by `drivetrain_workers.records.step_times.read_turns`.
+        iterations: by generation, as returned by `drivetrain_workers.records.step_times.read_iterations`.
     """
     accumulator = _IntervalAccumulator(intervals[0].begin, iterations)
     accumulate(intervals, accumulator)
@@ -188,7 +188,7 @@ def by_class(seconds: NDArray[np.float64]) -> dict[str, float]:
 
 
 def iteration_intervals(
-    records: Turns, at: float, limit: float, reached: int
+    records: Iterations, at: float, limit: float, reached: int
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Divide the time of loop iterations into intervals: the parts of each iteration, and the gap to the next one.
 
@@ -228,7 +228,7 @@ class _IntervalAccumulator:
         iterations: see `account`.
     """
 
-    def __init__(self, begin: float, iterations: Mapping[int, Turns]) -> None:
+    def __init__(self, begin: float, iterations: Mapping[int, Iterations]) -> None:
         self._at, self._iterations = begin, iterations
         self._parts: list[tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]] = []
 
@@ -248,7 +248,7 @@ class _IntervalAccumulator:
         self._at = float(edges[-1, -1])
         return int(records["step"].max())
 
-    def _begun(self, generation: int, limit: float) -> Turns:
+    def _begun(self, generation: int, limit: float) -> Iterations:
         records = self._iterations.get(generation, NO_ITERATIONS)
         return records[records["began"] < limit]
 

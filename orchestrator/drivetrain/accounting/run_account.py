@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 
 from drivetrain_pipelines.storage.checksums import JsonObject
 from drivetrain_workers.records.run_folder import RunFolder
-from drivetrain_workers.records.step_times import read_turns
+from drivetrain_workers.records.step_times import read_iterations
 
 from drivetrain.accounting.cost import Cost, cost, worker_seconds
 from drivetrain.accounting.goodput import Goodput, PhaseInterval, Timeline, account, phase_intervals
@@ -114,7 +114,7 @@ def timeline_of(home: Home, store: RunStore, run_id: str) -> Timeline:
     """
     record = store.get(run_id)
     intervals = _phase_intervals(record, store.history(record.id), time.time())
-    return account(intervals, read_turns(home.run(record.id).step_times))
+    return account(intervals, read_iterations(home.run(record.id).step_times))
 
 
 def _phase_intervals(record: RunRecord, history: list[TransitionRecord], now: float) -> list[PhaseInterval]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from drivetrain_workers.records.step_times import TurnFile, Turns
+from drivetrain_workers.records.step_times import IterationFile, Iterations
 from numpy.typing import NDArray
 
 from drivetrain.accounting.goodput import (
@@ -48,7 +48,7 @@ class RunningTotals:
     def generation(self, number: int) -> GenerationTotals:
         """Return the totals of one generation."""
         if number not in self._generations:
-            self._generations[number] = GenerationTotals(TurnFile(self._folder, number))
+            self._generations[number] = GenerationTotals(IterationFile(self._folder, number))
         return self._generations[number]
 
 
@@ -93,7 +93,7 @@ class IterationTotals:
         """Return totals over no iterations; the first interval will begin at ``at``."""
         return cls(np.zeros(len(CLASSES)), at)
 
-    def plus(self, iterations: Turns, edges: NDArray[np.float64], classes: NDArray[np.int64]) -> IterationTotals:
+    def plus(self, iterations: Iterations, edges: NDArray[np.float64], classes: NDArray[np.int64]) -> IterationTotals:
         """Add the next iterations; edges and classes as returned by `iteration_intervals`."""
         # Summed in order: the result is bit-identical for any partition into reads.
         seconds = np.concatenate([self.seconds, np.diff(edges, axis=1).ravel()])
@@ -111,7 +111,7 @@ class GenerationTotals:
     not continue the previous one, which happens when an earlier generation has written one more iteration.
     """
 
-    def __init__(self, file: TurnFile) -> None:
+    def __init__(self, file: IterationFile) -> None:
         self._file = file
         self._at, self._reached = 0.0, 0
         self._first: float | None = None  # begin of the first final iteration
@@ -168,5 +168,5 @@ class GenerationTotals:
             self._totals = self._totals.plus(self._pending[:count], edges[:count], classes[:count])
             self._pending = self._pending[count:].copy()
 
-    def _intervals(self, iterations: Turns, limit: float) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    def _intervals(self, iterations: Iterations, limit: float) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         return iteration_intervals(iterations, self._totals.end, limit, self._reached)

@@ -14,7 +14,7 @@ from drivetrain_workers.checkpoints.remote import RemoteCheckpoints
 from drivetrain_workers.checkpoints.store import describe_all
 from drivetrain_workers.errors import CheckpointError
 from drivetrain_workers.model_processes import requests
-from drivetrain_workers.model_processes.requests import ExportRequest, PredictRequest, ask
+from drivetrain_workers.model_processes.requests import ExportRequest, PredictRequest, run_request
 from drivetrain_workers.records.run_folder import RunFolder
 
 from drivetrain.api import runs
@@ -77,7 +77,7 @@ def export_model(run_id: str, target: str, step: int | None) -> None:
         if Path(target).is_file():
             raise InputError("--to", repr(target), "a folder, or a name that is not taken")
         folder, dataset = _begun(run_id)
-        print(ask(ExportRequest(str(folder.path), dataset, str(Path(target).resolve()), step)))
+        print(run_request(ExportRequest(str(folder.path), dataset, str(Path(target).resolve()), step)))
 
 
 def list_checkpoints(run_id: str, verify: bool, upload: bool, as_json: bool) -> None:

@@ -57,9 +57,9 @@ class RayAgent:
         """Kill the ranks; see `AgentHandle`."""
         self._actor.stop.remote()  # a dead agent is reported by its listener
 
-    def ask_stop(self) -> None:
+    def request_stop(self) -> None:
         """Ask the ranks to save and end; see `AgentHandle`."""
-        self._actor.ask_stop.remote()
+        self._actor.request_stop.remote()
 
     def events(self, since: int, timeout_s: float) -> list[LoggedEvent]:
         """Return new events; see `AgentHandle`."""
@@ -71,9 +71,9 @@ class RayAgent:
         found: AgentSnapshot = self._get(self._actor.snapshot.remote())
         return found
 
-    def ask(self, request: Request) -> str:
+    def run_request(self, request: Request) -> str:
         """Return the answer to a request; see `AgentHandle`."""
-        return str(self._get(self._actor.ask.remote(request)))
+        return str(self._get(self._actor.run_request.remote(request)))
 
     def finish_uploads(self, timeout_s: float) -> bool:
         """Wait for the last uploads; see `AgentHandle`."""
@@ -152,7 +152,7 @@ class RayGang:
                 continue  # already ended
             with suppress(ray.exceptions.RayError):
                 if not keep_copies:
-                    ray.get(agent.forget_copies.remote(), timeout=_SHUTDOWN_TIMEOUT_S)
+                    ray.get(agent.remove_copies.remote(), timeout=_SHUTDOWN_TIMEOUT_S)
             ray.kill(agent)
 
     def _find(self, index: int) -> Any:

@@ -62,7 +62,7 @@ class AgentHandle(Protocol):
     def stop(self) -> None:
         """Kill its ranks, without waiting."""
 
-    def ask_stop(self) -> None:
+    def request_stop(self) -> None:
         """Ask its ranks to save and end, without waiting."""
 
     def events(self, since: int, timeout_s: float) -> list[LoggedEvent]:
@@ -71,7 +71,7 @@ class AgentHandle(Protocol):
     def snapshot(self) -> AgentSnapshot:
         """Return its processes."""
 
-    def ask(self, request: Request) -> str:
+    def run_request(self, request: Request) -> str:
         """Return the answer to a request about the newest checkpoint. Also raises the errors of the model process."""
 
     def finish_uploads(self, timeout_s: float) -> bool:

@@ -162,7 +162,7 @@ class Actions:
                     agent.stop()
             case ev.RequestStop():
                 for agent in self._agents.agents:
-                    agent.ask_stop()
+                    agent.request_stop()
             case ev.Conclude(dataset):
                 self._spawn(partial(self._conclude, dataset))
             case ev.Release(reason, detail):

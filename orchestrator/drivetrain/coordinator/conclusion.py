@@ -14,7 +14,13 @@ from drivetrain_pipelines.storage.checksums import JsonObject
 from drivetrain_workers.checkpoints.remote import RemoteCheckpoints
 from drivetrain_workers.checkpoints.store import committed
 from drivetrain_workers.errors import CheckpointError
-from drivetrain_workers.model_processes.requests import AssessRequest, ExportRequest, PredictRequest, Request, ask
+from drivetrain_workers.model_processes.requests import (
+    AssessRequest,
+    ExportRequest,
+    PredictRequest,
+    Request,
+    run_request,
+)
 from drivetrain_workers.records.run_folder import RunFolder
 
 from drivetrain.cluster.protocols import AgentHandle, AgentLostError
@@ -68,7 +74,7 @@ class Conclusion:
             facts = self._try("assessment", facts, lambda: self._assess(agents, dataset, scores))
         if name := self._spec.tracking.register_as:
             target = self.folder.path / "export"
-            ask(ExportRequest(str(self.folder.path), dataset, str(target)))
+            run_request(ExportRequest(str(self.folder.path), dataset, str(target)))
             self._tracker.register(name, target)
         return facts
 
@@ -119,7 +125,7 @@ class Conclusion:
 
 def _ask(agents: Sequence[AgentHandle], request: Request) -> str:
     """Send a request to the first agent; without agents, after a crash, run it here."""
-    return agents[0].ask(request) if agents else ask(request)
+    return agents[0].run_request(request) if agents else run_request(request)
 
 
 def _median(records: Iterable[Record], key: str) -> float:

@@ -8,7 +8,7 @@ from functools import partial
 from logging.handlers import RotatingFileHandler
 
 from drivetrain_pipelines.errors import InputError
-from drivetrain_workers.protocol.processes import yield_to_training
+from drivetrain_workers.protocol.processes import lower_priority
 from filelock import FileLock
 from tenacity import retry, retry_if_exception_type, wait_fixed
 
@@ -49,7 +49,7 @@ class RayCoordinator(Coordinator):
     """
 
     def __init__(self, home: Home, session: str) -> None:
-        yield_to_training()
+        lower_priority()
         log = RotatingFileHandler(home.coordinator_log, maxBytes=_LOG_BYTES, backupCount=1)
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", handlers=[log], force=True)
         # Ray does not restart an actor whose constructor raises; its client has already opened the database.

@@ -18,7 +18,7 @@ from drivetrain_pipelines.raw.sources import check_source
 from drivetrain_pipelines.storage.checksums import JsonObject
 from drivetrain_workers.engine.batching import solve
 from drivetrain_workers.engine.deepspeed_config import check_passthrough
-from drivetrain_workers.spec import FACTS_OF_DATA
+from drivetrain_workers.spec import DATA_FACTS
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
@@ -196,7 +196,7 @@ def _check(spec: JobSpec, folder: Path) -> JobSpec:
     ):
         if function:
             check_function(key, function, folder)
-    check_arguments(spec.model.factory, folder, spec.model.args, spec.model.files, FACTS_OF_DATA)
+    check_arguments(spec.model.factory, folder, spec.model.args, spec.model.files, DATA_FACTS)
     if spec.training.best.metric != "loss" and not spec.model.metrics:
         raise InputError(
             "training.best.metric", repr(spec.training.best.metric), "loss", "Set model.metrics to use other metrics."
