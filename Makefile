@@ -40,7 +40,7 @@ lock: .venv/installed
 audit: .venv/installed
 	$(BIN)/pip-audit --disable-pip --require-hashes --requirement infra/requirements.lock
 
-# Two files of tests at a time, each with a Ray of its own that its tests share.
+# Two files of tests at a time, each with a separate Ray that its tests share.
 test: check
 	$(PYTEST) -m "not slow" $(TESTS)
 
