@@ -48,11 +48,17 @@ any key.
 How the data keys work together is described in [Data](data.md), the functions of the model in [Training](training.md).
 """
 
+SCHEMA = """
+`drivetrain schema` prints the JSON Schema of the job file. An editor with a YAML language server checks and completes a
+job file whose first line is `# yaml-language-server: $schema=FILE`.
+"""
+
 CLI = """# Command line reference
 
-Exit codes: 0 success, 1 the run or the operation failed, 2 invalid input, 130 cancelled. `JOB` is a job file, a folder
-with a `job.yaml`, or the name of a recipe. `RUN` is the id of a run or a unique prefix of it. Commands with `--json`
-print one JSON object per line.
+Exit codes: 0 success, 1 the run or the command failed, 2 invalid input, 124 `wait` timed out, 130 cancelled.
+
+`JOB` is a job file, a folder with a `job.yaml`, or the name of a recipe. `RUN` is the id of a run or a unique prefix of
+it. Commands with `--json` print one JSON object per line.
 """
 
 API = """# Python API reference
@@ -92,7 +98,7 @@ def pages() -> dict[str, str]:
 
 def job_file_page() -> str:
     """Return the reference of the job file, one table for each section."""
-    parts = [JOB_FILE]
+    parts = [JOB_FILE, *([SCHEMA] if "drivetrain schema" in dict(commands()) else [])]
     for path, model in sections(JobSpec, ""):
         parts.append(f"\n## {f'`{path}`' if path else 'Top level'}\n")
         if path:
@@ -225,7 +231,7 @@ def _command(command: Any, name: str) -> str:
     arguments = [parameter for parameter in shown if isinstance(parameter, TyperArgument)]
     options = [parameter for parameter in shown if not isinstance(parameter, TyperArgument)]
     usage = " ".join([name, *(["[OPTIONS]"] if options else []), *(_metavar(each) for each in arguments)])
-    help_text = inspect.cleandoc(command.help or "")
+    help_text = re.sub(r"^(#.*)$", r"`\1`", inspect.cleandoc(command.help or ""), flags=re.MULTILINE)
     assert help_text, f"{name} has no help"
     text = f"\n## `{name}`\n\n{help_text}\n\n```text\n{usage}\n```\n"
     if arguments or options:
