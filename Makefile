@@ -16,13 +16,13 @@ GPU_PACKAGES := torch triton $(filter-out nvidia-ml-py,$(shell sed -n 's/^\(nvid
 run: .venv/installed
 	$(BIN)/drivetrain run $(JOB)
 
-check: .venv/installed
+check: .venv/installed .venv-sbom/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	@mkdir -p build
-	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-file build/sbom.json $(BIN)/python
+	.venv-sbom/bin/cyclonedx-py environment --pyproject pyproject.toml --output-file build/sbom.json $(BIN)/python
 	$(BIN)/hadolint infra/containers/Dockerfile
 	git ls-files '*.sh' '*.sbatch' .ci/run | xargs $(BIN)/shellcheck
 
@@ -73,6 +73,12 @@ bench-throughput bench-recovery bench-data bench-storage bench-checkpoint bench-
 	$(if $(UV),$(UV) pip install --python .venv,$(BIN)/pip install) --constraint constraints.txt --editable ".[dev]"
 	touch $@
 
+# In an environment of its own: it brings rfc3987-syntax, which every import of Ray would load, for a second.
+.venv-sbom/installed: constraints.txt
+	$(PYTHON) -m venv .venv-sbom
+	.venv-sbom/bin/pip install --quiet --constraint constraints.txt cyclonedx-bom
+	touch $@
+
 # MosaicML Streaming wants an older numpy than we do, and clients of four clouds that nothing here calls.
 .venv-mosaicml/installed:
 	$(PYTHON) -m venv .venv-mosaicml
@@ -82,4 +88,4 @@ bench-throughput bench-recovery bench-data bench-storage bench-checkpoint bench-
 	touch $@
 
 clean:
-	rm -rf .venv .venv-mosaicml build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-mosaicml .venv-sbom build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

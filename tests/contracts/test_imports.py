@@ -49,7 +49,9 @@ def test_help_is_instant_and_light() -> None:
     ("module", "never"),
     [
         ("drivetrain.coordinator.coordinator", {"torch", "deepspeed"}),
-        ("drivetrain.coordinator.wiring", {"torch", "deepspeed"}),
+        ("drivetrain.coordinator.wiring", {"torch", "deepspeed", "mlflow", "alembic", "matplotlib"}),
+        ("drivetrain.api.session", {"torch", "deepspeed", "mlflow", "alembic", "matplotlib"}),
+        ("ray", {"rfc3987_syntax"}),  # a dependency of development tools that Ray would load for a second
         ("drivetrain_workers.agent.agent", {"torch", "deepspeed", "mlflow"}),
         ("drivetrain_pipelines.prepare.preprocessor", {"torch", "deepspeed", "mlflow"}),
         ("drivetrain_pipelines.online.actor", {"torch", "deepspeed", "mlflow"}),

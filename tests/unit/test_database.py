@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from drivetrain.database.engine import open_database
+from drivetrain.database.engine import TABLES_REVISION, open_database
 from drivetrain.database.tables import Base
 from drivetrain.runs import store as store_module
 from drivetrain.runs.facts import RunFacts
@@ -39,7 +39,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def test_migrations_lead_to_the_tables_of_this_version(url: str) -> None:
     with open_database(url).connect() as connection:
         context = MigrationContext.configure(connection)
-        assert context.get_current_revision() == "0003"
+        assert context.get_current_revision() == TABLES_REVISION
         assert compare_metadata(context, Base.metadata) == []
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
 from drivetrain.accounting.goodput import CLASSES, Timeline
 
 _SLICES = 300
@@ -29,6 +27,8 @@ _COLORS = {
 
 def draw_goodput(timeline: Timeline, title: str, path: Path) -> None:
     """Plot the share of each class over time, and the sums."""
+    from matplotlib.figure import Figure  # here: it takes 0.4 s to import, which every start of a run would wait for
+
     figure = Figure(figsize=(10, 4.5), dpi=120, layout="constrained")
     time, sums = figure.subplots(1, 2, width_ratios=(2, 1))
     goodput = timeline.goodput

@@ -1,5 +1,6 @@
 """The durable records: tables, migrations and database connections.
 
-engine: SQLite and PostgreSQL connections, and migration to this version's tables.
+engine: SQLite and PostgreSQL connections.
+migration: migration to this version's tables.
 tables: all tables.
 """

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, Any
 
 from drivetrain.tracking.totals import Record
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _SERIES = (("train", "loss", {"linewidth": 1.0}), ("eval", "eval_loss", {"marker": "o", "markersize": 4}))
 
 
 def draw_loss(records: Iterable[Record], unigram_entropy: float | None, title: str, path: Path) -> None:
     """Plot train and eval loss over steps as a PNG, with the unigram entropy as the baseline."""
-    figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
+    figure = _figure()
     axes = figure.add_subplot()
     _plot(axes, records, "{series} loss")
     if unigram_entropy is not None:
@@ -26,12 +27,19 @@ def draw_loss(records: Iterable[Record], unigram_entropy: float | None, title: s
 
 def draw_losses(runs: Mapping[str, Iterable[Record]], path: Path) -> None:
     """Plot the losses of several runs in one PNG."""
-    figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
+    figure = _figure()
     axes = figure.add_subplot()
     for name, records in runs.items():
         _plot(axes, records, f"{name}: {{series}} loss")
     axes.set(xlabel="step", ylabel="loss")
     _finish(figure, axes, path)
+
+
+def _figure() -> Figure:
+    """Return an empty figure."""
+    from matplotlib.figure import Figure  # here: it takes 0.4 s to import, which every start of a run would wait for
+
+    return Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
 
 
 def _plot(axes: Any, records: Iterable[Record], label: str) -> None:
