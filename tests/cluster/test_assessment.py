@@ -167,7 +167,7 @@ def test_a_scaling_curve(toy_job: Path, shared_home: Path, tmp_path: Path) -> No
         ("baseline=perhaps", "baseline: got 'perhaps'"),
         ("sample={template: hello}", "sample.template: got 'hello'"),
         ("sample={prompt: hello}", "sample: got set, for data of kind image"),
-        ("baseline={metric: auc}", "metric and mode together, or neither"),
+        ("baseline={metric: auc}", "give both metric and mode, or neither"),
     ],
 )
 def test_mistakes_are_told_before_anything_starts(pictures: Path, setting: str, problem: str) -> None:
