@@ -15,7 +15,8 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from drivetrain.api.client import Client, ServerError
+from drivetrain.api.client import Client
+from drivetrain.errors import NotFoundError, ServerError
 from drivetrain_pipelines.errors import InputError
 from mlflow import MlflowClient
 from prometheus_client.parser import text_string_to_metric_families
@@ -174,7 +175,7 @@ def test_wrong_jobs_make_no_run(service: Service, toy_job: Path, tmp_path: Path)
             assert caught.value.where == where
         with pytest.raises(InputError, match=r"resources\.workers"):
             ann.submit(str(toy_job), ["resources.workers=8"])
-        with pytest.raises(InputError, match="RUN"):
+        with pytest.raises(NotFoundError, match="no run 'nothing'"):
             ann.status("nothing")
         assert len(ann.runs()) == before
 

@@ -10,12 +10,15 @@ import sys
 from pathlib import Path
 
 import pytest
-from drivetrain.api.client import ServerError
-from drivetrain.api.runs import TrackingError
-from drivetrain.cloud.launcher import LauncherError
 from drivetrain.cluster.protocols import AgentLostError, NodesGoneError
-from drivetrain.coordinator.coordinator import RunOwnedError
-from drivetrain.runs.store import StoreUnavailableError
+from drivetrain.errors import (
+    LauncherError,
+    NotFoundError,
+    RunOwnedError,
+    ServerError,
+    StoreUnavailableError,
+    TrackingError,
+)
 from drivetrain_pipelines import errors as data_errors
 from drivetrain_workers import errors as training_errors
 from drivetrain_workers.agent.node import PeerLostError
@@ -80,6 +83,7 @@ ERRORS = [
     training_errors.ResumeMismatchError("step-00000008.g0001", "the loss differs"),
     training_errors.BadStepError(3, "spike", "loss 9 lies 20 deviations above"),
     training_errors.RewindError(3, "loss nan"),
+    NotFoundError("run", "toy-9", ["toy-1"], "/home", "Name a server."),
     RunOwnedError("toy-1"),
     LauncherError("ray up: no such file"),
     NodesGoneError(["node"]),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from drivetrain.errors import NotFoundError
 from drivetrain.private_files import read_private, write_private
 from drivetrain.server.access import Principal, Role, Tokens
 from drivetrain.server.limits import Limits
@@ -40,7 +41,7 @@ def test_a_token_is_known_by_its_digest_alone(tokens: Tokens, tmp_path: Path) ->
     assert secret.removeprefix("dt_") not in dump
     tokens.revoke(info.id)
     assert tokens.principal(secret) is None
-    with pytest.raises(InputError, match=info.id):
+    with pytest.raises(NotFoundError, match=info.id):
         tokens.revoke(info.id)
 
 

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from drivetrain_pipelines.errors import DrivetrainError, InputError
+from drivetrain_pipelines.errors import InputError
 from drivetrain_pipelines.storage.checksums import JsonObject
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
+from drivetrain.errors import NotFoundError, ServerError
 from drivetrain.home import Home
 from drivetrain.job import bundle
 from drivetrain.job.loading import find_job_file
@@ -26,17 +27,6 @@ _TIMEOUT = httpx.Timeout(60.0, connect=10.0)
 _RETRY_S = 60.0  # a server that is being restarted is back within that
 _POLL_S = 10.0
 _PAGE = 100  # runs of one request, where all are wanted
-
-
-class ServerError(DrivetrainError):
-    """The server said no, or cannot be reached."""
-
-    def __init__(self, status: int, detail: str) -> None:
-        super().__init__(status, detail)
-        self.status, self.detail = status, detail
-
-    def __str__(self) -> str:
-        return f"{self.detail} (HTTP {self.status})" if self.status else self.detail
 
 
 class _BusyError(Exception):
@@ -219,6 +209,8 @@ def _raise(response: httpx.Response) -> None:
         body = response.json()
     except ValueError:
         body = {}
+    if "missing" in body:
+        raise NotFoundError.from_json(body["missing"])
     if "input" in body:
         raise InputError(**body["input"])
     detail = body.get("detail", response.text)

@@ -24,6 +24,7 @@ from drivetrain_workers.records.audit import Audit, audit
 from filelock import Timeout
 
 from drivetrain.api.session import connect
+from drivetrain.errors import NotFoundError
 from drivetrain.home import Home
 from drivetrain.job.files import with_files
 from drivetrain.job.loading import load_job
@@ -49,7 +50,7 @@ def find_dataset(where: str, endpoint_url: str | None = None) -> Dataset:
     """A dataset by its folder, its URL, its name (the newest version) or ``NAME/VERSION``.
 
     Raises:
-        InputError: there is none.
+        NotFoundError: there is none.
         CorruptFileError: its manifest is not valid.
     """
     if is_local(where):
@@ -57,8 +58,8 @@ def find_dataset(where: str, endpoint_url: str | None = None) -> Dataset:
         folders = [Path(where), root / where, *sorted((root / where).glob("*"), key=_age)]
         found = [folder for folder in folders if (folder / "manifest.json").is_file()]
         if not found:
-            names = ", ".join(sorted(path.name for path in root.glob("*"))) or "none yet"
-            raise InputError("DATASET", repr(where), f"a folder, a URL, or one of {root}: {names}")
+            names = [path.name for path in sorted(root.glob("*"))]
+            raise NotFoundError("dataset", where, names, str(root), "A folder or a URL is allowed, too.")
         return Dataset(str(found[0]))
     # Of this process alone: what is looked at is the storage, not what was fetched of it before.
     folder = tempfile.mkdtemp(prefix="drivetrain-inspect-")

@@ -9,27 +9,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from drivetrain_pipelines.errors import DrivetrainError, InputError
+from drivetrain_pipelines.errors import InputError
 
+from drivetrain.errors import TrackingError
 from drivetrain.home import Home
 from drivetrain.job.loading import Job, load_job
 from drivetrain.runs.facts import RunFacts
 from drivetrain.runs.view import RunView
 
 OnView = Callable[[RunView], None]
-
-
-class TrackingError(DrivetrainError):
-    """MLflow has not taken everything that a run has logged."""
-
-    def __init__(self, timeout_s: float, problem: str) -> None:
-        super().__init__(
-            f"MLflow has not taken everything within {timeout_s:g} s; the rest is kept. {problem}".rstrip()
-        )
-        self.timeout_s, self.problem = timeout_s, problem
-
-    def __reduce__(self) -> tuple[type[TrackingError], tuple[float, str]]:
-        return type(self), (self.timeout_s, self.problem)
 
 
 def _ignore(_: RunView) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from drivetrain_pipelines.errors import DrivetrainError, InputError
+from drivetrain_pipelines.errors import InputError
 from sqlalchemy import Executable, Select, select, tuple_
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError, OperationalError
@@ -17,26 +17,17 @@ from tenacity import RetryCallState, retry, retry_if_exception_type, stop_after_
 
 from drivetrain.database.engine import READS, open_database
 from drivetrain.database.tables import Counter, Run, Transition, Usage
+from drivetrain.errors import NotFoundError, StoreUnavailableError
 from drivetrain.runs.counters import counted
 from drivetrain.runs.facts import RunFacts
 from drivetrain.runs.states import Ended, State, from_record, to_record
 
 TransitionRecord = tuple[float, str, State]  # when, on which event, to which state
 _PAGE = 500  # rows that are loaded at once where many are looked through
-_SUGGESTIONS = 10  # ids in the message about a run that was not found
+_MAX_SHOWN = 10  # ids in the message about an ambiguous prefix
+_SUGGESTIONS = 50  # ids that an error about an unknown run can suggest
 _LAST_CHARACTER = chr(0x10FFFF)  # sorts behind every character that an id may hold
 _ENDED = Ended.__name__.lower()
-
-
-class StoreUnavailableError(DrivetrainError):
-    """The database has not answered for minutes."""
-
-    def __init__(self, detail: str) -> None:
-        super().__init__(detail)
-        self.detail = detail
-
-    def __str__(self) -> str:
-        return f"the database does not answer: {self.detail}"
 
 
 def _give_up(state: RetryCallState) -> NoReturn:
@@ -125,7 +116,8 @@ class RunStore:
         """Return one run, by its id or by a unique prefix of its id.
 
         Raises:
-            InputError: there is no such run, or several.
+            NotFoundError: there is no such run.
+            InputError: several runs have this prefix.
         """
         with Session(self._reading) as session:
             if row := session.get(Run, run_id):
@@ -134,8 +126,10 @@ class RunStore:
             found = session.scalars(alike.limit(_SUGGESTIONS)).all()
             if len(found) == 1:
                 return _record(session.get_one(Run, found[0]))
-            suggested = found or session.scalars(_newest(select(Run.id)).limit(_SUGGESTIONS)).all()
-        raise InputError("RUN", repr(run_id), ", ".join(suggested) or "no run yet")
+            if not found:
+                newest = session.scalars(_newest(select(Run.id)).limit(_SUGGESTIONS)).all()
+                raise NotFoundError("run", run_id, newest)
+        raise InputError("RUN", repr(run_id), ", ".join(found[:_MAX_SHOWN]), "Several runs begin with it.")
 
     @_patiently
     def unended(self, *, session: str | None = None, fingerprint: str | None = None) -> list[RunRecord]:

@@ -15,9 +15,11 @@ from sqlalchemy.orm import Session
 
 from drivetrain.database.engine import READS, open_database
 from drivetrain.database.tables import Token
+from drivetrain.errors import NotFoundError
 
 _PREFIX = "dt_"
 _SECRET_BYTES = 32
+_SUGGESTIONS = 10  # ids in the error about an unknown token
 _USER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,62}")
 
 
@@ -101,10 +103,13 @@ class Tokens:
             return [TokenInfo(row.id, row.user, Role(row.role), row.created, row.expires) for row in rows]
 
     def revoke(self, token_id: str) -> None:
-        """Make a token worthless. Raises `InputError` when there is none."""
+        """Delete a token. Raises NotFoundError when there is none."""
         with Session(self._engine) as session, session.begin():
             if not session.execute(delete(Token).where(Token.id == token_id)).rowcount:  # type: ignore[attr-defined]
-                raise InputError("TOKEN", repr(token_id), "the id of a token, as `drivetrain token list` shows them")
+                known = session.scalars(select(Token.id).order_by(Token.created.desc()).limit(_SUGGESTIONS)).all()
+                raise NotFoundError(
+                    "token", token_id, known, fix="`drivetrain token list` shows the ids of all tokens."
+                )
 
     def any(self) -> bool:
         """Whether there is a token."""

@@ -12,6 +12,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from limits import RateLimitItemPerSecond
 
+from drivetrain.errors import NotFoundError
 from drivetrain.job import bundle
 from drivetrain.server import cluster, metrics, runs
 from drivetrain.server.dependencies import Parts
@@ -33,6 +34,7 @@ def create_app(parts: Parts) -> FastAPI:
     app.include_router(metrics.router)
     app.state.metrics = metrics.registry(parts)
     app.add_exception_handler(InputError, _wrong_input)
+    app.add_exception_handler(NotFoundError, _not_found)
     app.add_exception_handler(DrivetrainError, _failed)
     app.add_exception_handler(OSError, _out_of_order)
     app.add_middleware(Limits, large="/v1/packages/", max_bytes=_BODY_BYTES, rate=_RATE)
@@ -48,7 +50,12 @@ async def _many_threads(_: FastAPI) -> AsyncIterator[None]:
 async def _wrong_input(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, InputError)
     where = {"where": error.where, "given": error.given, "allowed": error.allowed, "fix": error.fix}
-    return JSONResponse({"detail": str(error), "input": where}, 404 if error.where in ("RUN", "TOKEN") else 422)
+    return JSONResponse({"detail": str(error), "input": where}, 422)
+
+
+async def _not_found(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, NotFoundError)
+    return JSONResponse({"detail": str(error), "missing": error.to_json()}, 404)
 
 
 async def _failed(_: Request, error: Exception) -> JSONResponse:
