@@ -11,7 +11,7 @@ import socket
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -76,14 +76,14 @@ class Session:
         run_id = f"{job.spec.name}-{secrets.token_hex(3)}"
         if key and (known := self._store.by_key(user, key)):
             if not known.ended:  # the one who submitted it may have died before it was begun
-                self._call("adopt", known.id)
+                self._adopt(known.id)
             return known
         self._lay_out(run_id, job, git or GitState.of(job.folder))
         if not self._store.create(run_id, job.fingerprint, Queued(), user, key, mlflow_uri=self._home.mlflow_uri):
             shutil.rmtree(self._home.run(run_id).path)
             return self.submit(job, user, key, git)
         try:
-            self._call("adopt", run_id, True)
+            self._adopt(run_id, new=True)
         except InputError:
             self._store.forget(run_id)
             shutil.rmtree(self._home.run(run_id).path)
@@ -102,7 +102,7 @@ class Session:
         problems = []
         for record in self._store.unended():
             try:
-                self._call("adopt", record.id)
+                self._adopt(record.id)
             except (DrivetrainError, ray.exceptions.RayError) as error:
                 problems.append(f"{record.id}: {error}")
         return problems
@@ -130,14 +130,14 @@ class Session:
             self._store.update_facts(record.id, released=False)
             progress = replace(record.state.progress, failures={})  # whatever was wrong, the user tries it again
             self._store.save(record.id, Queued(progress=progress), "resumed by the user")
-        self._call("adopt", record.id)
+        self._adopt(record.id)
         return self._store.get(record.id)
 
     def _settled(self, run_id: str) -> RunRecord:
         """A run's record; one that has ended, but has not given back everything, does so first."""
         record = self._store.get(run_id)
         if isinstance(record.state, Ended) and not record.ended:
-            self._call("adopt", record.id)
+            self._adopt(record.id)
             deadline = time.monotonic() + _CLOSING_S
             while not record.ended and time.monotonic() < deadline:
                 time.sleep(0.2)
@@ -167,6 +167,12 @@ class Session:
     def cancel(self, run_id: str) -> None:
         """Ask a run to save and end."""
         self._call("cancel", run_id)
+
+    def _adopt(self, run_id: str, new: bool = False) -> None:
+        """Have the coordinator run a run, and record on which Ray cluster; see `session_of_run`."""
+        self._call("adopt", run_id, new)
+        with suppress(OSError), atomic_write(_address_file(self._home, run_id)) as sink:  # only `cancel` reads it
+            sink.write(ray.get_runtime_context().gcs_address.encode())
 
     @_while_it_restarts
     def _call(self, method: str, *arguments: Any) -> Any:
@@ -204,6 +210,36 @@ def open_session(address: str | None = None) -> Iterator[Session]:
 
 
 @contextmanager
+def session_of_run(run_id: str, address: str | None = None) -> Iterator[Session]:
+    """Open a session on the Ray cluster that runs a local run. It starts no cluster.
+
+    Args:
+        run_id: of a run that has not ended.
+        address: of the cluster; None takes the one on which the run was started, else the one of this machine.
+
+    Raises:
+        InputError: no Ray cluster runs it.
+    """
+    home = Home.from_environment()
+    candidates = (_recorded_address(home, run_id), os.environ.get("RAY_ADDRESS"), _cluster_of_this_machine())
+    join = address or next(filter(None, candidates), None)
+    if join is None:
+        fix = f"`drivetrain resume {run_id}` continues it."
+        raise InputError("RUN", f"{run_id}, which no Ray cluster on this machine runs", "a run that is running", fix)
+    with open_session(join) as session:
+        yield session
+
+
+def _address_file(home: Home, run_id: str) -> Path:
+    return home.run(run_id).path / "ray-address"
+
+
+def _recorded_address(home: Home, run_id: str) -> str | None:
+    """Return the address of the cluster on which a run was started, if that cluster still listens."""
+    return _listening(_address_file(home, run_id))
+
+
+@contextmanager
 def connect(address: str | None = None) -> Iterator[None]:
     """Join a Ray cluster, or start one that ends with the block.
 
@@ -233,9 +269,14 @@ def connect(address: str | None = None) -> Iterator[None]:
 
 
 def _cluster_of_this_machine() -> str | None:
-    """The address that `ray start` has left, if somebody listens there: one that was killed leaves it, too."""
+    """Return the address that `ray start` has written, if that cluster still listens."""
+    return _listening(ray_internals.address_file())
+
+
+def _listening(file: Path) -> str | None:
+    """Return the address in a file, if something listens there: a cluster that was killed leaves the file behind."""
     try:
-        address = ray_internals.address_file().read_text().strip()
+        address = file.read_text().strip()
         host, _, port = address.rpartition(":")
         socket.create_connection((host, int(port)), _LISTENS_S).close()
     except (OSError, ValueError):

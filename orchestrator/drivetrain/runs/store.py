@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from drivetrain_pipelines.errors import InputError
-from sqlalchemy import Executable, Select, select, tuple_
+from sqlalchemy import Executable, Select, func, select, tuple_
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import Session
@@ -263,6 +263,14 @@ class RunStore:
         more = {"value": Counter.value + 1}
         upsert: Executable = insert.on_conflict_do_update(index_elements=["name", "label"], set_=more)
         return upsert
+
+
+@_patiently
+def last_changes(store: RunStore, run_ids: Sequence[str]) -> dict[str, float]:
+    """Return when the phase of each run changed last; a run whose phase has never changed is left out."""
+    newest = select(Transition.run_id, func.max(Transition.time)).where(Transition.run_id.in_(run_ids))
+    with Session(store._reading) as session:
+        return {run: at for run, at in session.execute(newest.group_by(Transition.run_id))}
 
 
 def _where(query: Select[Any], **values: Any) -> Select[Any]:
