@@ -221,7 +221,7 @@ def test_a_run_is_cancelled_resumed_and_tried_again(home: Home, server: Server) 
     assert lines("resume", "toy-1", "--server", "http://testserver")[0].split() == ["toy-1", "ann", "queued", "0"]
     assert json.loads(lines("retry", "toy-1", "--json")[0])["run_id"] == "toy-1-again"
     make_run(home, "other", user="bob")
-    assert "other is bob's" in invoke("cancel", "other", code=1).stderr
+    assert "other belongs to bob" in invoke("cancel", "other", code=1).stderr
 
 
 def test_a_servers_runs_are_listed(home: Home, server: Server) -> None:

@@ -163,7 +163,7 @@ def test_a_run_is_changed_by_its_owner_or_an_admin(home: Home, server: Server, a
     for change in ("cancel", "resume"):
         answer = ann.post(f"/runs/toy-1/{change}")
         assert answer.status_code == 403
-        assert answer.json()["detail"] == "toy-1 is bob's; that needs the role admin"
+        assert answer.json()["detail"] == "toy-1 belongs to bob; changing it needs the role admin"
     with server.client("eve", Role.VIEWER) as viewer:
         assert viewer.post("/runs/toy-1/cancel").status_code == 403
     with server.client("root", Role.ADMIN) as admin:

@@ -85,7 +85,7 @@ class RunInfo:
 
     @classmethod
     def from_json(cls, found: JsonObject) -> Self:
-        """Return the run of `to_json`, also of another version: unknown names are ignored, later ones may be missing."""
+        """Return the run of `to_json`; an older or a newer version may have written it."""
         found = {"step": found["progress"]["step"], "steps": 0, "updated": found["created"], **found}
         plain = {each.name: found[each.name] for each in fields(cls) if each.name not in _OTHER_JSON}
         progress = {each.name: found["progress"][each.name] for each in fields(Progress)}
