@@ -153,7 +153,7 @@ def test_a_spot_machine_is_left_before_it_is_taken(toy_job: Path, undisturbed: R
         taken = here.nodes[node]
         began = time.monotonic()
         give_notice(notice_of(taken), datetime.now(UTC) + timedelta(seconds=60))
-        wait_until(lambda: "nobody uses this node any more" in taken.log.read_text())
+        wait_until(lambda: "this node is no longer in use" in taken.log.read_text())
         print(f"left {time.monotonic() - began:.1f} s after the notice")
         ray_asks_for_its_token(here)
         script = f"from drivetrain.cluster.nodes import leave; leave('unknown', '{here.head.address}:6379', 5, '')"

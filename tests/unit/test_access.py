@@ -85,7 +85,7 @@ def test_private_files(tmp_path: Path) -> None:
 def test_each_address_has_a_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1_000_000_000.0  # a window of ten seconds begins
     monkeypatch.setattr("time.time", lambda: now)
-    limits = Limits(PlainTextResponse("served"), large="/", max_bytes=1000, rate=RateLimitItemPerSecond(3, 10))
+    limits = Limits(PlainTextResponse("served"), large={}, rate=RateLimitItemPerSecond(3, 10))
 
     async def ask(address: str, times: int) -> list[httpx.Response]:
         transport = httpx.ASGITransport(limits, client=(address, 1))

@@ -13,7 +13,7 @@ from drivetrain_pipelines.errors import InputError
 from filelock import FileLock, Timeout
 
 from drivetrain.errors import TrackingError
-from drivetrain.home import Home
+from drivetrain.home import Home, user_name
 from drivetrain.job.loading import Job, load_job
 from drivetrain.runs.facts import RunFacts
 from drivetrain.runs.view import RunView
@@ -77,6 +77,14 @@ def resume(run_id: str, address: str | None = None, on_view: OnView = _ignore) -
         if record.ended:
             return RunSummary(record.id, record.facts.reason, record.facts)
         return _follow(session, record.id, on_view)
+
+
+def retry(run_id: str, address: str | None = None, on_view: OnView = _ignore) -> RunSummary:
+    """Start a new run of a run's job, with the same code, and follow it to its end."""
+    from drivetrain.api.session import open_session  # here: as in `run`
+
+    with open_session(address) as session:
+        return _follow(session, session.retry(run_id, user_name()).id, on_view)
 
 
 def sync(run_id: str, timeout_s: float = 600.0) -> None:
