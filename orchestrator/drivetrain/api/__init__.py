@@ -8,7 +8,7 @@ datasets: prepared datasets: make, find, verify, show, remove, audit.
 interface: `Runs`, and the results of its methods.
 local: the runs of this machine's home; `connect`.
 plans: the plan of a job, without a run.
-predictions: predictions of a trained model, in a process of its own.
+predictions: predictions of a trained model, made in a separate process.
 rank_logs: the output of a run's ranks, while it grows.
 run_info: runs as their records and their files describe them, without a coordinator.
 runs: run, resume and validate jobs on this machine, and follow them.

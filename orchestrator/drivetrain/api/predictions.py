@@ -1,4 +1,4 @@
-"""What a trained model predicts, asked of a process of its own: for local runs, and for a server's clients."""
+"""Predictions of a trained model, made in a separate process: for local runs, and for clients of a server."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from drivetrain.runs.store import RunRecord
 
 MAX_INPUT_BYTES = 32 << 20  # of all inputs of one request to a server
 _DEADLINE_S = 300.0  # of a request to a server: a client waits for it
-_SUFFIX = re.compile(r"(\.[A-Za-z0-9]{1,10}){1,2}$")  # of a file: it tells the format
+_SUFFIX = re.compile(r"(\.[A-Za-z0-9]{1,10}){1,2}$")  # of a file: its format
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def predict_for_client(
 ) -> Sequence[JsonObject]:
     """Ask the newest checkpoint about inputs that a client has sent.
 
-    Every input becomes a file in a folder of its own: a text is never taken for the name of a file of the server.
+    Every input becomes a file in a temporary folder: a text is never read as the name of a file of the server.
 
     Raises:
         CheckpointError: as for local runs; or the model has not answered within ``deadline_s``.

@@ -20,7 +20,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def run(job: Job, set_: Set = None, json: Json = False, address: Address = None) -> None:
-    """Run a job here and follow it; resume it if it was interrupted."""
+    """Run a job on this machine, or resume it, and follow it."""
     from drivetrain.cli.commands import run_job
 
     run_job(job, set_ or [], json, address)
@@ -108,7 +108,7 @@ def scaling_curve(
     json: Json = False,
     address: Address = None,
 ) -> None:
-    """Train on shares of the data and fit the power law of the loss."""
+    """Train on shares of the data and fit a power law."""
     from drivetrain.cli.recipes import scaling_curve as measure
 
     measure(job, set_ or [], fractions, picture, json, address)

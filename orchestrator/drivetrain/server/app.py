@@ -21,7 +21,7 @@ from drivetrain.server.dependencies import Parts
 from drivetrain.server.limits import Limits
 
 _RATE = RateLimitItemPerSecond(400, 4)  # of an address: a loop without a pause reaches it, a person does not
-_SPARE_BYTES = 1 << 20  # of a body, beside its content
+_SPARE_BYTES = 1 << 20  # of a body, in addition to its content
 _BODY_BYTES = {
     re.compile(r"/v1/packages/"): bundle.MAX_BYTES + _SPARE_BYTES,
     re.compile(r"/v1/runs/[^/]+/predict$"): 4 * MAX_INPUT_BYTES // 3 + _SPARE_BYTES,  # in base64

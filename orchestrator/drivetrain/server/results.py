@@ -85,7 +85,7 @@ def sync(
 
 @router.post("/runs/{run_id}/predict")
 def predict(run_id: str, question: Question, server: Server, _: User) -> list[JsonObject]:
-    """Return what the newest checkpoint of a run predicts. The model runs in a process of its own, with a deadline."""
+    """Return what the newest checkpoint of a run predicts. The model runs in a separate process, with a deadline."""
     record = server.store.get(run_id)
     inputs = [_input(given) for given in question.inputs]
     if not _MODELS.acquire(timeout=_BUSY_S):
