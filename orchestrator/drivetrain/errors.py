@@ -86,9 +86,9 @@ class NotFoundError(DrivetrainError):
             text += f". Did you mean {' or '.join(similar)}?"
         else:
             text += "."
-        more = ", ..." if len(self.known) > _MAX_SHOWN else ""
-        known = ", ".join(self.known[:_MAX_SHOWN]) + more
-        text += f" Known {self.kind}s: {known or 'none'}."
+        known = ", ".join(self.known[:_MAX_SHOWN]) or "none"
+        more = f" and {len(self.known) - _MAX_SHOWN} more" if len(self.known) > _MAX_SHOWN else ""
+        text += f" Known {self.kind}s: {known}{more}."
         return f"{text} {self.fix}" if self.fix else text
 
     def to_json(self) -> dict[str, Any]:

@@ -41,7 +41,7 @@ _CLOSING_S = 180.0
 
 
 def _coordinator_is_away(error: BaseException) -> bool:
-    """Whether the coordinator is dead. The death of an actor that it has called is a RayTaskError."""
+    """Return whether the coordinator is dead. The death of an actor that it has called is a RayTaskError."""
     return isinstance(error, ray.exceptions.RayActorError) and not isinstance(error, ray.exceptions.RayTaskError)
 
 
@@ -285,7 +285,7 @@ def _listening(file: Path) -> str | None:
 
 
 def _is_loopback(address: str) -> bool:
-    """Whether a cluster listens only on loopback: Ray would look for it at another address of this machine."""
+    """Return whether a cluster listens only on loopback, where Ray would not look for it."""
     return address.rpartition(":")[0] in ("127.0.0.1", "localhost")
 
 

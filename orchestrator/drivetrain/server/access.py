@@ -31,7 +31,7 @@ class Role(StrEnum):
     ADMIN = "admin"  # changes all runs, and creates tokens
 
     def includes(self, other: Role) -> bool:
-        """Whether this role allows what ``other`` allows."""
+        """Return whether this role allows what ``other`` allows."""
         order = list(Role)
         return order.index(self) >= order.index(other)
 
@@ -112,7 +112,7 @@ class Tokens:
                 )
 
     def any(self) -> bool:
-        """Whether there is a token."""
+        """Return whether there is a token."""
         with Session(self._reading) as session:
             return bool(session.scalar(select(func.count()).select_from(Token)))
 

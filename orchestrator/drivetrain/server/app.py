@@ -70,5 +70,5 @@ async def _failed(_: Request, error: Exception) -> JSONResponse:
 
 
 async def _out_of_order(_: Request, error: Exception) -> JSONResponse:
-    """An error of the server itself, such as a full disk."""
+    """Answer an error of the server itself, such as a full disk."""
     return JSONResponse({"detail": f"the server cannot do this now: {error}"}, 500)
