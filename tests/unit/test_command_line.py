@@ -88,7 +88,7 @@ def test_each_command_has_one_whole_line(words: tuple[str, ...], monkeypatch: py
             assert len(line) <= 80
             assert line.endswith("."), line
             assert not line.endswith(".."), line
-            assert said[said.index(line) + 1][:3] != "   ", "it goes on in the next line"
+            assert said[said.index(line) + 1][:3] != "   ", "it is wrapped"
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)

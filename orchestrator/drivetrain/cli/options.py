@@ -23,6 +23,10 @@ Server = Annotated[
     str | None,
     typer.Option(envvar="DRIVETRAIN_SERVER", metavar="URL", help="Server to ask; by default this machine's runs."),
 ]
+SharedServer = Annotated[
+    str | None,
+    typer.Option(envvar="DRIVETRAIN_SERVER", metavar="URL", help="Server to ask; http://127.0.0.1:8900 by default."),
+]
 Address = Annotated[
     str | None, typer.Option(metavar="ADDRESS", help="Ray cluster to join; by default this machine's, or a new one.")
 ]

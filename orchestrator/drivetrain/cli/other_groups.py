@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from drivetrain.cli.help import CLUSTER, DATA, DEVELOPMENT, SHARE, HelpGroup
-from drivetrain.cli.options import Address, Dataset, Endpoint, Job, Json, Server, Set, Yes
+from drivetrain.cli.options import Address, Dataset, Endpoint, Job, Json, Set, SharedServer, Yes
 
 data = typer.Typer(cls=HelpGroup, rich_markup_mode=None, help="Prepare, inspect and verify datasets.")
 token = typer.Typer(cls=HelpGroup, rich_markup_mode=None, help="Manage the tokens of the server in this home.")
@@ -118,14 +118,14 @@ def token_revoke(
     revoke_token(token_id, json)
 
 
-def queue(json: Json = False, server: Server = None) -> None:
+def queue(json: Json = False, server: SharedServer = None) -> None:
     """List queued runs of a server, with what they wait for."""
     from drivetrain.cli.remote import queue as show_queue
 
     show_queue(server, json)
 
 
-def nodes(json: Json = False, server: Server = None) -> None:
+def nodes(json: Json = False, server: SharedServer = None) -> None:
     """List the nodes of a server's cluster, with their ranks."""
     from drivetrain.cli.remote import nodes as show_nodes
 

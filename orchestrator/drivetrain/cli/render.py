@@ -51,9 +51,7 @@ class Renderer(Protocol):
 @contextmanager
 def renderer(as_json: bool) -> Iterator[Renderer]:
     """Yield the renderer that fits the output. Only it writes to stdout: the messages of Ray go to a file."""
-    out = sys.stdout
-    log = Home.from_environment().path / "ray-messages.log"
-    with log.open("a") as ray_messages, redirect_stdout(ray_messages):
+    with stdout_without_ray() as out:
         if as_json:
             yield JsonLines(out)
         elif out.isatty():
@@ -66,10 +64,17 @@ def renderer(as_json: bool) -> Iterator[Renderer]:
 @contextmanager
 def renderer_console() -> Iterator[Console]:
     """Yield a console on stdout for verbs without views; the messages of Ray go to a file, as in `renderer`."""
+    with stdout_without_ray() as out:
+        yield Console(file=out)
+
+
+@contextmanager
+def stdout_without_ray() -> Iterator[TextIO]:
+    """Yield stdout, and redirect what others print there, such as Ray, to a file."""
     out = sys.stdout
     log = Home.from_environment().path / "ray-messages.log"
-    with log.open("a") as ray_messages, redirect_stdout(ray_messages):
-        yield Console(file=out)
+    with log.open("a") as messages, redirect_stdout(messages):
+        yield out
 
 
 class JsonLines:

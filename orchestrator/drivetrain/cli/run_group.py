@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from drivetrain.cli.help import RUN
-from drivetrain.cli.options import Address, Job, Json, Recipe, Run, Server, Set
+from drivetrain.cli.options import Address, Job, Json, Recipe, Run, Server, Set, SharedServer
 
 
 def add_to(app: typer.Typer) -> None:
@@ -34,7 +34,7 @@ def submit(
     ] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Follow the run until it has ended.")] = False,
     json: Json = False,
-    server: Server = None,
+    server: SharedServer = None,
 ) -> None:
     """Send a job to a server, which queues and runs it."""
     from drivetrain.cli.remote import submit as send

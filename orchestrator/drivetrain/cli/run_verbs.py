@@ -19,7 +19,7 @@ from drivetrain.api.runs import RunSummary
 from drivetrain.cli.errors import TIMED_OUT, errors, exit_as
 from drivetrain.cli.paging import first
 from drivetrain.cli.place import runs_of, show_place
-from drivetrain.cli.render import renderer
+from drivetrain.cli.render import renderer, stdout_without_ray
 from drivetrain.cli.tables import Column, phase_cell, print_table
 from drivetrain.cli.words import age
 
@@ -90,7 +90,8 @@ def wait(server: str | None, run: str, timeout_s: float | None, as_json: bool) -
 def cancel(server: str | None, run: str, as_json: bool, address: str | None) -> None:
     """`drivetrain cancel`."""
     with runs_of(server, address) as runs:
-        found = runs.cancel(run)
+        with stdout_without_ray():
+            found = runs.cancel(run)
         show_place(runs, as_json)
         _show([found], as_json)
 
