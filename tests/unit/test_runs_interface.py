@@ -139,6 +139,13 @@ def test_a_run_that_does_not_exist(home: Home, runs: Runs, tmp_path: Path) -> No
         runs.status("x")
 
 
+def test_an_id_is_no_part_of_a_url(home: Home, runs: Runs) -> None:
+    make_run(home, "toy-1")
+    for name in ("toy-1?x=1", "toy-1#x", "toy 1"):
+        with pytest.raises(NotFoundError, match=r"no run 'toy"):
+            runs.status(name)
+
+
 def test_a_prefix_of_several_runs_is_wrong_input(home: Home, runs: Runs) -> None:
     for name in ("toy-1", "toy-2"):
         make_run(home, name)

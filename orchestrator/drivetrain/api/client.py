@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 from drivetrain_pipelines.errors import DrivetrainError, InputError
@@ -101,7 +102,7 @@ class Client(Runs):
 
     def status(self, run_id: str) -> RunInfo:
         """See `Runs.status`."""
-        return RunInfo.from_json(self._json("GET", f"/runs/{run_id}"))
+        return RunInfo.from_json(self._json("GET", _path(run_id)))
 
     def watch(self, run_id: str) -> Iterator[RunView]:
         """See `Runs.watch`."""
@@ -118,7 +119,7 @@ class Client(Runs):
         """See `Runs.logs`."""
         wanted: JsonObject = {"follow": follow} | ({} if rank is None else {"rank": rank})
         try:
-            with self._http.stream("GET", f"/runs/{run_id}/logs", params=wanted, timeout=None) as response:
+            with self._http.stream("GET", _path(run_id, "/logs"), params=wanted, timeout=None) as response:
                 if response.is_error:
                     response.read()
                     raise self._error(response)
@@ -128,33 +129,33 @@ class Client(Runs):
 
     def cancel(self, run_id: str) -> RunInfo:
         """See `Runs.cancel`."""
-        return RunInfo.from_json(self._json("POST", f"/runs/{run_id}/cancel"))
+        return RunInfo.from_json(self._json("POST", _path(run_id, "/cancel")))
 
     def resume(self, run_id: str) -> RunInfo:
         """See `Runs.resume`."""
-        return RunInfo.from_json(self._json("POST", f"/runs/{run_id}/resume"))
+        return RunInfo.from_json(self._json("POST", _path(run_id, "/resume")))
 
     def retry(self, run_id: str) -> RunInfo:
         """See `Runs.retry`."""
-        return RunInfo.from_json(self._json("POST", f"/runs/{run_id}/retry"))
+        return RunInfo.from_json(self._json("POST", _path(run_id, "/retry")))
 
     def sync(self, run_id: str, timeout_s: float = 600.0) -> None:
         """See `Runs.sync`."""
         wanted = {"timeout_s": timeout_s}
-        self._json("POST", f"/runs/{run_id}/sync", params=wanted, timeout=timeout_s + _ANSWER_S)
+        self._json("POST", _path(run_id, "/sync"), params=wanted, timeout=timeout_s + _ANSWER_S)
 
     def report(self, run_id: str, to: Path | None = None) -> Path:
         """See `Runs.report`."""
-        page = self._request("GET", f"/runs/{run_id}/report", timeout=_WORK_S).text
+        page = self._request("GET", _path(run_id, "/report"), timeout=_WORK_S).text
         to = to or Path(f"{run_id}-report.html")
         to.write_text(page, "utf-8")
         return to
 
     def diff(self, first: str, second: str, picture: Path | None = None) -> Comparison:
         """See `Runs.diff`."""
-        found = self._json("GET", f"/runs/{first}/diff/{second}", timeout=_WORK_S)
+        found = self._json("GET", _path(first, f"/diff/{_quoted(second)}"), timeout=_WORK_S)
         if picture:
-            drawn = self._request("GET", f"/runs/{first}/diff/{second}/losses.png", timeout=_WORK_S)
+            drawn = self._request("GET", _path(first, f"/diff/{_quoted(second)}/losses.png"), timeout=_WORK_S)
             picture.write_bytes(drawn.content)
         return Comparison.from_json(found)
 
@@ -173,7 +174,7 @@ class Client(Runs):
         check_size(sent)
         body = {"inputs": [each.to_json() for each in sent], "seed": seed}
         body |= {"max_tokens": max_tokens, "temperature": temperature}
-        return self._json("POST", f"/runs/{run_id}/predict", json=body, timeout=_WORK_S)  # type: ignore[no-any-return]
+        return self._json("POST", _path(run_id, "/predict"), json=body, timeout=_WORK_S)  # type: ignore[no-any-return]
 
     def queue(self) -> Sequence[JsonObject]:
         """Return the queued runs, the next first, each with what it waits for."""
@@ -189,7 +190,7 @@ class Client(Runs):
 
     def _view(self, run_id: str, version: int, timeout_s: float) -> RunView:
         wanted = {"known_version": version, "timeout_s": timeout_s}
-        return RunView.from_json(self._json("GET", f"/runs/{run_id}/view", params=wanted))
+        return RunView.from_json(self._json("GET", _path(run_id, "/view"), params=wanted))
 
     def _wait_for_news(self, run_id: str, version: int, timeout_s: float | None) -> tuple[int, bool]:
         view = self._view(run_id, version, _POLL_S if timeout_s is None else min(_POLL_S, timeout_s))
@@ -235,6 +236,14 @@ class Client(Runs):
             return InputError(**body["input"])
         detail = body.get("detail", response.text)
         return ServerError(response.status_code, detail if isinstance(detail, str) else str(detail))
+
+
+def _path(run_id: str, rest: str = "") -> str:
+    return f"/runs/{_quoted(run_id)}{rest}"
+
+
+def _quoted(run_id: str) -> str:
+    return quote(run_id, safe="")
 
 
 def _is_over(view: RunView) -> bool:
