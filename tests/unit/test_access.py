@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sqlite3
 from pathlib import Path
 
@@ -139,7 +140,7 @@ def test_what_is_sent_in_chunks_is_bounded_too() -> None:
         return PlainTextResponse(str(len(await request.body())))
 
     app = Starlette(routes=[Route("/", takes_all, methods=["PUT"])])
-    app.add_middleware(Limits, large="/", max_bytes=1000, rate=RateLimitItemPerSecond(100))
+    app.add_middleware(Limits, large={re.compile("/"): 1000}, rate=RateLimitItemPerSecond(100))
     with TestClient(app) as client:
         assert client.put("/", content=iter([b"x" * 400, b"x" * 400])).text == "800"
         assert client.put("/", content=iter([b"x" * 400] * 3)).status_code == 413

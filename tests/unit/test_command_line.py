@@ -22,6 +22,7 @@ from drivetrain.cli.tables import Column, phase_cell, print_table
 from drivetrain.cli.words import age, plural
 from drivetrain.errors import DrivetrainError, InputError, NotFoundError
 from drivetrain.home import Home
+from drivetrain.job.loading import _Loader
 from drivetrain.job.recipes import recipes
 from drivetrain_workers.protocol.reasons import Reason
 from rich.console import Console
@@ -89,7 +90,7 @@ def test_each_command_has_one_whole_line(words: tuple[str, ...], monkeypatch: py
             assert len(line) <= 80
             assert line.endswith("."), line
             assert not line.endswith(".."), line
-            assert said[said.index(line) + 1][:3] != "   ", "it is wrapped"
+            assert not [wrapped for wrapped in said[said.index(line) + 1 :][:1] if wrapped.startswith("   ")]
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
@@ -184,7 +185,7 @@ def test_the_place_that_answers_is_named_beside_the_answer(home: Home, monkeypat
         shown = invoke(*words)
         assert shown.stderr.replace("\n", "") == place.replace("\n", ""), words
         assert shown.stdout
-        if words[0] != "diff":
+        if words[0] not in ("diff", "report"):  # diff prints lists, too, and both draw, which takes time
             as_json = invoke(*words, "--json")
             assert as_json.stderr == ""
             assert all(isinstance(json.loads(line), dict) for line in as_json.stdout.splitlines())
@@ -245,9 +246,8 @@ def test_the_schema_of_the_job_file(tmp_path: Path) -> None:
     jsonschema.Draft202012Validator.check_schema(schema)
     validator = jsonschema.Draft202012Validator(schema)
     for recipe in recipes():
-        job = yaml.safe_load((recipe.folder / "job.yaml").read_text())
-        problems = [error for error in validator.iter_errors(job) if "is not of type 'number'" not in error.message]
-        assert problems == [], recipe.name  # YAML 1.1 reads 3e-4 as text; the job file's loader does not
+        job = yaml.load((recipe.folder / "job.yaml").read_text(), _Loader)
+        assert list(validator.iter_errors(job)) == [], recipe.name
     assert list(validator.iter_errors({"name": "x", "unknown": 1}))
     said = invoke("schema", "--to", str(tmp_path / "job.json")).stdout
     assert said == f"# yaml-language-server: $schema={tmp_path / 'job.json'}\n"

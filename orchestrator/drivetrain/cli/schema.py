@@ -11,11 +11,15 @@ from drivetrain_pipelines.storage.checksums import JsonObject
 from drivetrain.cli.errors import errors
 from drivetrain.job.spec import JobSpec
 
+_DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
 
 def job_schema() -> JsonObject:
     """Return the JSON Schema of the job file."""
-    dialect = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Drivetrain job file"}
-    return {**dialect, **{key: value for key, value in JobSpec.model_json_schema().items() if key != "title"}}
+    schema = JobSpec.model_json_schema()
+    keep = schema["$defs"]["CheckpointSpec"]["properties"]["keep"]
+    keep["anyOf"] = [{"type": "integer", "minimum": 1}, {"$ref": keep.pop("$ref")}]  # its validator accepts a number
+    return {**schema, "$schema": _DIALECT, "title": "Drivetrain job file"}
 
 
 def print_schema(target: str | None) -> None:

@@ -270,7 +270,7 @@ def last_changes(store: RunStore, run_ids: Sequence[str]) -> dict[str, float]:
     """Return when the phase of each run changed last; a run whose phase has never changed is left out."""
     newest = select(Transition.run_id, func.max(Transition.time)).where(Transition.run_id.in_(run_ids))
     with Session(store._reading) as session:
-        return dict(session.execute(newest.group_by(Transition.run_id)).tuples().all())
+        return {row[0]: row[1] for row in session.execute(newest.group_by(Transition.run_id))}
 
 
 def _where(query: Select[Any], **values: Any) -> Select[Any]:
