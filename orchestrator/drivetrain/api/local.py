@@ -181,12 +181,12 @@ class LocalRuns(Runs):
         self._session = None
         self._stack.close()
 
-    def record(self, run_id: str) -> RunRecord:
-        """Return the stored record of a run. Raises NotFoundError and InputError, see `Runs`."""
+    def record(self, run_id: str, fix: str = NAME_A_SERVER) -> RunRecord:
+        """Return the stored record of a run. Raises NotFoundError, with ``fix``, and InputError; see `Runs`."""
         try:
             return self._store.get(run_id)
         except NotFoundError as error:
-            raise NotFoundError(error.kind, error.name, error.known, str(self._home.path), NAME_A_SERVER) from None
+            raise NotFoundError(error.kind, error.name, error.known, str(self._home.path), fix) from None
 
     @cached_property
     def _store(self) -> RunStore:

@@ -19,6 +19,7 @@ from drivetrain.api import runs
 from drivetrain.api.local import LocalRuns
 from drivetrain.api.predictions import begun
 from drivetrain.cli.errors import FAILED, errors, exit_as
+from drivetrain.cli.place import ONLY_LOCAL
 from drivetrain.cli.render import renderer
 from drivetrain.cli.tables import FAILED as RED
 from drivetrain.cli.tables import OK, Cell, Column, print_table
@@ -114,4 +115,4 @@ def _upload(folder: RunFolder) -> None:
 def _begun(run_id: str) -> tuple[RunFolder, str]:
     """Return folder and dataset of a local run that has begun to train."""
     with LocalRuns() as local:
-        return begun(Home.from_environment(), local.record(run_id))
+        return begun(Home.from_environment(), local.record(run_id, ONLY_LOCAL))

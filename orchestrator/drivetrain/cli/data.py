@@ -10,7 +10,9 @@ from drivetrain_pipelines.stream.dataset import Dataset
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from drivetrain.api import datasets
+from drivetrain.api.local import LocalRuns
 from drivetrain.cli.errors import FAILED, errors
+from drivetrain.cli.place import ONLY_LOCAL
 from drivetrain.cli.render import renderer_console
 from drivetrain.cli.tables import Column, print_table
 from drivetrain.cli.words import plural
@@ -123,6 +125,8 @@ def collect_garbage(yes: bool, as_json: bool) -> None:
 def audit_run(run_id: str, as_json: bool) -> None:
     """`drivetrain audit`."""
     with errors():
+        with LocalRuns() as local:
+            run_id = local.record(run_id, ONLY_LOCAL).id
         found = datasets.audit_run(run_id)
         if as_json:
             print(json.dumps(asdict(found)))

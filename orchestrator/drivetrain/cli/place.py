@@ -13,6 +13,8 @@ from drivetrain.api.interface import Runs
 from drivetrain.api.local import connect
 from drivetrain.cli.errors import errors
 
+ONLY_LOCAL = "This verb works on runs of this machine."
+
 
 @contextmanager
 def runs_of(server: str | None, address: str | None = None) -> Iterator[Runs]:
