@@ -1,6 +1,7 @@
 # `make run` and `make test` need nothing but Python 3.11+ and make; everything else they install into .venv.
 PYTHON ?= python3
 BIN := .venv/bin
+UV := $(shell command -v uv)
 JOB ?= language-model
 PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadfile --durations 10
 # PostgreSQL, Prometheus and Slurm as Debian has them, and what makes hosts out of namespaces (which takes root, too).
@@ -15,13 +16,13 @@ GPU_PACKAGES := torch triton $(filter-out nvidia-ml-py,$(shell sed -n 's/^\(nvid
 run: .venv/installed
 	$(BIN)/drivetrain run $(JOB)
 
-check: .venv/installed
+check: .venv/installed .venv-sbom/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	@mkdir -p build
-	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-file build/sbom.json $(BIN)/python
+	.venv-sbom/bin/cyclonedx-py environment --pyproject pyproject.toml --output-file build/sbom.json $(BIN)/python
 	$(BIN)/hadolint infra/containers/Dockerfile
 	git ls-files '*.sh' '*.sbatch' .ci/run | xargs $(BIN)/shellcheck
 
@@ -60,9 +61,17 @@ bench-throughput bench-recovery bench-data bench-storage bench-checkpoint bench-
 	$(BIN)/python -m tests.benchmarks.$*
 
 .venv/installed: pyproject.toml constraints.txt
-	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Drivetrain needs Python 3.11 or newer')"
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Drivetrain needs Python 3.11 or newer')"
+	@echo "Installing Drivetrain, its training packages (torch, DeepSpeed, Ray, MLflow) and its test tools into .venv:"
+	@echo "about 1 GB to download, 3 GB on disk."
+	$(if $(UV),$(UV) venv --quiet --clear --seed --python $(PYTHON) .venv,$(PYTHON) -m venv .venv)
+	$(if $(UV),$(UV) pip install --python .venv,$(BIN)/pip install) --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+# In an environment of its own: it brings rfc3987-syntax, which every import of Ray would load, for a second.
+.venv-sbom/installed: constraints.txt
+	$(PYTHON) -m venv .venv-sbom
+	.venv-sbom/bin/pip install --quiet --constraint constraints.txt cyclonedx-bom
 	touch $@
 
 # MosaicML Streaming wants an older numpy than we do, and clients of four clouds that nothing here calls.
@@ -74,4 +83,4 @@ bench-throughput bench-recovery bench-data bench-storage bench-checkpoint bench-
 	touch $@
 
 clean:
-	rm -rf .venv .venv-mosaicml build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-mosaicml .venv-sbom build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

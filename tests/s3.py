@@ -1,4 +1,4 @@
-"""A real S3 server (SeaweedFS) on loopback, and a proxy before it that misbehaves as object storage does."""
+"""A real S3 server (SeaweedFS) on loopback, and a proxy in front of it that injects faults of object storage."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ KEYS = {"AWS_ACCESS_KEY_ID": _KEY, "AWS_SECRET_ACCESS_KEY": _SECRET, "AWS_DEFAUL
 
 @dataclass
 class Faults:
-    """Share of the GETs that go wrong, by how, and of the PUTs (``refused``); ``down`` refuses everything."""
+    """Shares of GETs that fail, by kind of fault, and of PUTs (``refused``); ``down`` refuses all requests."""
 
     slow_down: float = 0.0
     internal_error: float = 0.0
@@ -48,8 +48,8 @@ class S3:
 
     Attributes:
         url: ``s3://`` URL of an empty bucket.
-        direct: how to reach the server itself.
-        storage: how to reach it through the proxy.
+        direct: access to the server itself.
+        storage: access through the proxy.
     """
 
     url: str
@@ -60,7 +60,7 @@ class S3:
 
 @contextmanager
 def s3_server(folder: Path) -> Iterator[S3]:
-    """Start server and proxy; both end with the block."""
+    """Start server and proxy; both end with the context."""
     ports = _free_ports(9)
     (folder / "s3.json").write_text(json.dumps(_IDENTITIES))
     names = ("master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port", "filer.port.grpc")
@@ -81,7 +81,7 @@ def s3_server(folder: Path) -> Iterator[S3]:
         yield S3(f"s3://{bucket}", direct, StorageSpec(endpoint_url=f"http://127.0.0.1:{ports[8]}"), faults)
     finally:
         proxy.stop()
-        server.kill()  # asked kindly it takes half a minute
+        server.kill()  # a regular shutdown takes half a minute
         server.wait()
         log.close()
         for name, value in before.items():
@@ -109,7 +109,7 @@ def _make_bucket(storage: StorageSpec, name: str, server: subprocess.Popen[bytes
     while True:
         try:
             s3fs.S3FileSystem(endpoint_url=storage.endpoint_url, skip_instance_cache=True).mkdir(name)
-        except Exception:  # not up yet, in whatever way it says so
+        except Exception:  # any error before it is ready
             if server.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError((folder / "weed.log").read_text()[-3000:]) from None
             time.sleep(0.3)
@@ -118,7 +118,7 @@ def _make_bucket(storage: StorageSpec, name: str, server: subprocess.Popen[bytes
 
 
 class _Proxy:
-    """Passes requests on, signatures and all, except where a fault is due."""
+    """Forwards requests with their signatures, except when a fault is due."""
 
     def __init__(self, upstream: str, port: int, faults: Faults) -> None:
         self._upstream, self._port, self._faults = upstream, port, faults
@@ -169,7 +169,7 @@ class _Proxy:
             return _error(500, "InternalError")
         if fault == "slow_first_byte":
             await asyncio.sleep(1.5)
-        # The signature covers the host that the client spoke to, so it is passed on.
+        # The signature covers the host that the client used, so the header is forwarded.
         url = self._upstream + request.raw_path
         body = await request.read()
         async with self._session.request(request.method, url, data=body, headers=request.headers) as answer:
@@ -180,15 +180,15 @@ class _Proxy:
             if fault == "flipped" and content:
                 content[self._draw.randrange(len(content))] ^= 1 << self._draw.randrange(8)
             if fault in ("cut", "truncated") and content:
-                return await self._break_off(request, answer.status, headers, content, said=fault == "cut")
+                return await self._break_response(request, answer.status, headers, content, announced=fault == "cut")
             return web.Response(status=answer.status, headers=headers, body=bytes(content))
 
-    async def _break_off(
-        self, request: web.Request, status: int, headers: dict[str, str], content: bytearray, said: bool
+    async def _break_response(
+        self, request: web.Request, status: int, headers: dict[str, str], content: bytearray, announced: bool
     ) -> web.StreamResponse:
-        """Half of the body: the connection breaks before the promised end, or the end is promised too early."""
+        """Send half of the body: break the connection before the announced end, or announce an earlier end."""
         half = bytes(content[: len(content) // 2])
-        if not said:
+        if not announced:
             return web.Response(status=status, headers=headers, body=half)
         response = web.StreamResponse(status=status, headers={**headers, "Content-Length": str(len(content))})
         await response.prepare(request)

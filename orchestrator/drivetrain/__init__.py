@@ -10,7 +10,7 @@
 
 errors: the errors that a caller can meet.
 home: the folder of Drivetrain's files on this machine, and the names in it.
-private_files: files that hold secrets, readable by their owner only.
+private_files: files with secrets, readable only by their owner.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class DrivetrainError(Exception):
-    """Anything that Drivetrain itself reports."""
+    """Base class of all errors that Drivetrain reports."""
 
 
 class InputError(DrivetrainError):
@@ -41,7 +41,7 @@ class PrepareError(DrivetrainError):
     """The raw data could not be turned into a dataset.
 
     Attributes:
-        problem: with it.
+        problem: what is wrong.
         fix: what to change in the job.
     """
 
@@ -54,7 +54,7 @@ class PrepareError(DrivetrainError):
 
 
 class FetchError(DrivetrainError):
-    """A remote file could not be had, however often it was tried."""
+    """A remote file could not be fetched within the retry deadline."""
 
     def __init__(self, url: str, block: int, problem: str) -> None:
         super().__init__(url, block, problem)
@@ -65,7 +65,7 @@ class FetchError(DrivetrainError):
 
 
 class WrongBytesError(FetchError):
-    """Storage has other bytes than were written, or none: trying longer, or later, does not help."""
+    """Storage holds other bytes than were written, or none. Another attempt does not help."""
 
 
 class TransformError(DrivetrainError):
@@ -76,7 +76,7 @@ class TransformError(DrivetrainError):
 
 
 class TransformersLostError(DrivetrainError):
-    """No actor that applies the online transform could be reached for too long."""
+    """No actor that applies the online transform could be reached within the timeout."""
 
     def __init__(self, problem: str) -> None:
         super().__init__(problem)

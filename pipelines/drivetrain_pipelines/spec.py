@@ -17,7 +17,7 @@ Format = Literal[
 
 
 class Spec(BaseModel):
-    """Base of every section: unknown keys and wrong types are errors, values are immutable."""
+    """Base of every section. Unknown keys and wrong types are errors, values are immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=True)
 
@@ -27,7 +27,7 @@ class TokenizerSpec(Spec):
 
     vocab_size: int = Field(4096, ge=258, le=1 << 20)
     file: str | None = Field(None, description="a Hugging Face tokenizer.json, or member of a package, to load instead")
-    special_tokens: list[str] = Field([], description="of one that is trained; their ids are 1, 2, ... in this order")
+    special_tokens: list[str] = Field([], description="only when training; their ids are 1, 2, ... in this order")
 
 
 class ImageSpec(Spec):
@@ -50,14 +50,14 @@ class AudioSpec(Spec):
 
 
 class MixtureSpec(Spec):
-    """One of several sources, and how much of the stream it is."""
+    """One of several sources, and its share of the stream."""
 
     source: str
     weight: float = Field(1.0, gt=0)
 
 
 class StorageSpec(Spec):
-    """How to reach object storage. Keys are never in a job file: they come from the profile or the environment."""
+    """Access to object storage. Credentials are never in a job file: they come from the profile or the environment."""
 
     endpoint_url: str | None = Field(None, description="of an S3 server other than AWS")
     profile: str | None = Field(None, description="profile of the shared AWS configuration on every node")
@@ -65,30 +65,30 @@ class StorageSpec(Spec):
 
 
 class OnlineSpec(Spec):
-    """A transform that runs on CPU actors while the run trains: augmentation, decoding.
+    """A transform that runs on CPU actors during training: augmentation, decoding.
 
-    ``transform(sample, random)`` gets a sample as a dict of arrays and returns one; ``random`` is a numpy Generator
+    ``transform(sample, random)`` takes a sample as a dict of arrays and returns one; ``random`` is a numpy Generator
     that depends on the job's seed and the sample's position in the stream, or None when the model is evaluated.
     """
 
     transform: FunctionPath
-    actors: int = Field(2, ge=1, le=1024, description="of one CPU each, where the cluster has them to spare")
+    actors: int = Field(2, ge=1, le=1024, description="one CPU each, if the cluster has idle CPUs")
 
 
 class DataSpec(Spec):
-    """What a run trains on."""
+    """The data that a run trains on."""
 
     name: Name = "dataset"
     source: str | list[MixtureSpec] = Field(description="file, folder, glob, fsspec URL, pypi://..., or a mixture")
     eval_source: str | None = Field(None, description="held-out data; without it eval_fraction is split off")
     eval_fraction: float = Field(0.02, gt=0, lt=1)
-    split_by: str | None = Field(None, description="column; what has the same value in it is not divided")
-    train_fraction: float = Field(1.0, gt=0, le=1, description="of the training samples; for scaling curves")
-    format: Format = Field("auto", description="auto goes by the names of the files")
+    split_by: str | None = Field(None, description="column; rows with the same value get the same split")
+    train_fraction: float = Field(1.0, gt=0, le=1, description="fraction of the training samples; for scaling curves")
+    format: Format = Field("auto", description="auto: by the names of the files")
     reader: FunctionPath | None = Field(None, description="path -> records, for files of any other format")
     on_error: Literal["fail", "skip"] = Field("fail", description="on a bad row or a file that cannot be decoded")
     transform: FunctionPath | None = Field(None, description="str -> str for text; dict -> dict, list or None else")
-    files: dict[str, str] = Field({}, description="given to reader and transform, by name: a source for each")
+    files: dict[str, str] = Field({}, description="passed to reader and transform, by name: a source for each")
     chunk_bytes: int = Field(32 << 20, ge=1 << 10, description="raw data per preparation task, and so per shard")
 
     tokenizer: TokenizerSpec = TokenizerSpec()
@@ -100,7 +100,7 @@ class DataSpec(Spec):
 
     image: ImageSpec | None = None
     audio: AudioSpec | None = None
-    columns: list[str] | None = Field(None, description="take these columns of numbers as they are, beside the others")
+    columns: list[str] | None = Field(None, description="take these columns of numbers unchanged")
     label_column: str = "label"
     classes: list[str] | None = Field(None, description="names of the labels 0, 1, ..., where no folders name them")
 
@@ -109,12 +109,12 @@ class DataSpec(Spec):
     location: str | None = Field(None, description="folder or URL for prepared datasets; DRIVETRAIN_HOME by default")
     storage: StorageSpec = StorageSpec()
     cache_bytes: int = Field(64 << 30, ge=1 << 20, description="per node, for shards of a remote location")
-    lanes: int = Field(32, ge=1, le=4096, description="stretches of the data that are read side by side")
+    lanes: int = Field(32, ge=1, le=4096, description="ranges of the data that are read in parallel")
     shuffle_window: int = Field(1 << 14, ge=1, le=1 << 24, description="samples of a lane that are shuffled together")
 
     @property
     def kind(self) -> Literal["tokens", "image", "audio", "columns"]:
-        """What samples are made."""
+        """Kind of the samples."""
         if self.image:
             return "image"
         if self.audio:
@@ -123,10 +123,10 @@ class DataSpec(Spec):
 
     @property
     def file_format(self) -> str:
-        """Of the sources' files; ``any`` where the job has its own reader."""
+        """Format of the sources' files; ``any`` where the job has its own reader."""
         return "any" if self.reader else self.format
 
     @property
     def mixture(self) -> list[MixtureSpec]:
-        """The sources, one or more."""
+        """Sources with their weights, one or more."""
         return [MixtureSpec(source=self.source)] if isinstance(self.source, str) else self.source

@@ -1,13 +1,19 @@
-"""Finding functions that a job file names as ``package.module:function``."""
+"""The code that this environment can import: functions that a job file names, and the training packages."""
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sys
 from collections.abc import Callable
 from typing import Any
 
 from drivetrain_pipelines.errors import InputError
+
+
+def training_is_installed() -> bool:
+    """Return whether the packages of ``drivetrain[train]`` are installed here, or only the client."""
+    return importlib.util.find_spec("torch") is not None
 
 
 def load_function(path: str, folder: str, key: str) -> Callable[..., Any]:
@@ -24,7 +30,7 @@ def load_function(path: str, folder: str, key: str) -> Callable[..., Any]:
     module_name, _, function_name = path.partition(":")
     if folder not in sys.path:
         sys.path.insert(0, folder)
-    importlib.invalidate_caches()  # the code may have been written since Python last looked into the folder
+    importlib.invalidate_caches()  # the code may have been written since Python last read the folder
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:

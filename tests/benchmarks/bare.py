@@ -1,4 +1,4 @@
-"""The peer: what a user would write without Drivetrain. Started by torchrun; tokens are preloaded tensors."""
+"""The peer: a plain DeepSpeed script without Drivetrain, started by torchrun, with preloaded tensors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from drivetrain_workers.recipes.language_model.model import gpt
 
 
 def main(arguments_json: str) -> None:
-    """Train for some steps and write the time of each to a file."""
+    """Train for some steps and write the times of the steps to a file."""
     arguments = json.loads(arguments_json)
     torch.set_num_threads(1)
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""How long training steps wait for a checkpoint: ours beside DeepSpeed's own synchronous save, same engine, in turn."""
+"""Wait time of training steps for a checkpoint: Drivetrain and DeepSpeed's synchronous save of the same engine."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _VOCABULARY, _LENGTH, _ROWS = 20_000, 64, 2
 
 
 def rank_main(rank: int, folder: Path) -> None:
-    """Both kinds of save, one after the other, after a step each."""
+    """Save in both ways, alternating, after a step each."""
     import numpy as np
     import torch.distributed as dist
     from drivetrain_workers.checkpoints.save import CheckpointWriter, SavePoint
@@ -56,14 +56,14 @@ def rank_main(rank: int, folder: Path) -> None:
         return time.perf_counter() - began
 
     engine.before_update = before_update
-    ours, theirs, beside, ordinary = [], [], [], []
+    ours, theirs, overlapped, ordinary = [], [], [], []
     for number in range(_ROUNDS + 1):
         step()
         ordinary.append(step())
         waited, began = 0.0, time.perf_counter()
         writer.save(engine.deepspeed, SavePoint(number + 1, 0))
         waited += time.perf_counter() - began
-        beside.append(step())
+        overlapped.append(step())
         ours.append(waited)
         writer.wait()
         step()
@@ -75,18 +75,18 @@ def rank_main(rank: int, folder: Path) -> None:
         figures = {
             "parameters": sum(p.numel() for p in model.parameters()),
             "bytes_a_rank": saved[-1].bytes,
-            "stall_s": ours[1:],  # the first makes the buffer
+            "stall_s": ours[1:],  # the first one allocates the buffer
             "first_stall_s": ours[0],
             "write_s": [one.write_s for one in saved[1:]],
             "native_s": theirs[1:],
             "step_s": ordinary[1:],
-            "step_beside_s": beside[1:],
+            "step_overlapped_s": overlapped[1:],
         }
         (folder / "figures.json").write_text(json.dumps(figures))
 
 
 def main() -> None:
-    """Run the ranks; print how long steps waited."""
+    """Run the ranks; print the wait times of steps."""
     os.environ |= {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
     folder = Path(tempfile.mkdtemp(prefix="drivetrain-bench-"))
     spawn = multiprocessing.get_context("spawn")
@@ -106,14 +106,14 @@ def main() -> None:
     rows = [
         ["DeepSpeed's save_checkpoint", f"{statistics.median(figures['native_s']):.3f}", "1.000"],
         ["Drivetrain: the step waits", f"{statistics.median(figures['stall_s']):.3f}", f"{ratio:.3f}"],
-        ["  the first time, when the buffer is made", f"{figures['first_stall_s']:.3f}", ""],
+        ["  the first time, when the buffer is allocated", f"{figures['first_stall_s']:.3f}", ""],
         ["a step", f"{statistics.median(figures['step_s']):.3f}", ""],
         [
-            "  the one that shares the cores with copy and write",
-            f"{statistics.median(figures['step_beside_s']):.3f}",
+            "  a step in parallel with copy and write",
+            f"{statistics.median(figures['step_overlapped_s']):.3f}",
             "",
         ],
-        ["  written, synced and committed behind it", f"{statistics.median(figures['write_s']):.3f}", ""],
+        ["  written, synced and committed in the background", f"{statistics.median(figures['write_s']):.3f}", ""],
     ]
     report("checkpoint", [size, "median s", "ratio"], rows, {**figures, "median_ratio": ratio})
 

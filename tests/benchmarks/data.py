@@ -1,6 +1,6 @@
-"""Shuffled batches delivered per CPU second: Drivetrain and its peers beside a raw numpy gather from the same bytes.
+"""Shuffled batches per CPU second: Drivetrain and its peers, compared with a raw numpy gather of the same bytes.
 
-And the time that it takes to begin in the middle of a very large dataset.
+Also measures the time to start in the middle of a very large dataset.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ _ROUNDS, _SECONDS = 5, 3.0
 _SAMPLES, _TOKENS, _SHARD_ROWS = 131_072, 1024, 16_384  # 512 MiB in shards of 64 MiB
 _IMAGES, _IMAGE_SHARD_ROWS, _SMALLEST, _LARGEST = 50_000, 5000, 4_900, 14_700  # sizes as of small JPEGs, 9.8 KB
 _COLUMNS = {"tokens": "tokens", "images": "image"}  # of each data set
-_SEEK_SHARDS, _SEEK_ROWS = 20_000, 50_000  # a thousand million samples
+_SEEK_SHARDS, _SEEK_ROWS = 20_000, 50_000  # a billion samples
 _MOSAICML = Path(__file__).parents[2] / ".venv-mosaicml" / "bin" / "python"  # its pins exclude ours
 
 
 def main() -> None:
-    """Alternate all ways, data sets and numbers of consumers."""
+    """Alternate all readers, data sets and numbers of consumers."""
     rates: dict[tuple[str, int, str], list[float]] = {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -83,9 +83,9 @@ def _command(way: str, folder: Path, kind: str) -> list[str]:
 
 
 def _seeks(folder: Path) -> dict[str, float]:
-    """CPU seconds from an opened reader's start to its first batch, at several places of a dataset of 1e9 samples.
+    """Return the CPU seconds from an opened reader's start to its first batch, at several positions of 1e9 samples.
 
-    The 20,000 shards are one file under many numbers; all that differs from real ones is the disk.
+    The 20,000 shards are one file under many numbers; only the disk accesses differ from real shards.
     """
     shard = write(folder, [pa.record_batch({"x": pa.array(np.arange(_SEEK_ROWS))})])[0]
     dataset = Dataset(str(folder))
@@ -116,7 +116,7 @@ def _make_tokens(folder: Path) -> None:
 
 
 def _make_images(folder: Path) -> None:
-    """Random bytes in the sizes of small JPEGs: nothing here decodes them."""
+    """Write random bytes in the sizes of small JPEGs; nothing decodes them."""
     folder.mkdir()
     draw = np.random.default_rng(0)
     offsets = np.concatenate([[0], np.cumsum(draw.integers(_SMALLEST, _LARGEST, _IMAGES))]).astype(np.int64)
@@ -134,7 +134,7 @@ def _make_images(folder: Path) -> None:
 
 
 def write(path: Path, batches: list[pa.RecordBatch]) -> list[Shard]:
-    """A dataset of one shard per batch."""
+    """Write a dataset with one shard per batch."""
     folder, shards = StorageFolder(str(path)), []
     for number, batch in enumerate(batches):
         content = encode_shard(batch)

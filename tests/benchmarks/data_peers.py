@@ -1,8 +1,8 @@
-"""Other ways to stream shuffled samples: each writes the same samples in its own format and reads them as its own
-documentation says for one process without workers.
+"""Other libraries that stream shuffled samples. Each writes the same samples in its own format and reads them as its
+documentation recommends for one process without workers.
 
-A way is a pair of functions, ``write(raw, folder, column)`` and ``read(folder, column)``; what `read` yields is the
-number of samples in each batch. Imports are inside, because no environment needs to hold all of the peers.
+A peer is a pair of functions, ``write(raw, folder, column)`` and ``read(folder, column)``; `read` yields the number of
+samples in each batch. Imports are inside the functions, because no environment has all of the peers.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from typing import Any
 import numpy as np
 
 BATCH = 64
-_SHUFFLED = 1000  # samples, where a way shuffles in a buffer
+_SHUFFLED = 1000  # samples, for shuffle buffers
 _PART_BYTES = 64 << 20
 _SHORT = 16_384  # rows of a part, where parts are counted in rows
 
-Rows = Callable[[int], Any]  # a sample by its number
+Rows = Callable[[int], Any]  # a sample by its index
 
 
 def load(folder: Path, column: str) -> tuple[int, Rows]:
-    """How many samples there are, and how to get one: an int32 array, or bytes."""
+    """Return the number of samples, and a function that returns one: an int32 array, or bytes."""
     values = np.load(folder / "raw.npy", mmap_mode="r")
     if column == "tokens":
         return len(values), lambda number: values[number]
@@ -45,26 +45,26 @@ def _table(raw: Path, column: str) -> Any:
 
 
 def _sizes(column: str, batch: Any) -> int:
-    """Look at what came, so that nobody delivers a promise."""
+    """Return the number of rows, and check that they were delivered."""
     values = batch[column] if isinstance(batch, dict) else batch
     assert len(values[0]) > 0
     return len(values)
 
 
 def _stack(column: str) -> Callable[[list[Any]], Any]:
-    """Samples to a batch: arrays are stacked, bytes stay a list."""
+    """Return a function that combines samples to a batch: arrays are stacked, bytes stay a list."""
     return lambda rows: np.stack([row[column] for row in rows]) if column == "tokens" else [r[column] for r in rows]
 
 
 def write_huggingface(raw: Path, folder: Path, column: str) -> None:
-    """`datasets`: Arrow files on disk."""
+    """Write Arrow files for `datasets`."""
     import datasets
 
     datasets.Dataset(_table(raw, column)).save_to_disk(str(folder))
 
 
 def read_huggingface(folder: Path, column: str) -> Iterator[int]:
-    """Random access by batches of indices, as a DataLoader with ``__getitems__`` does it."""
+    """Read with random access by batches of indices, as a DataLoader with ``__getitems__`` does."""
     import datasets
     from torch.utils.data import DataLoader
 
@@ -76,14 +76,14 @@ def read_huggingface(folder: Path, column: str) -> Iterator[int]:
 
 
 def write_lance(raw: Path, folder: Path, column: str) -> None:
-    """One Lance dataset."""
+    """Write one Lance dataset."""
     import lance
 
     lance.write_dataset(_table(raw, column), str(folder), max_rows_per_file=_SHORT)
 
 
 def read_lance(folder: Path, column: str) -> Iterator[int]:
-    """Its own `LanceDataset` for torch, with its sampler that shuffles batches."""
+    """Read with its own `LanceDataset` for torch and its sampler that shuffles batches."""
     import lance
     from lance.sampler import ShardedBatchSampler
     from lance.torch.data import LanceDataset
@@ -96,7 +96,7 @@ def read_lance(folder: Path, column: str) -> Iterator[int]:
 
 
 def write_webdataset(raw: Path, folder: Path, column: str) -> None:
-    """Tar files with one member a sample."""
+    """Write tar files with one member per sample."""
     count, row = load(raw, column)
     folder.mkdir()
     for first in range(0, count, _SHORT):
@@ -109,7 +109,7 @@ def write_webdataset(raw: Path, folder: Path, column: str) -> None:
 
 
 def read_webdataset(folder: Path, column: str) -> Iterator[int]:
-    """Parts and a buffer are shuffled."""
+    """Read with shuffled parts and a shuffle buffer."""
     import webdataset
 
     decode = (lambda value: np.frombuffer(value, np.int32)) if column == "tokens" else (lambda value: value)
@@ -126,7 +126,7 @@ def read_webdataset(folder: Path, column: str) -> Iterator[int]:
 
 
 def write_litdata(raw: Path, folder: Path, column: str) -> None:
-    """Binary chunks; tokens as the one long row that its `TokensLoader` cuts."""
+    """Write binary chunks; tokens as one long row, which its `TokensLoader` divides."""
     import litdata
     import torch
 
@@ -140,7 +140,7 @@ def write_litdata(raw: Path, folder: Path, column: str) -> None:
 
 
 def read_litdata(folder: Path, column: str) -> Iterator[int]:
-    """Its `StreamingDataset` and `StreamingDataLoader`, shuffled."""
+    """Read with its `StreamingDataset` and `StreamingDataLoader`, shuffled."""
     import litdata
 
     if column == "tokens":
@@ -157,7 +157,7 @@ def read_litdata(folder: Path, column: str) -> Iterator[int]:
 
 
 def write_ray_data(raw: Path, folder: Path, column: str) -> None:
-    """Parquet files, uncompressed."""
+    """Write Parquet files, uncompressed."""
     import pyarrow.parquet as pq
 
     table = _table(raw, column)
@@ -167,7 +167,7 @@ def write_ray_data(raw: Path, folder: Path, column: str) -> None:
 
 
 def read_ray_data(folder: Path, column: str) -> Iterator[int]:
-    """`iter_torch_batches` (for bytes `iter_batches`: torch has none) with files and a buffer shuffled."""
+    """Read with `iter_torch_batches` (for bytes `iter_batches`: torch has none), with shuffled files and a buffer."""
     import ray
 
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
@@ -180,7 +180,7 @@ def read_ray_data(folder: Path, column: str) -> Iterator[int]:
 
 
 def write_mosaicml(raw: Path, folder: Path, column: str) -> None:
-    """MDS shards."""
+    """Write MDS shards."""
     MDSWriter = _streaming().MDSWriter  # noqa: N806  # a class
 
     count, row = load(raw, column)
@@ -191,7 +191,7 @@ def write_mosaicml(raw: Path, folder: Path, column: str) -> None:
 
 
 def read_mosaicml(folder: Path, column: str) -> Iterator[int]:
-    """`StreamingDataset` under a DataLoader, shuffled."""
+    """Read with `StreamingDataset` under a DataLoader, shuffled."""
     from torch.utils.data import DataLoader
 
     dataset = _streaming().StreamingDataset(local=str(folder), batch_size=BATCH, shuffle=True)
@@ -202,8 +202,8 @@ def read_mosaicml(folder: Path, column: str) -> Iterator[int]:
 
 
 def _streaming() -> Any:
-    """MosaicML Streaming. It imports torchvision, which no CPU build of torch can load here, and uses none of it."""
-    import transformers.feature_extraction_utils  # before torchvision seems to be there
+    """Import MosaicML Streaming, with a stub of torchvision, which CPU builds of torch cannot load."""
+    import transformers.feature_extraction_utils  # before torchvision appears to be installed
 
     assert transformers
     for name in ("torchvision", "torchvision.datasets", "torchvision.transforms", "torchvision.transforms.functional"):

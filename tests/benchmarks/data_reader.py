@@ -1,7 +1,7 @@
-"""Delivering shuffled batches: one consumer in a process of its own; prints samples per CPU second.
+"""One consumer of shuffled batches in its own process; prints samples per CPU second.
 
-Run by the data benchmark as ``python -m tests.benchmarks.data_reader WAY FOLDER COLUMN SECONDS``; with ``--write`` the
-way writes its own copy of the samples instead.
+Run by the data benchmark as ``python -m tests.benchmarks.data_reader READER FOLDER COLUMN SECONDS``; with ``--write``
+the reader's library writes its own copy of the samples instead.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _WARM_UP_S = 1.0
 
 
 def raw(folder: Path, column: str) -> Iterator[int]:
-    """The bound: random rows of one memory-mapped array (or slices of one mapped file) copied into a reused buffer."""
+    """Read the bound: random rows of a memory-mapped array (or slices of a mapped file) copied to a reused buffer."""
     draw = np.random.default_rng(0)
     if column == "tokens":
         rows = np.load(folder / "raw.npy", mmap_mode="r")
@@ -48,7 +48,7 @@ def raw(folder: Path, column: str) -> Iterator[int]:
 
 
 def raw_tuned(folder: Path, column: str) -> Iterator[int]:
-    """The same bound with what our own gathers do: rows are touched before they are copied; Arrow takes the bytes."""
+    """Read the bound with the optimizations of our gather: touch rows before the copy; gather bytes with Arrow."""
     draw = np.random.default_rng(0)
     if column == "tokens":
         rows = np.load(folder / "raw.npy", mmap_mode="r")
@@ -68,8 +68,8 @@ def raw_tuned(folder: Path, column: str) -> Iterator[int]:
 
 
 def drivetrain(folder: Path, column: str) -> Iterator[int]:
-    """Our reader: order, look-ahead, gather, hand-over, all included."""
-    from drivetrain_pipelines.stream.dataset import Dataset  # here: peers' environments do not have it
+    """Read with our reader: order, prefetch, gather and hand-over included."""
+    from drivetrain_pipelines.stream.dataset import Dataset  # imported here: environments of peers do not have it
     from drivetrain_pipelines.stream.reader import StreamReader
 
     dataset = Dataset(str(folder / "shards"))
@@ -88,7 +88,7 @@ WAYS: dict[str, Read] = {"raw": raw, "raw, with the tricks of ours": raw_tuned, 
 
 
 def main() -> None:
-    """Deliver for some seconds after a warm-up; CPU time of all threads and child processes counts."""
+    """Read for some seconds after a warm-up; CPU time of all threads and child processes counts."""
     way, folder, column = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
     if sys.argv[4] == "--write":
         PEERS[way][0](folder, folder / way, column)
@@ -106,7 +106,7 @@ def main() -> None:
 
 
 def _cpu_s() -> float:
-    """CPU seconds of this process and of all that it has started."""
+    """Return the CPU seconds of this process and its descendants."""
     seconds = time.process_time()
     for child in psutil.Process().children(recursive=True):
         times = child.cpu_times()

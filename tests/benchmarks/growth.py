@@ -1,7 +1,7 @@
-"""Time and memory of the control plane's bookkeeping, as runs get longer and more: what is bounded stays the same.
+"""Time and memory of the control plane's bookkeeping for longer and more runs: bounded operations stay constant.
 
 Every operation runs in a separate process that was forked from this one, so that its processor time and the growth of
-its peak memory are the operation's. "again" is what a server pays that has asked before, after one more step.
+its peak memory belong to the operation. "again" is the cost of a repeated request, after one more step.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from drivetrain.accounting.statement import RunAccounts, account_of
+from drivetrain.accounting.run_account import RunAccountCache, account_of
 from drivetrain.api.session import Session
 from drivetrain.coordinator.scheduler import Scheduler
 from drivetrain.coordinator.wiring import _build_loop
@@ -28,8 +28,8 @@ from drivetrain.errors import NotFoundError
 from drivetrain.home import Home
 from drivetrain.job.loading import load_job
 from drivetrain.runs.states import (
+    Allocation,
     Ended,
-    Place,
     Placing,
     Preparing,
     Progress,
@@ -53,7 +53,7 @@ from drivetrain.tracking.spool import Spool
 from drivetrain.tracking.totals import Record
 from drivetrain.tracking.tracker import Tracker
 from drivetrain_workers.protocol.reasons import Reason
-from drivetrain_workers.records.step_times import PARTS, TURN
+from drivetrain_workers.records.step_times import ITERATION, PARTS
 from prometheus_client import generate_latest
 from sqlalchemy.orm import Session as Transaction
 
@@ -63,7 +63,7 @@ from tests.benchmarks.report import report
 _STEPS, _RUNS, _RESTARTS = (1_000, 10_000, 100_000), (1_000, 10_000), (100, 1_000)
 _REPEATS = 5
 _UNENDED = 3
-_SPREAD = 0x9E3779  # makes ids as different from one another as random ones
+_SPREAD = 0x9E3779  # makes ids as different as random ones
 _LIVE = "live-0"  # the run that trains, everywhere
 _STEP_S, _NODE_EVERY, _EVAL_EVERY = 0.1, 20, 100
 _SUMMARY = {"released": True, "reason": "completed", "tracked": True, "text": "x" * 2000}  # facts have some size
@@ -71,12 +71,12 @@ _SUMMARY = {"released": True, "reason": "completed", "tracked": True, "text": "x
 
 @dataclass(frozen=True)
 class Row:
-    """What an operation costs.
+    """The cost of an operation.
 
     Attributes:
-        size: of what it is done on, as ``10,000 steps``.
-        seconds: of processor time, the least of several: what else the machine does disturbs that least.
-        bytes: by which the peak memory of a process grows, at most.
+        size: size of its input, such as ``10,000 steps``.
+        seconds: processor time, the minimum of several runs, which is least affected by other load.
+        bytes: growth of a process's peak memory, at most.
     """
 
     operation: str
@@ -86,7 +86,7 @@ class Row:
 
 
 def main() -> None:
-    """Measure all subjects and what ranks read, or the subjects that are named."""
+    """Measure all subjects and reads of ranks, or the named subjects."""
     subjects: dict[str, Callable[[Home], Iterator[Row]]] = {"steps": steps, "runs": runs, "restarts": restarts}
     rows: list[Row] = []
     for name in sys.argv[1:] or subjects:
@@ -115,7 +115,7 @@ def _ratio(row: Row, smallest: dict[str, Row]) -> float:
 
 
 def steps(home: Home) -> Iterator[Row]:
-    """A live run, by the number of its steps."""
+    """Measure a live run, by the number of its steps."""
     for count in _STEPS:
         here = Home(home.path / str(count))
         store, spool = make_long_run(here, count)
@@ -123,7 +123,7 @@ def steps(home: Home) -> Iterator[Row]:
         yield measure("open spool and tracker", size, lambda: open_tracker(here))  # noqa: B023  # it is called at once
         yield measure("adopt a run", size, lambda: adopt(here, store))  # noqa: B023
         yield measure("account of a run", size, lambda: account_of(here, store, _LIVE))  # noqa: B023
-        accounts, scrape = RunAccounts(here, store), metrics_of(here, store)
+        accounts, scrape = RunAccountCache(here, store), metrics_of(here, store)
         accounts.of(_LIVE)
         scrape()
         log_step(spool, count + 1)
@@ -133,7 +133,7 @@ def steps(home: Home) -> Iterator[Row]:
 
 
 def runs(home: Home) -> Iterator[Row]:
-    """A home, by the number of its runs."""
+    """Measure a home, by the number of its runs."""
     for count in _RUNS:
         here = Home(home.path / str(count))
         store = make_many_runs(here, count)
@@ -142,7 +142,7 @@ def runs(home: Home) -> Iterator[Row]:
             "runs that have not ended": store.unended,
             "a run by its id": lambda: store.get(middle.id),  # noqa: B023
             "a run by a prefix": lambda: store.get(middle.id[:-1]),  # noqa: B023
-            "a run that is not there": lambda: missing(store),  # noqa: B023
+            "a missing run": lambda: missing(store),  # noqa: B023
             "first page of runs": store.page,
             "page of runs in the middle": lambda: store.page(50, middle.id),  # noqa: B023
             "page of a user's runs": lambda: store.page(user="user-3"),  # noqa: B023
@@ -155,12 +155,12 @@ def runs(home: Home) -> Iterator[Row]:
 
 
 def restarts(home: Home) -> Iterator[Row]:
-    """A live run, by how often it has failed."""
+    """Measure a live run, by the number of its failures."""
     for count in _RESTARTS:
         here = Home(home.path / str(count))
         store, spool = make_long_run(here, 1000)
         make_history(store, count)
-        accounts = RunAccounts(here, store)
+        accounts = RunAccountCache(here, store)
         accounts.of(_LIVE)
         size = f"{count:,} restarts"
         yield measure("history of a run", size, lambda: store.history(_LIVE))  # noqa: B023
@@ -172,7 +172,7 @@ def restarts(home: Home) -> Iterator[Row]:
 
 
 def open_tracker(home: Home) -> None:
-    """Open what a coordinator opens of a run's logging."""
+    """Open the logging of a run as a coordinator does."""
     tracker = Tracker(Spool(home.run(_LIVE).spool), _nowhere)
     assert tracker.newest_step("train")
     assert tracker.totals.begun
@@ -180,7 +180,7 @@ def open_tracker(home: Home) -> None:
 
 
 def adopt(home: Home, store: RunStore) -> None:
-    """Build all that looks after a run, as a restarted coordinator does; nothing of it is started."""
+    """Build all objects that manage a run, as a restarted coordinator does; none of them is started."""
     spec = load_job("language-model").spec
     request = Request(_LIVE, "user-0", "default", 0, 0.0, 1, 1, 1.0, 0, 1e9, True)
     scheduler = Scheduler(Rules, list, store)
@@ -189,14 +189,16 @@ def adopt(home: Home, store: RunStore) -> None:
 
 
 def metrics_of(home: Home, store: RunStore) -> Callable[[], bytes]:
-    """Return what renders ``/metrics``; the coordinator, which answers from memory, is left out."""
-    parts = Parts(cast("Session", _NoCoordinator()), store, Tokens(home.database_url), home, RunAccounts(home, store))
+    """Return the function that renders ``/metrics``; without the coordinator, which answers from memory."""
+    parts = Parts(
+        cast("Session", _NoCoordinator()), store, Tokens(home.database_url), home, RunAccountCache(home, store)
+    )
     collector = registry(parts)
     return lambda: generate_latest(collector)
 
 
 def missing(store: RunStore) -> None:
-    """Look for a run that is not there."""
+    """Look up a run that does not exist."""
     try:
         store.get("nothing")
     except NotFoundError:
@@ -216,7 +218,7 @@ class _Nowhere:
     identity: dict[str, str] = {}
 
     def ship(self, records: list[Record]) -> None:
-        """Take everything."""
+        """Accept everything."""
 
 
 def _nowhere() -> Destination:
@@ -224,7 +226,7 @@ def _nowhere() -> Destination:
 
 
 def measure(operation: str, size: str, work: Callable[[], Any]) -> Row:
-    """Measure what an operation costs."""
+    """Measure the cost of an operation."""
     found = [_in_a_process(work) for _ in range(_REPEATS)]
     return Row(operation, size, min(seconds for seconds, _ in found), max(grown for _, grown in found))
 
@@ -250,11 +252,11 @@ def _peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-# What there is to measure on ----------------------------------------------------------------------------------------
+# Inputs of the measurements ------------------------------------------------------------------------------------------
 
 
 def make_long_run(home: Home, count: int) -> tuple[RunStore, Spool]:
-    """Make a run that trains, in its second generation, and has done ``count`` steps; all of them were shipped."""
+    """Create a run that trains, in its second generation, after ``count`` steps; all of them were shipped."""
     store, folder, began = _open(home), home.run(_LIVE), time.time() - _STEP_S * count - 100
     folder.code.mkdir(parents=True)
     spec = load_job("language-model").spec
@@ -262,16 +264,16 @@ def make_long_run(home: Home, count: int) -> tuple[RunStore, Spool]:
     folder.job_written.write_text("")
     (folder.path / "code_version").write_text("0")
     store.create(_LIVE, "fingerprint", Queued(), "user-0", gpus_per_worker=0, energy_from="nvml", unigram_entropy=None)
-    place = Place((("node", 1),), began)
+    allocation = Allocation((("node", 1),), began)
     progress = Progress(generation=1, step=count // 2)
     for state in (
         Preparing(),
         Ready("/data"),
-        Placing("/data", place),
-        Starting("/data", place, progress=Progress(generation=1)),
-        Training("/data", place, progress=progress),
-        Starting("/data", place, progress=Progress(generation=2, step=count // 2, restarts=1)),
-        Training("/data", place, progress=Progress(generation=2, step=count, restarts=1)),
+        Placing("/data", allocation),
+        Starting("/data", allocation, progress=Progress(generation=1)),
+        Training("/data", allocation, progress=progress),
+        Starting("/data", allocation, progress=Progress(generation=2, step=count // 2, restarts=1)),
+        Training("/data", allocation, progress=Progress(generation=2, step=count, restarts=1)),
     ):
         store.save(_LIVE, state, "benchmark")
     spool = Spool(folder.spool)
@@ -287,7 +289,7 @@ def make_long_run(home: Home, count: int) -> tuple[RunStore, Spool]:
 
 
 def log_step(spool: Spool, step: int) -> None:
-    """Log what a run logs of a step, on the average."""
+    """Write the average log records of a step."""
     at = int(1000 * time.time())
     names = ("loss", "learning_rate", "gradient_norm", "tokens_per_s", "data_wait_share", "step_s", "world_size")
     values = dict.fromkeys(names, 1.2345678901234 + step)
@@ -302,7 +304,7 @@ def log_step(spool: Spool, step: int) -> None:
 
 
 def _write_turns(path: Path, numbers: range, began: float) -> None:
-    turns = np.zeros(len(numbers), TURN)
+    turns = np.zeros(len(numbers), ITERATION)
     turns["step"] = numbers
     turns["began"] = began + 1e-4 * np.arange(len(numbers))
     for part in PARTS:
@@ -311,7 +313,7 @@ def _write_turns(path: Path, numbers: range, began: float) -> None:
 
 
 def make_many_runs(home: Home, count: int) -> RunStore:
-    """Make a home with so many runs: all but a few have ended."""
+    """Create a home with this many runs: all but a few have ended."""
     store, began = _open(home), time.time() - 100 * count
     with Transaction(open_database(home.database_url)) as session, session.begin():
         for number in range(count):
@@ -324,9 +326,9 @@ def make_many_runs(home: Home, count: int) -> RunStore:
 
 
 def _rows(number: int, created: float, live: bool) -> Iterator[Run | Transition]:
-    run_id, place = f"language-model-{number * _SPREAD % (1 << 24):06x}", Place((("node", 1),), created)
-    states: list[State] = [Preparing(), Ready("/data"), Placing("/data", place), Starting("/data", place)]
-    states += [Training("/data", place)] + ([] if live else [Ended(Reason.COMPLETED)])
+    run_id, allocation = f"language-model-{number * _SPREAD % (1 << 24):06x}", Allocation((("node", 1),), created)
+    states: list[State] = [Preparing(), Ready("/data"), Placing("/data", allocation), Starting("/data", allocation)]
+    states += [Training("/data", allocation)] + ([] if live else [Ended(Reason.COMPLETED)])
     for state in states:
         yield Transition(run_id=run_id, time=created, event="benchmark", state=to_record(state))
     yield Run(
@@ -344,12 +346,15 @@ def _rows(number: int, created: float, live: bool) -> Iterator[Run | Transition]
 
 
 def make_history(store: RunStore, count: int) -> None:
-    """Let the live run fail so many times."""
-    place = Place((("node", 1),), 0.0)
+    """Make the live run fail this many times."""
+    allocation = Allocation((("node", 1),), 0.0)
     with Transaction(store._engine) as session, session.begin():
         for number in range(count):
             progress = Progress(generation=3 + number, restarts=2 + number)
-            for state in (Starting("/data", place, progress=progress), Training("/data", place, progress=progress)):
+            for state in (
+                Starting("/data", allocation, progress=progress),
+                Training("/data", allocation, progress=progress),
+            ):
                 session.add(Transition(run_id=_LIVE, time=time.time(), event="benchmark", state=to_record(state)))
 
 

@@ -1,7 +1,7 @@
-"""What a recovery reads of a run's records, by the number of steps that the run has done.
+"""The records that a recovery reads, by the number of steps of the run.
 
-A rank reads the manifest of its checkpoint; the coordinator reads the ledger's records since the newest step that the
-tracker has. The whole ledger, which audits read, is there to compare with.
+A rank reads the manifest of its checkpoint. The coordinator reads the ledger's records since the newest step of the
+tracker. The whole ledger, which audits read, is measured for comparison.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from tests.benchmarks.report import report
 
 COLUMNS = ["a recovery reads", "steps", "ms", "times 1,000 steps'"]
 _STEPS, _SAVE_EVERY, _WINDOW, _ROUNDS = (1_000, 10_000, 100_000), 50, 64, 5
-_BEHIND = 10  # steps whose reports died with an agent
+_BEHIND = 10  # steps whose reports were lost with an agent
 
 
 def measure(folder: Path, steps: int) -> dict[str, float]:
-    """Seconds that each kind of reading takes in a run of so many steps."""
+    """Return the seconds that each kind of read takes in a run with this many steps."""
     run, checkpoint = _make_run(folder, steps)
     readings: dict[str, Callable[[], object]] = {
         "a rank: the manifest": partial(read_manifest, checkpoint),
@@ -40,7 +40,7 @@ def measure(folder: Path, steps: int) -> dict[str, float]:
 
 
 def rows() -> list[list[str]]:
-    """Return a row for each kind of reading and number of steps; see `COLUMNS`."""
+    """Return a row for each kind of read and number of steps; see `COLUMNS`."""
     found: dict[int, dict[str, float]] = {}
     for steps in _STEPS:
         with tempfile.TemporaryDirectory(prefix="drivetrain-bench-") as folder:
@@ -78,7 +78,7 @@ def _seconds(read: Callable[[], object]) -> float:
 
 
 def main() -> None:
-    """Print how reading grows."""
+    """Print the growth of read times."""
     found = rows()
     report("growth_ranks", COLUMNS, found, {"rows": found})
 

@@ -1,4 +1,4 @@
-"""The training loop of the recovery benchmark's peers: DeepSpeed with its own checkpoints, under whoever starts it."""
+"""The training loop of the recovery benchmark's peers: DeepSpeed with its own checkpoints."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 
 def train(rank: int, arguments: dict[str, Any], on_step: Callable[[int], None]) -> None:
-    """One worker: resume from the newest checkpoint, note process id and the time of every step."""
+    """Run one worker: resume from the newest checkpoint, record the process id and the time of every step."""
     import deepspeed
     import torch
     import torch.nn.functional as F

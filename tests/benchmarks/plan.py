@@ -1,7 +1,7 @@
-"""`drivetrain plan` beside what came of it: memory of a rank, and time of a step, without and with a past run.
+"""`drivetrain plan` compared with the run: memory of a rank, and time of a step, without and with a past run.
 
-Five models with their ZeRO stages. Each is planned and run with two global batch sizes: what the plan says of the
-second is said with the first run known, and no other.
+Five models with their ZeRO stages. Each is planned and run with two global batch sizes; the plan of the second one
+knows the first run, and no other.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def _one(home: Path, setting: dict[str, int], batch: int) -> dict[str, float]:
         f"model.args={json.dumps(size)}",
         *(f"training.{key}={value}" for key, value in training.items()),
         f"resources.workers={setting['workers']}",
-        f"checkpoint.every={_STEPS // 2}",  # so that steps are taken beside the copy, as in longer runs
+        f"checkpoint.every={_STEPS // 2}",  # so that some steps run in parallel with the copy, as in longer runs
     ]
     arguments = ["language-model", "--json", *(f"--set={override}" for override in overrides)]
     plan = json.loads(_drivetrain(home, "plan", *arguments))["as_written"]

@@ -1,4 +1,4 @@
-"""The peers' loop under Ray Train, with its own way of recovering (FailureConfig)."""
+"""The peers' loop under Ray Train, with its own recovery (FailureConfig)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.benchmarks import peer_loop
 
 
 def train(arguments: dict[str, Any]) -> None:
-    """One worker's loop."""
+    """Run one worker's loop."""
     import ray.train
 
     rank = ray.train.get_context().get_world_rank()
@@ -20,7 +20,7 @@ def train(arguments: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Run the trainer; one failure is forgiven."""
+    """Run the trainer, with one allowed failure."""
     arguments = json.loads(sys.argv[1])
     os.environ |= {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "RAY_worker_niceness": "0"}
     from ray.train import FailureConfig, RunConfig, ScalingConfig

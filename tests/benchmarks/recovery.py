@@ -1,6 +1,6 @@
-"""From `kill -9` of a rank to the next optimizer step: Drivetrain beside Ray Train and torchrun, same configuration.
+"""Time from `kill -9` of a rank to the next optimizer step: Drivetrain, Ray Train and torchrun, same configuration.
 
-And from `kill -STOP`, which neither of the others notices before the collective's timeout of half an hour.
+Also from `kill -STOP`, which the others notice only after the collective's timeout of half an hour.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from tests.benchmarks.report import report
 
 _ROUNDS, _KILL_AT, _CHECKPOINT_EVERY = 3, 7, 5
 _BIN = Path(sys.executable).parent
-_PATIENCE_S = 120.0
+_TIMEOUT_S = 120.0
 _PARTS = ("detect", "decide", "fork", "group", "initialize", "load", "step")
 _TORCHRUN = [str(_BIN / "torchrun"), "--standalone", "--nproc-per-node=2", "--max-restarts=3"]
 _PEERS = {
     "Ray Train": [sys.executable, "-m", "tests.benchmarks.ray_train_peer"],
     "torchrun": [*_TORCHRUN, "-m", "tests.benchmarks.peer_loop"],
 }
-_MOMENTS = ("lost", "told", "forked", "grouped", "initialized", "loaded", "stepped")
+_MOMENTS = ("lost", "reported", "forked", "grouped", "initialized", "loaded", "stepped")
 
 
 def main() -> None:
-    """Alternate all."""
+    """Alternate all systems."""
     ours: dict[str, list[dict[str, float]]] = {"kill": [], "stop": []}
     theirs: dict[str, list[float]] = {name: [] for name in _PEERS}
     with tempfile.TemporaryDirectory() as folder:
@@ -46,9 +46,9 @@ def main() -> None:
             ours["stop"].append(_drivetrain(Path(folder) / "home", signal.SIGSTOP))
             for name, command in _PEERS.items():
                 theirs[name].append(_peer(Path(folder) / f"{name}-{number}", command))
-            told = [f"drivetrain {how} {sum(runs[-1].values()):.2f} s" for how, runs in ours.items()]
-            told += [f"{name} {seconds[-1]:.2f} s" for name, seconds in theirs.items()]
-            print(f"round {number + 1}: {', '.join(told)}", flush=True)
+            reported = [f"drivetrain {how} {sum(runs[-1].values()):.2f} s" for how, runs in ours.items()]
+            reported += [f"{name} {seconds[-1]:.2f} s" for name, seconds in theirs.items()]
+            print(f"round {number + 1}: {', '.join(reported)}", flush=True)
     rows: list[list[str]] = []
     totals = {how: [sum(run.values()) for run in runs] for how, runs in ours.items()}
     for how, title in (("kill", "Drivetrain, kill -9"), ("stop", "Drivetrain, kill -STOP")):
@@ -57,7 +57,7 @@ def main() -> None:
     ratios = {}
     for name, seconds in theirs.items():
         back = [(o, t) for o, t in zip(totals["kill"], seconds, strict=True) if math.isfinite(t)]
-        title = f"{name}, kill -9" + (f" ({len(back)} of {len(seconds)} came back)" if len(back) < len(seconds) else "")
+        title = f"{name}, kill -9" + (f" ({len(back)} of {len(seconds)} recovered)" if len(back) < len(seconds) else "")
         if back:
             ratios[name] = statistics.median(o / t for o, t in back)
             rows.append([title, f"{statistics.median(t for _, t in back):.2f}", f"{ratios[name]:.3f}"])
@@ -69,7 +69,7 @@ def main() -> None:
 
 
 def _drivetrain(home: Path, harm: signal.Signals) -> dict[str, float]:
-    """Harm rank 1 once; returns the seconds of every part until the next step is done."""
+    """Send a signal to rank 1 once; return the seconds of every part until the next step is done."""
     overrides = ["training.steps=14", "training.eval_every=14", f"checkpoint.every={_CHECKPOINT_EVERY}"]
     command = [str(_BIN / "drivetrain"), "run", "language-model", "--json", *(f"--set={o}" for o in overrides)]
     environment = {**os.environ, "DRIVETRAIN_HOME": str(home)}
@@ -88,7 +88,7 @@ def _drivetrain(home: Path, harm: signal.Signals) -> dict[str, float]:
 
 
 def _peer(folder: Path, start: list[str]) -> float:
-    """Kill worker 1 once; seconds until the next step is done."""
+    """Kill worker 1 once; return the seconds until the next step is done."""
     folder.mkdir()
     job = validate("language-model").spec
     plan = solve(job.training.global_batch_size, job.training.micro_batch_size, job.resources.max_workers)
@@ -111,7 +111,7 @@ def _peer(folder: Path, start: list[str]) -> float:
         killed_at = time.time()
         os.kill(int((folder / "rank-1.pid").read_text()), signal.SIGKILL)
         while (now := _wait_for_steps(folder, len(steps) + 1, process)) and now[-1] < killed_at:
-            time.sleep(0.01)  # a step that was already under way when the worker died
+            time.sleep(0.01)  # a step that was already running when the worker died
         if process.poll() is None and not now:
             for child in psutil.Process(process.pid).children(recursive=True):
                 child.kill()
@@ -120,8 +120,8 @@ def _peer(folder: Path, start: list[str]) -> float:
 
 
 def _wait_for_steps(folder: Path, count: int, process: subprocess.Popen[bytes]) -> list[float]:
-    """Times of the steps, once there are enough; none when the peer ends, or makes no step for too long."""
-    path, deadline = folder / "steps.txt", time.monotonic() + _PATIENCE_S
+    """Return the times of the steps, once there are enough; empty if the peer ends or makes no step for too long."""
+    path, deadline = folder / "steps.txt", time.monotonic() + _TIMEOUT_S
     while process.poll() is None and time.monotonic() < deadline:
         times = [float(line) for line in path.read_text().splitlines()] if path.exists() else []
         if len(times) >= count:

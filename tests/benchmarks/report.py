@@ -1,4 +1,4 @@
-"""How every benchmark reports: a table of ratios on the terminal and a JSON file of all figures."""
+"""Reports of benchmarks: a table of ratios on the terminal and a JSON file of all figures."""
 
 from __future__ import annotations
 

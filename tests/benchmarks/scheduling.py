@@ -24,7 +24,7 @@ _ODDS = [0.35, 0.10, 0.12, 0.20, 0.09, 0.06, 0.04, 0.025, 0.01, 0.004, 0.001]
 
 
 def write_trace(path: Path, jobs: int, gpus: int, load: float) -> None:
-    """A trace that would keep ``load`` of the GPUs busy if it could be packed without a gap."""
+    """Write a trace that would keep ``load`` of the GPUs busy if it could be packed without gaps."""
     draw = np.random.default_rng(0)
     sizes = np.minimum(draw.choice(_SIZES, jobs, p=_ODDS), gpus)
     durations = np.clip(draw.lognormal(np.log(5400), 1.6, jobs), 60, 7 * 86400).round()
@@ -41,7 +41,7 @@ def write_trace(path: Path, jobs: int, gpus: int, load: float) -> None:
 
 
 def main() -> None:
-    """Simulate and report."""
+    """Simulate and print a report."""
     folder = Path(__file__).parents[2] / "build" / "bench"
     folder.mkdir(parents=True, exist_ok=True)
     trace, picture = folder / "trace.csv", folder / "scheduling.png"

@@ -1,6 +1,6 @@
-"""Epochs over a dataset in object storage: cold, warm, with faults, and through an outage of a minute.
+"""Epochs over a dataset in object storage: cold, warm, with faults, and during an outage of a minute.
 
-A real S3 server on loopback; faults and the outage come from a proxy before it, whose own cold epoch stands beside.
+A real S3 server on loopback. A proxy in front of it injects faults and the outage; its own cold epoch is measured, too.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _ROUNDS = 3
 _SHARDS, _ROWS, _TOKENS = 32, 4096, 1024  # 512 MiB in shards of 16 MiB
 _BATCH = 64
 _STEPS = _SHARDS * _ROWS // _BATCH
-_FAULT = 0.05  # share of the requests that each kind of fault hits
-_OUTAGE_S, _STEP_S = 60.0, 0.1  # while the consumer computes a tenth of a second a step
+_FAULT = 0.05  # share of requests with each kind of fault
+_OUTAGE_S, _STEP_S = 60.0, 0.1  # the consumer computes for a tenth of a second per step
 
 
 def main() -> None:
-    """Alternate the kinds of epoch; then one outage."""
+    """Alternate the kinds of epoch; then run one outage."""
     rates: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def _round(folder: Path, s3: S3, number: int, expected: list[int]) -> Iterator[tuple[str, float]]:
-    """Every kind of epoch once, and that it delivered what the local dataset does."""
+    """Run every kind of epoch once, and check that it delivers the same data as the local dataset."""
     yield "local", _rate(Dataset(str(folder / "local")), expected)
     cache = folder / f"cache-{number}"
     yield "cold", _rate(_remote(s3, s3.direct, cache), expected)
@@ -79,7 +79,7 @@ def _rate(dataset: Dataset, expected: list[int]) -> float:
 
 
 def _epoch(dataset: Dataset) -> Iterator[int]:
-    """One number of each batch, in order."""
+    """Yield one number of each batch, in order."""
     arena, files = dataset.open("train")
     reader = StreamReader(arena, files, dataset.order("train", [1], 0, 8, 1024), _BATCH, slice(0, _BATCH), 0)
     try:
@@ -93,7 +93,7 @@ def _epoch(dataset: Dataset) -> Iterator[int]:
 
 
 def _outage(folder: Path, s3: S3) -> float:
-    """Longest time that a step waits, when the storage is away for a minute in the midst of a cold epoch."""
+    """Return the longest wait of a step when the storage is unavailable for a minute during a cold epoch."""
     steps = _epoch(_remote(s3, s3.storage, folder / "outage"))
     for _ in range(3):
         next(steps)

@@ -1,6 +1,6 @@
-"""Steady training throughput through the whole of Drivetrain, beside a bare DeepSpeed script with preloaded tensors.
+"""Steady training throughput of the whole of Drivetrain, compared with a bare DeepSpeed script with preloaded tensors.
 
-The bare script runs as people run it, and once more with the allocator settings that our ranks get.
+The bare script runs with default settings, and again with the allocator settings of our ranks.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def _ratio(peer: list[float], ours: list[float]) -> float:
-    """Median over the rounds of throughput over the peer's."""
+    """Return the median over the rounds of the throughput relative to the peer."""
     return statistics.median(p / o for p, o in zip(peer, ours, strict=True))
 
 
@@ -85,7 +85,7 @@ def _drivetrain(home: Path) -> float:
 
 
 def _seconds_a_step(times: list[float]) -> float:
-    """Median over the steps after the warm-up, from wall-clock times at the end of each step."""
+    """Return the median over the steps after the warm-up, from wall-clock times at the end of each step."""
     after = times[_WARM_UP:]
     return statistics.median(b - a for a, b in pairwise(after))
 

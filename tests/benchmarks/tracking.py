@@ -1,7 +1,7 @@
-"""Time of a step while the tracking server is well, slow or broken, beside the time while nobody listens.
+"""Time of a step with a tracking server that works, is slow or fails, compared with the time without a server.
 
-Every run goes through all four, many times over, in an order that is drawn anew for each cycle: machines drift by more
-than what is looked for, so a step is only ever compared with steps of the same minute.
+Every run goes through all four conditions many times, in a new random order in each cycle. Machines drift more than
+the expected effect, so a step is only compared with steps of the same minute.
 One rank of two cores: the other core is for the control plane and the MLflow server, which elsewhere have their own.
 """
 
@@ -24,33 +24,40 @@ from tests.benchmarks.report import report
 from tests.cluster.harness import Result, RunningJob, command_line, run_job
 from tests.mlflow_server import MlflowServer, mlflow_server
 
-_RUNS, _CYCLES, _WARM_UP, _STEPS_A_MOOD, _CHANGE = 2, 8, 20, 36, 4
-_MOODS = ("nobody", "good", "slow", "broken")
-_CYCLE = len(_MOODS) * _STEPS_A_MOOD
+_RUNS, _CYCLES, _WARM_UP, _STEPS_PER_CONDITION, _CHANGE = 2, 8, 20, 36, 4
+_CONDITIONS = ("none", "good", "slow", "broken")
+_CYCLE = len(_CONDITIONS) * _STEPS_PER_CONDITION
 _STEPS = _WARM_UP + _CYCLES * _CYCLE
-_NOBODY = "http://127.0.0.1:9"  # the port of `discard`
+_NO_SERVER = "http://127.0.0.1:9"  # the port of `discard`
 _JOB = ("training.global_batch_size=8", "resources.workers=1", "data.eval_source=null", "data.eval_fraction=0.005",
         f"training.eval_every={_STEPS}", f"checkpoint.every={_STEPS}")  # fmt: skip
 
 
 def main() -> None:
-    """Let the server change while runs train, and compare within each cycle."""
+    """Change the server's condition during runs, and compare within each cycle."""
     cycles: list[dict[str, list[float]]] = []
     with tempfile.TemporaryDirectory() as folder, mlflow_server(Path(folder)) as server:
         home = Path(folder) / "home"
-        _start(home, _NOBODY, 2).finish()  # prepares the dataset
+        _start(home, _NO_SERVER, 2).finish()  # prepares the dataset
         for number in range(_RUNS):
-            orders = [random.Random(number * _CYCLES + cycle).sample(_MOODS, len(_MOODS)) for cycle in range(_CYCLES)]
-            times = _step_times(_with_moods(_start(home, server.uri, _STEPS), server, [*chain.from_iterable(orders)]))
-            cycles += [_by_mood(order, times[_WARM_UP + cycle * _CYCLE :]) for cycle, order in enumerate(orders)]
+            orders = [
+                random.Random(number * _CYCLES + cycle).sample(_CONDITIONS, len(_CONDITIONS))
+                for cycle in range(_CYCLES)
+            ]
+            times = _step_times(
+                _with_conditions(_start(home, server.uri, _STEPS), server, [*chain.from_iterable(orders)])
+            )
+            cycles += [_by_condition(order, times[_WARM_UP + cycle * _CYCLE :]) for cycle, order in enumerate(orders)]
             print(f"run {number + 1} of {_RUNS}: {median(times):.4f} s a step", flush=True)
     rows, ratios = [], {}
-    for mood in _MOODS:
+    for condition in _CONDITIONS:
         for title, statistic in (("mean", fmean), ("median", median)):
-            every = [statistic(cycle[mood]) / statistic(cycle["nobody"]) for cycle in cycles]
-            ratios[f"{mood} {title}"] = every
-            rows.append([f"{mood}, {title}", f"{fmean(statistic(c[mood]) for c in cycles):.4f}", _interval(every)])
-    columns = ["the server is", "s a step", f"ratio to nobody, mean of {len(cycles)} cycles (95 %)"]
+            every = [statistic(cycle[condition]) / statistic(cycle["none"]) for cycle in cycles]
+            ratios[f"{condition} {title}"] = every
+            rows.append(
+                [f"{condition}, {title}", f"{fmean(statistic(c[condition]) for c in cycles):.4f}", _interval(every)]
+            )
+    columns = ["the server is", "s a step", f"ratio to none, mean of {len(cycles)} cycles (95 %)"]
     report("tracking", columns, rows, {"ratios": ratios})
 
 
@@ -59,11 +66,11 @@ def _start(home: Path, tracker: str, steps: int) -> RunningJob:
     return run_job(Path("language-model"), home, *_JOB, f"training.steps={steps}")
 
 
-def _with_moods(job: RunningJob, server: MlflowServer, order: list[str]) -> Result:
-    """Let the server change at its steps, and be well again when the run has ended; all must have come to it, once."""
-    for place, mood in enumerate(order):
-        job.wait_for_step(_WARM_UP + place * _STEPS_A_MOOD)
-        _set(server, mood)
+def _with_conditions(job: RunningJob, server: MlflowServer, order: list[str]) -> Result:
+    """Change the server's condition at its steps, and reset it after the run; all conditions must have occurred."""
+    for place, condition in enumerate(order):
+        job.wait_for_step(_WARM_UP + place * _STEPS_PER_CONDITION)
+        _set(server, condition)
     job.wait_for_step(_STEPS)
     _set(server, "good")
     result = job.finish()
@@ -74,21 +81,21 @@ def _with_moods(job: RunningJob, server: MlflowServer, order: list[str]) -> Resu
     return result
 
 
-def _set(server: MlflowServer, mood: str) -> None:
-    server.mode = "away" if mood == "nobody" else mood
+def _set(server: MlflowServer, condition: str) -> None:
+    server.mode = "away" if condition == "none" else condition
 
 
 def _step_times(result: Result) -> list[float]:
-    """Seconds from step to step, by the rank's own clock."""
+    """Return the seconds from step to step, by the rank's own clock."""
     assert result.code == 0, result.errors
     records = ledger.read(RunFolder(result.home / "runs" / result.run_id).ledger)
     return [later.time - earlier.time for earlier, later in pairwise(records)]
 
 
-def _by_mood(order: list[str], times: list[float]) -> dict[str, list[float]]:
-    """Of one cycle; the steps around a change belong to neither."""
-    begins = {mood: place * _STEPS_A_MOOD for place, mood in enumerate(order)}
-    return {mood: times[begin + _CHANGE : begin + _STEPS_A_MOOD] for mood, begin in begins.items()}
+def _by_condition(order: list[str], times: list[float]) -> dict[str, list[float]]:
+    """Group the times of one cycle; steps close to a change are excluded."""
+    begins = {condition: place * _STEPS_PER_CONDITION for place, condition in enumerate(order)}
+    return {condition: times[begin + _CHANGE : begin + _STEPS_PER_CONDITION] for condition, begin in begins.items()}
 
 
 def _interval(ratios: list[float]) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from drivetrain_workers.checkpoints.load import Checkpoint, restore
-from drivetrain_workers.checkpoints.proof import prove_state
+from drivetrain_workers.checkpoints.proof import verify_state
 from drivetrain_workers.checkpoints.save import CheckpointWriter, SavePoint
 from drivetrain_workers.checkpoints.store import newest_valid
 from drivetrain_workers.engine.batching import solve
@@ -122,7 +122,7 @@ def rank_main(rank: int, case: Case, rendezvous: str) -> None:
         if case.tamper:
             flat_states(engine.deepspeed)[0].weights.view(-1)[3] += 1e-6
         try:
-            prove_state(engine.deepspeed, Checkpoint(found), rank, case.world_size)
+            verify_state(engine.deepspeed, Checkpoint(found), rank, case.world_size)
         except ResumeMismatchError as error:
             if not case.tamper:
                 raise

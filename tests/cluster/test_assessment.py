@@ -166,7 +166,7 @@ def test_a_scaling_curve(toy_job: Path, shared_home: Path, tmp_path: Path) -> No
         ("baseline={metrik: auc}", "baseline.metrik: got an unknown key"),
         ("baseline=perhaps", "baseline: got 'perhaps'"),
         ("sample={template: hello}", "sample.template: got 'hello'"),
-        ("sample={prompt: hello}", "sample: got set, for data of the kind image"),
+        ("sample={prompt: hello}", "sample: got set, for data of kind image"),
         ("baseline={metric: auc}", "metric and mode together, or neither"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What a user does with checkpoints: choose which stay, list, check, export."""
+"""Checkpoint commands: retention, list, verify, export."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_listing_checking_exporting(undisturbed: Result, tmp_path: Path) -> None
 
 @pytest.mark.slow
 def test_the_best_stays_and_the_interval_is_found(toy_job: Path, shared_home: Path, undisturbed: Result) -> None:
-    """`auto` saves at steps that depend on the clock; the result does not, killed or not."""
+    """`auto` saves at steps that depend on the clock; the result does not, with or without a kill."""
     keep = "checkpoint.keep={last: 1, every: 20, best: 1}"
     job = run_job(toy_job, shared_home, keep, "checkpoint.every=5")
     result = job.finish()
@@ -55,7 +55,7 @@ def test_the_best_stays_and_the_interval_is_found(toy_job: Path, shared_home: Pa
 
 
 def test_a_resume_is_proven_by_a_step(toy_job: Path, shared_home: Path, undisturbed: Result) -> None:
-    """What is computed must be what was computed; then the job's code is changed behind the run's back."""
+    """The recomputed step must be identical; then the code of the job is changed in the run's folder."""
     job = run_job(toy_job, shared_home, "checkpoint.verify=step")
     job.kill_part("rank-1", 9)
     view = job.wait_for(lambda view: view["generation"] == 2 and view["phase"] == "training" and view["step"] >= 17)
@@ -68,12 +68,12 @@ def test_a_resume_is_proven_by_a_step(toy_job: Path, shared_home: Path, undistur
     assert len(computed) >= 17
     assert computed.items() <= undisturbed.series("loss").items()
     assert refused.facts["reason"] == "resume_mismatch"
-    told = r"step-\d{8}\.g0002 was loaded, but the loss of the batch before it is"
-    assert re.search(told, refused.facts["detail"])
+    problem = r"step-\d{8}\.g0002 was loaded, but the loss of the batch before it is"
+    assert re.search(problem, refused.facts["detail"])
 
 
 def test_a_run_ends_when_it_gets_no_better(toy_job: Path, shared_home: Path) -> None:
-    """The patience counts over a kill, and the last step is saved and concluded like any run's."""
+    """The patience survives a kill, and the last step is saved and concluded as in any run."""
     stop = "training.early_stop={patience: 2, min_delta: 1.0}"
     job = run_job(toy_job, shared_home, stop, "training.eval_every=5")
     job.kill_part("rank-0", 13)

@@ -1,4 +1,4 @@
-"""A server where no Ray runs: it starts one."""
+"""A server that starts its own Ray cluster."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.cluster.test_server import wait_for_step
 
 
 def test_a_default_start_listens_on_loopback_alone(toy_job: Path, tmp_path: Path) -> None:
-    """The server, and the whole Ray cluster that it starts where there is none, with a run that trains on it."""
+    """This holds for the server and the Ray cluster that it starts, with a training run."""
     service = Service(tmp_path)
     try:
         service.start()

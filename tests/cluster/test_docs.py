@@ -1,4 +1,4 @@
-"""Every command that the documentation shows is run; every file that it names is there."""
+"""Every command in the documentation runs, and every file that it names exists."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 
 
 def shown_commands() -> list[str]:
-    """Lines of code blocks that begin with one of our commands; comments cut off."""
+    """Return the lines of code blocks that start with one of our commands, without comments."""
     found = (re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE) for page in PAGES)
     blocks = [block for page in found for language, block in page if not language]
     lines = [line.partition("#")[0].rstrip() for block in blocks for line in block.splitlines()]
@@ -31,7 +31,7 @@ def shown_commands() -> list[str]:
 
 @pytest.mark.parametrize("command", [c for c in shown_commands() if c.startswith("make ")])
 def test_make_targets_exist(command: str) -> None:
-    """`make test` cannot run inside itself: that its recipe is there is what can be checked here."""
+    """`make test` cannot run inside itself, so only the existence of its target is checked."""
     done = subprocess.run([*shlex.split(command), "--dry-run"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout
@@ -40,7 +40,7 @@ def test_make_targets_exist(command: str) -> None:
 SHARED = {"server", "token", "submit", "status", "logs", "wait", "queue", "nodes", "cancel", "retry"}
 
 
-# Need hosts of their own: test_launcher.py and test_doctor.py run them.
+# These need separate hosts: test_launcher.py and test_doctor.py run them.
 WITH_HOSTS = {
     "drivetrain cluster up FILE --dry-run",
     "drivetrain cluster up FILE",
@@ -50,7 +50,7 @@ WITH_HOSTS = {
 }
 
 
-# They take long, and have tests of their own: of the main job, plan, doctor, checkpoint verbs and assessment.
+# These take long and have separate tests: main job, plan, doctor, checkpoint verbs and assessment.
 TESTED_ELSEWHERE = ("run", "plan", "doctor", "predict", "export", "scaling-curve")
 
 
@@ -61,7 +61,7 @@ def slow_if_tested_elsewhere(command: str) -> ParameterSet:
 
 @pytest.mark.parametrize("command", [c for c in shown_commands() if c.startswith("drivetrain ")])
 def test_shown_verbs_and_options_are_ours(command: str) -> None:
-    """Each is parsed; the tests below run them."""
+    """Each command is parsed; the tests below run them."""
     done = CliRunner().invoke(app, [*shlex.split(command)[1:], "--help"])
     assert done.exit_code == 0, done.output
 
@@ -84,7 +84,7 @@ def test_commands_that_need_hosts_are_known() -> None:
     ],
 )
 def test_drivetrain_commands_work(command: str, toy_job: Path, undisturbed: Result, tmp_path: Path) -> None:
-    """As shown, with this test's job and run in place of the reader's (the recipe's data would have to be fetched)."""
+    """As shown, with this test's job and run (the data of the recipe would have to be downloaded)."""
     ours = {
         "job.yaml": str(toy_job),
         "path/to/job.yaml": str(toy_job / "job.yaml"),
@@ -106,7 +106,7 @@ def test_drivetrain_commands_work(command: str, toy_job: Path, undisturbed: Resu
 
 
 def test_commands_of_a_shared_cluster_work(short_job: Path, tmp_path: Path) -> None:
-    """As shown, and in the order in which they are."""
+    """As shown, and in this order."""
     block = re.search(r"^```\n(.*?)^```", (ROOT / "docs" / "cluster.md").read_text(), re.DOTALL | re.MULTILINE)
     assert block
     lines = [line.partition("#")[0].rstrip() for line in block[1].splitlines()]

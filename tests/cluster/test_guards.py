@@ -42,7 +42,7 @@ def test_bad_batches_are_passed_over(poisoned_job: Path, shared_home: Path) -> N
     calm = run_job(poisoned_job, shared_home, *settings).finish()
     assert calm.code == 0, calm.errors
     assert calm.last_view["restarts"] >= 1
-    assert "rewinding, its batch is passed over" in calm.last_view["problem"]
+    assert "rewinding, its batch is skipped" in calm.last_view["problem"]
     told = command_line(shared_home, "audit", calm.run_id).stdout
     assert told.count("skipped: positions") == calm.last_view["restarts"]
     assert "every sample was used exactly once per epoch" in told

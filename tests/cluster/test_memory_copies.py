@@ -83,6 +83,6 @@ def test_memory_that_is_short_is_not_fatal(toy_job: Path, shared_home: Path, und
     job.wait_for(lambda _: folder.is_dir())
     for step in range(3, 40, 3):  # a file where each copy's folder would be
         (folder / f"step-{step:08d}.g0001").write_text("in the way")
-    warned = job.wait_for(lambda view: "no more copies in the node's memory" in view["problem"])
+    warned = job.wait_for(lambda view: "copies in the node's memory are disabled" in view["problem"])
     assert warned["phase"] in ("training", "starting")
     assert_same(job.finish(), undisturbed)

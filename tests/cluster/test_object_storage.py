@@ -147,7 +147,7 @@ def test_the_cache_keeps_its_bound(s3: S3, local: Dataset, remote: str, tmp_path
 def test_a_cache_that_is_too_small_says_so(
     s3: S3, remote: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("drivetrain_pipelines.stream.cache._ROOM_PATIENCE_S", 0.5)
+    monkeypatch.setattr("drivetrain_pipelines.stream.cache._SPACE_TIMEOUT_S", 0.5)
     with pytest.raises(InputError, match=r"data\.cache_bytes: got 300000 bytes, all in use"):
         stream(cached(remote, s3.storage, tmp_path, 300_000), 10)
 

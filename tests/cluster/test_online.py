@@ -152,7 +152,7 @@ def test_the_stream_is_that_of_a_rank_alone(dataset: Dataset, servers, world_siz
 @pytest.mark.parametrize("harm", [signal.SIGKILL, signal.SIGSTOP])
 def test_actors_come_and_go(dataset: Dataset, servers, harm: signal.Signals, monkeypatch: pytest.MonkeyPatch) -> None:
     """One is lost, the other serves for both; then that is lost too, and a successor of the first serves all."""
-    monkeypatch.setattr("drivetrain_pipelines.online.reader._SUSPICIOUS_S", 0.5)
+    monkeypatch.setattr("drivetrain_pipelines.online.reader._PING_AFTER_S", 0.5)
     running = servers("noisy")
     reader = OnlineReader(running.endpoints, 2, BATCH, slice(0, BATCH), 0)
     made = []
@@ -191,11 +191,11 @@ def test_damaged_data_is_not_called_the_users_mistake(servers, dataset: Dataset)
 
 
 def test_nobody_there_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("drivetrain_pipelines.online.reader._PATIENCE_S", 1.0)
+    monkeypatch.setattr("drivetrain_pipelines.online.reader._TIMEOUT_S", 1.0)
     endpoints = Endpoints(tmp_path / "endpoints")
     endpoints.create()
     reader = OnlineReader(endpoints, 2, BATCH, slice(0, BATCH), 0)
-    with pytest.raises(TransformersLostError, match="none has started yet"):
+    with pytest.raises(TransformersLostError, match="no actor has started yet"):
         next(iter(reader))
     reader.close()
 
@@ -253,12 +253,12 @@ def test_closing_does_not_wait_for_the_dead(servers) -> None:
     reader = OnlineReader(running.endpoints, 2, BATCH, slice(0, BATCH), 0)
     threading.Event().wait(0.5)
     reader.close()
-    assert all(stream._serving is None for stream in reader._streams)  # nobody was asked for batches who gave no answer
+    assert all(stream._serving is None for stream in reader._flights)  # nobody was asked for batches who gave no answer
     assert not [thread for thread in threading.enumerate() if thread.name == "online-reader"]
 
 
 def test_a_stream_goes_home(servers, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("drivetrain_pipelines.online.reader._HOME_S", 0.2)
+    monkeypatch.setattr("drivetrain_pipelines.online.reader._PREFERRED_CHECK_INTERVAL_S", 0.2)
     running = servers("noisy")
     reader = OnlineReader(running.endpoints, 2, BATCH, slice(0, BATCH), 0)
     batches = iter(reader)
@@ -268,7 +268,7 @@ def test_a_stream_goes_home(servers, monkeypatch: pytest.MonkeyPatch) -> None:
         next(batches)
     running.start(0)
     home = running.endpoints.find(0)
-    while reader._streams[0]._serving is None or reader._streams[0]._serving[0] != home:
+    while reader._flights[0]._serving is None or reader._flights[0]._serving[0] != home:
         next(batches)
     reader.close()
 

@@ -32,7 +32,7 @@ def test_a_plan_knows_what_came_of_past_runs(toy_job: Path, undisturbed: Result)
         assert problem in refused.stderr
 
 
-def test_what_is_left_to_the_plan_is_chosen_and_kept(toy_job: Path, undisturbed: Result) -> None:
+def test_settings_of_the_plan_are_chosen_and_stored(toy_job: Path, undisturbed: Result) -> None:
     home = undisturbed.home
     result = run_job(toy_job, home, "training.zero=auto", "training.micro_batch_size=auto").finish()
     assert result.code == 0, result.errors

@@ -1,4 +1,4 @@
-"""A server that a team shares: who may do what, and that runs outlive it."""
+"""A shared server: permissions, and runs that outlive the server."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         yield running
 
 
-def order_of_places(clients: Client, runs: list[str]) -> list[str]:
-    """Runs in the order in which they were given their first place."""
+def order_of_allocations(clients: Client, runs: list[str]) -> list[str]:
+    """Return the runs in the order of their first allocation."""
     first = {}
     for run in runs:
         history = clients.status(run).history
@@ -55,7 +55,7 @@ def order_of_places(clients: Client, runs: list[str]) -> list[str]:
     ids=["five jobs", "ten jobs"],
 )
 def test_two_users(service: Service, toy_job: Path, short_job: Path, wanted: list[tuple[str, int]]) -> None:
-    """Jobs run in the order that the policy explains: priority, then whoever has had less, then age."""
+    """Jobs run in the order of the policy: priority, then the smaller share, then age."""
     with service.client("ann") as ann, service.client("bob") as bob:
         blocker = ann.submit(str(toy_job), ["scheduling.preemptible=false", "scheduling.priority=9"]).id
         wait_for_step(ann, blocker, 1)
@@ -68,7 +68,7 @@ def test_two_users(service: Service, toy_job: Path, short_job: Path, wanted: lis
         log = list(bob.logs(runs[wanted.index(("bob", 5))], rank=0, follow=True))
         ended = [ann.wait(run, 240) for run in (blocker, *runs)]
         assert {(run.reason, run.facts.detail) for run in ended} == {("completed", "all steps are done")}
-        order = [wanted[runs.index(run)] for run in order_of_places(ann, runs)]
+        order = [wanted[runs.index(run)] for run in order_of_allocations(ann, runs)]
     assert [priority for _, priority in order] == sorted((priority for _, priority in wanted), reverse=True)
     assert order[0][0] == "bob", "ann has had the whole cluster for the blocker's time"
     assert log.count("a loss is computed") >= 4
@@ -78,7 +78,7 @@ def test_two_users(service: Service, toy_job: Path, short_job: Path, wanted: lis
         assert viewer.queue() == []
 
 
-@pytest.mark.slow  # the policy's tests stop the right one, and in tests/chaos runs yield and go on
+@pytest.mark.slow  # the policy's tests cover the choice of the gang; tests/chaos covers preemption and resume
 def test_preempted_and_none_the_worse(service: Service, toy_job: Path, short_job: Path, undisturbed: Result) -> None:
     with service.client("ann") as ann, service.client("bob") as bob:
         low = ann.submit(str(toy_job), [LEISURE]).id
@@ -88,7 +88,7 @@ def test_preempted_and_none_the_worse(service: Service, toy_job: Path, short_job
         found = ann.wait(low, 240)
     phases = [entry.phase for entry in found.history]
     assert phases.count("ready") == 2
-    assert "makes room for" in next(e.why for e in found.history if e.phase == "stopping")
+    assert "preempted by" in next(e.why for e in found.history if e.phase == "stopping")
     assert found.reason == "completed"
     assert (found.progress.failures, found.progress.restarts) == ({}, 0)
     assert_same(Result.of(found, service.home), undisturbed)
@@ -111,7 +111,7 @@ def test_cancel_leaves_no_process(service: Service, toy_job: Path) -> None:
 
 
 def test_killed_server_is_not_missed(service: Service, toy_job: Path, undisturbed: Result) -> None:
-    """Runs go on without it, and clients wait for it."""
+    """Runs continue without it, and clients wait for it."""
     with service.client("ann") as ann:
         run = ann.submit(str(toy_job)).id
         wait_for_step(ann, run, 5)
@@ -140,8 +140,8 @@ def test_the_same_key_twice_makes_one_run(service: Service, short_job: Path) -> 
         assert [c.wait(r.id, 240).ended for c, r in ((ann, first), (bob, other), (ann, again))] == [True] * 3
 
 
-def test_what_git_knows_of_the_code_goes_along(service: Service, short_job: Path, tmp_path: Path) -> None:
-    """The server has only a copy of the folder; its repository stays with the user."""
+def test_the_git_state_of_the_code_is_submitted(service: Service, short_job: Path, tmp_path: Path) -> None:
+    """The server has only a copy of the folder; the repository stays with the user."""
     folder = tmp_path / "short"
     shutil.copytree(short_job, folder)
     commit = make_repository(folder)
@@ -186,15 +186,15 @@ def wait_for_step(client: Client, run: str, step: int) -> RunView:
     raise AssertionError("it ended first")
 
 
-def test_prometheus_finds_what_it_wants_to_know(service: Service, toy_job: Path) -> None:
-    """Of a run with one failure: while it trains, and after it."""
+def test_prometheus_metrics(service: Service, toy_job: Path) -> None:
+    """For a run with one failure, during and after training."""
     with service.client("pam", "viewer") as viewer, service.client("ann") as ann:
         run = ann.submit(str(toy_job)).id
         os.kill(wait_for_step(ann, run, 3).pids["rank-0"], signal.SIGKILL)
         next(view for view in ann.watch(run) if view.generation == 2 and view.phase == "training")
         live = metrics_of(service, viewer)
         ann.wait(run, 240)
-        # What is young may still be about to be stored, and is not counted yet.
+        # Recent transitions may not be stored yet, and are not counted.
         wait_until(lambda: value(metrics_of(service, viewer), "drivetrain_recoveries_total", reason="rank_killed") != 0)
         after = metrics_of(service, viewer)
     mine = {"run": run, "user": "ann"}
@@ -224,7 +224,7 @@ def value(samples: list[Sample], name: str, **labels: str) -> float | None:
 
 
 def routes(service: Service) -> list[tuple[str, str]]:
-    """Method and path of everything in the OpenAPI document."""
+    """Return method and path of every operation in the OpenAPI document."""
     token = (service.home / "token").read_text()
     document = httpx.get(f"{service.url}/v1/openapi.json", headers={"Authorization": f"Bearer {token}"}).json()
     return [(method, path) for path, methods in document["paths"].items() for method in methods]

@@ -1,4 +1,4 @@
-"""Several nodes: they die and come; the coordinator is killed at every turn. Results stay, to the bit."""
+"""Several nodes that die and join; the coordinator is killed at every transition. Results are bit-identical."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ def test_a_killed_node_is_replaced(toy_job: Path, undisturbed: Result, tmp_path:
     assert_same(Result.of(found, service.home), undisturbed)
 
 
-@pytest.mark.slow  # simulations shrink and grow thousands
+@pytest.mark.slow  # simulations scale thousands of runs
 def test_an_elastic_run_shrinks_and_grows(toy_job: Path, tmp_path: Path) -> None:
-    """It starts with what there is, grows when that pays, goes on smaller when a node dies; no sample is lost.
+    """It starts with the available nodes, scales up, and continues with fewer when a node dies; no sample is lost.
 
-    A rank is killed besides. All of it is one run for MLflow, and every second of it is accounted for.
+    A rank is also killed. All of it is one MLflow run, and every second is accounted for.
     """
     with running_service(tmp_path, cpus=(1,)) as service, service.client() as client:
         overrides = ["resources.workers={min: 1, max: 2}", "training.steps=240", "checkpoint.every=20"]
@@ -72,7 +72,7 @@ def test_an_elastic_run_shrinks_and_grows(toy_job: Path, tmp_path: Path) -> None
         assert account
         audit = json.loads(service.command("audit", run, "--json").stdout)
     assert found.reason == "completed", found.facts
-    assert "grows from 1 to 2 workers" in next(e.why for e in found.history if e.phase == "stopping")
+    assert "scaling up from 1 to 2 workers" in next(e.why for e in found.history if e.phase == "stopping")
     worlds = [size for _, size in audit["worlds"]]
     assert [size for size, _ in groupby(worlds)] == [1, 2, 1]
     assert audit["problems"] == []
@@ -84,7 +84,7 @@ def test_an_elastic_run_shrinks_and_grows(toy_job: Path, tmp_path: Path) -> None
     assert account["wall_s"] <= wall_s
     again = steps_done_again(service.home, run)
     print(f"{again} steps were done again")
-    kills = 2  # the step that was being told of when one came may be counted as done for the first time
+    kills = 2  # a step whose report coincides with a kill may be counted as new
     assert 0.12 * (again - kills) <= account["seconds"]["recomputing"]
 
 
@@ -98,7 +98,7 @@ def one_run_in_mlflow(found: RunInfo) -> None:
 
 
 def steps_done_again(home: Path, run: str) -> int:
-    """By the coordinator's own records: where generations had got to, and where the next began."""
+    """Return the repeated steps by the coordinator's records: the end of each generation and the start of the next."""
     reached = again = 0
     for _, _, state in RunStore(f"sqlite:///{home / 'drivetrain.db'}").history(run):
         if state.phase == "training":
@@ -109,13 +109,13 @@ def steps_done_again(home: Path, run: str) -> int:
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """For tests that harm no node."""
+    """Return a service for tests that do not harm a node."""
     with running_service(tmp_path_factory.mktemp("server-home")) as running:
         yield running
 
 
 def test_coordinator_killed_at_every_transition(service: Service, toy_job: Path, undisturbed: Result) -> None:
-    """Nobody who trains notices."""
+    """Training does not notice."""
     with service.client() as client:
         run = client.submit(str(toy_job)).id
         away = []
@@ -141,7 +141,7 @@ def test_coordinator_killed_at_every_transition(service: Service, toy_job: Path,
 
 @pytest.mark.parametrize("pauses", [100, pytest.param(1000, marks=[pytest.mark.slow, pytest.mark.timeout(900)])])
 def test_a_paused_coordinator_is_no_failure(service: Service, toy_job: Path, pauses: int) -> None:
-    """It answers late, hundreds of times, and once not for as long as agents' long polls last; nothing is restarted."""
+    """It responds late hundreds of times, once later than the agents' long polls last; nothing is restarted."""
     draw = random.Random(0)
     with service.client() as client:
         run = client.submit(str(toy_job), [f"training.steps={pauses}", "checkpoint.every=50"]).id
@@ -172,14 +172,14 @@ LOST_CALLS = (
 @pytest.mark.parametrize(
     ("steps", "enough"),
     [
-        pytest.param(40, 200, marks=pytest.mark.slow),  # the coordinator's pauses are as hard on everybody
+        pytest.param(40, 200, marks=pytest.mark.slow),  # pauses of the coordinator affect all runs equally
         pytest.param(300, 1000, marks=[pytest.mark.slow, pytest.mark.timeout(1200)]),
     ],
 )
 def test_lost_calls_are_no_failure(
     toy_job: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int, enough: int
 ) -> None:
-    """Of the calls that Ray makes for us, four of ten or their answers are lost on the way; nothing is restarted."""
+    """Four of ten calls by Ray, or their answers, are lost; nothing is restarted."""
     faults = {"num_failures": -1, "req_failure_prob": 15, "resp_failure_prob": 15, "in_flight_failure_prob": 10}
     monkeypatch.setenv("RAY_testing_rpc_failure", json.dumps(dict.fromkeys(LOST_CALLS, faults)))
 
@@ -204,12 +204,12 @@ def test_lost_calls_are_no_failure(
 
 
 def view_of_another(client: Client, run: str, coordinator: int) -> RunView:
-    """The first view from a coordinator that has taken the place of the one with this process id."""
+    """Return the first view from a coordinator that replaced the one with this process id."""
     return next(view for view in client.watch(run) if view.pids.get("coordinator", coordinator) != coordinator)
 
 
 def wait_for_phase(client: Client, run: str, phase: str) -> RunView:
-    """The first view at or after a phase: short ones may be over before anybody looks."""
+    """Return the first view at or after a phase: short phases may be over before the first look."""
     order = ["queued", "preparing", "ready", "placing", "starting", "training", "finishing", "ended"]
     for view in client.watch(run):
         if order.index(view.phase) >= order.index(phase):

@@ -51,7 +51,7 @@ def test_a_run_that_lost_its_folder_goes_on_from_storage(
     resumed = resume_run(run_id, shared_home)
     warned = resumed.wait_for(lambda view: bool(view["problem"]))
     assert damaged in warned["problem"]
-    assert "do not have the checksum of those that were written" in warned["problem"]
+    assert "do not have the checksum of the written ones" in warned["problem"]
     result = resumed.finish()
     assert result.code == 0, result.errors
     assert result.facts["reason"] == "completed"

@@ -1,6 +1,6 @@
-"""Every recipe on two ranks: through the whole system, beside the baseline of the same run, to a prediction.
+"""Every recipe on two ranks: data, training, the baseline of the same run, prediction.
 
-`make test-recipes` runs these; they take an hour on two cores. What came of them is kept in build/recipes/.
+`make test-recipes` runs these; they take an hour on two cores. Their results are kept in build/recipes/.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tests.cluster.harness import COMMAND, Result, command_line, run_job
 pytestmark = [pytest.mark.recipe, pytest.mark.timeout(3600)]
 
 _KEPT = Path(__file__).parents[2] / "build" / "recipes"
-_LONGER = (  # fewer kinds of tokens: the same minutes teach a network more about them
+_LONGER = (  # a smaller vocabulary: the network learns more about it in the same time
     "data.tokenizer.vocab_size=512",
     "model.args={layers: 4, width: 256, heads: 4}",
     "training.precision=bf16",
@@ -36,7 +36,7 @@ _SPANISH = re.compile("[a-záéíóúñ¿¡]", re.IGNORECASE)
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One home: packages are downloaded once."""
+    """Return one home, so that packages are downloaded once."""
     return tmp_path_factory.mktemp("recipes")
 
 
@@ -53,24 +53,24 @@ class Trained:
 
     @property
     def scores(self) -> dict[str, float]:
-        """Of the network."""
+        """Scores of the network."""
         found: dict[str, float] = self.facts["assessment"]["scores"]
         return found
 
     @property
     def baseline(self) -> dict[str, Any]:
-        """Name, scores, winner."""
+        """Name, scores and winner of the baseline."""
         found: dict[str, Any] = self.facts["assessment"]["baseline"]
         return found
 
     def predict(self, *inputs: object, options: tuple[str, ...] = ()) -> list[dict[str, Any]]:
-        """Rows of `drivetrain predict`."""
+        """Return the rows of `drivetrain predict`."""
         done = command_line(self.home, "predict", self.result.run_id, *map(str, inputs), *options, "--json")
         assert done.returncode == 0, done.stderr
         return [json.loads(line) for line in done.stdout.splitlines()]
 
     def wins(self, by: float = 0.0) -> None:
-        """The network beats the baseline."""
+        """Check that the network beats the baseline."""
         found = self.baseline
         ahead = found["network"] - found["scores"][found["metric"]]
         assert (ahead if found["mode"] == "max" else -ahead) > by, found
@@ -85,7 +85,7 @@ class Trained:
 
 
 def _unpacked(home: Path, url: str) -> Path:
-    """A member of a package that a recipe has downloaded."""
+    """Return the path of a member of a package that a recipe has downloaded."""
     return Path(PackageMember.parse(url, "test").fetch(home / "downloads"))
 
 
@@ -98,9 +98,9 @@ def test_language_model(home: Path) -> None:
     run = Trained("language-model", home, "baseline=true", "explain=true", *_LONGER)
     assert run.baseline["name"] == "trigram"
     assert run.facts["eval_loss"] < run.baseline["scores"]["loss"] - 0.25  # a perplexity lower by a fifth
-    (said,) = run.predict("The history of the", options=("--max-tokens", "30", "--seed", "1"))
-    assert said["text"].startswith("The history of the")
-    assert len(said["text"]) > 40
+    (predicted,) = run.predict("The history of the", options=("--max-tokens", "30", "--seed", "1"))
+    assert predicted["text"].startswith("The history of the")
+    assert len(predicted["text"]) > 40
 
 
 def test_translation(home: Path) -> None:
@@ -108,9 +108,9 @@ def test_translation(home: Path) -> None:
     run.wins(by=5)
     assert run.scores["chrf"] > run.baseline["scores"]["copy_chrf"] + 10
     assert run.scores["bleu"] > run.baseline["scores"]["bleu"]
-    (said,) = run.predict("Where is my book?")
-    assert _SPANISH.search(said["text"])
-    assert "libro" in said["text"]
+    (predicted,) = run.predict("Where is my book?")
+    assert _SPANISH.search(predicted["text"])
+    assert "libro" in predicted["text"]
 
 
 def test_image_classification(home: Path, tmp_path: Path) -> None:
@@ -124,8 +124,8 @@ def test_image_classification(home: Path, tmp_path: Path) -> None:
             Image.frombytes("RGB", (32, 32), pixels.crop((0, row, 1024, row + 1)).tobytes()).save(
                 tmp_path / f"{row}.png"
             )
-    said = run.predict(*(tmp_path / f"{row}.png" for row, _ in rows))
-    right = [row["class"] == {3: "cat", 5: "dog"}[label] for row, (_, label) in zip(said, rows, strict=True)]
+    predicted = run.predict(*(tmp_path / f"{row}.png" for row, _ in rows))
+    right = [row["class"] == {3: "cat", 5: "dog"}[label] for row, (_, label) in zip(predicted, rows, strict=True)]
     assert sum(right) >= 28
 
 
@@ -149,24 +149,24 @@ def test_road_scene(home: Path, tmp_path: Path) -> None:
     lights = Path(run.folder.resolved()["data"]["files"]["lights"])
     scene = next(each for each in scenes(_unpacked(home, _source(run)), lights) if each["boxes"][1, 0])
     Image.fromarray(scene["image"]).save(tmp_path / "street.png")
-    (said,) = run.predict(tmp_path / "street.png", options=("--to", str(tmp_path)))
+    (predicted,) = run.predict(tmp_path / "street.png", options=("--to", str(tmp_path)))
     wanted = sorted(("red", "yellow", "green")[int(kind) - 1] for kind in scene["boxes"][:, 0] if kind)
-    assert sorted(light.split()[0] for light in said["lights"]) == wanted
-    with Image.open(said["scene"]) as drawn:
+    assert sorted(light.split()[0] for light in predicted["lights"]) == wanted
+    with Image.open(predicted["scene"]) as drawn:
         assert drawn.size == (256, 192)
 
 
 def test_medical_imaging(home: Path, tmp_path: Path) -> None:
-    """A random forest is as good here: the network must not be far behind, and be told so."""
+    """A random forest is as good here: the network must be close to it, and the report must say so."""
     run = Trained("medical-imaging", home)
     assert run.scores["auc"] > 0.85
     assert run.scores["auc"] > run.baseline["scores"]["auc"] - 0.05
     assert {"sensitivity", "specificity", "calibration_error"} <= run.scores.keys()
     with Image.open(_unpacked(home, _source(run))) as section:
         section.crop((700, 700, 748, 748)).save(tmp_path / "patch.png")
-    (said,) = run.predict(tmp_path / "patch.png")
-    assert said["class"] in ("other", "tumour")
-    assert 0.5 <= said["confidence"] <= 1
+    (predicted,) = run.predict(tmp_path / "patch.png")
+    assert predicted["class"] in ("other", "tumour")
+    assert 0.5 <= predicted["confidence"] <= 1
 
 
 def test_speech(home: Path, tmp_path: Path) -> None:
@@ -177,21 +177,21 @@ def test_speech(home: Path, tmp_path: Path) -> None:
     (package,) = tmp_path.glob("*.deb")
     subprocess.run(["dpkg-deb", "--extract", str(package), str(tmp_path)], check=True)
     digits = next(tmp_path.rglob("digits/1.wav")).parent
-    said = run.predict(*(digits / f"{number}.wav" for number in range(10)))
+    predicted = run.predict(*(digits / f"{number}.wav" for number in range(10)))
     names = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-    right = sum(row["class"] == name for row, name in zip(said, names, strict=True))
+    right = sum(row["class"] == name for row, name in zip(predicted, names, strict=True))
     (_KEPT / "speech" / "human.json").write_text(json.dumps({"of_ten_digits_of_a_human_voice": right}))
-    assert right >= 2  # by chance it would be one: voices that are made teach little about others
+    assert right >= 2  # the expected number by chance is one: synthetic voices teach little about others
 
 
 def test_image_generation(home: Path, tmp_path: Path) -> None:
     run = Trained("image-generation", home)
     run.wins()
-    losses, told_apart = run.result.series("eval_loss"), run.result.series("eval_told_apart")
+    losses, accuracy = run.result.series("eval_loss"), run.result.series("eval_two_sample_accuracy")
     assert list(losses.values()) == sorted(losses.values(), reverse=True)
-    assert told_apart[max(told_apart)] < told_apart[min(told_apart)]
-    (said,) = run.predict("boot", options=("--to", str(tmp_path)))
-    with Image.open(said["image"]) as picture:
+    assert accuracy[max(accuracy)] < accuracy[min(accuracy)]
+    (predicted,) = run.predict("boot", options=("--to", str(tmp_path)))
+    with Image.open(predicted["image"]) as picture:
         assert picture.size == (64, 64)
         assert len(set(picture.convert("L").tobytes())) > 20
 
@@ -205,8 +205,8 @@ def test_fine_tuning(home: Path) -> None:
         assert runs[mode].scores["accuracy"] > runs["scratch"].scores["accuracy"] + 0.1
     runs["full"].wins()
     articles = Path(_unpacked(home, _source(runs["full"])))
-    said = runs["full"].predict(articles / "sports" / "001.txt", articles / "politics" / "001.txt")
-    assert [row["class"] for row in said] == ["sports", "politics"]
+    predicted = runs["full"].predict(articles / "sports" / "001.txt", articles / "politics" / "001.txt")
+    assert [row["class"] for row in predicted] == ["sports", "politics"]
 
 
 def test_deep_network(home: Path, tmp_path: Path) -> None:
@@ -218,11 +218,11 @@ def test_deep_network(home: Path, tmp_path: Path) -> None:
     source = _unpacked(home, _source(run, "eval_source"))
     pixels = gzip.decompress(source.read_bytes())[16 : 16 + 28 * 28]
     Image.frombytes("L", (28, 28), pixels).save(tmp_path / "first.png")
-    (said,) = run.predict(tmp_path / "first.png")
-    assert said["class"] == "boot"
+    (predicted,) = run.predict(tmp_path / "first.png")
+    assert predicted["class"] == "boot"
 
 
-def test_all_recipes_are_here() -> None:
+def test_all_recipes_are_tested() -> None:
     listed = subprocess.run([COMMAND, "recipes"], capture_output=True, text=True, check=True).stdout
     tested = {name.removeprefix("test_").replace("_", "-") for name in globals() if name.startswith("test_")}
     assert {line.split()[0] for line in listed.splitlines()} == tested - {"all-recipes-are-here"}

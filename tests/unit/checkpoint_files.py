@@ -16,12 +16,12 @@ from tests.unit.step_records import step_record
 
 
 def content(name: CheckpointId, rank: int) -> bytes:
-    """State of a rank."""
+    """Return the state of a rank."""
     return f"state of rank {rank} at {name}".encode() * 10
 
 
 def make_checkpoint(run: Path, name: CheckpointId, world_size: int, evaluation: Evaluation | None = None) -> Path:
-    """Write a whole checkpoint and the ledger's piece of its step."""
+    """Write a complete checkpoint, and the piece of the ledger for its step."""
     folder = name.folder(RunFolder(run).checkpoints)
     folder.mkdir(parents=True)
     for rank in range(world_size):
@@ -34,7 +34,7 @@ def make_checkpoint(run: Path, name: CheckpointId, world_size: int, evaluation: 
 
 
 def make_copy(memory: Path, name: CheckpointId, rank: int, world_size: int, stage: int = 2) -> Path:
-    """Write a rank's copy; returns the file of its state."""
+    """Write a rank's copy; return its state file."""
     data = content(name, rank)
     index = RankIndex(Contents(), len(data), block_digests(data))
     copy = RankCopy(Manifest(name.step, 8 * name.step, world_size, stage, {}), index, (step_record(name.step),))
@@ -44,7 +44,7 @@ def make_copy(memory: Path, name: CheckpointId, rank: int, world_size: int, stag
 
 
 def damage(path: Path) -> None:
-    """Flip a bit in the middle."""
+    """Flip a bit in the middle of a file."""
     damaged = bytearray(path.read_bytes())
     damaged[len(damaged) // 2] ^= 1
     path.write_bytes(damaged)

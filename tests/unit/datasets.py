@@ -1,4 +1,4 @@
-"""Small datasets for tests: shards whose every value says which row it is."""
+"""Small datasets for tests. Every value in a shard identifies its row."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WIDTH = 5
 
 
 def rows_of(first: int, count: int) -> pa.RecordBatch:
-    """Three columns: row r has tokens r * 10 .. r * 10 + 4, a label r, and r % 7 bytes of value r."""
+    """Return three columns: row r has tokens r * 10 .. r * 10 + 4, a label r, and r % 7 bytes of value r."""
     numbers = np.arange(first, first + count)
     tokens = (numbers[:, None] * 10 + np.arange(WIDTH)).astype(np.int32)
     return pa.record_batch(
@@ -27,16 +27,16 @@ def rows_of(first: int, count: int) -> pa.RecordBatch:
     )
 
 
-def make_dataset(folder: Path, rows: list[int], streams: list[int] | None = None) -> Dataset:
-    """A dataset version whose training split has shards of so many rows."""
+def make_dataset(folder: Path, rows: list[int], sources: list[int] | None = None) -> Dataset:
+    """Create a dataset version whose training split has shards with these numbers of rows."""
     place = StorageFolder(str(folder))
     shards, first, schema = [], 0, None
     for number, count in enumerate(rows):
         content = encode_shard(rows_of(first, count))
         place.write(f"train-{number:05d}.arrow", content)
-        stream = streams[number] if streams else 0
+        source = sources[number] if sources else 0
         digests = block_digests(memoryview(content))
-        shards.append(Shard(f"train-{number:05d}.arrow", count, content.size, digests, stream))
+        shards.append(Shard(f"train-{number:05d}.arrow", count, content.size, digests, source))
         schema = pa.ipc.open_file(content).schema
         first += count
     Manifest("toy", "v1", schema, {"train": shards, "eval": shards[:1]}, {"vocab_size": 5.0}).write(place)
@@ -44,7 +44,7 @@ def make_dataset(folder: Path, rows: list[int], streams: list[int] | None = None
 
 
 def assert_rows(columns: dict, rows: list[int]) -> None:
-    """The columns hold exactly these rows."""
+    """Check that the columns contain exactly these rows."""
     assert columns["label"][:, 0].tolist() == rows
     assert columns["tokens"].tolist() == [[row * 10 + i for i in range(WIDTH)] for row in rows]
     blobs = [bytes(columns["blob"].row(i)) for i in range(len(rows))]

@@ -1,4 +1,4 @@
-"""A home with runs made by hand, for tests: the records that runs leave, without Ray."""
+"""A home with hand-written runs, for tests: the records of runs, without Ray."""
 
 from __future__ import annotations
 
@@ -11,7 +11,18 @@ from typing import Any
 import pytest
 from drivetrain.home import Home
 from drivetrain.job.spec import JobSpec
-from drivetrain.runs.states import Ended, Place, Placing, Preparing, Progress, Queued, Ready, Starting, State, Training
+from drivetrain.runs.states import (
+    Allocation,
+    Ended,
+    Placing,
+    Preparing,
+    Progress,
+    Queued,
+    Ready,
+    Starting,
+    State,
+    Training,
+)
 from drivetrain.runs.store import RunStore
 from drivetrain.tracking.spool import Spool
 from drivetrain.tracking.totals import Record
@@ -33,11 +44,11 @@ TOY: dict[str, Any] = {
     "model": {"factory": "model:make"},
     "training": {"steps": 4, "global_batch_size": 8},
 }
-PLACE = Place((("node-a", 2),), 1000.0)
+PLACE = Allocation((("node-a", 2),), 1000.0)
 
 
 def home_in(folder: Path, patch: pytest.MonkeyPatch) -> Home:
-    """Make this folder the home of the process, whatever the environment says."""
+    """Make this folder the home of the process, regardless of the environment."""
     patch.setenv("DRIVETRAIN_HOME", str(folder))
     for name in ("DRIVETRAIN_DATABASE_URL", "DRIVETRAIN_SERVER", "DRIVETRAIN_TOKEN", "MLFLOW_TRACKING_URI"):
         patch.delenv(name, raising=False)
@@ -59,7 +70,7 @@ def write_numbers(path: Path, rows: int = 200) -> Path:
 
 
 def prepare_chunks(spec: DataSpec, home: Home, code: Path) -> None:
-    """Do what preprocessing actors do: only the manifest is left to be made, which needs no Ray."""
+    """Do the work of preprocessing actors: then only the manifest is missing, which needs no Ray."""
     raw = list(preparation._raw(spec, home.downloads))
     folder = preparation._folder(spec, str(home.datasets), preparation._version(preparation._inputs(spec, raw, code)))
     _, tasks = preparation._tasks(spec, raw)
@@ -71,7 +82,7 @@ def prepare_chunks(spec: DataSpec, home: Home, code: Path) -> None:
 
 
 def make_run(home: Home, run: str, spec: JobSpec | None = None, user: str = "ann", **facts: Any) -> RunFolder:
-    """Write the folder and the record of a run that was submitted and has not begun."""
+    """Write the folder and the record of a run that was submitted and has not started."""
     folder, spec = home.run(run), spec or job()
     folder.code.mkdir(parents=True)
     (folder.code / "model.py").write_text("def make(): ...\n")
@@ -97,7 +108,7 @@ def metrics(series: str, step: int, **values: float) -> Record:
 
 
 def train(home: Home, run: str, steps: int = 4, reason: Reason = Reason.COMPLETED, **facts: Any) -> None:
-    """Leave what a run of so many steps leaves: transitions, ledger, checkpoint, times of steps, metrics, facts."""
+    """Write all records of a run with this many steps: transitions, ledger, checkpoint, step times, metrics, facts."""
     folder, store = home.run(run), RunStore(home.database_url)
     progress = Progress(generation=1, step=steps, committed_step=steps)
     states: list[State] = [
@@ -115,7 +126,7 @@ def train(home: Home, run: str, steps: int = 4, reason: Reason = Reason.COMPLETE
     times = StepTimes(folder.step_times, 1)
     for step in range(1, steps + 1):
         times.enter("compute")
-        times.end_turn(step, 0.0)
+        times.end_iteration(step, 0.0)
     times.close()
     log(
         folder, [metrics("train", step, loss=1.0 / step, step_s=0.5, tokens_per_s=64.0) for step in range(1, steps + 1)]
@@ -128,16 +139,16 @@ def train(home: Home, run: str, steps: int = 4, reason: Reason = Reason.COMPLETE
 
 @dataclass
 class Agent:
-    """The handle of an agent that answers as it is given to."""
+    """An agent handle with predefined answers."""
 
     answers: dict[type[Request], str | Exception] = field(default_factory=dict)
     uploaded: bool | Exception = True
-    asked: list[Request] = field(default_factory=list)
+    requests: list[Request] = field(default_factory=list)
     waited_s: list[float] = field(default_factory=list)
 
-    def ask(self, request: Request) -> str:
+    def run_request(self, request: Request) -> str:
         """See `AgentHandle`."""
-        self.asked.append(request)
+        self.requests.append(request)
         return _given(self.answers[type(request)])
 
     def finish_uploads(self, timeout_s: float) -> bool:

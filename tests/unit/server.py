@@ -1,4 +1,4 @@
-"""The server's application over a home, with a session that needs no Ray, for tests."""
+"""The server's application for a home, with a session that needs no Ray, for tests."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import secrets
 from pathlib import Path
 from typing import Any, cast
 
-from drivetrain.accounting.statement import RunAccounts
+from drivetrain.accounting.run_account import RunAccountCache
 from drivetrain.api.session import Session
 from drivetrain.home import Home
 from drivetrain.job.loading import Job
@@ -32,17 +32,17 @@ CLUSTER = ClusterStatus(
     ),
     queue=(
         QueueEntry(Request("toy-2", "bob", "default", 5, 10.0, 2, 1, 1.0, 0.0), "an allocation", "no room"),
-        QueueEntry(Request("toy-3", "ann", "default", 0, 20.0, 4, 4, 1.0, 0.0, 60.0), "its turn to prepare"),
+        QueueEntry(Request("toy-3", "ann", "default", 0, 20.0, 4, 4, 1.0, 0.0, 60.0), "data preparation"),
     ),
     usage={"ann": 0.5},
 )
 
 
 class LocalSession:
-    """What a session does to the records of a home, without a coordinator.
+    """The effects of a session on the records of a home, without a coordinator.
 
     Attributes:
-        views: by run; of those that have none, one that says what the record says.
+        views: by run; by default derived from the record.
     """
 
     def __init__(self, home: Home) -> None:
@@ -80,17 +80,17 @@ class LocalSession:
 
 
 class Server:
-    """The application over a home, and those who call it."""
+    """The application for a home, and its callers."""
 
     def __init__(self, home: Home) -> None:
         self.home, self.store, self.tokens = home, RunStore(home.database_url), Tokens(home.database_url)
         self.session = LocalSession(home)
         session = cast("Session", self.session)
-        self.parts = Parts(session, self.store, self.tokens, home, RunAccounts(home, self.store))
+        self.parts = Parts(session, self.store, self.tokens, home, RunAccountCache(home, self.store))
         self.app = create_app(self.parts)
 
     def headers(self, user: str, role: Role = Role.USER) -> dict[str, str]:
-        """Of a caller with a new token."""
+        """Return the headers of a caller with a new token."""
         return {"Authorization": f"Bearer {self.tokens.create(user, role)[0]}"}
 
     def client(self, user: str, role: Role = Role.USER, path: str = "/v1", **options: Any) -> TestClient:

@@ -8,7 +8,7 @@ from drivetrain_workers.protocol.step_record import StepRecord
 
 
 def step_record(step: int, **fields: Any) -> StepRecord:
-    """The record of a step of two ranks with a global batch of 8, but for what ``fields`` say."""
+    """Return the record of a step of two ranks with a global batch of 8, with ``fields`` replaced."""
     ordinary = {
         "positions": (8 * (step - 1), 8 * step),
         "world_size": 2,

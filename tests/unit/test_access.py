@@ -109,7 +109,7 @@ def test_each_address_has_a_rate(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "expected"),
     [
         (ServerSettings(host="0.0.0.0"), "drivetrain token create"),
         (ServerSettings(certificate="no.pem"), "both, or none"),
@@ -119,10 +119,10 @@ def test_each_address_has_a_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_unsafe_servers_do_not_start(
-    settings: ServerSettings, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    settings: ServerSettings, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DRIVETRAIN_HOME", str(tmp_path))
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=expected):
         serve(settings)
 
 
@@ -134,7 +134,7 @@ def test_beyond_loopback_needs_tls_too(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_what_is_sent_in_chunks_is_bounded_too() -> None:
-    """Without a Content-Length the size is known only when it has arrived."""
+    """Without a Content-Length the size is known only after the transfer."""
 
     async def takes_all(request: Request) -> PlainTextResponse:
         return PlainTextResponse(str(len(await request.body())))

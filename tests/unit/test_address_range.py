@@ -1,4 +1,4 @@
-"""Files that appear and disappear in reserved addresses."""
+"""Mapping and unmapping of files in reserved addresses."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ print(values[0], flush=True)
 
 
 def page_of(folder: Path, value: int, pages: int = 1) -> Path:
-    """A file of pages that hold one byte over and over."""
+    """Write a file of pages in which every byte has the same value."""
     path = folder / f"{value}.bin"
     path.write_bytes(bytes([value]) * PAGE * pages)
     return path
 
 
 def map_path(space: AddressRange, page: int, path: Path) -> None:
-    with path.open("rb") as file:  # what is mapped outlives the descriptor
+    with path.open("rb") as file:  # a mapping outlives its descriptor
         space.map_file(page * PAGE, file.fileno(), path.stat().st_size)
 
 
 def reserved(address: int) -> bool:
-    """Whether the process has a mapping at an address."""
+    """Check whether the process has a mapping at an address."""
     lines = Path("/proc/self/maps").read_text().splitlines()
     ranges = [[int(end, 16) for end in line.split()[0].split("-")] for line in lines]
     return any(begin <= address < end for begin, end in ranges)
@@ -76,13 +76,13 @@ def test_a_removed_file_stays_readable(tmp_path: Path) -> None:
     space.close()
 
 
-def test_reading_where_nothing_is_mapped_ends_the_process(tmp_path: Path) -> None:
+def test_reading_an_unmapped_page_ends_the_process(tmp_path: Path) -> None:
     command = [sys.executable, "-c", _READ_A_CLEARED_PAGE, str(page_of(tmp_path, 5))]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.stdout, done.returncode) == ("5\n", -signal.SIGSEGV), done.stderr
 
 
-def test_what_cannot_be_mapped_is_an_error(tmp_path: Path) -> None:
+def test_a_failed_mapping_is_an_error(tmp_path: Path) -> None:
     space = AddressRange(PAGE)
     closed = os.open(page_of(tmp_path, 1), os.O_RDONLY)
     os.close(closed)
@@ -94,8 +94,8 @@ def test_what_cannot_be_mapped_is_an_error(tmp_path: Path) -> None:
     space.close()
 
 
-def test_closing_gives_the_addresses_back(tmp_path: Path) -> None:
-    space = AddressRange(1 << 40)  # more than any machine's memory: costs nothing
+def test_closing_releases_the_addresses(tmp_path: Path) -> None:
+    space = AddressRange(1 << 40)  # more than any machine's memory; reserving it uses none
     inside = space.base + (1 << 39)
     assert reserved(inside)
     space.close()

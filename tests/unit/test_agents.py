@@ -1,4 +1,4 @@
-"""Ray as runs use it: agents and their errors, gangs, nodes; with stand-ins for Ray's own calls."""
+"""Agents and their errors, gangs, nodes: the use of Ray, with replacements for Ray's own calls."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from drivetrain.cluster import autoscaler, devices, gang, nodes, ray_internals
 from drivetrain.cluster.autoscaler import Autoscaler
-from drivetrain.cluster.devices import room_for
+from drivetrain.cluster.devices import hardware_for
 from drivetrain.cluster.gang import RayAgent, RayGang
 from drivetrain.cluster.protocols import AgentHandle, AgentLostError, NodesGoneError
 from drivetrain.planning.hardware import gpu
@@ -31,7 +31,7 @@ LEFT: Any = ActorDiedError
 
 @dataclass
 class Call:
-    """A call of an actor that was begun; `ray.get` waits for it."""
+    """A call of an actor that was started; `ray.get` waits for it."""
 
     name: str
     arguments: tuple[Any, ...]
@@ -40,7 +40,7 @@ class Call:
 
 @dataclass
 class Actor:
-    """An actor that answers as it is given to, or raises that."""
+    """An actor that returns or raises predefined results."""
 
     answers: dict[str, Any] = field(default_factory=dict)
     calls: list[Call] = field(default_factory=list)
@@ -62,7 +62,7 @@ class Actor:
 
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float | None]]:
-    """What is waited for, and how long at most."""
+    """Record each wait and its timeout."""
     waited: list[tuple[str, float | None]] = []
 
     def get(call: Call, timeout: float | None = None) -> Any:
@@ -76,8 +76,8 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float | None]]:
 
 
 def raised_there(cause: Exception) -> RayTaskError:
-    """An exception that an actor's method has raised, as Ray brings it."""
-    return RayTaskError("ask", "a traceback", cause)
+    """Return an exception of an actor's method in the form in which Ray raises it."""
+    return RayTaskError("run_request", "a traceback", cause)
 
 
 # Agents -----------------------------------------------------------------------------------------------------------
@@ -88,7 +88,7 @@ def test_an_agent_does_what_its_actor_does(waits: list[tuple[str, float | None]]
         "address": Address("10.0.0.1", 4242),
         "events": [],
         "snapshot": AgentSnapshot(1, 2, 3, {0: 4}),
-        "ask": "an answer",
+        "run_request": "an answer",
         "finish_uploads": True,
     }
     actor = Actor(answers)
@@ -97,27 +97,27 @@ def test_an_agent_does_what_its_actor_does(waits: list[tuple[str, float | None]]
     assert agent.address() == Address("10.0.0.1", 4242)
     assert agent.events(7, 0.5) == []
     assert agent.snapshot().ranks == {0: 4}
-    assert agent.ask(QUESTION) == "an answer"
+    assert agent.run_request(QUESTION) == "an answer"
     assert agent.finish_uploads(60.0) is True
     assert actor.called == [
         ("address",),
         ("events", 7, 0.5),
         ("snapshot",),
-        ("ask", QUESTION),
+        ("run_request", QUESTION),
         ("finish_uploads", 60.0),
     ]
-    assert waits[:-1] == [(name, None) for name in ("address", "events", "snapshot", "ask")]
+    assert waits[:-1] == [(name, None) for name in ("address", "events", "snapshot", "run_request")]
     assert waits[-1][1] is not None
     assert waits[-1][1] > 60.0, "the answer comes after the time that it is given"
 
 
 def test_stopping_does_not_wait(waits: list[tuple[str, float | None]]) -> None:
-    """For a dead agent, whose listener says that it is."""
-    actor = Actor({"stop": LEFT(), "ask_stop": LEFT()})
+    """A dead agent is detected by its listener."""
+    actor = Actor({"stop": LEFT(), "request_stop": LEFT()})
     agent = RayAgent(0, 1, actor)
     agent.stop()
-    agent.ask_stop()
-    assert actor.called == [("stop",), ("ask_stop",)]
+    agent.request_stop()
+    assert actor.called == [("stop",), ("request_stop",)]
     assert waits == []
 
 
@@ -132,31 +132,31 @@ def test_a_start_is_accepted_later(waits: list[tuple[str, float | None]]) -> Non
 
 
 @pytest.mark.parametrize("cause", [CheckpointError("none"), InputError("a", "b", "c"), OSError(28, "No space left")])
-def test_what_the_model_process_raises_comes_through(cause: Exception, waits: list[tuple[str, float | None]]) -> None:
+def test_errors_of_the_model_process_are_raised(cause: Exception, waits: list[tuple[str, float | None]]) -> None:
     with pytest.raises(type(cause)) as caught:
-        RayAgent(0, 1, Actor({"ask": raised_there(cause)})).ask(QUESTION)
+        RayAgent(0, 1, Actor({"run_request": raised_there(cause)})).run_request(QUESTION)
     assert caught.value is cause
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "message"),
     [
         (raised_there(KeyError("x")), "its agent failed: KeyError('x')"),
         (GetTimeoutError("too late\nand more"), "too late"),
         (RayError("the node is gone"), "the node is gone"),
     ],
 )
-def test_an_agent_that_fails_is_lost(error: Exception, said: str, waits: list[tuple[str, float | None]]) -> None:
+def test_an_agent_that_fails_is_lost(error: Exception, message: str, waits: list[tuple[str, float | None]]) -> None:
     with pytest.raises(AgentLostError) as caught:
         RayAgent(4, 1, Actor({"snapshot": error})).snapshot()
-    assert (caught.value.index, str(caught.value)) == (4, said)
+    assert (caught.value.index, str(caught.value)) == (4, message)
 
 
 # Gangs ------------------------------------------------------------------------------------------------------------
 
 
 class Group:
-    """A placement group that gets its place after some looks."""
+    """A placement group that is ready after some checks."""
 
     def __init__(self, bundles: list[dict[str, float]], looks: int = 0) -> None:
         self.bundle_specs, self.looks = bundles, looks
@@ -167,7 +167,7 @@ class Group:
 
 
 class FakeRay:
-    """The calls of Ray that a gang makes, and what is there."""
+    """The Ray calls that a gang makes, and their state."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.groups: dict[str, Group] = {}
@@ -249,7 +249,7 @@ def test_a_gang_on_cpus_asks_for_no_gpu(fake: FakeRay, tmp_path: Path) -> None:
     assert (fake.options[0]["num_gpus"], fake.tasks[0].successor, fake.tasks[0].several_nodes) == (0, "", False)
 
 
-def test_a_place_that_is_there_is_used_again(fake: FakeRay, tmp_path: Path) -> None:
+def test_an_existing_placement_group_is_reused(fake: FakeRay, tmp_path: Path) -> None:
     run_gang = RayGang("toy-1", 1, 0, RunFolder(tmp_path))
     run_gang.place("data", PLACEMENT, always)
     before = fake.groups["toy-1"], fake.actors["toy-1/agent-0"]
@@ -259,7 +259,7 @@ def test_a_place_that_is_there_is_used_again(fake: FakeRay, tmp_path: Path) -> N
     assert fake.actors.keys() == {"toy-1/agent-0", "toy-1/agent-1"}
 
 
-def test_a_gang_that_no_one_wants_is_not_made(fake: FakeRay, tmp_path: Path) -> None:
+def test_a_gang_that_is_not_wanted_is_not_created(fake: FakeRay, tmp_path: Path) -> None:
     run_gang = RayGang("toy-1", 1, 0, RunFolder(tmp_path))
     assert run_gang.place("data", PLACEMENT, lambda: False) == []
     assert fake.groups == {}
@@ -291,7 +291,7 @@ def test_agents_are_found_by_name(fake: FakeRay, tmp_path: Path) -> None:
     assert caught.value.index == 1
 
 
-def test_ranks_of_one_node_meet_at_a_file(fake: FakeRay, tmp_path: Path) -> None:
+def test_ranks_of_one_node_use_a_file_rendezvous(fake: FakeRay, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     actor = Actor()
     run_gang = RayGang("toy-1", 1, 0, folder)
@@ -302,7 +302,7 @@ def test_ranks_of_one_node_meet_at_a_file(fake: FakeRay, tmp_path: Path) -> None
     assert list((tmp_path / "rendezvous").iterdir()) == [], "what an older generation has left would be joined"
 
 
-def test_ranks_of_several_nodes_meet_at_the_first(
+def test_ranks_of_several_nodes_use_the_first_node_as_rendezvous(
     fake: FakeRay, waits: list[tuple[str, float | None]], tmp_path: Path
 ) -> None:
     actors = [Actor({"address": Address("10.0.0.1", 4242)}), Actor()]
@@ -318,11 +318,11 @@ def test_a_release_ends_agents_and_their_copies(keep: bool, fake: FakeRay, tmp_p
     run_gang = RayGang("toy-1", 1, 0, RunFolder(tmp_path))
     run_gang.place("data", PLACEMENT, always)
     dying = fake.actors["toy-1/agent-0"]
-    dying.answers["forget_copies"] = LEFT()
+    dying.answers["remove_copies"] = LEFT()
     del fake.actors["toy-1/agent-1"]
     run_gang.release(keep_copies=keep)
     assert fake.killed == [dying]
-    assert dying.called == ([] if keep else [("forget_copies",)])
+    assert dying.called == ([] if keep else [("remove_copies",)])
     assert fake.groups == {}
     run_gang.release()
     assert fake.killed == [dying]
@@ -337,14 +337,14 @@ def node(name: str, alive: bool = True, **resources: float) -> dict[str, Any]:
 
 @pytest.fixture
 def listed(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """Ray's list of nodes."""
+    """Replace Ray's list of nodes."""
     found = [node("a", CPU=8.0, GPU=2.0), node("b", CPU=4.0), node("c"), node("dead", alive=False, CPU=8.0)]
     monkeypatch.setattr(nodes.ray, "nodes", lambda: found)
     monkeypatch.setattr(ray_internals, "draining_nodes", lambda: {"b", "dead"})
     return found
 
 
-def test_nodes_that_live_are_usable(listed: list[dict[str, Any]]) -> None:
+def test_live_nodes_are_usable(listed: list[dict[str, Any]]) -> None:
     assert nodes.usable_nodes() == [
         Node("a", 8.0, 2.0, False, "at-a"),
         Node("b", 4.0, 0.0, True, "at-b"),
@@ -362,14 +362,14 @@ def test_the_head_does_not_leave(listed: list[dict[str, Any]], monkeypatch: pyte
 
 
 class Leaving:
-    """A cluster's GCS while a node leaves: what is in use, look by look."""
+    """A cluster's GCS while a node leaves: the resources in use at each check."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
         self.uses: Iterator[Any] = iter(())
         self.drained: list[tuple[Any, ...]] = []
         self.accepts = True
         self._clock = clock
-        monkeypatch.setattr(nodes, "_LOOK_S", 0.0)
+        monkeypatch.setattr(nodes, "_POLL_INTERVAL_S", 0.0)
         monkeypatch.setattr(nodes, "time", clock)
         monkeypatch.setattr(ray_internals, "resources_in_use", self.resources_in_use)
         monkeypatch.setattr(ray_internals, "drain_node", self.drain)
@@ -394,7 +394,7 @@ def leaving(monkeypatch: pytest.MonkeyPatch) -> Leaving:
 BUSY, UNUSED = {"a": {"CPU": 2.0, "memory": 1.0}}, {"a": {"memory": 1.0}}
 
 
-def test_a_node_has_left_when_no_one_computes_there(leaving: Leaving) -> None:
+def test_a_node_has_left_when_its_cpus_are_unused(leaving: Leaving) -> None:
     leaving.uses = iter([BUSY, BUSY, RpcError("the head restarts"), BUSY, UNUSED])
     assert nodes.leave("a", "gcs", 60.0, "spot")
     assert leaving.drained == [("a", "gcs", 1060.0, "spot")]
@@ -407,7 +407,7 @@ def test_a_node_may_be_too_late(leaving: Leaving) -> None:
     assert not nodes.leave("a", "gcs", 5.0, "spot")
 
 
-def test_a_head_that_is_away_is_asked_again(leaving: Leaving) -> None:
+def test_an_unavailable_head_is_retried(leaving: Leaving) -> None:
     leaving.uses = iter([RpcError("away"), RpcError("away"), BUSY, UNUSED])
     assert nodes.leave("a", "gcs", 60.0, "spot")
     leaving.uses = iter([RpcError("away")] * 20)
@@ -421,9 +421,9 @@ def test_a_node_that_is_not_accepted_is_announced_again(leaving: Leaving) -> Non
     assert len(leaving.drained) > 1
 
 
-def test_a_node_of_another_cluster_is_refused(leaving: Leaving) -> None:
+def test_a_node_of_another_cluster_is_rejected(leaving: Leaving) -> None:
     leaving.uses = iter([BUSY])
-    with pytest.raises(InputError, match="one of the cluster"):
+    with pytest.raises(InputError, match="a node of the cluster"):
         nodes.leave("z" * 20, "gcs", 60.0, "spot")
     assert leaving.drained == []
 
@@ -442,7 +442,7 @@ def with_nodes(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 def test_workers_on_cpus_have_the_least_of_any_node(with_nodes: Callable[..., None]) -> None:
     with_nodes({"CPU": 8.0, "memory": 64e9}, {"CPU": 4.0, "memory": 8e9}, {"CPU": 1.0, "memory": 1e9})
-    found = room_for(3, 2, 0)
+    found = hardware_for(3, 2, 0)
     assert (found.workers, found.nodes, found.gpu, found.worker_bytes) == (3, 1, None, 4e9)
 
 
@@ -450,28 +450,28 @@ def test_workers_on_gpus_have_the_least_of_any_kind(with_nodes: Callable[..., No
     h100 = {"CPU": 8.0, "GPU": 4.0, "memory": 64e9, "accelerator_type:H100": 1.0}
     l4 = {"CPU": 8.0, "GPU": 2.0, "memory": 64e9, "accelerator_type:L4": 1.0}
     with_nodes(h100, {"CPU": 8.0, "memory": 1e9})
-    assert (room_for(6, 1, 1).gpu, room_for(6, 1, 1).nodes) == (gpu("h100", ""), 2)
+    assert (hardware_for(6, 1, 1).gpu, hardware_for(6, 1, 1).nodes) == (gpu("h100", ""), 2)
     with_nodes(h100, l4)
-    assert (room_for(5, 1, 1).gpu, room_for(5, 1, 1).nodes) == (gpu("l4", ""), 3)
+    assert (hardware_for(5, 1, 1).gpu, hardware_for(5, 1, 1).nodes) == (gpu("l4", ""), 3)
 
 
-def test_gpus_of_which_nothing_is_known_are_refused(with_nodes: Callable[..., None]) -> None:
+def test_unknown_gpus_are_rejected(with_nodes: Callable[..., None]) -> None:
     with_nodes({"CPU": 8.0, "GPU": 4.0, "memory": 64e9})
-    with pytest.raises(InputError, match="Ray does not know the kind"):
-        room_for(1, 1, 1)
+    with pytest.raises(InputError, match="Ray does not report the GPU type"):
+        hardware_for(1, 1, 1)
     with_nodes({"CPU": 8.0, "GPU": 4.0, "memory": 64e9, "accelerator_type:ABACUS": 1.0})
     with pytest.raises(InputError, match="ABACUS"):
-        room_for(1, 1, 1)
+        hardware_for(1, 1, 1)
 
 
 # The autoscaler ---------------------------------------------------------------------------------------------------
 
 
-def test_room_is_asked_for_when_it_changes(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[list[dict[str, float]]] = []
+def test_resources_are_requested_when_they_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    requested: list[list[dict[str, float]]] = []
 
     def ask(bundles: list[dict[str, float]]) -> None:
-        asked.append(bundles)
+        requested.append(bundles)
 
     monkeypatch.setattr(autoscaler, "request_resources", ask)
 
@@ -484,4 +484,4 @@ def test_room_is_asked_for_when_it_changes(monkeypatch: pytest.MonkeyPatch) -> N
     provision([])
     provision([])
     cpus, both = {"CPU": 2.0}, {"CPU": 2.0, "GPU": 1.0}
-    assert [sorted(bundles, key=str) for bundles in asked] == [sorted([cpus, cpus, both], key=str), []]
+    assert [sorted(bundles, key=str) for bundles in requested] == [sorted([cpus, cpus, both], key=str), []]

@@ -1,4 +1,4 @@
-"""Ranks as threads that agree on real files."""
+"""Agreement of ranks, as threads, on real files."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.unit.step_records import step_record
 
 
 def gathers(world_size: int) -> tuple[list[Callable[[Any], list[Any]]], threading.Barrier]:
-    """What `gather_objects` is to processes, for threads; and what ends it when one of them fails."""
+    """Return a `gather_objects` for threads, and a barrier that is aborted when one of them fails."""
     slots, barrier = [None] * world_size, threading.Barrier(world_size)
 
     def of(rank: int) -> Callable[[Any], list[Any]]:
@@ -46,10 +46,10 @@ def gathers(world_size: int) -> tuple[list[Callable[[Any], list[Any]]], threadin
 
 @dataclass
 class Gang:
-    """Ranks on nodes of their own, which share the run's folder.
+    """Ranks on separate nodes, which share the run's folder.
 
     Attributes:
-        views: of the run's folder, by rank, where a rank sees another.
+        views: views of the run's folder, by rank, where a rank sees different files.
     """
 
     folder: Path
@@ -71,7 +71,7 @@ class Gang:
         return self.folder / f"memory-{rank}"
 
     def choose(self) -> list[Checkpoint | None]:
-        """What each rank comes to; raises what the first of them has raised."""
+        """Return the choice of each rank; raise the first error."""
         by_rank, barrier = gathers(self.world_size)
 
         def rank_main(rank: int) -> Checkpoint | None:
@@ -79,9 +79,9 @@ class Gang:
             memory = MemoryCopies(self.memory(rank)) if self.copies else None
             parts = run, self.remote(run) if self.remote else None, memory
             place = rank, self.world_size
-            told = self.problems.append
+            report = self.problems.append
             try:
-                return Agreement(*parts, 2, *place, by_rank[rank], told, lambda: None).choose()
+                return Agreement(*parts, 2, *place, by_rank[rank], report, lambda: None).choose()
             except BaseException:
                 barrier.abort()
                 raise
@@ -99,7 +99,7 @@ class Gang:
 
 @pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """How often each file of state was read to verify it, by folder and name."""
+    """Count the verifications of each state file, by folder and name."""
     counts: Counter[str] = Counter()
 
     def verify_file(path: Path, size: int, digests: list[str]) -> None:
@@ -117,7 +117,7 @@ def test_a_run_without_state(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4])
 def test_every_byte_is_read_once(tmp_path: Path, read: Counter[str], world_size: int) -> None:
-    """Of a checkpoint of three ranks, whatever the size of the gang that loads it; older ones are not read."""
+    """A checkpoint of three ranks is read once by a gang of any size; older checkpoints are not read."""
     gang = Gang(tmp_path, world_size)
     make_checkpoint(gang.run, CheckpointId(4, 1), 3)
     newest = make_checkpoint(gang.run, CheckpointId(8, 1), 3)
@@ -134,7 +134,7 @@ def cut(path: Path) -> None:
     ("victim", "change"),
     [
         *((name, change) for name in ("rank-00002.bin", "rank-00001.json") for change in (damage, cut, Path.unlink)),
-        *(("manifest.json", change) for change in (damage, cut)),  # without one it is no checkpoint
+        *(("manifest.json", change) for change in (damage, cut)),  # without a manifest it is not a checkpoint
     ],
 )
 def test_a_damaged_checkpoint_is_set_aside(tmp_path: Path, victim: str, change: Callable[[Path], Any]) -> None:
@@ -152,13 +152,13 @@ def test_a_damaged_checkpoint_is_set_aside(tmp_path: Path, victim: str, change: 
         f"{newer.name}.corrupt",
         f"{newest.name}.corrupt",
     }
-    make_checkpoint(gang.run, CheckpointId(12, 1), 3)  # downloaded again, say, and damaged again
+    make_checkpoint(gang.run, CheckpointId(12, 1), 3)  # for example downloaded again, and damaged again
     damage(newest / "rank-00001.bin")
     assert gang.chosen() == [older, older]
 
 
-def test_what_only_one_node_sees_is_not_set_aside(tmp_path: Path) -> None:
-    """Its view of the shared folder is stale, or its disk or memory at fault: the checkpoint is sound."""
+def test_damage_that_only_one_node_sees_is_not_set_aside(tmp_path: Path) -> None:
+    """The other rank's view of the shared folder is stale, or its disk or memory is faulty: the checkpoint is valid."""
     gang = Gang(tmp_path, views={1: tmp_path / "stale"})
     newest = make_checkpoint(gang.run, CheckpointId(8, 1), 2)
     damage(make_checkpoint(gang.views[1], CheckpointId(8, 1), 2) / "rank-00001.bin")
@@ -169,7 +169,7 @@ def test_what_only_one_node_sees_is_not_set_aside(tmp_path: Path) -> None:
 
 
 def test_a_newer_copy_is_loaded(tmp_path: Path, read: Counter[str]) -> None:
-    """The newest of which every rank has its own; what is newer goes, and the checkpoint is not read."""
+    """The newest copy that every rank has is loaded; newer ones are removed, and the checkpoint is not read."""
     gang = Gang(tmp_path, copies=True)
     make_checkpoint(gang.run, CheckpointId(8, 1), 2)
     for rank, steps in enumerate([(10, 12), (12,)]):
@@ -204,8 +204,8 @@ def test_a_damaged_copy_is_skipped(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("step", "world_size", "stage"), [(8, 2, 2), (6, 2, 2), (12, 3, 2), (12, 2, 1)])
-def test_a_copy_that_does_not_serve(tmp_path: Path, step: int, world_size: int, stage: int) -> None:
-    """It is no newer than the checkpoint, or of another world size or stage."""
+def test_a_copy_that_does_not_fit(tmp_path: Path, step: int, world_size: int, stage: int) -> None:
+    """It is not newer than the checkpoint, or has another world size or stage."""
     gang = Gang(tmp_path, copies=True)
     stored = make_checkpoint(gang.run, CheckpointId(8, 1), 2)
     for rank in (0, 1):
@@ -215,7 +215,7 @@ def test_a_copy_that_does_not_serve(tmp_path: Path, step: int, world_size: int, 
 
 @pytest.fixture
 def stored(tmp_path: Path) -> Gang:
-    """A run that has lost its folder, whose checkpoints of steps 4, 8 and 12 are in storage."""
+    """Return a run that has lost its folder and has checkpoints of steps 4, 8 and 12 in storage."""
     spec = CheckpointSpec(location=str(tmp_path / "place"), keep=3)
     gang = Gang(tmp_path, remote=lambda run: RemoteCheckpoints(run, spec))
     for step in (4, 8, 12):
@@ -229,14 +229,14 @@ def stored(tmp_path: Path) -> Gang:
 def test_the_newest_in_storage_is_downloaded(stored: Gang, read: Counter[str]) -> None:
     newest = CheckpointId(12, 1).folder(stored.checkpoints)
     assert stored.chosen() == [newest, newest]
-    assert read == {}  # each block was compared with its digest as it came
+    assert read == {}  # each block was verified during the download
     assert committed(stored.checkpoints) == [CheckpointId(12, 1)]
     assert [record.step for record in ledger.read(RunFolder(stored.run).ledger)] == [4, 8, 12]
     assert stored.chosen() == [newest, newest]
     assert len(read) == 3
 
 
-def test_damage_in_storage_is_set_aside_there(stored: Gang) -> None:
+def test_damage_in_storage_is_set_aside(stored: Gang) -> None:
     there = stored.folder / "place" / "run" / "checkpoints"
     (there / "step-00000012.g0001" / "rank-00001.bin").unlink()
     damage(there / "step-00000008.g0001" / "rank-00002.json")
@@ -250,7 +250,7 @@ def test_damage_in_storage_is_set_aside_there(stored: Gang) -> None:
     assert [path.name for path in stored.checkpoints.iterdir()] == [older.name]
 
 
-def test_what_is_newer_here_is_not_downloaded(stored: Gang) -> None:
+def test_older_checkpoints_are_not_downloaded(stored: Gang) -> None:
     newest = make_checkpoint(stored.run, CheckpointId(16, 2), 2)
     assert stored.chosen() == [newest, newest]
     older = make_checkpoint(stored.run, CheckpointId(10, 2), 2)
@@ -259,21 +259,21 @@ def test_what_is_newer_here_is_not_downloaded(stored: Gang) -> None:
     assert older.exists()
 
 
-def test_a_run_whose_state_is_all_damaged_does_not_begin_again(stored: Gang) -> None:
+def test_a_run_with_only_corrupt_state_does_not_restart(stored: Gang) -> None:
     for path in (stored.folder / "place").glob("*/checkpoints/*/rank-00001.json"):
         damage(path)
     with pytest.raises(CheckpointError, match="can be loaded: 3 are damaged"):
         stored.choose()
 
 
-def test_storage_that_does_not_answer(stored: Gang) -> None:
+def test_unavailable_storage(stored: Gang) -> None:
     class Away(RemoteCheckpoints):
         def committed(self) -> list[CheckpointId]:
             raise OSError("it is away")
 
     stored.remote = lambda run: Away(run, CheckpointSpec(location=str(stored.folder / "place")))
-    with pytest.raises(OSError, match="does not say whether it has a checkpoint of this run: it is away"):
+    with pytest.raises(OSError, match="cannot list the checkpoints of this run in storage: it is away"):
         stored.choose()
     own = make_checkpoint(stored.run, CheckpointId(4, 1), 2)
     assert stored.chosen() == [own, own]
-    assert stored.problems == ["storage was not asked for newer checkpoints: it is away"]
+    assert stored.problems == ["storage was not checked for newer checkpoints: it is away"]

@@ -53,10 +53,10 @@ def test_only_the_shards_that_are_needed_are_mapped(arena: ShardArena, files: Lo
     assert_rows(arena.gather(index, slice(1, 3), arena.buffers(2)), [3, 10])
 
 
-def test_columns_of_equal_width_are_gathered_into_what_is_given(arena: ShardArena, files: LocalFiles) -> None:
+def test_columns_of_equal_width_are_gathered_into_given_buffers(arena: ShardArena, files: LocalFiles) -> None:
     arena.map_shard(0, files.acquire(0))
     index, buffers = arena.index(np.array([0, 0]), np.array([1, 2])), arena.buffers(1)
-    assert buffers["blob"] is None  # every batch of it has another size
+    assert buffers["blob"] is None  # batches differ in size
     first = arena.gather(index, slice(0, 1), buffers)
     assert first["tokens"] is buffers["tokens"]
     assert_rows(first, [1])
@@ -64,7 +64,7 @@ def test_columns_of_equal_width_are_gathered_into_what_is_given(arena: ShardAren
     assert first["label"].tolist() == [[2]]  # type: ignore[union-attr]
 
 
-def test_a_shard_comes_back_after_it_was_unmapped(arena: ShardArena, files: LocalFiles) -> None:
+def test_a_shard_can_be_mapped_again(arena: ShardArena, files: LocalFiles) -> None:
     for number in range(3):
         arena.map_shard(number, files.acquire(number))
     arena.unmap_shard(1)
@@ -74,7 +74,7 @@ def test_a_shard_comes_back_after_it_was_unmapped(arena: ShardArena, files: Loca
     assert_rows(arena.gather(index, slice(0, 3), arena.buffers(3)), [0, 9, 10])
 
 
-def test_what_was_gathered_outlives_the_arena(dataset: Dataset, files: LocalFiles) -> None:
+def test_gathered_batches_outlive_the_arena(dataset: Dataset, files: LocalFiles) -> None:
     arena = ShardArena(dataset.manifest.schema, dataset.manifest.splits["train"])
     arena.map_shard(1, files.acquire(1))
     columns = arena.gather(arena.index(np.array([1]), np.array([1])), slice(0, 1), arena.buffers(1))
@@ -89,12 +89,12 @@ def test_a_mapped_shard_is_not_read_again(arena: ShardArena, files: LocalFiles) 
 
 
 @pytest.mark.parametrize(("shard", "row"), [(0, 4), (1, -1), (2, 3)])
-def test_a_row_outside_its_shard_is_refused(arena: ShardArena, shard: int, row: int) -> None:
-    with pytest.raises(IndexError, match="13 rows in all"):
+def test_a_row_outside_its_shard_is_an_error(arena: ShardArena, shard: int, row: int) -> None:
+    with pytest.raises(IndexError, match="the split has 13 rows"):
         arena.index(np.array([0, shard]), np.array([0, row]))
 
 
-def test_a_shard_that_is_not_what_was_written_is_not_mapped(arena: ShardArena, files: LocalFiles) -> None:
+def test_a_corrupt_shard_is_not_mapped(arena: ShardArena, files: LocalFiles) -> None:
     path = files.acquire(1)
     whole = path.read_bytes()
     damaged = bytearray(whole)
@@ -112,23 +112,23 @@ def test_a_shard_that_is_not_what_was_written_is_not_mapped(arena: ShardArena, f
     assert_rows(arena.gather(arena.index(np.array([1]), np.array([0])), slice(0, 1), arena.buffers(1)), [4])
 
 
-def test_a_shard_of_other_columns_or_rows_than_the_manifest_says(dataset: Dataset, files: LocalFiles) -> None:
+def test_a_shard_with_other_columns_or_rows_than_the_manifest(dataset: Dataset, files: LocalFiles) -> None:
     shards = dataset.manifest.splits["train"]
     other = pa.schema([field for field in dataset.manifest.schema if field.name != "blob"])
     for arena in (
         ShardArena(other, shards),
         ShardArena(dataset.manifest.schema, [replace(shard, rows=shard.rows + 1) for shard in shards]),
     ):
-        with pytest.raises(CorruptFileError, match=r"train-00000\.arrow.*not the manifest's"):
+        with pytest.raises(CorruptFileError, match=r"train-00000\.arrow.*differ from the manifest"):
             arena.map_shard(0, files.acquire(0))
         arena.close()
 
 
-def test_local_files_are_where_they_are(files: LocalFiles, tmp_path: Path) -> None:
-    files.expect([0, 1, 2])
-    assert files.ahead_bytes == 0  # there is nothing to fetch
+def test_local_files_are_used_in_place(files: LocalFiles, tmp_path: Path) -> None:
+    files.prefetch([0, 1, 2])
+    assert files.prefetch_bytes == 0  # there is nothing to fetch
     assert files.acquire(2) == tmp_path / "train-00002.arrow"
     files.discard(2)
-    assert files.acquire(2).exists()  # the only copy
+    assert files.acquire(2).exists()  # the only copy, which stays
     files.release(2)
     files.close()

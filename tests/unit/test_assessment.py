@@ -1,4 +1,4 @@
-"""Scores and baselines against what scikit-learn and arithmetic say; attributions that find what a model looks at."""
+"""Scores and baselines compared with scikit-learn and exact results; attributions where the model looks."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ def _outcomes(rows: int = 400) -> tuple[Outcomes, np.ndarray[Any, Any], np.ndarr
 
 def test_scores_are_those_of_scikit_learn() -> None:
     found, positive, targets = _outcomes()
-    said = scores(found)
-    assert said["accuracy"] == pytest.approx(((positive > 0.5) == targets).mean())
-    assert said["log_loss"] == pytest.approx(log_loss(targets, positive))
-    assert said["brier"] == pytest.approx(2 * brier_score_loss(targets, positive))
-    assert said["auc"] == pytest.approx(roc_auc_score(targets, positive))
-    assert said["sensitivity"] == pytest.approx((positive[targets == 1] > 0.5).mean())
-    assert said["specificity"] == pytest.approx((positive[targets == 0] <= 0.5).mean())
+    found_scores = scores(found)
+    assert found_scores["accuracy"] == pytest.approx(((positive > 0.5) == targets).mean())
+    assert found_scores["log_loss"] == pytest.approx(log_loss(targets, positive))
+    assert found_scores["brier"] == pytest.approx(2 * brier_score_loss(targets, positive))
+    assert found_scores["auc"] == pytest.approx(roc_auc_score(targets, positive))
+    assert found_scores["sensitivity"] == pytest.approx((positive[targets == 1] > 0.5).mean())
+    assert found_scores["specificity"] == pytest.approx((positive[targets == 0] <= 0.5).mean())
 
 
-def test_calibration_error_tells_overconfidence() -> None:
+def test_calibration_error_measures_overconfidence() -> None:
     honest, positive, targets = _outcomes(20_000)
     assert calibration_error(honest) < 0.02
     sharp = positive**4 / (positive**4 + (1 - positive) ** 4)
@@ -82,7 +82,7 @@ def test_logistic_regression_reads_digits() -> None:
 
 
 def _texts(*, labelled: bool) -> Splits:
-    """Two kinds of sentences, told apart by their words."""
+    """Create two kinds of sentences with different words."""
     random = np.random.default_rng(0)
     words = (["red", "green", "blue", "pink"], ["one", "two", "three", "four"])
     labels = random.integers(2, size=300)
@@ -97,12 +97,12 @@ def _texts(*, labelled: bool) -> Splits:
     return Splits(train, {name: values[200:] for name, values in columns.items()}, [], tokenizer)
 
 
-def test_a_bag_of_tokens_tells_texts_apart() -> None:
+def test_a_bag_of_tokens_classifies_texts() -> None:
     assert bag_of_tokens(_texts(labelled=True))["accuracy"] == 1.0
 
 
 def test_the_trigram_is_a_distribution_and_beats_single_tokens() -> None:
-    """Probabilities of all tokens that may follow add up to 1, whatever came before."""
+    """The probabilities of all possible next tokens sum to 1, after any prefix."""
     from drivetrain_workers.assessment.baselines import _Trigram
 
     splits = _texts(labelled=False)
@@ -117,8 +117,8 @@ def test_the_trigram_is_a_distribution_and_beats_single_tokens() -> None:
     assert trigram(splits)["loss"] < -(share * np.log(share)).sum()
 
 
-def test_padding_does_not_flatter_the_trigram() -> None:
-    """Half-filled rows of random tokens are as hard to foretell as full ones."""
+def test_padding_does_not_improve_the_trigram() -> None:
+    """Half-filled rows of random tokens are as hard to predict as full ones."""
     random = np.random.default_rng(0)
     full = random.integers(1, 250, (400, 33))
     half = full.copy()
@@ -151,7 +151,7 @@ def test_data_without_labels_has_no_standard_baseline() -> None:
 
 
 class _Corner(torch.nn.Module):
-    """Looks at the upper left corner alone."""
+    """Uses the upper left corner only."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         bright = images[:, :2, :2].float().mean((1, 2, 3))
@@ -184,8 +184,8 @@ class _Bigram(torch.nn.Module):
         return found
 
 
-def test_language_models_are_judged_by_token(tmp_path: Path) -> None:
-    """Each token is a decision, but for padding; attributions become a picture of the text."""
+def test_language_models_are_assessed_by_token(tmp_path: Path) -> None:
+    """Each token is a decision, except padding; attributions become a picture of the text."""
     splits = _texts(labelled=False)
     assert splits.tokenizer
     model = _Bigram(splits.tokenizer.get_vocab_size())
@@ -215,7 +215,7 @@ def _job(best: tuple[str, str] = ("accuracy", "max"), **baseline: str) -> TrainJ
     return TrainJob.model_validate_json(json.dumps(sections))
 
 
-def test_who_won_is_said() -> None:
+def test_the_winner_is_reported() -> None:
     found = _compare(_job(), _digits(), {"accuracy": 0.99}, Path())
     assert (found["metric"], found["winner"]) == ("accuracy", "network")
     found = _compare(_job(), _digits(), {"accuracy": 0.5}, Path())
@@ -224,12 +224,12 @@ def test_who_won_is_said() -> None:
     assert found["winner"] == "network"
 
 
-def test_losses_of_other_kinds_are_not_compared() -> None:
-    """A network's own loss may be anything; its log loss is what the baseline has, too."""
+def test_different_losses_are_not_compared() -> None:
+    """A network's own loss may be any function; its log loss is comparable with that of the baseline."""
     found = _compare(_job(("loss", "min")), _digits(), {"loss": 0.0001, "log_loss": 3.0}, Path())
     assert (found["metric"], found["winner"]) == ("log_loss", "logistic regression")
 
 
-def test_what_only_one_has_cannot_be_compared() -> None:
+def test_a_metric_of_only_one_cannot_be_compared() -> None:
     with pytest.raises(InputError, match="'beauty', which the network lacks"):
         _compare(_job(metric="beauty", mode="max"), _digits(), {"accuracy": 1.0}, Path())

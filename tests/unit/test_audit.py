@@ -17,18 +17,18 @@ def ledger(steps: int, batch: int, worlds: tuple[int, ...] = (2,)) -> list[StepR
     ]
 
 
-@pytest.mark.parametrize("streams", [[[30, 20]], [[30, 20], [40]]])
-def test_a_clean_run(streams: list[list[int]]) -> None:
-    order = SampleOrder.of(streams, [2, 1][: len(streams)], 1, 4, 8)
+@pytest.mark.parametrize("sources", [[[30, 20]], [[30, 20], [40]]])
+def test_a_clean_run(sources: list[list[int]]) -> None:
+    order = SampleOrder.of(sources, [2, 1][: len(sources)], 1, 4, 8)
     found = audit(ledger(40, 8, worlds=(2, 3)), order, 8)
     assert found.problems == []
     assert found.samples == 320
     assert found.worlds == [(1, 2), (21, 3)]
-    if len(streams) == 1:
+    if len(sources) == 1:
         assert found.epochs == [6.4]
 
 
-def test_what_is_wrong_is_said() -> None:
+def test_problems_are_reported() -> None:
     order = SampleOrder.of([[50]], [1], 1, 4, 8)
     records = ledger(10, 8)
     records[4] = replace(records[4], positions=(0, 8))

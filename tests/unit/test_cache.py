@@ -21,17 +21,17 @@ from tests.unit.datasets import make_dataset
 
 
 class Storage:
-    """A file system that notes what is read, and can be made to wait."""
+    """A file system that records reads, and can be made to wait."""
 
     def __init__(self) -> None:
         self.read: list[str] = []
-        self.asked, self.open = threading.Semaphore(0), threading.Event()
+        self.requested, self.open = threading.Semaphore(0), threading.Event()
         self.open.set()
         self._files = fsspec.filesystem("file")
 
     def cat_file(self, url: str, start: int, end: int) -> bytes:
         self.read.append(Path(url).name)
-        self.asked.release()
+        self.requested.release()
         self.open.wait()
         content: bytes = self._files.cat_file(url, start=start, end=end)
         return content
@@ -47,14 +47,14 @@ class Node:
         self._ranks: list[CachedFiles] = []
 
     def rank(self, room: int, readers: int = 1) -> CachedFiles:
-        """A rank's cache, with room for so many shards."""
-        fetcher = Fetcher(self.storage, policy=RetryPolicy(first_s=0.0, last_s=0.0, wrong_bytes=1))
+        """Open the cache of a rank, with room for this many shards."""
+        fetcher = Fetcher(self.storage, policy=RetryPolicy(initial_delay_s=0.0, max_delay_s=0.0, max_wrong_answers=1))
         files = CachedFiles(self.local, str(self.remote), self.shards, fetcher, room * self.size, readers)
         self._ranks.append(files)
         return files
 
     def age(self, *numbers: int) -> None:
-        """These were expected long ago, the first of them longest."""
+        """Set old times of the last prefetch, oldest first."""
         for second, number in enumerate(numbers):
             os.utime(self.local / self.shards[number].file, (second, second))
 
@@ -92,30 +92,30 @@ def test_ranks_that_need_the_same_shard_at_the_same_time(node: Node) -> None:
     node.storage.open.clear()
     with ThreadPoolExecutor() as pool:
         acquired = [pool.submit(node.rank(room=4).acquire, 2) for _ in range(4)]
-        node.storage.asked.acquire()
-        assert node.cached() == []  # only what is whole and verified has its name
+        node.storage.requested.acquire()
+        assert node.cached() == []  # only complete and verified files have this name
         node.storage.open.set()
         assert len({future.result() for future in acquired}) == 1
     assert node.storage.read == [node.shards[2].file]
 
 
-def test_what_is_expected_is_fetched_ahead_and_in_order(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shards_are_prefetched_in_order(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache, "_DOWNLOADS", 1)
     files = node.rank(room=4)
-    files.expect([3, 1])
+    files.prefetch([3, 1])
     for _ in range(2):
-        node.storage.asked.acquire()
+        node.storage.requested.acquire()
     for number in (3, 1):
         assert node.is_right(files.acquire(number), number)
     assert node.storage.read == [node.shards[3].file, node.shards[1].file]
 
 
-def test_half_of_the_cache_is_for_looking_ahead(node: Node) -> None:
-    assert node.rank(room=4).ahead_bytes == 2 * node.size
-    assert node.rank(room=4, readers=2).ahead_bytes == node.size
+def test_half_of_the_cache_is_for_prefetching(node: Node) -> None:
+    assert node.rank(room=4).prefetch_bytes == 2 * node.size
+    assert node.rank(room=4, readers=2).prefetch_bytes == node.size
 
 
-def test_what_was_expected_longest_ago_makes_room(node: Node) -> None:
+def test_the_oldest_prefetch_is_evicted_first(node: Node) -> None:
     files = node.rank(room=2)
     for number in (0, 1):
         files.acquire(number)
@@ -125,18 +125,18 @@ def test_what_was_expected_longest_ago_makes_room(node: Node) -> None:
     assert node.cached() == [0, 2]
 
 
-def test_what_is_expected_again_stays(node: Node) -> None:
+def test_a_repeated_prefetch_is_not_evicted(node: Node) -> None:
     files = node.rank(room=2)
     for number in (0, 1):
         files.acquire(number)
         files.release(number)
     node.age(0, 1)
-    files.expect([0])
+    files.prefetch([0])
     files.acquire(2)
     assert node.cached() == [0, 2]
 
 
-def test_what_any_rank_uses_stays(node: Node) -> None:
+def test_shards_in_use_are_not_evicted(node: Node) -> None:
     files, other = node.rank(room=2), node.rank(room=2)
     other.acquire(0)
     files.acquire(1)
@@ -144,13 +144,13 @@ def test_what_any_rank_uses_stays(node: Node) -> None:
     node.age(0, 1)
     files.acquire(2)
     assert node.cached() == [0, 2]
-    other.close()  # lets go of what it holds
+    other.close()  # releases its shards
     files.acquire(3)
     assert node.cached() == [2, 3]
 
 
-def test_a_cache_that_cannot_hold_what_is_needed(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache, "_ROOM_PATIENCE_S", 0.0)
+def test_a_cache_that_is_too_small(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "_SPACE_TIMEOUT_S", 0.0)
     files = node.rank(room=2)
     for number in (0, 1):
         files.acquire(number)
@@ -161,7 +161,7 @@ def test_a_cache_that_cannot_hold_what_is_needed(node: Node, monkeypatch: pytest
     assert node.is_right(files.acquire(2), 2)
 
 
-def test_what_is_needed_waits_for_room(node: Node) -> None:
+def test_acquiring_waits_for_space(node: Node) -> None:
     files, other = node.rank(room=2), node.rank(room=2)
     for number in (0, 1):
         other.acquire(number)
@@ -172,7 +172,7 @@ def test_what_is_needed_waits_for_room(node: Node) -> None:
     assert node.cached() == [0, 2]
 
 
-def test_stopping_ends_the_wait_for_room(node: Node) -> None:
+def test_stopping_ends_the_wait_for_space(node: Node) -> None:
     files = node.rank(room=1)
     files.acquire(0)
     with ThreadPoolExecutor() as pool:
@@ -182,7 +182,7 @@ def test_stopping_ends_the_wait_for_room(node: Node) -> None:
     assert node.cached() == [0]
 
 
-def test_a_file_that_was_damaged_here_is_fetched_again(node: Node) -> None:
+def test_a_corrupt_local_file_is_fetched_again(node: Node) -> None:
     files = node.rank(room=4)
     path = files.acquire(0)
     path.write_bytes(b"damaged")
@@ -192,7 +192,7 @@ def test_a_file_that_was_damaged_here_is_fetched_again(node: Node) -> None:
     files.release(0)
 
 
-def test_a_file_that_storage_has_wrong_is_not_kept(node: Node) -> None:
+def test_a_file_that_is_corrupt_in_storage_is_not_kept(node: Node) -> None:
     remote = node.remote / node.shards[0].file
     whole = remote.read_bytes()
     remote.write_bytes(whole[:-1] + b"?")
@@ -205,10 +205,10 @@ def test_a_file_that_storage_has_wrong_is_not_kept(node: Node) -> None:
 
 
 @pytest.mark.parametrize("alive", [False, True])
-def test_what_a_download_has_begun_is_removed_when_its_process_is_gone(
+def test_the_partial_file_of_a_dead_process_is_removed(
     node: Node, monkeypatch: pytest.MonkeyPatch, alive: bool
 ) -> None:
-    monkeypatch.setattr(cache, "_ROOM_PATIENCE_S", 0.0)
+    monkeypatch.setattr(cache, "_SPACE_TIMEOUT_S", 0.0)
     files = node.rank(room=1)
     part = node.local / ".train-00003.arrow.part"
     part.write_bytes(bytes(node.size))

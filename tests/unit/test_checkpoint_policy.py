@@ -22,7 +22,7 @@ FOUND = {CheckpointId(step, 1): loss for step, loss in LOSSES.items()}
         (KeepSpec(last=1, best=9), {10, 20, 40, 50}),
     ],
 )
-def test_what_stays(keep: KeepSpec, steps: set[int]) -> None:
+def test_kept_checkpoints(keep: KeepSpec, steps: set[int]) -> None:
     assert {checkpoint.step for checkpoint in to_keep(FOUND, keep)} == steps
 
 

@@ -1,4 +1,4 @@
-"""`drivetrain cluster`: what it asks a cloud, what it prints, and what it does only after a yes; without a cloud."""
+"""`drivetrain cluster` without a cloud: requests to the cloud, output, and confirmation."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ClusterFile:
 
 
 class Provider:
-    """The machines of a cluster: what Ray's node provider says of them."""
+    """The machines of a cluster, as listed by Ray's node provider."""
 
     def __init__(self) -> None:
         self.tags: dict[str, dict[str, str]] = {}
@@ -68,7 +68,7 @@ def provider(monkeypatch: pytest.MonkeyPatch) -> Provider:
 
 @pytest.fixture
 def commands(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, provider: Provider) -> list[list[str]]:
-    """What is run of Ray's launcher; `ray down` ends every machine."""
+    """Record the commands of Ray's launcher; `ray down` ends every machine."""
     done: list[list[str]] = []
 
     def run(command: list[str], check: bool) -> subprocess.CompletedProcess[str]:
@@ -115,8 +115,8 @@ def test_a_cloud_that_cannot_be_asked_is_one_line(file: ClusterFile, monkeypatch
     monkeypatch.setattr(launcher, "node_provider", fail)
     with pytest.raises(LauncherError) as caught:
         launcher.nodes(file)
-    assert str(caught.value) == "aws cannot be asked: no credentials"
-    assert invoke("status", str(file.path), code=1).stderr == "error: aws cannot be asked: no credentials\n"
+    assert str(caught.value) == "aws cannot be queried: no credentials"
+    assert invoke("status", str(file.path), code=1).stderr == "error: aws cannot be queried: no credentials\n"
 
 
 def test_starting_brings_a_token_along(file: ClusterFile, commands: list[list[str]], tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_ending_waits_until_nothing_is_left(
     file: ClusterFile, commands: list[list[str]], provider: Provider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     left = [["i-1", "i-2"], ["i-2"], []]
-    monkeypatch.setattr(launcher, "_LOOK_S", 0.0)
+    monkeypatch.setattr(launcher, "_POLL_INTERVAL_S", 0.0)
     monkeypatch.setattr(provider, "non_terminated_nodes", lambda _: left.pop(0))
     monkeypatch.setattr(provider, "node_tags", lambda _: {})
     launcher.down(file)
@@ -155,7 +155,7 @@ def test_machines_that_stay_are_named(
     monkeypatch.setattr(launcher, "time", clock)
     monkeypatch.setattr(provider, "non_terminated_nodes", lambda _: ["i-1", "i-2"])
     monkeypatch.setattr(provider, "node_tags", lambda _: {})
-    with pytest.raises(LauncherError, match=r"still there, and paid for: i-1, i-2"):
+    with pytest.raises(LauncherError, match=r"machines still running and billed: i-1, i-2"):
         launcher.down(file)
 
 
@@ -181,11 +181,13 @@ def test_a_cloud_without_its_client_is_refused(file: ClusterFile, monkeypatch: p
 
 def test_what_only_a_console_tells_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: object())
-    assert preflight.preflight(load(tmp_path, document("gcp"))) == ["quotas and credentials of gcp: its console tells"]
+    assert preflight.preflight(load(tmp_path, document("gcp"))) == [
+        "quotas and credentials of gcp; check them in its console"
+    ]
 
 
 class Amazon:
-    """What AWS answers: which machines it offers, and how many virtual CPUs each quota allows."""
+    """The answers of AWS: available machine types, and virtual CPUs by quota."""
 
     def __init__(self, offered: set[str], limit: float) -> None:
         self.offered, self.limit = offered, limit
@@ -231,7 +233,7 @@ def test_machines_that_a_zone_lacks_are_named(file: ClusterFile, amazon: Amazon)
 
 def test_a_quota_that_is_too_low_is_named(file: ClusterFile, amazon: Amazon) -> None:
     amazon.limit = 4
-    with pytest.raises(InputError, match="4, by your quota") as caught:
+    with pytest.raises(InputError, match="at most 4, your quota") as caught:
         preflight.preflight(file)
     assert caught.value.where.endswith("max_workers")
     assert "Ask AWS to raise quota L-" in caught.value.fix
@@ -297,7 +299,7 @@ def test_machines_are_ended_after_a_yes(file: ClusterFile, provider: Provider, c
     assert commands == []
     assert "no machine is left" in invoke("down", str(file.path), answer="y\n").stdout
     assert commands == [["ray", "down", str(file.path), "--yes"]]
-    invoke("down", str(file.path))  # nothing is there: no one is asked
+    invoke("down", str(file.path))  # no machine exists: no confirmation is needed
 
 
 def test_pools_are_those_of_the_file(file: ClusterFile) -> None:

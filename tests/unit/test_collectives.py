@@ -1,4 +1,4 @@
-"""Collectives: the time spent in them, and the check of them between two processes."""
+"""Collectives: the time spent in them, and the check between two processes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from drivetrain_workers.engine import collectives
-from drivetrain_workers.engine.collectives import CollectiveClock
+from drivetrain_workers.engine.collectives import CollectiveTimer
 
 from tests.clock import Clock
 
@@ -18,7 +18,7 @@ _JOIN_AND_MEASURE = """
 import sys, torch
 import torch.distributed as dist
 from drivetrain_workers.engine import collectives
-from drivetrain_workers.engine.collectives import CollectiveClock
+from drivetrain_workers.engine.collectives import CollectiveTimer
 from tests.clock import Clock
 
 class Backend:
@@ -33,7 +33,7 @@ clock = collectives.time = Clock()
 rank = int(sys.argv[2])
 dist.init_process_group("gloo", init_method=sys.argv[1], rank=rank, world_size=2)
 backend = Backend()
-communicated = CollectiveClock(backend)
+communicated = CollectiveTimer(backend)
 backend.barrier()
 numbers = torch.full((3,), float(rank + 1))
 work = backend.all_reduce(numbers, async_op=True)
@@ -88,37 +88,37 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 def test_time_in_collectives_adds_up(clock: Clock) -> None:
     backend = Backend(clock)
-    communicated = CollectiveClock(backend)
+    communicated = CollectiveTimer(backend)
     assert communicated.take() == 0.0
     assert backend.all_reduce(2.0) == 2.0
     clock.now += 50.0  # computing
     assert backend.all_reduce(seconds=3.0) == 3.0
-    assert backend.get_rank() == 3  # no collective
+    assert backend.get_rank() == 3  # not a collective
     assert communicated.take() == 5.0
     assert communicated.take() == 0.0
 
 
 def test_collectives_within_collectives_count_once(clock: Clock) -> None:
     backend = Backend(clock)
-    communicated = CollectiveClock(backend)
+    communicated = CollectiveTimer(backend)
     backend.broadcast(2.0)
     assert communicated.take() == 3.0
 
 
-def test_waiting_for_a_collective_that_goes_on_counts(clock: Clock) -> None:
+def test_waiting_for_an_asynchronous_collective_counts(clock: Clock) -> None:
     backend = Backend(clock)
-    communicated = CollectiveClock(backend)
+    communicated = CollectiveTimer(backend)
     work: Any = backend.all_gather()
-    clock.now += 50.0  # computing meanwhile
+    clock.now += 50.0  # computing in the meantime
     assert communicated.take() == 0.5
     assert work.wait() == "done"
     assert work.name == "gathering"
     assert communicated.take() == 4.0
 
 
-def test_a_collective_that_fails_counts_and_nothing_is_left_open(clock: Clock) -> None:
+def test_a_failed_collective_counts(clock: Clock) -> None:
     backend = Backend(clock)
-    communicated = CollectiveClock(backend)
+    communicated = CollectiveTimer(backend)
     with pytest.raises(RuntimeError, match="a peer is gone"):
         backend.all_reduce(2.0, fail=True)
     assert communicated.take() == 2.0
@@ -128,7 +128,7 @@ def test_a_collective_that_fails_counts_and_nothing_is_left_open(clock: Clock) -
 
 
 def both(arguments: list[str]) -> list[str]:
-    """What two processes print that are given their ranks."""
+    """Return the output of two processes, which receive their ranks."""
     command = [sys.executable, *arguments]
     processes = [
         subprocess.Popen(
@@ -146,23 +146,23 @@ def both(arguments: list[str]) -> list[str]:
         for process in processes:
             process.kill()
     assert [process.returncode for process in processes] == [0, 0], ends
-    return [said for said, _ in ends]
+    return [outputs for outputs, _ in ends]
 
 
-def test_real_collectives_are_wrapped_and_still_right(tmp_path: Path) -> None:
+def test_wrapped_collectives_return_correct_results(tmp_path: Path) -> None:
     assert both(["-c", _JOIN_AND_MEASURE, f"file://{tmp_path}/rendezvous"]) == ["2.0 [3.0, 3.0, 3.0]\n"] * 2
 
 
 def test_the_check_sums_between_two_processes(tmp_path: Path) -> None:
-    said = both(["-m", "drivetrain_workers.engine.all_reduce_check", f"file://{tmp_path}/rendezvous"])
-    for found in map(json.loads, said):
+    outputs = both(["-m", "drivetrain_workers.engine.all_reduce_check", f"file://{tmp_path}/rendezvous"])
+    for found in map(json.loads, outputs):
         assert found["right"] is True
         assert found["bytes_per_s"] > 0
         assert found["backend"] in ("gloo", "nccl")
 
 
 def test_the_check_notices_a_wrong_sum(tmp_path: Path) -> None:
-    """One of the two adds something else."""
+    """One of the two adds a wrong number."""
     wrong = (
         "import sys, torch.distributed as dist\n"
         "from drivetrain_workers.engine import all_reduce_check as check\n"
@@ -174,5 +174,5 @@ def test_the_check_notices_a_wrong_sum(tmp_path: Path) -> None:
         "dist.all_reduce = all_reduce\n"
         "check.main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))\n"
     )
-    said = both(["-c", wrong, f"file://{tmp_path}/rendezvous"])
-    assert [json.loads(found)["right"] for found in said] == [False, False]
+    outputs = both(["-c", wrong, f"file://{tmp_path}/rendezvous"])
+    assert [json.loads(found)["right"] for found in outputs] == [False, False]

@@ -1,4 +1,4 @@
-"""Who looks after a run."""
+"""The coordinator that manages a run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RUN = "toy-1"
 
 
 class Loop:
-    """A run that is looked after until `end` is called."""
+    """A run that is managed until `end` is called."""
 
     def __init__(self) -> None:
         self.ended = False

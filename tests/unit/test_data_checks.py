@@ -15,7 +15,7 @@ IMAGE = ImageSpec(height=4, width=4)
 
 @pytest.fixture
 def job(tmp_path: Path) -> Path:
-    """A job's folder with data."""
+    """Create a job's folder with data."""
     folder = tmp_path / "job"
     (folder / "photos" / "cat").mkdir(parents=True)
     (folder / "photos" / "cat" / "1.png").touch()
@@ -70,7 +70,7 @@ def test_each_source_of_a_mixture(job: Path) -> None:
         ({"source": "photos", "image": IMAGE.model_copy(update={"decode": False}), "format": "audio"}, "data.image"),
     ],
 )
-def test_what_cannot_be_is_named_by_its_key(job: Path, fields: dict[str, Any], where: str) -> None:
+def test_errors_name_the_key(job: Path, fields: dict[str, Any], where: str) -> None:
     with pytest.raises(InputError) as caught:
         check_data(DataSpec(**fields), job)
     assert caught.value.where == where

@@ -1,4 +1,4 @@
-"""Flat buffers, and what lies where in them."""
+"""Flat buffers, and the parts of parameters in them."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ def test_a_span_ends_where_the_next_may_begin() -> None:
     assert Span("a", start=5, length=3, at=10).end == 13
 
 
-def test_runs_leave_out_what_is_padding() -> None:
+def test_runs_leave_out_padding() -> None:
     a, b, c, d = Span("a", 0, 3, 0), Span("b", 4, 2, 3), Span("c", 0, 1, 8), Span("d", 0, 4, 9)
     assert list(flat(torch.zeros(16), a, b, c, d).runs()) == [(0, 5, [a, b]), (8, 13, [c, d])]
     assert list(flat(torch.zeros(16), c).runs()) == [(8, 9, [c])]
-    assert list(flat(torch.zeros(16)).runs()) == []  # no part of any parameter lies on this rank
+    assert list(flat(torch.zeros(16)).runs()) == []  # no part of any parameter is on this rank
 
 
 def test_tensors_are_views_of_weights_and_moments() -> None:
@@ -44,11 +44,11 @@ def test_scalars_are_counters_only() -> None:
     assert state.scalars() == {"step": 7.0}
 
 
-def test_create_makes_what_the_first_step_would() -> None:
+def test_create_makes_the_entries_of_the_first_step() -> None:
     kept = torch.ones(2)
     state = flat(torch.zeros(2, dtype=torch.float32), exp_avg=kept)
     state.create({"exp_avg", "exp_avg_sq"}, {"step": 12.0})
-    assert state.optimizer["exp_avg"] is kept  # the buffer that DeepSpeed knows
+    assert state.optimizer["exp_avg"] is kept  # the buffer that DeepSpeed uses
     assert torch.equal(state.optimizer["exp_avg_sq"], torch.zeros(2))
     assert state.scalars() == {"step": 12.0}
     state.create(set(), {"step": 13.0})
@@ -56,8 +56,8 @@ def test_create_makes_what_the_first_step_would() -> None:
     assert [kind for kind, _ in state.tensors()] == [WEIGHTS, "exp_avg", "exp_avg_sq"]
 
 
-def test_an_optimizer_goes_on_with_what_was_created() -> None:
-    """Adam with entries made by hand and the counter of a later step computes that step."""
+def test_an_optimizer_continues_with_created_entries() -> None:
+    """Adam with created entries and the counter of a later step computes that step."""
     results = []
     for by_hand in (False, True):
         weight = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
@@ -65,7 +65,7 @@ def test_an_optimizer_goes_on_with_what_was_created() -> None:
         weight.grad = torch.zeros(2)
         if by_hand:
             FlatState(weight.data, optimizer.state[weight], {}, 0).create({"exp_avg", "exp_avg_sq"}, {"step": 3.0})
-            weight.data *= (1 - 0.1 * 0.01) ** 3  # weight decay is all that steps without a gradient do
+            weight.data *= (1 - 0.1 * 0.01) ** 3  # steps without a gradient only apply weight decay
         else:
             for _ in range(3):
                 optimizer.step()

@@ -1,4 +1,4 @@
-"""The agent's side of its fork server, with a program in the fork server's place."""
+"""The agent's handle of its fork server, with a program in place of the fork server."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from drivetrain_workers.agent.rank_supervisor import Link
 from drivetrain_workers.protocol.events import ForkServerReady, Heartbeat, RankForked, RankId, RanksKilled
 from drivetrain_workers.protocol.messages import Endpoint, ForkRank, KillRanks, Message
 
-# Like the fork server, but for the forks: every rank is a second connection of the same process.
+# Like the fork server, but without forks: every rank is another connection of the same process.
 _STAND_IN = """#!{python}
 import json, os, sys
 sys.path[:0] = {path!r}
@@ -39,24 +39,24 @@ while True:
         send(connection, RanksKilled())
 """
 
-Heard = queue.Queue[tuple[Message, Link]]
+Received = queue.Queue[tuple[Message, Link]]
 
 
 @pytest.fixture
 def start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Callable[[bool], tuple[ForkServerProcess, Heard]]]:
+) -> Iterator[Callable[[bool], tuple[ForkServerProcess, Received]]]:
     program = tmp_path / "python"
     program.write_text(_STAND_IN.format(python=sys.executable, path=sys.path))
     program.chmod(0o755)
     monkeypatch.setattr(fork_server_process.sys, "executable", str(program))
     started: list[ForkServerProcess] = []
 
-    def start(gpus: bool) -> tuple[ForkServerProcess, Heard]:
-        heard: Heard = queue.Queue()
+    def start(gpus: bool) -> tuple[ForkServerProcess, Received]:
+        received: Received = queue.Queue()
         log = tmp_path / "logs" / "fork-server.log"
-        started.append(ForkServerProcess(3, gpus, log, lambda message, link: heard.put((message, link))))
-        return started[-1], heard
+        started.append(ForkServerProcess(3, gpus, log, lambda message, link: received.put((message, link))))
+        return started[-1], received
 
     yield start
     for process in started:
@@ -70,18 +70,18 @@ def logged(folder: Path) -> tuple[list[str], dict[str, str]]:
 
 
 @pytest.mark.parametrize("gpus", [False, True])
-def test_how_it_is_started(start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpus: bool) -> None:
+def test_arguments_and_environment(start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpus: bool) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
     monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "77")
-    process, heard = start(gpus)
-    message, _ = heard.get(timeout=60)
+    process, received = start(gpus)
+    message, _ = received.get(timeout=60)
     assert isinstance(message, ForkServerReady)
     assert message.pid == process.pid
     assert process.is_alive
     arguments, environment = logged(tmp_path)
     assert arguments == ["-m", "drivetrain_workers.agent.fork_server"]
     assert environment["OMP_NUM_THREADS"] == "3"
-    assert environment["MALLOC_TRIM_THRESHOLD_"] == "77"  # the user's own goes first
+    assert environment["MALLOC_TRIM_THRESHOLD_"] == "77"  # a value set by the user takes precedence
     if gpus:
         assert environment["CUDA_VISIBLE_DEVICES"] == "2,3"
         assert "DS_ACCELERATOR" not in environment
@@ -91,37 +91,37 @@ def test_how_it_is_started(start, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_requests_and_answers_over_the_links(start) -> None:
-    _, heard = start(False)
-    _, server = heard.get(timeout=60)
+    _, received = start(False)
+    _, server = received.get(timeout=60)
     source = RankId(2, 5)
     server.send(ForkRank(source, "package:main", "{}"))
-    answers = dict(heard.get(timeout=60) for _ in range(2))
+    answers = dict(received.get(timeout=60) for _ in range(2))
     assert {type(message) for message in answers} == {RankForked, Heartbeat}
     for message, link in answers.items():
         assert message.source == source
-        assert (link is server) == isinstance(message, RankForked)  # each connection has its link
+        assert (link is server) == isinstance(message, RankForked)  # each connection has its own link
     server.send(KillRanks())
-    assert isinstance(heard.get(timeout=60)[0], RanksKilled)
+    assert isinstance(received.get(timeout=60)[0], RanksKilled)
 
 
-def test_a_program_that_does_not_know_the_key_changes_nothing(start) -> None:
-    process, heard = start(False)
-    _, server = heard.get(timeout=60)
-    stranger = Endpoint(process.endpoint.name, Endpoint.create().key)
+def test_a_program_without_the_key_has_no_effect(start) -> None:
+    process, received = start(False)
+    _, server = received.get(timeout=60)
+    wrong_key = Endpoint(process.endpoint.name, Endpoint.create().key)
     with pytest.raises(Exception, match="digest"):
-        stranger.connect()
+        wrong_key.connect()
     server.send(KillRanks())
-    assert isinstance(heard.get(timeout=60)[0], RanksKilled)
-    with process.endpoint.connect():  # those who do are still heard
+    assert isinstance(received.get(timeout=60)[0], RanksKilled)
+    with process.endpoint.connect():  # processes with the key still connect
         pass
 
 
 def test_a_process_that_has_ended_is_not_alive(start) -> None:
-    process, heard = start(False)
-    _, server = heard.get(timeout=60)
+    process, received = start(False)
+    _, server = received.get(timeout=60)
     process.kill()
     process._process.wait()
     assert not process.is_alive
     with pytest.raises(BrokenPipeError):
         server.send(KillRanks())
-    assert heard.empty()  # its end is seen by the agent, not heard
+    assert received.empty()  # the agent detects its end, it sends no message

@@ -27,13 +27,13 @@ def falling(steps: int) -> list[float]:
     return [float(5 * math.exp(-step / 50) + 1 + noise[step]) for step in range(steps)]
 
 
-def test_an_ordinary_curve_raises_no_alarm() -> None:
+def test_a_normal_curve_raises_no_alarm() -> None:
     guard = LossGuard(GuardSpec(), [])
     assert not any(guard.check(loss, 1.0) for loss in falling(500))
 
 
 @pytest.mark.parametrize("losses", [falling(500), [0.0] * 30, [2.0] * 30])
-def test_a_spike_is_seen_and_does_not_hide_the_next(losses: list[float]) -> None:
+def test_a_spike_is_detected_and_does_not_hide_the_next(losses: list[float]) -> None:
     guard = LossGuard(GuardSpec(), losses)
     for _ in range(100):
         alarm = guard.check(8.0, 1.0)
@@ -43,14 +43,14 @@ def test_a_spike_is_seen_and_does_not_hide_the_next(losses: list[float]) -> None
 
 
 @pytest.mark.parametrize(("loss", "norm"), [(math.nan, 1.0), (1.0, math.inf), (-math.inf, 1.0)])
-def test_what_is_no_number_is_seen_at_once(loss: float, norm: float) -> None:
+def test_non_finite_values_are_detected(loss: float, norm: float) -> None:
     alarm = LossGuard(GuardSpec(), []).check(loss, norm)
     assert alarm
     assert alarm.kind == "non_finite"
 
 
 @given(st.lists(st.integers(0, 40), unique=True, max_size=10), st.integers(1, 7))
-def test_steps_take_the_batches_that_are_not_passed_over(skipped: list[int], global_batch: int) -> None:
+def test_steps_take_the_batches_that_are_not_skipped(skipped: list[int], global_batch: int) -> None:
     adjustments = Adjustments()
     for number in skipped:
         start = number * global_batch
@@ -61,7 +61,7 @@ def test_steps_take_the_batches_that_are_not_passed_over(skipped: list[int], glo
     assert not any(positions.skipped(start) for start in batches)
 
 
-def test_the_audit_knows_what_was_passed_over() -> None:
+def test_the_audit_accounts_for_skips() -> None:
     order = SampleOrder.of([[40]], [1], 0, 1, 8)
     skip = Skip(16, 24, 3, "loss nan")
     records = [step_record(n + 1, positions=(start, start + 8)) for n, start in enumerate((0, 8, 24, 32))]
@@ -72,7 +72,7 @@ def test_the_audit_knows_what_was_passed_over() -> None:
     assert audit(records, order, 8).problems
 
 
-def test_adjustments_are_kept(tmp_path: Path) -> None:
+def test_adjustments_are_stored(tmp_path: Path) -> None:
     path = tmp_path / "adjustments.json"
     assert Adjustments.read(path) == Adjustments()
     written = Adjustments((Skip(8, 16, 2, "why"),), 4)
@@ -116,13 +116,13 @@ def test_patience_ends(losses: list[float], stop: bool) -> None:
     assert stops(None, losses) is False
 
 
-def test_better_by_too_little_is_not_better() -> None:
+def test_a_too_small_improvement_does_not_count() -> None:
     assert stops(EarlyStopSpec(patience=2, min_delta=0.5), [3, 2.9, 2.6])
     assert not stops(EarlyStopSpec(patience=2, min_delta=0.5), [3, 2.9, 2.4])
 
 
 def should_stop_early(spec: EarlyStopSpec, scores: list[float]) -> bool:
-    """The definition, over all scores of a run."""
+    """Implement the definition, over all scores of a run."""
     best, without = math.inf, 0
     for score in scores:
         better = score < best - spec.min_delta
@@ -136,10 +136,10 @@ def should_stop_early(spec: EarlyStopSpec, scores: list[float]) -> bool:
     st.sampled_from([0.0, 0.5]),
     st.sets(st.integers(0, 29)),
 )
-def test_early_stopping_comes_to_the_same_decision_across_restarts(
+def test_early_stopping_decides_the_same_across_restarts(
     scores: list[float], patience: int, min_delta: float, restarts: set[int]
 ) -> None:
-    """Its bounded state, stored as JSON at each restart, decides as all scores do."""
+    """Its bounded state, stored as JSON at each restart, gives the same decisions as all scores."""
     spec = EarlyStopSpec(patience=patience, min_delta=min_delta)
     early_stop = EarlyStop(spec)
     for number, score in enumerate(scores):
@@ -151,10 +151,8 @@ def test_early_stopping_comes_to_the_same_decision_across_restarts(
 
 
 @given(st.lists(st.floats(0, 100) | st.just(math.nan), max_size=80), st.sets(st.integers(0, 79)), st.integers(4, 20))
-def test_the_guard_comes_to_the_same_decision_across_restarts(
-    losses: list[float], restarts: set[int], window: int
-) -> None:
-    """Also after a spike that the job only warns of, which is no measure for others."""
+def test_the_guard_decides_the_same_across_restarts(losses: list[float], restarts: set[int], window: int) -> None:
+    """Also after a spike that only causes a warning, and must not influence later checks."""
     spec = GuardSpec(window=window, spike="warn", non_finite="warn")
     undisturbed, guard = LossGuard(spec, []), LossGuard(spec, [])
     for number, loss in enumerate(losses):

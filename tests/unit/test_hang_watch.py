@@ -7,9 +7,9 @@ import subprocess
 import sys
 
 import pytest
-from drivetrain_workers.agent.hang_watch import Watch, is_stopped, stack_of, waits_for_peers
+from drivetrain_workers.agent.hang_watch import HangWatch, is_stopped, stack_of, waits_for_peers
 from drivetrain_workers.protocol.events import Beat
-from drivetrain_workers.rank.pulse import Pulse
+from drivetrain_workers.rank.heartbeat import HeartbeatThread
 
 from tests.clock import Clock
 
@@ -18,71 +18,71 @@ def beat(phases: int, for_s: float = 0.0, longest_s: float = 1.0, phase: str = "
     return Beat(step=phases // 2, phase=phase, phases=phases, for_s=for_s, longest_s=longest_s)
 
 
-def test_a_long_step_is_no_hang() -> None:
-    watch = Watch()
-    watch.heard(0, beat(10, for_s=25.0), now=100.0)
-    assert watch.late(now=104.0) == []  # 29 s of 30
-    assert watch.late(now=106.0) == [0]
-    watch.heard(0, beat(11), now=107.0)
-    assert watch.late(now=108.0) == []
-    watch.heard(0, beat(12, for_s=100.0, longest_s=20.0), now=200.0)
-    assert watch.late(now=299.0) == []  # ten times as long as ever before
-    assert watch.late(now=301.0) == [0]
+def test_a_long_step_is_not_a_hang() -> None:
+    watch = HangWatch()
+    watch.record_heartbeat(0, beat(10, for_s=25.0), now=100.0)
+    assert watch.find_hung(now=104.0) == []  # 29 s of 30
+    assert watch.find_hung(now=106.0) == [0]
+    watch.record_heartbeat(0, beat(11), now=107.0)
+    assert watch.find_hung(now=108.0) == []
+    watch.record_heartbeat(0, beat(12, for_s=100.0, longest_s=20.0), now=200.0)
+    assert watch.find_hung(now=299.0) == []  # ten times the longest duration
+    assert watch.find_hung(now=301.0) == [0]
 
 
 def test_the_first_time_may_take_long() -> None:
-    watch = Watch()
-    watch.heard(0, beat(1, for_s=300.0, longest_s=0.0), now=0.0)
-    assert watch.late(now=200.0) == []
-    assert watch.late(now=301.0) == [0]
+    watch = HangWatch()
+    watch.record_heartbeat(0, beat(1, for_s=300.0, longest_s=0.0), now=0.0)
+    assert watch.find_hung(now=200.0) == []
+    assert watch.find_hung(now=301.0) == [0]
 
 
 def test_the_job_may_set_the_limit() -> None:
-    watch = Watch(hang_after_s=5.0)
-    watch.heard(0, beat(1, for_s=4.0, longest_s=0.0), now=0.0)
-    assert watch.late(now=0.5) == []
-    assert watch.late(now=1.5) == [0]
+    watch = HangWatch(hang_after_s=5.0)
+    watch.record_heartbeat(0, beat(1, for_s=4.0, longest_s=0.0), now=0.0)
+    assert watch.find_hung(now=0.5) == []
+    assert watch.find_hung(now=1.5) == [0]
     assert "the limit is 5 s" in watch.describe(0, now=1.5)
 
 
-def test_who_is_behind_is_named_first() -> None:
-    watch = Watch()
+def test_the_slowest_rank_is_listed_first() -> None:
+    watch = HangWatch()
     for rank, phases in enumerate([21, 20, 21]):
-        watch.heard(rank, beat(phases, for_s=40.0), now=0.0)
-    assert watch.late(now=1.0) == [1, 0, 2]
+        watch.record_heartbeat(rank, beat(phases, for_s=40.0), now=0.0)
+    assert watch.find_hung(now=1.0) == [1, 0, 2]
 
 
-def test_a_stopped_process_is_seen_soon() -> None:
-    watch = Watch()
-    watch.heard(0, beat(10), now=0.0)
-    watch.heard(1, beat(10), now=0.0)
-    watch.state(1, stopped=True, now=0.5)
-    assert watch.late(now=1.0) == []
-    watch.state(1, stopped=False, now=1.2)  # somebody only looked at it
-    watch.state(1, stopped=True, now=1.4)
-    assert watch.late(now=2.0) == []
-    watch.state(1, stopped=True, now=2.5)
-    assert watch.late(now=2.5) == [1]
+def test_a_stopped_process_is_detected_soon() -> None:
+    watch = HangWatch()
+    watch.record_heartbeat(0, beat(10), now=0.0)
+    watch.record_heartbeat(1, beat(10), now=0.0)
+    watch.record_stopped(1, stopped=True, now=0.5)
+    assert watch.find_hung(now=1.0) == []
+    watch.record_stopped(1, stopped=False, now=1.2)  # it was only inspected
+    watch.record_stopped(1, stopped=True, now=1.4)
+    assert watch.find_hung(now=2.0) == []
+    watch.record_stopped(1, stopped=True, now=2.5)
+    assert watch.find_hung(now=2.5) == [1]
     assert "stopped" in watch.describe(1, now=2.5)
 
 
-def test_the_pulse_tells_phase_and_longest(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_heartbeats_report_phase_and_longest_duration(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
-    monkeypatch.setattr("drivetrain_workers.rank.pulse.time", clock)
-    monkeypatch.setattr("drivetrain_workers.rank.pulse.BEAT_S", 0.01)
-    told: queue.SimpleQueue[Beat] = queue.SimpleQueue()
-    pulse = Pulse(told.put)
+    monkeypatch.setattr("drivetrain_workers.rank.heartbeat.time", clock)
+    monkeypatch.setattr("drivetrain_workers.rank.heartbeat.HEARTBEAT_INTERVAL_S", 0.01)
+    beats: queue.SimpleQueue[Beat] = queue.SimpleQueue()
+    heartbeats = HeartbeatThread(beats.put)
     for step, phase, lasts_s, longest_s in ((0, "step", 5, 0), (1, "step", 2, 5), (2, "data", 9, 0), (2, "step", 1, 5)):
-        pulse.enter(phase, step)
-        last = next(beat for beat in iter(told.get, None) if (beat.phase, beat.step) == (phase, step))
+        heartbeats.enter(phase, step)
+        last = next(beat for beat in iter(beats.get, None) if (beat.phase, beat.step) == (phase, step))
         assert (last.for_s, last.longest_s) == (0, longest_s)
         clock.now += lasts_s
-        last = next(beat for beat in iter(told.get, None) if beat.for_s)
+        last = next(beat for beat in iter(beats.get, None) if beat.for_s)
         assert (last.phase, last.step, last.for_s) == (phase, step, lasts_s)
     assert last.phases == 4
 
 
-def test_a_process_can_be_looked_into() -> None:
+def test_the_stack_of_a_process_can_be_read() -> None:
     code = "import time\ndef all_reduce():\n    print('in', flush=True)\n    time.sleep(60)\nall_reduce()"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
         assert process.stdout

@@ -1,4 +1,4 @@
-"""Text, token by token: with kept keys and values it is the same as without."""
+"""Text generation token by token: with a cache the result is the same as without."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LENGTH = 24
 
 
 class Forgetful(GPT):
-    """The same network, without a parameter ``cache``."""
+    """The same network without a parameter ``cache``."""
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
         return super().forward(tokens)
@@ -28,7 +28,7 @@ def model() -> GPT:
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("prompt", ["the cat", "", "the cat sat on the mat and a dog ran far away and the cat sat on"])
 def test_a_cache_changes_nothing(model: GPT, prompt: str, seed: int) -> None:
-    """Also beyond the window, where the cache cannot help any more."""
+    """Also beyond the window, where the cache cannot be used."""
     sampling = Sampling(max_tokens=40, temperature=1.0, top_k=40, seed=seed)
     kept = generate(model, TOKENIZER, prompt, LENGTH, sampling)
     model.__class__ = Forgetful
@@ -48,7 +48,7 @@ def test_each_token_is_computed_once(model: GPT, monkeypatch: pytest.MonkeyPatch
     assert widths[1:] == [1] * (len(widths) - 1)
 
 
-def test_several_tokens_at_once_see_those_before(model: GPT) -> None:
+def test_several_tokens_attend_to_previous_ones(model: GPT) -> None:
     tokens = torch.randint(1, 200, (2, 12))
     cache: dict[int, dict[str, torch.Tensor]] = {}
     with torch.no_grad():
@@ -56,18 +56,18 @@ def test_several_tokens_at_once_see_those_before(model: GPT) -> None:
         torch.testing.assert_close(torch.cat(parts, 1), model(tokens), rtol=1e-4, atol=1e-5)
 
 
-def test_the_end_of_the_text_is_the_end() -> None:
+def test_generation_stops_at_the_end_of_the_text() -> None:
     class Ends(torch.nn.Module):
         def forward(self, tokens: torch.Tensor) -> torch.Tensor:
             logits = torch.zeros(*tokens.shape, TOKENIZER.get_vocab_size())
             logits[..., TOKENIZER.token_to_id(END_OF_TEXT) if tokens.shape[1] > 4 else 70] = 99.0
             return logits
 
-    prompt, said = generate(Ends(), TOKENIZER, "the", LENGTH, Sampling(40, 0.0, 5, 0))
+    prompt, continuation = generate(Ends(), TOKENIZER, "the", LENGTH, Sampling(40, 0.0, 5, 0))
     assert prompt == "the"
-    assert 0 < len(TOKENIZER.encode(said).ids) < 5
+    assert 0 < len(TOKENIZER.encode(continuation).ids) < 5
 
 
-def test_temperature_zero_is_the_likeliest(model: GPT) -> None:
+def test_temperature_zero_is_greedy(model: GPT) -> None:
     spoken = {generate(model, TOKENIZER, "a dog", LENGTH, Sampling(10, 0.0, 40, seed))[1] for seed in range(4)}
     assert len(spoken) == 1

@@ -1,4 +1,4 @@
-"""Inputs of `drivetrain predict` become the samples that preparing would have made; documents, labels, files."""
+"""Inputs of `drivetrain predict` become the same samples as in preparation; documents, labels, files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from drivetrain_pipelines.prepare.samples import maker_of
 from drivetrain_pipelines.prepare.splitting import Splitter
 from drivetrain_pipelines.prepare.tokenizer import train_tokenizer
 from drivetrain_pipelines.raw.labels import read_labels
-from drivetrain_pipelines.raw.records import Chunk, cut_labelled, read
+from drivetrain_pipelines.raw.records import Chunk, chunk_labelled_files, read
 from drivetrain_pipelines.raw.sources import fetch, list_files
 from drivetrain_pipelines.spec import AudioSpec, DataSpec, ImageSpec, StorageSpec
 from drivetrain_pipelines.stream.columns import Ragged
@@ -41,7 +41,9 @@ def test_a_folder_of_texts_for_each_class(tmp_path: Path) -> None:
     files = list_files(str(tmp_path), "documents", StorageSpec(), tmp_path)
     labels = read_labels(files, StorageSpec())
     assert sorted(labels.values()) == ["bad", "good", "good"]
-    (chunk,) = cut_labelled(files, {url: int(label == "good") for url, label in labels.items()}, "documents", 1 << 20)
+    (chunk,) = chunk_labelled_files(
+        files, {url: int(label == "good") for url, label in labels.items()}, "documents", 1 << 20
+    )
     records = read(chunk, StorageSpec(), skip_bad=False)
     made = maker_of(TEXTS, TOKENIZER).make(records, Splitter("train", 0.1)).batches["train"]
     assert made.num_rows == 3
@@ -62,14 +64,14 @@ def test_labels_may_be_names(tmp_path: Path) -> None:
 
 def test_an_input_may_be_a_text_or_a_file_of_text(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("one two")
-    said = [samples_of(given, TEXTS, tmp_path, TOKENIZER) for given in ("one two", str(tmp_path / "a.txt"))]
-    assert np.array_equal(said[0]["tokens"], said[1]["tokens"])
-    assert said[0]["tokens"].shape == (1, 6)
+    inputs = [samples_of(given, TEXTS, tmp_path, TOKENIZER) for given in ("one two", str(tmp_path / "a.txt"))]
+    assert np.array_equal(inputs[0]["tokens"], inputs[1]["tokens"])
+    assert inputs[0]["tokens"].shape == (1, 6)
 
 
-def test_an_image_becomes_what_images_became(tmp_path: Path) -> None:
+def test_an_image_is_converted_like_the_training_data(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 255, (8, 8, 3), np.uint8)
-    name = "a picture, 100% == #1.png"  # as files are called that lie in a package's folder
+    name = "a picture, 100% == #1.png"  # like names of files in a package's folder
     Image.fromarray(pixels).save(tmp_path / name)
     Image.fromarray(pixels).save(tmp_path / "a.png")
     spec = DataSpec(source="x", image=ImageSpec(height=8, width=8))
@@ -97,8 +99,8 @@ def test_every_record_of_a_table_is_a_sample(tmp_path: Path) -> None:
     assert [values.tolist() for values in found.values() if isinstance(values, np.ndarray)] == [[[1], [3]], [[2], [4]]]
 
 
-def test_a_table_that_is_asked_about_needs_no_label(tmp_path: Path) -> None:
-    """Its whole numbers are of the types that the dataset has."""
+def test_an_input_table_needs_no_label(tmp_path: Path) -> None:
+    """Its integers get the types of the dataset."""
     (tmp_path / "a.csv").write_text("x\n1\n3\n")
     spec = DataSpec(source="x", columns=["x", "label"])
     schema = pa.schema({"x": pa.float64(), "label": pa.int64()})
@@ -107,7 +109,7 @@ def test_a_table_that_is_asked_about_needs_no_label(tmp_path: Path) -> None:
     assert np.asarray(found["label"]).tolist() == [[0], [0]]
 
 
-def test_who_must_stay_together_is_not_asked_of_an_input(tmp_path: Path) -> None:
+def test_an_input_needs_no_group_key(tmp_path: Path) -> None:
     spec = TEXTS.model_copy(update={"split_by": "author"})
     assert np.asarray(samples_of("one two", spec, tmp_path, TOKENIZER)["tokens"]).shape == (1, 6)
 
@@ -116,11 +118,11 @@ def test_who_must_stay_together_is_not_asked_of_an_input(tmp_path: Path) -> None
     ("name", "content", "problem"),
     [
         ("a.png", b"no picture", "a file with image for this model"),
-        ("missing.png", None, "a file that is there"),
+        ("missing.png", None, "an existing file"),
         ("a.bin", b"what is this", "a file with image for this model"),
     ],
 )
-def test_what_is_no_input_is_told(tmp_path: Path, name: str, content: bytes | None, problem: str) -> None:
+def test_invalid_inputs_are_reported(tmp_path: Path, name: str, content: bytes | None, problem: str) -> None:
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=problem):
@@ -137,8 +139,8 @@ def read(path, colours, sizes):
 """
 
 
-def test_files_beside_the_data_are_given_by_name(tmp_path: Path) -> None:
-    """A reader's images may be arrays."""
+def test_additional_files_are_passed_by_name(tmp_path: Path) -> None:
+    """A reader may return images as arrays."""
     (tmp_path / "reader_with_files.py").write_text(READER)
     for name, text in (("raw.x", ""), ("colours.txt", "3 4"), ("sizes.txt", "7")):
         (tmp_path / name).write_text(text)
@@ -154,8 +156,8 @@ def test_files_beside_the_data_are_given_by_name(tmp_path: Path) -> None:
     assert set(made["image"].storage.values.to_pylist()) == {3, 4}
 
 
-def test_what_lies_elsewhere_is_fetched_once(tmp_path: Path) -> None:
-    """A file or a folder; another content is fetched anew, and nothing half-fetched is left."""
+def test_remote_files_are_fetched_once(tmp_path: Path) -> None:
+    """A file or a folder; other content is fetched again, and no partial download remains."""
     elsewhere = fsspec.filesystem("memory")
     elsewhere.pipe("/models/w.bin", b"first")
     elsewhere.pipe("/models/config.json", b"{}")
@@ -180,8 +182,8 @@ training: {steps: 1, global_batch_size: 2}
 """
 
 
-def test_a_run_keeps_files_by_their_content(tmp_path: Path) -> None:
-    """Whoever changes, or removes, the file later does not change the run; the same content is kept once."""
+def test_a_run_stores_files_by_content(tmp_path: Path) -> None:
+    """A later change or removal of the file does not change the run; equal content is stored once."""
     (tmp_path / "pretrained").mkdir()
     for name in ("raw.txt", "extra.txt", "pretrained/w.bin"):
         (tmp_path / name).write_text(name)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from drivetrain.accounting.statement import RunAccounts
+from drivetrain.accounting.run_account import RunAccountCache
 from drivetrain.cli.app import app
 from drivetrain.home import Home
 from drivetrain.runs.states import Preparing, Queued
@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
-    """With 55 runs, of which one prepares data."""
+    """Return a home with 55 runs, of which one prepares data."""
     monkeypatch.setenv("DRIVETRAIN_HOME", str(tmp_path))
     monkeypatch.delenv("DRIVETRAIN_DATABASE_URL", raising=False)
     monkeypatch.delenv("DRIVETRAIN_SERVER", raising=False)
@@ -51,7 +51,7 @@ def test_the_list_of_a_home_says_when_there_is_more(home: Home, options: list[st
 def test_a_server_lists_in_pages(home: Home) -> None:
     store, tokens = RunStore(home.database_url), Tokens(home.database_url)
     secret, _ = tokens.create("ann", Role.VIEWER)
-    parts = Parts(None, store, tokens, home, RunAccounts(home, store))  # type: ignore[arg-type]  # no one asks Ray
+    parts = Parts(None, store, tokens, home, RunAccountCache(home, store))  # type: ignore[arg-type]  # Ray is not used
     with TestClient(create_app(parts)) as client:
 
         def ask(**wanted: Any) -> list[str]:

@@ -36,7 +36,7 @@ from drivetrain_workers.rank.loop import finish, train_steps
 from drivetrain_workers.rank.parts import standard_points
 from drivetrain_workers.rank.setup import RankRun
 from drivetrain_workers.records.adjustments import Adjustments, Skip
-from drivetrain_workers.records.step_times import StepTimes, read_turns
+from drivetrain_workers.records.step_times import StepTimes, read_iterations
 from drivetrain_workers.spec import CheckpointSpec, TrainingSpec
 
 GLOBAL_BATCH = 8
@@ -45,7 +45,7 @@ CHECKPOINT = CheckpointSpec(every=100)
 
 
 def loss_at(position: int) -> float:
-    """A loss that falls slowly, and depends on nothing but the batch."""
+    """Return a loss that decreases slowly, and depends only on the batch."""
     return 2.0 - position / 10_000
 
 
@@ -54,38 +54,38 @@ class Engine:
     """Returns losses instead of computing them.
 
     Attributes:
-        losses: by position, where they are not ordinary.
-        scores: of the evaluations to come.
+        losses: exceptional losses, by position.
+        scores: scores of the next evaluations.
     """
 
     losses: dict[int, float] = field(default_factory=dict)
     scores: Iterator[float] = field(default_factory=lambda: itertools.repeat(1.0))
-    predicts: bool = False
+    has_predictions: bool = False
     deepspeed: Any = None
     positions: list[int] = field(default_factory=list)
 
     @property
     def objective(self) -> Any:
-        return SimpleNamespace(predicts=self.predicts)
+        return SimpleNamespace(has_predictions=self.has_predictions)
 
-    def step(self, columns: Any, position: int, stop_asked: bool, save_asked: bool, busy: bool) -> StepResult:
+    def step(self, columns: Any, position: int, stop_requested: bool, save_requested: bool, busy: bool) -> StepResult:
         self.positions.append(position)
         loss = self.losses.get(position, loss_at(position))
-        return StepResult(loss, 1.0, 0.1, stop_asked, save_asked, busy, 0.0)
+        return StepResult(loss, 1.0, 0.1, stop_requested, save_requested, busy, 0.0)
 
     def evaluate(self, part: Any, metrics: bool = True) -> Evaluated:
         return Evaluated(next(self.scores), {"accuracy": 0.5}) if metrics else Evaluated(7.0, {})
 
-    def predict(self, part: Any, most_rows: int) -> dict[str, Any]:
+    def predict(self, part: Any, max_rows: int) -> dict[str, Any]:
         return {"label": [1, 2]}
 
 
 @dataclass
 class Link:
-    """Keeps what is reported, and whatever else should be seen in order."""
+    """Records reports, and other events whose order matters."""
 
     log: list[Any] = field(default_factory=list)
-    stop_asked: threading.Event = field(default_factory=threading.Event)
+    stop_requested: threading.Event = field(default_factory=threading.Event)
 
     def report(self, event: AgentEvent) -> None:
         self.log.append(event)
@@ -99,7 +99,7 @@ class Link:
 
 @dataclass
 class Writer:
-    """Keeps what it should save."""
+    """Records the requested saves."""
 
     log: list[Any]
     due: Callable[[], bool] = lambda: False
@@ -131,7 +131,7 @@ def batches(start: int = 0) -> Iterator[Batch]:
 
 
 def a_run(folder: Path, rank: int = 0, **changes: Any) -> Any:
-    """A run of two ranks, as one of them has it; ``changes`` are those of `RankRun`'s fields."""
+    """Return one rank's part of a run of two ranks; ``changes`` replace fields of `RankRun`."""
     generation = Generation(3, 2, "file:///nowhere")
     task = RankTask(Endpoint("", ""), rank, rank, 2, generation, str(folder), "", "")
     link = Link()
@@ -166,7 +166,7 @@ def training(**settings: Any) -> TrainingSpec:
     return TrainingSpec(**{"steps": 10, "global_batch_size": GLOBAL_BATCH, "eval_every": 100, **settings})
 
 
-def test_steps_are_reported_with_what_they_consumed(tmp_path: Path) -> None:
+def test_steps_are_reported_with_their_positions(tmp_path: Path) -> None:
     run = train(a_run(tmp_path))
     assert run.complete
     done = run.link.events(StepDone)
@@ -194,7 +194,7 @@ def test_evaluations_are_due_by_step_and_at_the_end(tmp_path: Path) -> None:
 
 def test_saves_are_due_by_step_and_at_the_end(tmp_path: Path) -> None:
     run = train(a_run(tmp_path, checkpoint=CheckpointSpec(every=4)))
-    assert [(point.step, point.samples) for point in run.writer.saved] == [(4, 32), (8, 64), (10, 80)]
+    assert [(point.step, point.position) for point in run.writer.saved] == [(4, 32), (8, 64), (10, 80)]
     steps = [[record.step for record in point.records] for point in run.writer.saved]
     assert steps == [[1, 2, 3, 4], [5, 6, 7, 8], [9, 10]]
     assert run.unsaved == []
@@ -220,13 +220,13 @@ def test_rank_0_decides_when_a_save_is_due(tmp_path: Path) -> None:
 def test_a_request_to_stop_saves_and_ends(tmp_path: Path) -> None:
     run = a_run(tmp_path)
     points = standard_points(run)
-    points.after_iteration.attach(lambda step, _: run.link.stop_asked.set() if step == 3 else None)
+    points.after_iteration.attach(lambda step, _: run.link.stop_requested.set() if step == 3 else None)
     train_steps(run, batches(), points)
     assert (run.step, run.complete) == (4, False)
     assert [point.step for point in run.writer.saved] == [4]
 
 
-def test_a_run_that_does_not_get_better_ends_early(tmp_path: Path) -> None:
+def test_a_run_that_stops_improving_ends_early(tmp_path: Path) -> None:
     spec = training(eval_every=2, early_stop={"patience": 2})
     run = train(a_run(tmp_path, training=spec, engine=Engine(scores=iter([3.0, 2.0, 2.5, 2.0]))))
     assert (run.step, run.complete) == (8, True)
@@ -235,7 +235,7 @@ def test_a_run_that_does_not_get_better_ends_early(tmp_path: Path) -> None:
     assert train(again).engine.positions == []
 
 
-def test_batches_that_are_skipped_are_not_trained_on(tmp_path: Path) -> None:
+def test_skipped_batches_are_not_trained_on(tmp_path: Path) -> None:
     adjustments = Adjustments((Skip(16, 24, 3, "loss nan"), Skip(40, 48, 5, "loss nan")))
     run = train(a_run(tmp_path, training=training(steps=5), adjustments=adjustments))
     assert run.engine.positions == [0, 8, 24, 32, 48]
@@ -246,7 +246,7 @@ def test_batches_that_are_skipped_are_not_trained_on(tmp_path: Path) -> None:
 @pytest.mark.parametrize("rank", [0, 1])
 @pytest.mark.parametrize(("loss", "kind"), [(math.nan, "non_finite"), (50.0, "spike")])
 def test_a_bad_step_is_rewound(tmp_path: Path, rank: int, loss: float, kind: str) -> None:
-    """Not before the save under way is whole, and the batch is noted for the next generation."""
+    """The current save is completed first, and the batch is recorded for the next generation."""
     spec = training(steps=40, guard={kind: "rewind", "max_rewinds": 1})
     changes = {"training": spec, "checkpoint": CheckpointSpec(every=5), "engine": Engine(losses={19 * 8: loss})}
     run = a_run(tmp_path, rank, **changes)
@@ -273,7 +273,7 @@ def test_a_bad_step_stops_the_run(tmp_path: Path, loss: float, kind: str) -> Non
 
 
 @pytest.mark.parametrize(("loss", "kind"), [(math.inf, "non_finite"), (50.0, "spike")])
-def test_a_bad_step_is_warned_of(tmp_path: Path, loss: float, kind: str) -> None:
+def test_a_bad_step_causes_a_warning(tmp_path: Path, loss: float, kind: str) -> None:
     spec = training(steps=40, guard={kind: "warn"})
     run = train(a_run(tmp_path, training=spec, engine=Engine(losses={19 * 8: loss})))
     assert run.complete
@@ -286,10 +286,10 @@ def test_a_bad_step_is_warned_of(tmp_path: Path, loss: float, kind: str) -> None
     assert quiet.link.events(ProblemFound) == []
 
 
-def test_copies_in_memory_take_what_no_checkpoint_has(tmp_path: Path) -> None:
+def test_copies_in_memory_have_the_records_that_no_checkpoint_has(tmp_path: Path) -> None:
     checkpoint = CheckpointSpec(every=5, memory_every=2)
     run = train(a_run(tmp_path, checkpoint=checkpoint))
-    copies = [(point.step, point.samples, [r.step for r in point.records]) for point in run.writer.copied]
+    copies = [(point.step, point.position, [r.step for r in point.records]) for point in run.writer.copied]
     assert copies == [(2, 16, [1, 2]), (4, 32, [1, 2, 3, 4]), (6, 48, [6]), (8, 64, [6, 7, 8])]
     assert [point.step for point in run.writer.saved] == [5, 10]
     busy = train(a_run(tmp_path, checkpoint=checkpoint, writer=Writer([], is_busy=True)))
@@ -297,7 +297,7 @@ def test_copies_in_memory_take_what_no_checkpoint_has(tmp_path: Path) -> None:
     assert [point.step for point in busy.writer.saved] == [5, 10]
 
 
-def test_a_probe_is_saved_where_the_job_asks_for_one(tmp_path: Path) -> None:
+def test_a_probe_is_saved_if_the_job_requests_one(tmp_path: Path) -> None:
     run = train(a_run(tmp_path, checkpoint=CheckpointSpec(every=5, verify="step"), training=training(steps=5)))
     assert run.writer.saved[0].probe == Probe(32, 7.0)
 
@@ -309,7 +309,7 @@ def test_everything_happens_in_order(tmp_path: Path) -> None:
         checkpoint=CheckpointSpec(every=2, memory_every=1),
         times=StepTimes(tmp_path / "times", 3),
     )
-    run.engine.predicts = True
+    run.engine.has_predictions = True
     points = standard_points(run)
     points.after_save.attach(lambda step: run.link.log.append(f"saved {step}"))
     points.after_iteration.attach(lambda step, _: run.link.log.append(f"done {step}"))
@@ -323,13 +323,13 @@ def test_everything_happens_in_order(tmp_path: Path) -> None:
         *[("save", 3), "saved 3", "done 3"],
         *[("last save", 3), "wait", "barrier", "done 3"],
     ]
-    (turns,) = read_turns(tmp_path / "times").values()
+    (turns,) = read_iterations(tmp_path / "times").values()
     assert turns["step"].tolist() == [1, 2, 3, 3]
     assert Path(run.link.events(PredictionsWritten)[0].path).exists()
 
 
-def test_a_run_that_is_interrupted_comes_to_the_same_decisions(tmp_path: Path) -> None:
-    """At every step: what the manifest says of those before is enough, and of the same size however many they are."""
+def test_an_interrupted_run_makes_the_same_decisions(tmp_path: Path) -> None:
+    """At every step: the history in the manifest is sufficient, and its size does not grow."""
     spec = training(steps=60, eval_every=3, early_stop={"patience": 4}, guard={"window": 8, "spike": "warn"})
     losses = {8 * step: 9.0 for step in (20, 21, 22, 40)}
     scores = [5.0, 4.0, 4.5, 3.0, 3.5, 2.0, 2.5, 2.25, 2.0, 3.0, 1.0]
@@ -337,7 +337,7 @@ def test_a_run_that_is_interrupted_comes_to_the_same_decisions(tmp_path: Path) -
     whole = train(a_run(tmp_path, training=spec, checkpoint=every, engine=Engine(losses, iter(scores))))
     assert whole.step == 30
     for saved in whole.writer.saved:
-        manifest = Manifest(saved.step, saved.samples, 2, 1, {}, history=saved.history)
+        manifest = Manifest(saved.step, saved.position, 2, 1, {}, history=saved.history)
         history = Manifest.from_json(json.loads(json.dumps(manifest.to_json()))).history
         assert history
         assert len(history.losses) <= 8

@@ -9,7 +9,7 @@ from drivetrain_pipelines.errors import CorruptFileError
 from drivetrain_pipelines.storage.checksums import block_digests
 from drivetrain_workers.checkpoints import memory_copies
 from drivetrain_workers.checkpoints.manifest import Contents, Manifest, RankIndex
-from drivetrain_workers.checkpoints.memory_copies import MemoryCopies, RankCopy, own_memory_folder, remove_orphans
+from drivetrain_workers.checkpoints.memory_copies import MemoryCopies, RankCopy, acquire_memory_folder, remove_orphans
 from drivetrain_workers.records.run_folder import CheckpointId
 
 from tests.unit.step_records import step_record
@@ -35,14 +35,14 @@ def is_sound(copies: MemoryCopies, checkpoint: CheckpointId, rank: int) -> bool:
     return True
 
 
-def test_the_two_newest_of_each_rank_stay(tmp_path: Path) -> None:
+def test_the_two_newest_copies_of_each_rank_are_kept(tmp_path: Path) -> None:
     copies = MemoryCopies(tmp_path)
     for step in (2, 4, 6):
         write(copies, step, 0)
     write(copies, 4, 1)
     assert steps(copies, 0) == [6, 4]
     assert steps(copies, 1) == [4]
-    write(copies, 4, 0, generation=2)  # done again by a later generation
+    write(copies, 4, 0, generation=2)  # repeated by a later generation
     write(copies, 6, 0, generation=2)
     assert steps(copies, 0) == [6, 6]
     assert sorted(path.name for path in tmp_path.iterdir()) == [
@@ -57,7 +57,7 @@ def test_the_two_newest_of_each_rank_stay(tmp_path: Path) -> None:
     assert copy.records == (step_record(4),)
 
 
-def test_what_does_not_fit_or_is_damaged_is_not_found(tmp_path: Path) -> None:
+def test_unfit_or_corrupt_copies_are_not_found(tmp_path: Path) -> None:
     copies = MemoryCopies(tmp_path)
     write(copies, 2, 1)
     write(copies, 4, 1)
@@ -68,26 +68,26 @@ def test_what_does_not_fit_or_is_damaged_is_not_found(tmp_path: Path) -> None:
     damaged[7] ^= 1
     state.write_bytes(damaged)
     assert steps(copies, 1) == [2]
-    index.unlink()  # as if its writing had been cut off
+    index.unlink()  # like an interrupted write
     assert steps(copies, 1) == [2]
 
 
-def test_what_is_newer_than_what_was_loaded_goes(tmp_path: Path) -> None:
-    """Rank 0 had written step 6 when rank 1 died: both go on from 4, which must outlive the next copy's writing."""
+def test_copies_newer_than_the_loaded_state_are_removed(tmp_path: Path) -> None:
+    """Rank 0 had written step 6 when rank 1 died: both resume from 4, which must survive the next write of a copy."""
     copies = MemoryCopies(tmp_path)
     for step in (2, 4, 6):
         write(copies, step, 0)
     (tmp_path / "step-00000006.g0001" / "rank-00000.bin.123.tmp").write_bytes(b"left by a process that was killed")
-    copies.forget_newer(0, CheckpointId(4, 1))
+    copies.remove_newer(0, CheckpointId(4, 1))
     assert steps(copies, 0) == [4]
     assert not (tmp_path / "step-00000006.g0001").exists()
-    copies.make_room(CheckpointId(6, 2), 0)
+    copies.prepare_write(CheckpointId(6, 2), 0)
     assert steps(copies, 0) == [4]
-    copies.forget_newer(0, None)
+    copies.remove_newer(0, None)
     assert steps(copies, 0) == []
 
 
-def test_no_copy_leaves_anything_unfinished(tmp_path: Path) -> None:
+def test_no_copy_leaves_partial_files(tmp_path: Path) -> None:
     copies = MemoryCopies(tmp_path)
     write(copies, 2, 0)
     for name in ("rank-00000.bin.123.tmp", "rank-00000.part"):
@@ -99,7 +99,7 @@ def test_no_copy_leaves_anything_unfinished(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("planted", ["link", "open folder"])
 def test_a_planted_folder_is_not_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, planted: str) -> None:
-    """Everybody may write to shared memory, and could put there a way to somebody's files."""
+    """Every user may write to shared memory, and could create a link to other users' files there."""
     monkeypatch.setattr(memory_copies, "_SHARED_MEMORY", tmp_path)
     victim, own = tmp_path / "victim", memory_copies.memory_folder("own", 0)
     (victim / "documents").mkdir(parents=True)
@@ -109,20 +109,20 @@ def test_a_planted_folder_is_not_touched(tmp_path: Path, monkeypatch: pytest.Mon
         own.parent.mkdir(mode=0o777)
         (own.parent / "documents").mkdir()
         own.parent.chmod(0o777)
-    for use in (lambda: remove_orphans(own, time.time()), lambda: own_memory_folder(own)):
+    for use in (lambda: remove_orphans(own, time.time()), lambda: acquire_memory_folder(own)):
         with pytest.raises(OSError, match=r"private folder|Not a directory|symbolic"):
             use()
     assert (own.parent / "documents").is_dir()
 
 
-def test_memory_of_the_dead_is_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_of_dead_owners_is_released(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory_copies, "_SHARED_MEMORY", tmp_path)
     living, dead, own = (memory_copies.memory_folder(name, 0) for name in ("living", "dead", "own"))
-    owned = own_memory_folder(living)
-    os.close(own_memory_folder(dead))
+    owned = acquire_memory_folder(living)
+    os.close(acquire_memory_folder(dead))
     write(MemoryCopies(dead), 2, 0)
     remove_orphans(own, time.time())
-    assert dead.is_dir()  # the agent that replaces its owner may be on its way
+    assert dead.is_dir()  # its owner may be about to be replaced
     remove_orphans(own, time.time() + 3600)
     assert living.is_dir()
     assert not dead.exists()

@@ -31,8 +31,8 @@ def test_energy_is_estimated_from_the_time_of_this_process(tmp_path: Path) -> No
     assert reading.values["cpu_utilization_percentage"] > 0
 
 
-def test_rapl_counters_begin_anew_at_their_largest_value(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """This process has its part of what the packages took, by CPU time."""
+def test_rapl_counters_wrap_around_at_their_largest_value(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process is assigned its share of the packages' energy, by CPU time."""
     package = tmp_path / "intel-rapl:0"
     package.mkdir()
     (package / "max_energy_range_uj").write_text("1000000000")
@@ -47,5 +47,5 @@ def test_rapl_counters_begin_anew_at_their_largest_value(tmp_path: Path, monkeyp
 
 
 @pytest.mark.usefixtures("no_rapl")
-def test_a_gpu_that_cannot_be_measured_is_told(tmp_path: Path) -> None:
+def test_a_gpu_that_cannot_be_measured_is_reported(tmp_path: Path) -> None:
     assert NodeMeter(["MIG-nowhere"], tmp_path).read().energy_from == "estimate, no gpu"

@@ -23,8 +23,8 @@ def context(first: int, last: int, step: int = 4, seed: int = 1, training: bool 
     return TrainContext(step, 10, training, 0, 1, seed, torch.arange(first, last))
 
 
-def test_random_numbers_are_the_samples_own() -> None:
-    """However rows are spread over calls, a sample gets the same numbers; other seeds, steps and draws give others."""
+def test_random_numbers_belong_to_the_sample() -> None:
+    """A sample gets the same numbers in any batch; other seeds, steps and draws give other numbers."""
     whole = context(0, 6).normal(2, 5)
     assert whole.shape == (6, 2, 5)
     assert torch.equal(whole[2:], context(2, 6).normal(2, 5))
@@ -34,7 +34,7 @@ def test_random_numbers_are_the_samples_own() -> None:
     for other in [*others, again]:
         assert not torch.isclose(other.normal(2, 5), whole).any()
     evaluations = [context(0, 6, step=step, training=False).uniform(3) for step in (0, 9)]
-    assert torch.equal(*evaluations)  # or eval losses of different steps could not be compared
+    assert torch.equal(*evaluations)  # otherwise eval losses of different steps could not be compared
 
 
 def test_random_numbers_have_their_distribution() -> None:
@@ -60,27 +60,27 @@ def test_metrics_are_means_or_pairs() -> None:
     assert found == {"mean": (1.5, 3.0), "pair": (2.0, 7.0), "step": (12.0, 3.0)}
 
 
-def test_a_mean_over_nothing_counts_for_nothing() -> None:
-    """Whatever number the job's function makes of no rows."""
+def test_a_mean_over_no_rows_is_ignored() -> None:
+    """The job's function may return any number for no rows."""
     objective = Objective(lambda model, batch: torch.zeros(()), row_weight, lambda model, batch: {"a": math.nan})
     assert objective.metrics(nn.Identity(), BATCH, 0.0, context(0, 3)) == {"a": (0.0, 0.0)}
 
 
-def test_a_metric_is_not_named_like_the_loss() -> None:
+def test_a_metric_cannot_have_the_name_of_the_loss() -> None:
     objective = Objective(lambda model, batch: torch.zeros(()), row_weight, lambda model, batch: {"loss": 1.0})
     with pytest.raises(InputError, match=r"model\.metrics: got the name 'loss'"):
         objective.metrics(nn.Identity(), BATCH, 3.0, context(0, 3))
 
 
 @pytest.mark.parametrize("returned", [0.5, {"a": "much"}, {"a": (1, 2, 3)}, {"a": torch.zeros(3)}, None])
-def test_wrong_metrics_are_refused(returned: Any) -> None:
+def test_invalid_metrics_are_rejected(returned: Any) -> None:
     objective = Objective(lambda model, batch: torch.zeros(()), row_weight, lambda model, batch: returned)
     with pytest.raises(InputError, match=r"model\.metrics: got a function that returned"):
         objective.metrics(nn.Identity(), BATCH, 3.0, context(0, 3))
 
 
 @pytest.mark.parametrize("returned", [0.5, {"a": 1}, {"a": [1, 2]}, {"a": torch.zeros(())}, [1, 2, 3]])
-def test_wrong_predictions_are_refused(returned: Any) -> None:
+def test_invalid_predictions_are_rejected(returned: Any) -> None:
     objective = Objective(lambda model, batch: torch.zeros(()), row_weight, predict=lambda model, batch: returned)
     with pytest.raises(InputError, match=r"model\.predict.*a dictionary of columns of 3 values"):
         objective.predict(nn.Identity(), BATCH, context(0, 3))
@@ -97,7 +97,7 @@ def test_predictions_are_a_table_and_pictures(tmp_path: Path) -> None:
     assert pixels.shape == (16, 14)  # three down, two across, a gap of two between
     assert pixels[0, 8] == 1
     assert pixels[6, 0] == 2
-    assert pixels[15, 13] == 255  # there is no sixth
+    assert pixels[15, 13] == 255  # there is no sixth image
 
 
 def test_the_best_is_chosen_by_a_metric() -> None:

@@ -18,7 +18,7 @@ def noisy(sample, random):
     return {"x": sample["x"] + np.float32(noise), "length": len(sample["blob"])}
 
 
-def test_a_sample_is_the_same_in_whatever_company() -> None:
+def test_a_sample_does_not_depend_on_its_batch() -> None:
     transform = OnlineTransform(noisy, seed=1)
     whole = transform.apply(COLUMNS, np.array([7, 3, 9, 5]))
     alone = transform.apply({name: values[2:3] for name, values in COLUMNS.items()}, np.array([9]))
@@ -28,7 +28,7 @@ def test_a_sample_is_the_same_in_whatever_company() -> None:
     assert not np.array_equal(whole["x"], OnlineTransform(noisy, seed=2).apply(COLUMNS, np.array([7, 3, 9, 5]))["x"])
 
 
-def test_evaluation_draws_nothing() -> None:
+def test_evaluation_has_no_random_numbers() -> None:
     assert np.array_equal(OnlineTransform(noisy, seed=1).apply(COLUMNS, None)["x"], COLUMNS["x"])
 
 
@@ -36,24 +36,24 @@ def test_evaluation_draws_nothing() -> None:
     ("function", "problem"),
     [
         (lambda sample, random: {"y": sample["z"]}, r"at position 3 raised KeyError\('z'\)"),
-        (lambda sample, random: {"y": sample["blob"]}, r"'y' one type and shape.*\(1,\).*\(2,\)"),
-        (lambda sample, random: {"y": "text"}, "must give numbers"),
-        (lambda sample, random: {"y": 1} if sample["x"][0] else {"z": 1}, "'z' one type and shape.*missing"),
+        (lambda sample, random: {"y": sample["blob"]}, r"'y' with one type and shape.*\(1,\).*\(2,\)"),
+        (lambda sample, random: {"y": "text"}, "must return numbers"),
+        (lambda sample, random: {"y": 1} if sample["x"][0] else {"z": 1}, "'z' with one type and shape.*missing"),
         (lambda sample, random: 5, "AttributeError"),
         (lambda sample, random: {}, "without columns"),
         (lambda sample, random: {"y": np.zeros((2, 0))}, r"shape \(2, 0\)"),
         (
             lambda sample, random: {"y": 1} | ({"z": 1} if sample["x"][0] == 3 else {}),
-            "'z' one type and shape.*missing",
+            "'z' with one type and shape.*missing",
         ),
     ],
 )
-def test_mistakes_of_the_users_code_are_named(function, problem: str) -> None:
+def test_errors_of_the_users_code_are_reported(function, problem: str) -> None:
     with pytest.raises(TransformError, match=problem):
         OnlineTransform(function, 0).apply(COLUMNS, np.array([3, 4, 5, 6]))
 
 
-def test_a_buffer_that_is_used_again_does_no_harm() -> None:
+def test_a_reused_buffer_does_no_harm() -> None:
     buffer = np.zeros(3, np.float32)
 
     def reuse(sample, random):
@@ -65,7 +65,7 @@ def test_a_buffer_that_is_used_again_does_no_harm() -> None:
 
 @pytest.mark.parametrize("dtype", ["int8", "uint16", "int64", "float16", "float32", "float64"])
 @pytest.mark.parametrize("shape", [(1,), (5,), (2, 3), (2, 3, 4)])
-def test_batches_travel_whole(dtype: str, shape: tuple[int, ...]) -> None:
+def test_batches_are_transferred_unchanged(dtype: str, shape: tuple[int, ...]) -> None:
     values = np.arange(4 * np.prod(shape)).reshape(4, *shape).astype(dtype)
     arrived = from_arrow(to_arrow({"x": values}))["x"]
     assert arrived.dtype == values.dtype

@@ -42,7 +42,7 @@ def add_noise_as_integers(sample, random):
 
 
 class Server(TransformServer):
-    """A server whose connections a test can break, as they break when its process dies."""
+    """A server whose connections a test can break, like the death of its process."""
 
     def __init__(self, *arguments: Any) -> None:
         self.dead = threading.Event()
@@ -53,28 +53,28 @@ class Server(TransformServer):
             raise ConnectionError("the process is gone")
         return super().do_action(context, action)
 
-    def _serve(self, ticket: Ticket, proof: str, answer: fl.FlightStreamWriter) -> None:
-        super()._serve(ticket, proof, Connection(answer, self.dead))
+    def _serve(self, ticket: Ticket, proof: str, writer: fl.FlightStreamWriter) -> None:
+        super()._serve(ticket, proof, Connection(writer, self.dead))
 
 
 @dataclass(frozen=True)
 class Connection:
-    """Of a server that may die."""
+    """A connection of a server that may die."""
 
-    answer: fl.FlightStreamWriter
+    writer: fl.FlightStreamWriter
     dead: threading.Event
 
     def begin(self, schema: pa.Schema) -> None:
-        self.answer.begin(schema)
+        self.writer.begin(schema)
 
     def write_with_metadata(self, *arguments: Any) -> None:
         if self.dead.is_set():
             raise ConnectionError("the process is gone")
-        self.answer.write_with_metadata(*arguments)
+        self.writer.write_with_metadata(*arguments)
 
 
 class Actors:
-    """The servers of a run, each of which can be ended, and may come back at another port."""
+    """The servers of a run. Each can be stopped, and restarted on another port."""
 
     def __init__(self, folder: Path) -> None:
         self.dataset: Dataset = make_dataset(folder / "data", [20, 13])
@@ -105,7 +105,7 @@ class Actors:
         return OnlineReader(self.endpoints, 2, GLOBAL_BATCH, ROWS, start)
 
     def expected(self, start: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
-        """The same without servers."""
+        """Yield the same batches without servers."""
         order = self.dataset.training_order(self.spec(), SEED)
         transform = OnlineTransform.of(self.spec(), self._code, SEED)
         assert transform
@@ -126,12 +126,12 @@ class Actors:
 
 @pytest.fixture
 def actors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Actors]:
-    monkeypatch.setattr(reader, "_PAUSE_S", 0.01)
+    monkeypatch.setattr(reader, "_RETRY_DELAY_S", 0.01)
     monkeypatch.setattr(sys, "path", [*sys.path])
     actors = Actors(tmp_path)
     yield actors
     actors.close()
-    sys.modules.pop("online_reader_code", None)  # the next test's lies in another folder
+    sys.modules.pop("online_reader_code", None)  # the module of the next test is in another folder
 
 
 def assert_same(batches: Iterator[Any], expected: Iterator[tuple[int, dict[str, Any]]], count: int) -> None:
@@ -143,15 +143,15 @@ def assert_same(batches: Iterator[Any], expected: Iterator[tuple[int, dict[str, 
 
 
 @pytest.mark.parametrize("start", [0, 10 * GLOBAL_BATCH])
-def test_batches_are_those_of_the_stream_in_its_order(actors: Actors, start: int) -> None:
+def test_batches_have_the_order_of_the_stream(actors: Actors, start: int) -> None:
     for number in range(2):
         actors.start(number)
     with closing(actors.read(start)) as batches:
         assert_same(iter(batches), actors.expected(start), 20)
 
 
-def test_any_actor_serves_what_another_would_have(actors: Actors) -> None:
-    """One never starts; then the other ends too, and the first comes late."""
+def test_any_actor_can_replace_another(actors: Actors) -> None:
+    """One actor never starts; then the other one stops, and the first starts late."""
     actors.start(0)
     with closing(actors.read()) as batches:
         stream, expected = iter(batches), actors.expected()
@@ -161,7 +161,7 @@ def test_any_actor_serves_what_another_would_have(actors: Actors) -> None:
         assert_same(stream, expected, 20)
 
 
-def test_an_actor_that_comes_back_elsewhere_is_found(actors: Actors) -> None:
+def test_a_restarted_actor_is_found_at_its_new_address(actors: Actors) -> None:
     for number in range(2):
         actors.start(number)
     with closing(actors.read()) as batches:
@@ -173,8 +173,8 @@ def test_an_actor_that_comes_back_elsewhere_is_found(actors: Actors) -> None:
         assert_same(stream, expected, 20)
 
 
-def test_a_server_that_does_not_know_the_token_is_not_believed(actors: Actors) -> None:
-    """It has taken the port of an actor that is gone."""
+def test_a_server_without_the_token_is_not_trusted(actors: Actors) -> None:
+    """It has taken over the port of a dead actor."""
     actors.start(0, "add_noise_as_integers", token="of another run")
     actors.start(1)
     with closing(actors.read()) as batches:
@@ -182,37 +182,37 @@ def test_a_server_that_does_not_know_the_token_is_not_believed(actors: Actors) -
 
 
 class Imposter(fl.FlightServerBase):
-    """Answers every question, without knowing the token."""
+    """Answers every request without knowing the token."""
 
     def __init__(self) -> None:
-        self.asked = 0
+        self.requests = 0
         super().__init__("grpc://127.0.0.1:0")
 
     def do_action(self, _: Any, action: fl.Action) -> list[bytes]:
         return [b"I live"]
 
-    def do_exchange(self, _: Any, ask: Any, __: Any, answer: fl.FlightStreamWriter) -> None:
-        self.asked += 1
+    def do_exchange(self, _: Any, request: Any, __: Any, writer: fl.FlightStreamWriter) -> None:
+        self.requests += 1
 
 
-def test_a_server_that_only_says_that_it_lives_is_not_asked(actors: Actors) -> None:
+def test_a_server_without_a_proof_gets_no_request(actors: Actors) -> None:
     imposter = Imposter()
     actors.endpoints.publish(0, f"127.0.0.1:{imposter.port}", actors.endpoints.token)
     actors.start(1)
     with closing(actors.read()) as batches:
         assert_same(iter(batches), actors.expected(), 10)
-    assert imposter.asked == 0
+    assert imposter.requests == 0
     imposter.shutdown()
 
 
-def test_a_mistake_of_the_users_code_ends_the_stream(actors: Actors) -> None:
+def test_an_error_of_the_users_code_ends_the_stream(actors: Actors) -> None:
     for number in range(2):
         actors.start(number, "fail")
     with closing(actors.read()) as batches, pytest.raises(TransformError, match=r"raised KeyError\('pixels'\)"):
         next(iter(batches))
 
 
-def test_actors_that_do_not_agree_on_types(actors: Actors) -> None:
+def test_actors_with_different_types(actors: Actors) -> None:
     actors.start(0)
     actors.start(1, "add_noise_as_integers")
     with closing(actors.read()) as batches:
@@ -222,7 +222,7 @@ def test_actors_that_do_not_agree_on_types(actors: Actors) -> None:
             next(stream)
 
 
-def test_damaged_data_may_have_passed_when_the_rank_is_started_again(actors: Actors) -> None:
+def test_corrupt_data_raises_an_error_that_restarts_the_rank(actors: Actors) -> None:
     for number in range(2):
         actors.start(number)
     for path in Path(actors.dataset.folder.location).glob("*.arrow"):
@@ -233,8 +233,8 @@ def test_damaged_data_may_have_passed_when_the_rank_is_started_again(actors: Act
 
 
 def test_actors_that_never_start(actors: Actors, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reader, "_PATIENCE_S", 0.0)
-    problem = "no transforming actor has delivered for 0 s: none has started yet"
+    monkeypatch.setattr(reader, "_TIMEOUT_S", 0.0)
+    problem = "no transforming actor has delivered for 0 s: no actor has started yet"
     with closing(actors.read()) as batches, pytest.raises(TransformersLostError, match=problem):
         next(iter(batches))
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from drivetrain_pipelines.order.mixture import SampleOrder
 from drivetrain_pipelines.order.permutation import mix_key, permute
-from drivetrain_pipelines.order.streams import StreamOrder
+from drivetrain_pipelines.order.source_order import SourceOrder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -37,7 +37,7 @@ def test_permutations_of_many_sizes_at_once(sizes: list[int], key: int) -> None:
 
 @given(rows=ROWS, key=KEYS, lanes=LANES, window=WINDOWS, epoch=st.integers(0, 1000))
 def test_every_sample_once_per_epoch(rows: list[int], key: int, lanes: int, window: int, epoch: int) -> None:
-    order = StreamOrder(tuple(rows), key, lanes, window)
+    order = SourceOrder(tuple(rows), key, lanes, window)
     shards, places = order.locate(np.arange(epoch * order.size, (epoch + 1) * order.size))
     assert sorted(zip(shards.tolist(), places.tolist(), strict=True)) == [
         (shard, row) for shard, count in enumerate(rows) for row in range(count)
@@ -46,7 +46,7 @@ def test_every_sample_once_per_epoch(rows: list[int], key: int, lanes: int, wind
 
 @settings(max_examples=200, deadline=None)
 @given(
-    streams=st.lists(ROWS, min_size=1, max_size=4),
+    sources=st.lists(ROWS, min_size=1, max_size=4),
     weights=st.lists(st.floats(0.05, 10), min_size=4, max_size=4),
     seed=st.integers(0, 1 << 62),
     lanes=LANES,
@@ -55,7 +55,7 @@ def test_every_sample_once_per_epoch(rows: list[int], key: int, lanes: int, wind
     worlds=st.lists(st.integers(1, 64), min_size=1, max_size=6),
 )
 def test_the_global_stream_does_not_depend_on_the_world(
-    streams: list[list[int]],
+    sources: list[list[int]],
     weights: list[float],
     seed: int,
     lanes: int,
@@ -63,8 +63,8 @@ def test_the_global_stream_does_not_depend_on_the_world(
     global_batch: int,
     worlds: list[int],
 ) -> None:
-    """World sizes that change from step to step deliver, step by step, the very rows of a single rank."""
-    order = SampleOrder.of(streams, weights[: len(streams)], seed, lanes, window)
+    """World sizes that change from step to step deliver exactly the rows of a single rank, step by step."""
+    order = SampleOrder.of(sources, weights[: len(sources)], seed, lanes, window)
     for step, world in enumerate(worlds):
         start = step * global_batch
         whole = order.positions(start, global_batch, slice(0, global_batch))
@@ -79,20 +79,20 @@ def test_the_global_stream_does_not_depend_on_the_world(
 
 @settings(max_examples=50, deadline=None)
 @given(
-    streams=st.lists(ROWS, min_size=2, max_size=4),
+    sources=st.lists(ROWS, min_size=2, max_size=4),
     weights=st.lists(st.floats(0.05, 10), min_size=4, max_size=4),
     seed=st.integers(0, 1 << 62),
     start=st.sampled_from([0, 4096 * 1000, 4096 * 10**9]),
 )
 def test_mixtures_are_apportioned_exactly(
-    streams: list[list[int]], weights: list[float], seed: int, start: int
+    sources: list[list[int]], weights: list[float], seed: int, start: int
 ) -> None:
-    order = SampleOrder.of(streams, weights[: len(streams)], seed, 4, 16)
+    order = SampleOrder.of(sources, weights[: len(sources)], seed, 4, 16)
     numbers, counters = order.divide(np.arange(start, start + 3 * 4096))
-    for stream in range(len(streams)):
-        own = np.sort(counters[numbers == stream])
-        share = weights[stream] / sum(weights[: len(streams)])
-        assert own.tolist() == list(range(own[0], own[0] + len(own)))  # none twice, none left out
+    for source in range(len(sources)):
+        own = np.sort(counters[numbers == source])
+        share = weights[source] / sum(weights[: len(sources)])
+        assert own.tolist() == list(range(own[0], own[0] + len(own)))  # no repetitions, no gaps
         assert abs(own[0] - start * share) <= 1 + start * 2**-31
         assert abs(len(own) - 3 * 4096 * share) < 2
 
@@ -110,12 +110,12 @@ def test_a_rank_reads_few_shards_at_a_time() -> None:
     for start in range(0, 64 * 1000, 64 * 100):
         steps = [order.positions(start + 64 * step, 64, slice(0, 8)) for step in range(20)]
         shards, _ = order.locate(np.concatenate(steps))
-        assert len(np.unique(shards)) <= 16  # 4 of the 32 lanes, a window of two or three shards each, two at a change
+        assert len(np.unique(shards)) <= 16  # 4 of the 32 lanes, windows of two or three shards each, two at a change
 
 
 def test_the_shuffle_is_thorough() -> None:
-    """Neighbours in the stream are no neighbours in the data, and every place of a window is as likely as another."""
-    order = StreamOrder((1 << 14,), 9, lanes=1, window=1 << 14)
+    """Neighbours in the stream are not neighbours in the data, and all places of a window are equally likely."""
+    order = SourceOrder((1 << 14,), 9, lanes=1, window=1 << 14)
     _, rows = order.locate(np.arange(100 * (1 << 14)))
     assert abs(np.corrcoef(rows[:-1], rows[1:])[0, 1]) < 0.01
     first = rows.reshape(100, -1)[:, :16]
@@ -123,7 +123,7 @@ def test_the_shuffle_is_thorough() -> None:
 
 
 def test_seeking_costs_the_same_anywhere() -> None:
-    """A billion samples in twenty thousand shards: no table is made of samples."""
+    """A billion samples in twenty thousand shards: no table of samples is made."""
     counts = [50_000] * 20_000
     for position in (0, 10**9 // 2, 10**9 * 50 + 12345):
         order = SampleOrder.of([counts], [1], 1, 64, 1 << 14)
@@ -135,7 +135,7 @@ def test_seeking_costs_the_same_anywhere() -> None:
 
 
 def test_the_order_is_pinned() -> None:
-    """The order is a format: a change of it would change every run that resumes."""
+    """The order is a format: changing it would change every resumed run."""
     order = SampleOrder.of([[700] * 30, [500] * 9], [3, 1], 7, 32, 256)
     shards, rows = order.locate(np.array([0, 1, 2, 10**6, 10**12]))
     assert list(zip(shards.tolist(), rows.tolist(), strict=True)) == PINNED

@@ -16,7 +16,7 @@ CONTENT = bytes(range(256)) * 10
 
 
 class Node:
-    """A node's side, reached by another; it is dead while `alive` is False, and cuts after `pieces_left` pieces."""
+    """One node, used by another; dead while `alive` is False, and breaks after `pieces_left` pieces."""
 
     def __init__(self, folder: Path) -> None:
         self.copies = MemoryCopies(folder)
@@ -44,14 +44,14 @@ class Node:
     def make(self, step: int, content: bytes = CONTENT) -> CheckpointId:
         checkpoint = CheckpointId(step, 1)
         state, index = self.copies.paths(checkpoint, RANK)
-        self.copies.make_room(checkpoint, RANK)
+        self.copies.prepare_write(checkpoint, RANK)
         state.write_bytes(content)
         write_json(index, {"bytes": len(content), "step": step})
         return checkpoint
 
     def has(self) -> dict[int, bytes]:
-        complete = self.copies.complete(RANK)
-        return {c.step: self.copies.paths(c, RANK)[0].read_bytes() for c in complete}
+        completed = self.copies.completed(RANK)
+        return {c.step: self.copies.paths(c, RANK)[0].read_bytes() for c in completed}
 
     def _cut(self) -> None:
         self.pieces_left -= 1
@@ -67,7 +67,7 @@ def pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Node, Node]:
     return here, there
 
 
-def test_a_copy_arrives_whole(pair: tuple[Node, Node]) -> None:
+def test_a_copy_arrives_completely(pair: tuple[Node, Node]) -> None:
     here, there = pair
     here.side.send(here.make(8), RANK)
     here.side.send_next()
@@ -92,7 +92,7 @@ def test_the_newest_copy_is_sent_if_several_wait(pair: tuple[Node, Node]) -> Non
     assert there.has() == {16: CONTENT}
 
 
-def test_half_a_copy_is_none(pair: tuple[Node, Node]) -> None:
+def test_a_partial_copy_is_not_used(pair: tuple[Node, Node]) -> None:
     here, there = pair
     there.pieces_left = 2
     here.side.send(here.make(8), RANK)
@@ -104,7 +104,7 @@ def test_half_a_copy_is_none(pair: tuple[Node, Node]) -> None:
     assert there.has() == {16: CONTENT}
 
 
-def test_a_dead_peer_stops_nothing(pair: tuple[Node, Node]) -> None:
+def test_a_dead_peer_does_not_stop_the_node(pair: tuple[Node, Node]) -> None:
     here, there = pair
     there.alive = False
     here.side.send(here.make(8), RANK)
@@ -120,7 +120,7 @@ def test_a_node_that_lost_its_memory_recovers_it(pair: tuple[Node, Node]) -> Non
     assert here.has() == {8: CONTENT}
 
 
-def test_what_is_here_already_is_not_fetched(pair: tuple[Node, Node]) -> None:
+def test_existing_copies_are_not_fetched(pair: tuple[Node, Node]) -> None:
     here, there = pair
     here.make(16, b"newer")
     there.make(8)
@@ -129,7 +129,7 @@ def test_what_is_here_already_is_not_fetched(pair: tuple[Node, Node]) -> None:
     assert here.has() == {16: b"newer"}
 
 
-def test_a_recovery_that_is_cut_leaves_no_half_copy(pair: tuple[Node, Node]) -> None:
+def test_an_interrupted_recovery_leaves_no_partial_copy(pair: tuple[Node, Node]) -> None:
     here, there = pair
     there.make(8)
     there.pieces_left = 2
@@ -137,7 +137,7 @@ def test_a_recovery_that_is_cut_leaves_no_half_copy(pair: tuple[Node, Node]) -> 
     assert here.has() == {}
 
 
-def test_a_run_that_has_ended_keeps_nothing_more(pair: tuple[Node, Node]) -> None:
+def test_a_run_that_has_ended_stores_no_copies(pair: tuple[Node, Node]) -> None:
     here, there = pair
     there.side.close()
     here.side.send(here.make(8), RANK)

@@ -1,4 +1,4 @@
-"""What a run finds out about its data, and what the plan chooses, before it trains."""
+"""The results of a run's preparation of its data, and the choices of the plan, before training."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ TEXT = {"name": "words", "columns": None, "tokenizer": {"vocab_size": 300}, "seq
 
 
 class Site:
-    """A home, and a run in it that is about to prepare."""
+    """A home with a run that is about to prepare."""
 
     def __init__(self, home: Home) -> None:
         self.home = home
@@ -71,16 +71,16 @@ def numbers(folder: Path, rows: int = 200, **sections: Any) -> JobSpec:
 
 
 def ignore(*_: object) -> None:
-    """Progress that no one follows."""
+    """Ignore progress."""
 
 
-def test_a_dataset_is_made_once_and_found_again(site: Site, tmp_path: Path) -> None:
+def test_a_dataset_is_prepared_once_and_reused(site: Site, tmp_path: Path) -> None:
     spec = numbers(tmp_path)
     prepare_chunks(spec.data, site.home, tmp_path)
-    said: list[tuple[int, int, str]] = []
-    made = site.preparation(spec).prepare(lambda *progress: said.append(progress))
+    reported: list[tuple[int, int, str]] = []
+    made = site.preparation(spec).prepare(lambda *progress: reported.append(progress))
     assert made.dataset_made
-    assert said[0] == (0, 0, "looking for raw data")
+    assert reported[0] == (0, 0, "looking for raw data")
     assert (made.train_samples or 0) + (made.eval_samples or 0) == 200
     assert made.eval_samples
     assert made.dataset == str(site.home.datasets / "numbers" / str(made.dataset_version))
@@ -102,7 +102,7 @@ def test_other_data_is_another_version(site: Site, tmp_path: Path) -> None:
     assert len(versions) == 2
 
 
-def test_language_counts_tokens_and_has_an_entropy_to_beat(site: Site, tmp_path: Path) -> None:
+def test_language_data_has_token_counts_and_an_entropy(site: Site, tmp_path: Path) -> None:
     source = tmp_path / "text.txt"
     source.write_text("\n\n".join(f"the cat number {number} sat on mat {number % 7}" for number in range(400)))
     spec = job(data={**TEXT, "source": str(source)})
@@ -113,7 +113,7 @@ def test_language_counts_tokens_and_has_an_entropy_to_beat(site: Site, tmp_path:
     assert 1 < facts.unigram_entropy < 6
 
 
-def test_bad_records_are_counted_and_named(site: Site, tmp_path: Path) -> None:
+def test_bad_records_are_counted_and_reported(site: Site, tmp_path: Path) -> None:
     source = tmp_path / "numbers.jsonl"
     source.write_text("".join(f'{{"x": {row}, "label": {row % 2}}}\n' for row in range(100)) + "{not json\n")
     spec = job(data={"source": str(source), "on_error": "skip"})
@@ -132,7 +132,7 @@ def test_a_baseline_needs_labels(site: Site, tmp_path: Path) -> None:
     assert site.logged("dataset") == []
 
 
-def test_a_source_that_is_gone_is_named(site: Site, tmp_path: Path) -> None:
+def test_a_missing_source_is_reported(site: Site, tmp_path: Path) -> None:
     spec = numbers(tmp_path)
     (tmp_path / "numbers.csv").unlink()
     with pytest.raises((PrepareError, InputError), match=r"numbers\.csv"):
@@ -140,7 +140,7 @@ def test_a_source_that_is_gone_is_named(site: Site, tmp_path: Path) -> None:
 
 
 def test_files_of_the_model_are_kept_by_content(site: Site, tmp_path: Path) -> None:
-    """The run has its own copy, wherever the file that was named goes."""
+    """The run has its own copy, even if the named file is moved."""
     (tmp_path / "weights.bin").write_bytes(b"weights")
     spec = numbers(tmp_path, model={"files": {"weights": str(tmp_path / "weights.bin")}})
     prepare_chunks(spec.data, site.home, tmp_path)
@@ -163,22 +163,20 @@ def test_a_job_without_files_stays_as_it_was_written(site: Site, tmp_path: Path)
 
 @pytest.fixture
 def profiled(monkeypatch: pytest.MonkeyPatch) -> list[ProfileRequest]:
-    """A cluster of one node with four CPUs, and a model that needs little; profiling one takes torch."""
-    asked: list[ProfileRequest] = []
+    """Create a cluster of one node with four CPUs, and a small model; a real profile would need torch."""
+    requests: list[ProfileRequest] = []
 
     def profile(request: ProfileRequest) -> ModelProfile:
-        asked.append(request)
+        requests.append(request)
         return SMALL
 
     node = {"Alive": True, "Resources": {"CPU": 4.0, "memory": 8e9}}
     monkeypatch.setattr(devices.ray, "nodes", lambda: [node])
     monkeypatch.setattr(forecast_module, "profile", profile)
-    return asked
+    return requests
 
 
-def test_what_is_left_to_the_plan_is_chosen_and_kept(
-    site: Site, tmp_path: Path, profiled: list[ProfileRequest]
-) -> None:
+def test_settings_of_the_plan_are_chosen_and_stored(site: Site, tmp_path: Path, profiled: list[ProfileRequest]) -> None:
     spec = numbers(tmp_path, training={"zero": "auto", "micro_batch_size": "auto"})
     prepare_chunks(spec.data, site.home, tmp_path)
     preparation = site.preparation(spec)
@@ -194,7 +192,7 @@ def test_what_is_left_to_the_plan_is_chosen_and_kept(
     assert [record["path"] for record in site.logged("artifact")] == [str(preparation.folder.job_resolved)]
 
 
-def test_a_model_that_fits_nowhere_is_refused(
+def test_a_model_that_does_not_fit_is_rejected(
     site: Site, tmp_path: Path, profiled: list[ProfileRequest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tiny = {"Alive": True, "Resources": {"CPU": 4.0, "memory": 1e6}}

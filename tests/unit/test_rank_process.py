@@ -1,4 +1,4 @@
-"""A rank process: its connection to the agent, how it ends, and what ties it to its parent."""
+"""A rank process: its connection to the agent, its end, and its dependence on its parent."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ processes.end_with_parent()
 """
 _YIELD = """
 import json, os, threading
-from drivetrain_workers.protocol.processes import yield_to_training
+from drivetrain_workers.protocol.processes import lower_priority
 
 done = threading.Event()
 def thread(niceness):
@@ -64,7 +64,7 @@ def thread(niceness):
     return started.native_id
 
 threads = [os.getpid(), thread(0), thread(15)]
-yield_to_training()
+lower_priority()
 threads.append(thread(0))
 print(json.dumps([[os.getpriority(os.PRIO_PROCESS, one), os.sched_getscheduler(one)] for one in threads]))
 done.set()
@@ -110,7 +110,7 @@ def task_of(endpoint: Endpoint, folder: Path, rank: int = 1) -> RankTask:
 
 
 class Agent:
-    """An agent's side of one rank's connection."""
+    """The agent's side of one rank's connection."""
 
     def __init__(self, listener: Listener, link: AgentLink, connection: Connection[Any, Any]) -> None:
         self.listener, self.link, self.connection = listener, link, connection
@@ -122,7 +122,7 @@ class Agent:
 
 @pytest.fixture
 def exits(monkeypatch: pytest.MonkeyPatch) -> queue.Queue[int]:
-    """The codes with which the process would have ended."""
+    """Collect the exit codes of the process."""
     codes: queue.Queue[int] = queue.Queue()
     monkeypatch.setattr(agent_link, "os", SimpleNamespace(_exit=codes.put))
     return codes
@@ -133,7 +133,7 @@ def agent(tmp_path: Path, exits: queue.Queue[int]) -> Iterator[Agent]:
     endpoint = Endpoint.create()
     with endpoint.listen() as listener:
         links: queue.Queue[AgentLink] = queue.Queue()
-        # The two sides greet one another, so that neither can wait for the other in the same thread.
+        # The two sides authenticate each other, so neither can wait for the other in the same thread.
         Thread(target=lambda: links.put(AgentLink(task_of(endpoint, tmp_path))), daemon=True).start()
         connection = listener.accept()
         agent = Agent(listener, links.get(timeout=30), connection)
@@ -143,7 +143,7 @@ def agent(tmp_path: Path, exits: queue.Queue[int]) -> Iterator[Agent]:
             exits.get(timeout=30)
 
 
-def test_events_and_beats_reach_the_agent(agent: Agent) -> None:
+def test_events_and_heartbeats_reach_the_agent(agent: Agent) -> None:
     agent.link.enter("step", 12)
     events = agent.events()
     beat = next(event.beat for event in events if isinstance(event, Heartbeat) and event.beat.phases)
@@ -156,15 +156,15 @@ def test_events_and_beats_reach_the_agent(agent: Agent) -> None:
 
 def test_only_the_request_to_stop_stops(agent: Agent) -> None:
     send(agent.connection, KillRanks())  # not for ranks
-    assert not agent.link.stop_asked.is_set()
+    assert not agent.link.stop_requested.is_set()
     send(agent.connection, StopTraining())
-    assert agent.link.stop_asked.wait(30)
+    assert agent.link.stop_requested.wait(30)
 
 
 def test_a_rank_ends_with_its_agent(agent: Agent, exits: queue.Queue[int]) -> None:
     agent.connection.close()
     assert exits.get(timeout=30) == 1
-    assert not agent.link.stop_asked.is_set()
+    assert not agent.link.stop_requested.is_set()
 
 
 def test_without_an_agent_there_is_no_rank(tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_without_an_agent_there_is_no_rank(tmp_path: Path) -> None:
 
 
 def test_how_ranks_end(tmp_path: Path) -> None:
-    """Each end is reported before it is one, with its reason; so is the output, in the log of the rank."""
+    """Each end is reported with its reason before the exit; the output is in the log of the rank."""
     folder, endpoint = RunFolder(tmp_path / "run"), Endpoint.create()
     tasks = [task_of(endpoint, folder.path, rank).to_json() for rank in range(6)]
     failures: dict[int, RankFailed] = {}
@@ -187,7 +187,7 @@ def test_how_ranks_end(tmp_path: Path) -> None:
                     if failure:
                         failures[rank] = failure
                 assert process.stdout
-                codes = json.loads(process.stdout.read().splitlines()[-1])  # others are of DeepSpeed
+                codes = json.loads(process.stdout.read().splitlines()[-1])  # other lines are from DeepSpeed
             finally:
                 process.kill()
     assert codes == [0, 1, 1, 1, 1, 1]
@@ -195,7 +195,7 @@ def test_how_ranks_end(tmp_path: Path) -> None:
         1: Reason.INPUT,
         2: Reason.USER_CODE,
         3: Reason.USER_CODE,
-        4: Reason.STORAGE,  # there is no such run
+        4: Reason.STORAGE,  # the run does not exist
     }
     assert failures[1].message == "InputError: model.factory: got 'net'; allowed: a function"
     assert failures[2].message == "KeyError: 'pixels'"
@@ -213,8 +213,8 @@ def test_only_the_first_rank_reports_that_training_is_done(
     steps: list[Any] = []
 
     @contextmanager
-    def batches(*asked: Any) -> Iterator[Iterator[str]]:
-        steps.append(asked)
+    def batches(*arguments: Any) -> Iterator[Iterator[str]]:
+        steps.append(arguments)
         yield iter(["batch"])
         steps.append("closed")
 
@@ -241,7 +241,7 @@ def test_only_the_first_rank_reports_that_training_is_done(
 
 
 def _heard(connection: Connection[Any, Any]) -> tuple[int, RankFailed | None]:
-    """Who a rank is and why it failed; the one that would wait loses its agent."""
+    """Return the rank and the reason of its failure; the waiting rank loses its agent."""
     rank, failure = -1, None
     try:
         while True:
@@ -257,7 +257,7 @@ def _heard(connection: Connection[Any, Any]) -> tuple[int, RankFailed | None]:
         return rank, failure
 
 
-def test_a_process_ends_with_its_parent_however_that_ends() -> None:
+def test_a_process_ends_with_its_parent_for_any_reason() -> None:
     with subprocess.Popen([sys.executable, "-c", _CHILD], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout
         child = int(parent.stdout.readline())
@@ -265,8 +265,8 @@ def test_a_process_ends_with_its_parent_however_that_ends() -> None:
             os.kill(child, 0)
             parent.kill()
             ready, _, _ = select.select([parent.stdout], [], [], 30)
-            assert ready, "the child goes on"
-            assert parent.stdout.read() == ""  # which only ends when both have
+            assert ready, "the child is still running"
+            assert parent.stdout.read() == ""  # ends only when both have ended
         finally:
             parent.kill()
             if _is_alive(child):
@@ -280,25 +280,25 @@ def _is_alive(pid: int) -> bool:
         return False
 
 
-def test_a_process_whose_parent_is_gone_already_ends_at_once() -> None:
+def test_a_process_whose_parent_has_died_ends_immediately() -> None:
     assert subprocess.run([sys.executable, "-c", _ORPHAN], check=False).returncode == 1
 
 
-def test_a_kernel_that_refuses_the_tie_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_prctl_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     libc = SimpleNamespace(prctl=lambda *_: -1)
     monkeypatch.setattr(processes, "ctypes", SimpleNamespace(CDLL=lambda _: libc))
     with pytest.raises(OSError, match="PR_SET_PDEATHSIG"):
         processes.end_with_parent()
 
 
-def test_all_threads_yield_to_training() -> None:
+def test_all_threads_get_a_lower_priority() -> None:
     done = subprocess.run([sys.executable, "-c", _YIELD], capture_output=True, text=True, check=True)
     own = max(5, os.getpriority(os.PRIO_PROCESS, 0))
     batch = os.SCHED_BATCH
     assert json.loads(done.stdout) == [[own, batch], [own, batch], [max(15, own), batch], [own, batch]]
 
 
-def test_memory_that_is_used_counts_and_its_peak_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resident_memory_and_its_peak(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     size, margin = 256 << 20, 32 << 20
     before = resident_bytes()
@@ -311,19 +311,19 @@ def test_memory_that_is_used_counts_and_its_peak_stays(monkeypatch: pytest.Monke
     assert peak_bytes() > used - margin
 
 
-def test_what_is_attached_to_a_point_is_called_in_order() -> None:
+def test_attached_functions_are_called_in_order() -> None:
     calls: list[tuple[str, str, int]] = []
     points = LoopPoints()
     points.phase.attach(lambda phase, step: calls.append(("first", phase, step)))
     points.phase.attach(lambda phase, step: calls.append(("second", phase, step)))
     points.phase("data", 4)
     assert calls == [("first", "data", 4), ("second", "data", 4)]
-    points.after_save(4)  # nothing is attached
-    LoopPoints().phase("data", 5)  # another rank's
+    points.after_save(4)  # no function is attached
+    LoopPoints().phase("data", 5)  # of another rank
     assert len(calls) == 2
 
 
-def test_what_an_attached_call_raises_ends_the_point() -> None:
+def test_an_error_of_an_attached_function_ends_the_point() -> None:
     calls: list[int] = []
     point: Point[[int]] = Point()
 

@@ -1,4 +1,4 @@
-"""The ranks of a node, seen by their supervisor and their agent; no process is started."""
+"""The ranks of a node, from the view of their supervisor and their agent; no process is started."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from drivetrain_workers.protocol.reasons import Reason
 
 
 class Link:
-    """Remembers what was sent; answers as the other side does."""
+    """Records sent messages, and answers like the other side."""
 
     def __init__(self, answer: Callable[[Message], None] = lambda message: None) -> None:
         self.sent: list[Message] = []
@@ -59,7 +59,7 @@ def task_of(rank: int, generation: Generation) -> RankTask:
 
 
 class Node:
-    """A supervisor of ranks 2 and 3, with a fork server that kills at once."""
+    """A supervisor of ranks 2 and 3, with a fork server that kills without delay."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -94,7 +94,7 @@ def test_a_generation_is_forked_after_the_older_ranks_are_killed() -> None:
     assert node.ranks.generation == 2
 
 
-def test_starting_twice_or_too_late_changes_nothing() -> None:
+def test_a_repeated_or_late_start_has_no_effect() -> None:
     node = Node().started(3)
     before = list(node.server.sent)
     node.ranks.start(Generation(3, 4, "file:///r"))
@@ -112,7 +112,7 @@ def test_a_start_waits_for_the_fork_server() -> None:
     assert node.forked(1) == [2, 3]
 
 
-def test_a_start_that_was_overtaken_while_it_waited_forks_nothing() -> None:
+def test_a_start_replaced_by_a_newer_one_forks_nothing() -> None:
     node = Node()
     answers: list[Callable[[], None]] = []
     killing = threading.Event()
@@ -143,12 +143,12 @@ def test_a_start_that_was_overtaken_while_it_waited_forks_nothing() -> None:
     [
         (-9, None, RankLost(RankId(2, 1), -9, Reason.RANK_KILLED, time=5.0)),
         (1, Reason.STORAGE, RankLost(RankId(2, 1), 1, Reason.STORAGE, "why", time=5.0)),
-        (1, Reason.COLLECTIVE, None),  # what made it lose its peers is to be reported first
-        (1, None, None),  # its own report may still be on its way
+        (1, Reason.COLLECTIVE, None),  # the failure of its peer is to be reported first
+        (1, None, None),  # its own report may not have arrived yet
         (0, None, RankExited(RankId(2, 1), 42, 0, time=5.0)),
     ],
 )
-def test_an_exit_is_reported_with_what_the_rank_said_of_it(
+def test_an_exit_is_reported_with_the_reason_of_the_rank(
     code: int, failure: Reason | None, at_once: AgentEvent | None
 ) -> None:
     node = Node().started(1)
@@ -172,7 +172,7 @@ def test_a_report_that_comes_after_the_exit_still_counts() -> None:
     assert node.reported == [RankLost(RankId(3, 1), 1, Reason.USER_CODE, "KeyError", time=5.0)]
 
 
-def test_an_older_generation_has_nothing_to_say() -> None:
+def test_messages_of_an_older_generation_are_ignored() -> None:
     node = Node().started(2)
     node.ranks.receive(RankForked(RankId(2, 1), 41), node.server)
     node.ranks.receive(RankExited(RankId(2, 1), 41, -9), node.server)
@@ -185,25 +185,25 @@ def test_ranks_are_asked_to_stop_over_their_own_links() -> None:
     living, dead = Link(), Broken()
     node.ranks.receive(PhaseReached(RankId(2, 1), "forked"), dead)
     node.ranks.receive(PhaseReached(RankId(3, 1), "forked"), living)
-    node.ranks.ask_stop()
+    node.ranks.request_stop()
     assert living.sent == [StopTraining()]
 
 
-def test_a_rank_that_is_silent_or_stopped_is_late() -> None:
+def test_a_silent_or_stopped_rank_hangs() -> None:
     node = Node().started(1)
     for rank, pid in ((2, 42), (3, 43)):
         node.ranks.receive(RankForked(RankId(rank, 1), pid), node.server)
         node.ranks.receive(Heartbeat(RankId(rank, 1), Beat(1, "step", 2, 0.0, 1.0)), Link())
-    assert node.ranks.late(lambda pid: False) == []
+    assert node.ranks.find_hung(lambda pid: False) == []
     node.now = 1.0
-    assert node.ranks.late(lambda pid: pid == 43) == []
+    assert node.ranks.find_hung(lambda pid: pid == 43) == []
     node.now = 3.0
-    assert node.ranks.late(lambda pid: pid == 43) == [3]
+    assert node.ranks.find_hung(lambda pid: pid == 43) == [3]
     assert "stopped" in node.ranks.describe(3)
     assert not any(isinstance(event, Heartbeat) for event in node.reported)
 
 
-def test_a_message_for_others_is_a_fault() -> None:
+def test_an_unexpected_message_is_an_error() -> None:
     with pytest.raises(TypeError, match="not for an agent"):
         Node().ranks.receive(StopTraining(), Link())
 
@@ -213,7 +213,7 @@ def test_the_log_numbers_events_and_wakes_its_reader() -> None:
     found: list[Any] = []
     reader = threading.Thread(target=lambda: found.extend(log.read(0, 60.0)))
     reader.start()
-    log.append(CheckpointUploaded("s3://a"))  # not routine: it is not held back
+    log.append(CheckpointUploaded("s3://a"))  # not a routine event: it is not delayed
     reader.join(10)
     assert [(logged.number, logged.event) for logged in found] == [(0, found[0].event)]
     log.append(NodeMeasured("n", {}, "estimate"))
@@ -222,8 +222,8 @@ def test_the_log_numbers_events_and_wakes_its_reader() -> None:
     assert log.read(3, 0.0) == []
 
 
-def test_messages_survive_the_way_over_a_socket() -> None:
-    """Every type of message, with values that JSON alone would not give back as they were."""
+def test_messages_survive_a_socket() -> None:
+    """Every type of message, with values that JSON alone would not restore."""
     import math
 
     from drivetrain_workers.protocol.events import StepDone
@@ -241,7 +241,7 @@ def test_messages_survive_the_way_over_a_socket() -> None:
         assert decode(encode(message)) == message
 
 
-def test_a_task_survives_the_way_to_the_rank(tmp_path: Path) -> None:
+def test_a_task_survives_serialization(tmp_path: Path) -> None:
     task = task_of(3, Generation(7, 4, "tcp://10.0.0.1:1"))
     assert RankTask.from_json(task.to_json()) == task
     assert task.id == RankId(3, 7)

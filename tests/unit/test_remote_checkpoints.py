@@ -1,4 +1,4 @@
-"""Checkpoints in a folder and in a store of fsspec."""
+"""Checkpoints in a folder and in an fsspec store."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def location(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 
 @pytest.fixture
 def run(tmp_path: Path) -> RunFolder:
-    """With checkpoints of two ranks of steps 4, 8 and 12."""
+    """Create a run with checkpoints of two ranks at steps 4, 8 and 12."""
     folder = RunFolder(tmp_path / "run")
     for step in (4, 8, 12):
         make_checkpoint(folder.path, CheckpointId(step, 1), 2)
@@ -58,7 +58,7 @@ def download(remote: RemoteCheckpoints, checkpoint: CheckpointId, parts: int = 2
 
 @pytest.fixture
 def fetched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Files of state that are downloaded, by name."""
+    """Record the names of downloaded state files."""
     names: list[str] = []
     fetch = Fetcher.fetch
 
@@ -82,7 +82,7 @@ def test_storage_has_what_should_be_kept(run: RunFolder, location: str) -> None:
     assert remote.committed() == [CheckpointId(16, 2)]
 
 
-def test_a_lost_folder_comes_back(run: RunFolder, location: str, fetched: list[str]) -> None:
+def test_a_lost_folder_is_restored(run: RunFolder, location: str, fetched: list[str]) -> None:
     remote = of(run, location)
     remote.sync()
     records, adjustments = ledger.read(run.ledger), Adjustments.read(run.adjustments)
@@ -94,14 +94,12 @@ def test_a_lost_folder_comes_back(run: RunFolder, location: str, fetched: list[s
     assert fetched == ["rank-00000.bin"]
     assert committed(run.checkpoints) == []
     download(remote, NEWEST)
-    assert fetched == ["rank-00000.bin", "rank-00001.bin"]  # what is there is not fetched again
+    assert fetched == ["rank-00000.bin", "rank-00001.bin"]  # existing files are not fetched again
     assert newest_valid(run.checkpoints) == (NEWEST.folder(run.checkpoints), [])
 
 
 @pytest.mark.parametrize("name", ["rank-00000.bin", "rank-00000.json"])
-def test_a_part_that_was_damaged_meanwhile_is_fetched_again(
-    run: RunFolder, location: str, fetched: list[str], name: str
-) -> None:
+def test_a_corrupt_local_part_is_fetched_again(run: RunFolder, location: str, fetched: list[str], name: str) -> None:
     remote = of(run, location)
     remote.sync()
     shutil.rmtree(run.checkpoints)
@@ -112,7 +110,7 @@ def test_a_part_that_was_damaged_meanwhile_is_fetched_again(
     assert newest_valid(run.checkpoints) == (NEWEST.folder(run.checkpoints), [])
 
 
-def test_damage_in_storage_is_found_and_kept_for_people(run: RunFolder, tmp_path: Path) -> None:
+def test_damage_in_storage_is_found_and_kept_for_inspection(run: RunFolder, tmp_path: Path) -> None:
     remote = of(run, str(tmp_path / "place"))
     remote.sync()
     there = NEWEST.folder(tmp_path / "place" / "run" / "checkpoints")
@@ -130,7 +128,7 @@ def test_damage_in_storage_is_found_and_kept_for_people(run: RunFolder, tmp_path
     assert committed(run.checkpoints) == []
     remote.set_aside(NEWEST)
     assert remote.committed() == [CheckpointId(8, 1)]
-    assert remote.set_aside_before() == [NEWEST]
+    assert remote.already_set_aside() == [NEWEST]
     assert not NEWEST.folder(run.checkpoints).exists()
     make_checkpoint(run.path, CheckpointId(16, 2), 2)
     remote.sync()
@@ -139,7 +137,7 @@ def test_damage_in_storage_is_found_and_kept_for_people(run: RunFolder, tmp_path
 
 
 def test_the_best_stays_in_storage(run: RunFolder, location: str) -> None:
-    """Its score is read from its manifest there; of one whose manifest cannot be read nothing is known."""
+    """Its score is read from its manifest in storage; an unreadable manifest has no score."""
     make_checkpoint(run.path, CheckpointId(14, 1), 2, Evaluation(1.0, {}, 1.0))
     make_checkpoint(run.path, CheckpointId(16, 1), 2, Evaluation(2.0, {}, 2.0))
     spec = CheckpointSpec(location=location, keep={"last": 1, "best": 1})

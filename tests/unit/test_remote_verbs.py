@@ -1,4 +1,4 @@
-"""The verbs that talk to a server, against its own application; and those that make tokens."""
+"""Commands that use a server, against its own application; and commands that create tokens."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
 
 @pytest.fixture
 def server(home: Home, monkeypatch: pytest.MonkeyPatch) -> Server:
-    """One that answers the clients of this process, which are ann's."""
+    """Return a server for the clients of this process, which belong to user ann."""
     found = Server(home)
     secret, _ = found.tokens.create("ann", Role.USER)
     monkeypatch.setenv("DRIVETRAIN_TOKEN", secret)
@@ -66,7 +66,7 @@ def lines(*arguments: str, code: int = 0) -> list[str]:
 
 
 def test_every_verb_is_there() -> None:
-    """With a line of help each; the groups with their own."""
+    """Each has a line of help; the groups have their own verbs."""
     said = invoke("--help").stdout
     for verb in ("submit", "status", "logs", "wait", "cancel", "retry", "queue", "nodes", "server", "token", "cluster"):
         assert f" {verb} " in said, verb
@@ -89,7 +89,7 @@ def test_a_server_that_is_no_url(home: Home, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.fixture
 def answering(home: Home, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Has every request answered in the same way."""
+    """Give the same answer to every request."""
     monkeypatch.setenv("DRIVETRAIN_TOKEN", "dt_x")
     monkeypatch.setenv("DRIVETRAIN_SERVER", "http://testserver")
 
@@ -246,7 +246,7 @@ def test_the_queue_says_why_each_waits(server: Server) -> None:
     assert header.split() == ["run", "user", "priority", "workers", "waits", "for"]
     assert first.split() == ["1", "toy-2", "bob", "5", "2", "no", "room"]
     assert second.split()[:5] == ["2", "toy-3", "ann", "0", "4"]
-    assert second.endswith("its turn to prepare")
+    assert second.endswith("data preparation")
     assert [json.loads(line)["run"] for line in lines("queue", "--json")] == ["toy-2", "toy-3"]
 
 

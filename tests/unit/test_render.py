@@ -1,4 +1,4 @@
-"""What a person, a pipe and a program are shown of a run."""
+"""Output about a run for a terminal, a pipe and a program."""
 
 from __future__ import annotations
 
@@ -73,14 +73,14 @@ def training(**changes: Any) -> RunView:
 
 
 def shown(summary: RunSummary) -> list[str]:
-    """The lines of a summary, however wide the console is."""
+    """Return the lines of a summary, independent of the width of the console."""
     out = io.StringIO()
     print_summary(Console(file=out, width=40), summary)
     return out.getvalue().splitlines()
 
 
 def rows(lines: list[str]) -> dict[str, str]:
-    """Titles and values; a line that goes on belongs to the title before."""
+    """Return titles and values; a continuation line belongs to the title before it."""
     found: dict[str, str] = {}
     title = ""
     for line in lines[1:]:
@@ -127,7 +127,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 @pytest.fixture
 def plain(clock: Clock) -> Callable[[RunView], list[str]]:
-    """Shows a view; returns the lines that came."""
+    """Show a view; return its lines."""
     out = io.StringIO()
     lines = PlainLines(out)
 
@@ -208,7 +208,7 @@ def test_a_terminal_keeps_problems_above_the_bar() -> None:
 def test_only_the_renderer_writes_to_stdout(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What libraries print while a run goes on does not come between lines of JSON."""
+    """Output of libraries during a run does not mix with lines of JSON."""
     home = home_in(tmp_path, monkeypatch)
     stdout = sys.stdout
     with renderer(as_json=True) as out:

@@ -255,7 +255,7 @@ def _said(path: Path) -> str:
 @pytest.fixture
 def model(monkeypatch: pytest.MonkeyPatch) -> Model:
     found = Model()
-    monkeypatch.setattr(requests, "ask", found.ask)
+    monkeypatch.setattr(requests, "run_request", found.ask)
     return found
 
 
@@ -316,7 +316,7 @@ def test_errors_name_what_the_client_has_sent(
         assert isinstance(request, PredictRequest)
         raise InputError("INPUT", repr(request.inputs[0]), "a file with images for this model")
 
-    monkeypatch.setattr(requests, "ask", refuse)
+    monkeypatch.setattr(requests, "run_request", refuse)
     with Client(URL) as client, pytest.raises(InputError) as caught:
         client.predict("toy-1", [str(picture)])
     assert caught.value.given == repr(str(picture))
@@ -330,7 +330,7 @@ def test_a_server_returns_no_images(home: Home, server: Server, monkeypatch: pyt
         Path(request.pictures).mkdir()
         return json.dumps([{"input": request.inputs[0], "image": "x.png"}])
 
-    monkeypatch.setattr(requests, "ask", paint)
+    monkeypatch.setattr(requests, "run_request", paint)
     with Client(URL) as client, pytest.raises(InputError, match="on the server's machine"):
         client.predict("toy-1", ["a cat"])
 

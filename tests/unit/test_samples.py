@@ -30,7 +30,7 @@ def test_packs_hold_every_document_once_and_never_overflow(lengths: list[int]) -
     bins = best_fit_decreasing(lengths, 100)
     assert sorted(item for items in bins for item in items) == list(range(len(lengths)))
     assert all(sum(lengths[item] for item in items) <= 100 for items in bins)
-    assert len(bins) <= sum(lengths) * 2 / 100 + 1  # two half-empty bins would have been one
+    assert len(bins) <= sum(lengths) * 2 / 100 + 1  # two half-empty bins would have been combined
 
 
 def test_packs_of_real_lengths_are_full() -> None:
@@ -48,7 +48,7 @@ def test_segments_name_the_documents() -> None:
 
 
 def test_the_eval_split_is_stable() -> None:
-    """What is held out does not change when data is added, and copies go where their originals go."""
+    """Held-out samples do not change when data is added, and duplicates go to the same split."""
     contents = [f"document {i}".encode() for i in range(2000)]
     splitter = Splitter(AUTO, 0.1)
     held_out = set(splitter.groups(contents)["eval"].tolist())
@@ -83,7 +83,7 @@ def test_images_become_arrays(tmp_path: Path) -> None:
         {"file": ["a", "b", "c"], "bytes": [png((255, 0, 0)), b"no picture", png((0, 0, 9))], "label": [1, 0, 2]}
     )
     strict = DataSpec(source="x", image=ImageSpec(height=4, width=6))
-    with pytest.raises(PrepareError, match=r"b cannot be decoded: it is no image that Pillow knows\. .*on_error"):
+    with pytest.raises(PrepareError, match=r"b cannot be decoded: it is not an image known to Pillow\. .*on_error"):
         maker_of(strict, None).make(Records(table), TRAIN)
     records = Records(table)
     batch = maker_of(strict.model_copy(update={"on_error": "skip"}), None).make(records, TRAIN).batches["train"]
@@ -141,7 +141,7 @@ def test_unigram_entropy() -> None:
     assert unigram_entropy([9, 0]) == 0
 
 
-def test_what_belongs_together_is_not_divided() -> None:
+def test_groups_are_not_divided() -> None:
     contents = [f"sample {i}".encode() for i in range(600)]
     speakers = [f"speaker {i % 30}".encode() for i in range(600)]
     groups = Splitter(AUTO, 0.2).groups(contents, speakers)
@@ -151,7 +151,7 @@ def test_what_belongs_together_is_not_divided() -> None:
     assert len(groups["train"]) + len(groups["eval"]) == 600
 
 
-def test_a_smaller_share_of_the_training_samples_is_part_of_a_larger_one() -> None:
+def test_a_smaller_train_fraction_is_a_subset_of_a_larger_one() -> None:
     contents = [f"sample {i}".encode() for i in range(4000)]
     whole = Splitter(AUTO, 0.1).groups(contents)
     kept = [set(Splitter(AUTO, 0.1, share).groups(contents)["train"].tolist()) for share in (0.125, 0.5, 1)]
@@ -160,8 +160,8 @@ def test_a_smaller_share_of_the_training_samples_is_part_of_a_larger_one() -> No
     assert (Splitter("eval", 0.1, 0.1).groups(contents)["eval"] == np.arange(4000)).all()
 
 
-def test_arrays_beside_images_and_a_reader_of_the_job(tmp_path: Path) -> None:
-    """A file of an odd format becomes images with masks; each image's mask stays with it."""
+def test_additional_arrays_and_a_reader_of_the_job(tmp_path: Path) -> None:
+    """A file of an unknown format becomes images with masks; each image keeps its mask."""
     (tmp_path / "shapes.py").write_text(
         "import numpy as np\n"
         "def read(path):\n"

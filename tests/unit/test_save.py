@@ -1,4 +1,4 @@
-"""The checkpoint writer with real files, of one process that is the whole gang."""
+"""The checkpoint writer with real files, in one process that is the whole gang."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _group() -> Iterator[None]:
 
 @pytest.fixture
 def engine() -> Any:
-    """What the writer needs of an engine without ZeRO, after its first step."""
+    """Return the parts of an engine without ZeRO that the writer uses, after the first step."""
     torch.manual_seed(0)
     module = torch.nn.Linear(3, 2)
     module.register_buffer("seen", torch.tensor([5]))
@@ -57,7 +57,7 @@ def records(*steps: int) -> tuple[StepRecord, ...]:
     return tuple(step_record(step) for step in steps)
 
 
-def test_what_was_saved_can_be_read(tmp_path: Path, engine: Any) -> None:
+def test_a_saved_checkpoint_can_be_read(tmp_path: Path, engine: Any) -> None:
     events: list[Any] = []
     saving = writer(tmp_path, events)
     evaluated = (*records(1), step_record(2, evaluation=Evaluation(1.0, {}, 1.0)))
@@ -111,7 +111,7 @@ def test_rank_0_commits_when_all_ranks_have_written(tmp_path: Path, engine: Any)
     assert events[1] == []
 
 
-def test_the_ledger_is_written_ahead_of_the_manifest(
+def test_the_ledger_is_written_before_the_manifest(
     tmp_path: Path, engine: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(folder: Path, manifest: Manifest) -> None:
@@ -129,7 +129,7 @@ def test_the_ledger_is_written_ahead_of_the_manifest(
     assert events == []
 
 
-def test_a_write_that_fails_is_raised_by_what_comes_next(tmp_path: Path, engine: Any) -> None:
+def test_a_failed_write_is_raised_by_the_next_call(tmp_path: Path, engine: Any) -> None:
     RunFolder(tmp_path).checkpoints.write_text("in the way")
     saving = writer(tmp_path, [])
     saving.save(engine, SavePoint(1, 8, records(1)))
@@ -160,7 +160,7 @@ def test_copies_go_to_memory(tmp_path: Path, engine: Any) -> None:
     assert (event.source, event.step) == (RankId(0, 3), 2)
 
 
-def test_memory_that_is_short_is_reported_once(tmp_path: Path, engine: Any) -> None:
+def test_a_memory_shortage_is_reported_once(tmp_path: Path, engine: Any) -> None:
     (tmp_path / "memory").write_text("in the way")
     events: list[AgentEvent] = []
     saving = writer(tmp_path, events, memory=MemoryCopies(tmp_path / "memory"))
@@ -169,7 +169,7 @@ def test_memory_that_is_short_is_reported_once(tmp_path: Path, engine: Any) -> N
         saving.wait()
     (problem,) = events
     assert isinstance(problem, ProblemFound)
-    assert problem.message.startswith("no more copies in the node's memory: ")
+    assert problem.message.startswith("copies in the node's memory are disabled: ")
     saving.save(engine, SavePoint(3, 24, records(3)))
     saving.wait()
     assert committed(RunFolder(tmp_path).checkpoints) == [CheckpointId(3, 3)]

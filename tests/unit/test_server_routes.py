@@ -1,4 +1,4 @@
-"""The server's routes over a home: answers, errors, and who may do what."""
+"""The server's routes for a home: answers, errors and permissions."""
 
 from __future__ import annotations
 
@@ -219,9 +219,9 @@ def test_every_route_needs_a_token(server: Server, ann: TestClient) -> None:
     paths = ann.get("/openapi.json").json()["paths"]
     routes = [(method, path) for path, methods in paths.items() for method in methods]
     assert len(routes) == sum(len(part.router.routes) for part in (runs, results, cluster, metrics))
-    with TestClient(server.app) as nobody:
+    with TestClient(server.app) as anonymous:
         for method, path in routes:
-            answer = nobody.request(method, path.replace("{", "").replace("}", ""))
+            answer = anonymous.request(method, path.replace("{", "").replace("}", ""))
             assert answer.status_code == 401, (method, path)
             assert answer.headers["www-authenticate"] == "Bearer"
 
@@ -257,7 +257,7 @@ def test_following_ends_with_the_run(home: Home, server: Server, ann: TestClient
 
 
 def followed(folder: RunFolder, rank: int | None, turns: list[str]) -> bytes:
-    """What a follower gets of rank 0 while its log grows by one of ``turns`` before each look."""
+    """Return what a follower receives of rank 0's log, which grows by one of ``turns`` before each check."""
     path = folder.log(0)
     path.parent.mkdir(parents=True, exist_ok=True)
     left = list(turns)
@@ -274,7 +274,7 @@ def followed(folder: RunFolder, rank: int | None, turns: list[str]) -> bytes:
 
 
 def test_a_line_that_is_being_written_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It comes whole, and is named once."""
+    """It is sent once it is complete, and named once."""
     monkeypatch.setattr(logs_module, "_POLL_INTERVAL_S", 0.0)
     turns = ["one\ntw", "o", "\n", "", "three"]
     assert followed(RunFolder(tmp_path), None, turns) == b"rank-0: one\nrank-0: two\nrank-0: three"
@@ -292,7 +292,7 @@ def test_whatever_the_pieces_nothing_is_lost(size: int, tmp_path: Path, monkeypa
 
 
 def figures(server: Server) -> dict[tuple[str, ...], float]:
-    """What Prometheus reads: values by name, and labels in the order of their names."""
+    """Return the metrics as Prometheus reads them: values by name and by labels in the order of their names."""
     with server.client("prometheus", Role.VIEWER, path="") as client:
         answer = client.get("/metrics")
     assert answer.status_code == 200
@@ -313,7 +313,7 @@ def test_what_has_not_happened_is_zero(server: Server) -> None:
 
 
 def test_the_cluster_is_asked_when_figures_are(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not when the server starts: the coordinator may be away then."""
+    """Not at the start of the server, when the coordinator may be unavailable."""
 
     def fail() -> None:
         raise OSError("the coordinator is away")

@@ -1,4 +1,4 @@
-"""Copies of a rank's state in host memory, and the proof that what was loaded is what was saved."""
+"""Copies of a rank's state in host memory, and the verification of loaded state."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch.distributed as dist
 from drivetrain_pipelines.storage.checksums import block_digests, write_json
 from drivetrain_workers.checkpoints.load import Checkpoint, restore, restore_rng
 from drivetrain_workers.checkpoints.manifest import Contents, Manifest, Probe, RankIndex
-from drivetrain_workers.checkpoints.proof import prove_loss, prove_state
+from drivetrain_workers.checkpoints.proof import verify_loss, verify_state
 from drivetrain_workers.checkpoints.snapshot import HostBuffer, rng_state
 from drivetrain_workers.checkpoints.store import commit, rank_file, rank_index
 from drivetrain_workers.errors import ResumeMismatchError
@@ -30,7 +30,7 @@ def _group() -> Iterator[None]:
 
 
 def engine_of(seed: int = 0, steps: int = 1, width: int = 2) -> Any:
-    """What is needed of an engine without ZeRO."""
+    """Return the parts of an engine without ZeRO that a snapshot uses."""
     torch.manual_seed(seed)
     module = torch.nn.Linear(3, width)
     module.register_buffer("seen", torch.tensor([5, 6]))
@@ -50,7 +50,7 @@ def snapshot(engine: Any) -> tuple[Contents, bytes]:
 
 
 def checkpoint_of(engine: Any, folder: Path) -> Checkpoint:
-    """A checkpoint of one rank."""
+    """Write a checkpoint of one rank."""
     contents, content = snapshot(engine)
     folder.mkdir()
     (folder / rank_file(0)).write_bytes(content)
@@ -60,7 +60,7 @@ def checkpoint_of(engine: Any, folder: Path) -> Checkpoint:
     return Checkpoint(folder)
 
 
-def test_everything_lies_where_the_contents_say() -> None:
+def test_everything_is_at_its_offset_in_the_contents() -> None:
     engine = engine_of()
     contents, content = snapshot(engine)
     weight, bias = engine.module.weight, engine.module.bias
@@ -81,8 +81,8 @@ def test_everything_lies_where_the_contents_say() -> None:
     assert (contents.groups[0].hyper["lr"], contents.groups[0].hyper["betas"]) == (0.1, (0.8, 0.9))
 
 
-def test_buffers_are_copied_at_once_and_weights_at_the_end() -> None:
-    """The next forward pass changes buffers, the next update weights."""
+def test_buffers_are_copied_first_and_weights_at_the_end() -> None:
+    """The next forward pass changes buffers, the next update changes weights."""
     engine, buffer = engine_of(), HostBuffer()
     contents = buffer.begin(engine)
     engine.module.seen += 100
@@ -95,7 +95,7 @@ def test_buffers_are_copied_at_once_and_weights_at_the_end() -> None:
     assert np.frombuffer(buffer.content, np.int64, 2, contents.replicated[0].offset).tolist() == [5, 6]
 
 
-def test_the_memory_of_a_copy_is_used_again() -> None:
+def test_the_memory_of_a_copy_is_reused() -> None:
     engine, buffer = engine_of(), HostBuffer()
     addresses = []
     for _ in range(2):
@@ -109,7 +109,7 @@ def test_the_memory_of_a_copy_is_used_again() -> None:
     assert bytes(buffer.content) == snapshot(engine_of(width=4))[1]
 
 
-def test_what_another_rank_saves_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_state_that_another_rank_saves_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dist, "get_world_size", lambda: 2)
     engine = engine_of()
     own, whole = HostBuffer().begin(engine), HostBuffer().begin(engine, whole=True)
@@ -118,23 +118,23 @@ def test_what_another_rank_saves_is_left_out(monkeypatch: pytest.MonkeyPatch) ->
     assert own.groups == whole.groups
 
 
-def test_random_generators_go_on_where_they_were() -> None:
+def test_random_generators_continue_after_a_restore() -> None:
     state = rng_state()
     drawn = random.random(), np.random.random(), torch.rand(2).tolist(), np.random.standard_normal()
     restore_rng(state)
     assert (random.random(), np.random.random(), torch.rand(2).tolist(), np.random.standard_normal()) == drawn
 
 
-def test_a_state_that_was_restored_is_proven(tmp_path: Path) -> None:
+def test_a_restored_state_is_verified(tmp_path: Path) -> None:
     checkpoint = checkpoint_of(engine_of(), tmp_path / "step")
     fresh = engine_of(seed=9, steps=0)
     restore(fresh, checkpoint, 0, 1)
-    assert prove_state(fresh, checkpoint, 0, 1)
+    assert verify_state(fresh, checkpoint, 0, 1)
     assert fresh.lr_scheduler.last_epoch == 7
 
 
 @pytest.mark.parametrize("what", ["weight", "moment", "buffer"])
-def test_a_state_that_differs_is_not(tmp_path: Path, what: str) -> None:
+def test_a_different_state_is_detected(tmp_path: Path, what: str) -> None:
     engine = engine_of()
     checkpoint = checkpoint_of(engine, tmp_path / "step")
     with torch.no_grad():
@@ -145,7 +145,7 @@ def test_a_state_that_differs_is_not(tmp_path: Path, what: str) -> None:
         else:
             engine.module.seen[0] = 0
     with pytest.raises(ResumeMismatchError, match=r"^step was loaded, but blocks \[0\] of rank 0 differ"):
-        prove_state(engine, checkpoint, 0, 1)
+        verify_state(engine, checkpoint, 0, 1)
 
 
 @pytest.mark.parametrize(
@@ -156,36 +156,36 @@ def test_a_state_that_differs_is_not(tmp_path: Path, what: str) -> None:
         ("bias", "exp_avg_sq", -1, r"blocks \[5\] of rank 0 .* parts of bias/exp_avg_sq;"),
     ],
 )
-def test_the_parameters_in_a_block_that_differs_are_named(
+def test_the_error_names_the_parameters_in_a_different_block(
     tmp_path: Path, parameter: str, kind: str, element: int, difference: str
 ) -> None:
-    """Blocks have 8 MiB; the weight and its moments have 10.8 MB each, the bias and its moments 3.6 MB each."""
+    """A block is 8 MiB; the weight and its moments are 10.8 MB each, the bias and its moments 3.6 MB each."""
     engine = engine_of(width=900_000)
     checkpoint = checkpoint_of(engine, tmp_path / "step")
-    assert prove_state(engine, checkpoint, 0, 1)
+    assert verify_state(engine, checkpoint, 0, 1)
     tensor = engine.module.get_parameter(parameter)
     state = tensor.data if kind == "weights" else engine.optimizer.state[tensor][kind]
     state.view(-1)[element] += 1
     with pytest.raises(ResumeMismatchError, match=difference):
-        prove_state(engine, checkpoint, 0, 1)
+        verify_state(engine, checkpoint, 0, 1)
 
 
 def test_another_layout_cannot_be_compared(tmp_path: Path) -> None:
     engine = engine_of()
     checkpoint = checkpoint_of(engine, tmp_path / "step")
-    assert not prove_state(engine, checkpoint, 0, 2)
+    assert not verify_state(engine, checkpoint, 0, 2)
     engine.zero_optimization_stage = lambda: 1
-    assert not prove_state(engine, checkpoint, 0, 1)
+    assert not verify_state(engine, checkpoint, 0, 1)
 
 
-def test_the_loss_must_be_the_same_to_the_bit(tmp_path: Path) -> None:
+def test_the_loss_must_be_identical(tmp_path: Path) -> None:
     engine, probe = engine_of(), Probe(48, 0.5)
     checkpoint = checkpoint_of(engine, tmp_path / "step")
-    prove_loss(engine, checkpoint, probe, 0.5, 1)
+    verify_loss(engine, checkpoint, probe, 0.5, 1)
     with pytest.raises(ResumeMismatchError, match=r"0\.5000001 now and was 0\.5 then"):
-        prove_loss(engine, checkpoint, probe, 0.5000001, 1)
-    prove_loss(engine, checkpoint, probe, 0.5000001, 2)  # sums in another order
+        verify_loss(engine, checkpoint, probe, 0.5000001, 1)
+    verify_loss(engine, checkpoint, probe, 0.5000001, 2)  # another order of summation
     with pytest.raises(ResumeMismatchError, match=r"0\.51 now"):
-        prove_loss(engine, checkpoint, probe, 0.51, 2)
+        verify_loss(engine, checkpoint, probe, 0.51, 2)
     with pytest.raises(ResumeMismatchError, match="nan now"):
-        prove_loss(engine, checkpoint, probe, float("nan"), 2)
+        verify_loss(engine, checkpoint, probe, float("nan"), 2)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from drivetrain.errors import NotFoundError
 from drivetrain.runs.facts import RunFacts
-from drivetrain.runs.states import Ended, Place, Placing, Preparing, Progress, Queued
+from drivetrain.runs.states import Allocation, Ended, Placing, Preparing, Progress, Queued
 from drivetrain.runs.store import RunStore
 from drivetrain_pipelines.errors import CorruptFileError, InputError
 from drivetrain_pipelines.storage.checksums import block_digests, read_json, write_json
@@ -28,7 +28,7 @@ from drivetrain_workers.protocol.reasons import Reason
 from drivetrain_workers.protocol.step_record import Evaluation
 from drivetrain_workers.spec import KeepSpec
 
-PLACE = Place((("node", 2),), 1.0)
+PLACE = Allocation((("node", 2),), 1.0)
 
 
 def open_store(folder: Path) -> RunStore:
@@ -89,7 +89,7 @@ def test_newest_valid_checkpoint_wins(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("victim", ["manifest.json", "rank-00000.json", "rank-00000.bin"])
-def test_any_missing_or_cut_file_disqualifies(tmp_path: Path, victim: str) -> None:
+def test_a_missing_or_truncated_file_makes_a_checkpoint_invalid(tmp_path: Path, victim: str) -> None:
     folder = make_checkpoint(tmp_path, CheckpointId(4, 1))
     content = (folder / victim).read_bytes()
     for broken in (content[: len(content) // 2], b""):
@@ -104,7 +104,7 @@ def test_any_missing_or_cut_file_disqualifies(tmp_path: Path, victim: str) -> No
 def test_retention_removes_old_and_abandoned_but_not_running(tmp_path: Path) -> None:
     for step in (4, 8, 12):
         make_checkpoint(tmp_path, CheckpointId(step, 2))
-    make_checkpoint(tmp_path, CheckpointId(16, 1), finish=False)  # abandoned by a generation that is gone
+    make_checkpoint(tmp_path, CheckpointId(16, 1), finish=False)  # abandoned by an older generation
     make_checkpoint(tmp_path, CheckpointId(16, 2), finish=False)  # being written
     remove_old(tmp_path, partial(to_keep, keep=KeepSpec(last=2)))
     assert [c.step for c in committed(tmp_path)] == [12, 8]
@@ -129,7 +129,7 @@ FACTS = {"format": 2, "step": 8, "samples": 64, "world_size": 2, "zero_stage": 1
 
 
 def test_scores_of_checkpoints() -> None:
-    """A score that is no number is none."""
+    """A score that is not finite counts as no score."""
 
     def score_of(**facts: Any) -> float | None:
         return Manifest.from_json({**FACTS, **facts}).score
@@ -139,8 +139,8 @@ def test_scores_of_checkpoints() -> None:
     assert score_of(evaluation=None) is None
 
 
-def test_manifests_and_indexes_come_back_from_json() -> None:
-    """Also a manifest that says nothing of what came with later versions."""
+def test_manifests_and_indexes_survive_json() -> None:
+    """Also a manifest without the keys of later versions."""
     bare = Manifest(8, 64, 2, 1, {"w": [2, 3]})
     assert Manifest.from_json(FACTS) == bare
     whole = replace(

@@ -29,7 +29,7 @@ def test_any_rows_of_shards_of_any_size(tmp_path_factory: pytest.TempPathFactory
 @pytest.mark.parametrize("kind", [pa.uint8(), pa.int16(), pa.uint32(), pa.float16(), pa.float32(), pa.float64()])
 @pytest.mark.parametrize("shape", [(), (1,), (3,), (129,), (4, 7, 3), (32, 32, 3)])
 def test_columns_of_any_width(tmp_path: Path, kind: pa.DataType, shape: tuple[int, ...]) -> None:
-    """Row widths that divide no page, in shards of unequal length, beside another column."""
+    """Row widths that do not divide a page, in shards of unequal length, next to another column."""
     folder, everything = StorageFolder(str(tmp_path)), []
     shards, schema = [], None
     for number, count in enumerate([3, 8, 1]):
@@ -49,14 +49,14 @@ def test_columns_of_any_width(tmp_path: Path, kind: pa.DataType, shape: tuple[in
 
 
 @pytest.mark.parametrize("sample", [-1, 7])
-def test_a_sample_outside_is_refused(tmp_path: Path, sample: int) -> None:
+def test_a_sample_out_of_range_is_an_error(tmp_path: Path, sample: int) -> None:
     with pytest.raises(IndexError, match="7 rows"):
         make_dataset(tmp_path, [3, 4]).read("train", np.array([sample]))
 
 
 @pytest.mark.parametrize("global_batch", [6, 64])
 def test_reader_streams_the_order_and_seeks(tmp_path: Path, global_batch: int) -> None:
-    dataset = make_dataset(tmp_path, [20, 13, 50], streams=[0, 0, 1])
+    dataset = make_dataset(tmp_path, [20, 13, 50], sources=[0, 0, 1])
     order = dataset.order("train", [3, 1], seed=3, lanes=4, window=4)
     first = np.array([0, 20, 33])
     for start in (0, 4, 1000):
@@ -71,7 +71,7 @@ def test_reader_streams_the_order_and_seeks(tmp_path: Path, global_batch: int) -
         arena.close()
 
 
-def test_the_reader_hands_on_what_went_wrong(tmp_path: Path) -> None:
+def test_the_reader_raises_errors_of_its_thread(tmp_path: Path) -> None:
     dataset = make_dataset(tmp_path, [20, 20])
     (tmp_path / "train-00001.arrow").write_bytes(b"short")
     arena, files = dataset.open("train")
@@ -83,8 +83,8 @@ def test_the_reader_hands_on_what_went_wrong(tmp_path: Path) -> None:
     arena.close()
 
 
-def test_no_flipped_bit_or_cut_is_read_silently(tmp_path: Path) -> None:
-    """Ten thousand faults, one at a time, in shards and in the manifest; each is named by file, shards' by block."""
+def test_no_flipped_bit_or_truncation_is_read_silently(tmp_path: Path) -> None:
+    """Ten thousand faults, one at a time, in shards and the manifest. Errors name the file and block."""
     draw = random.Random(0)
     dataset = make_dataset(tmp_path, [400, 300])
     whole = {path: path.read_bytes() for path in tmp_path.iterdir()}
@@ -115,7 +115,7 @@ def _read_everything(folder: Path, dataset: Dataset | None) -> None:
         arena.close()
 
 
-def test_the_block_is_named() -> None:
+def test_the_error_names_the_block() -> None:
     with pytest.raises(CorruptFileError, match=r"somewhere.*block 1 "):
         verify_bytes("somewhere", memoryview(bytes((8 << 20) + 1)), [_digest(bytes(8 << 20)), "0"])
 
@@ -136,20 +136,20 @@ def test_atomic_json_leaves_nothing_when_it_fails(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
 
 
-def test_missing_file_is_named(tmp_path: Path) -> None:
+def test_the_error_names_the_missing_file(tmp_path: Path) -> None:
     with pytest.raises(CorruptFileError, match="nowhere"):
         read_json(tmp_path / "nowhere")
 
 
 def test_memory_stays_flat(tmp_path: Path) -> None:
-    """Reading a dataset many times over adds no memory of its own: pages of the mapped files aside."""
+    """Reading a dataset many times uses no additional memory, except for pages of the mapped files."""
     own = _own_memory_while_reading(make_dataset(tmp_path, [20_000] * 8), "label", 3000)
     assert max(own) - own[0] < 16 << 20
 
 
 @pytest.mark.slow
 def test_memory_stays_flat_over_two_gigabytes(tmp_path: Path) -> None:
-    """The same for an epoch and more of 2 GiB, of which every byte is read; at most a few batches are held."""
+    """The same for more than an epoch of 2 GiB, in which every byte is read; at most a few batches are held."""
     folder, width, rows = StorageFolder(str(tmp_path)), 1 << 20, 64
     draw = np.random.default_rng(0)
     shards = []
@@ -167,7 +167,7 @@ def test_memory_stays_flat_over_two_gigabytes(tmp_path: Path) -> None:
 
 
 def _own_memory_while_reading(dataset: Dataset, column: str, batches: int, batch_rows: int = 512) -> list[int]:
-    """Bytes that this process has of its own, five times in the course of some batches."""
+    """Return the anonymous memory of this process at five points during some batches."""
     arena, files = dataset.open("train")
     reader = StreamReader(arena, files, dataset.order("train", [1], 0, 8, 1024), batch_rows, slice(0, batch_rows), 0)
     own = []
@@ -180,8 +180,8 @@ def _own_memory_while_reading(dataset: Dataset, column: str, batches: int, batch
     return own
 
 
-def test_batches_lie_in_memory_that_the_caller_chooses(tmp_path: Path) -> None:
-    """As page-locked memory does, from which a GPU copies by itself."""
+def test_the_caller_allocates_the_memory_of_batches(tmp_path: Path) -> None:
+    """For example in page-locked memory, from which a GPU copies directly."""
     dataset, chosen = make_dataset(tmp_path, [50]), []
 
     def allocate(shape: tuple[int, ...], dtype) -> np.ndarray:
@@ -199,7 +199,7 @@ def test_batches_lie_in_memory_that_the_caller_chooses(tmp_path: Path) -> None:
 
 
 def _own_memory() -> int:
-    """Bytes of this process that no file backs."""
+    """Return the memory of this process that is not backed by files."""
     status = Path("/proc/self/status").read_text()
     return int(next(line.split()[1] for line in status.splitlines() if line.startswith("RssAnon"))) * 1024
 

@@ -1,4 +1,4 @@
-"""A trained model without DeepSpeed: loaded, exported, asked, and profiled."""
+"""A trained model without DeepSpeed: loading, export, predictions, profile."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def _own_imports(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 class Run:
-    """The folder of a run with a dataset, and checkpoints made of models."""
+    """The folder of a run with a dataset, and checkpoints of models."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.data = RunFolder(folder / "toy-run"), StorageFolder(str(folder / "data"))
@@ -149,7 +149,7 @@ class Run:
         DataManifest("toy", "v1", schema, {"train": [shard], "eval": [shard]}, statistics, {}, classes).write(self.data)
 
     def save(self, step: int, model: torch.nn.Module) -> Path:
-        """A checkpoint of one rank with a model's weights and persistent buffers."""
+        """Write a checkpoint of one rank with a model's weights and persistent buffers."""
         folder = CheckpointId(step, 1).folder(self.folder.checkpoints)
         folder.mkdir(parents=True)
         content, fragments, replicated = b"", [], []
@@ -169,7 +169,7 @@ class Run:
         return folder
 
     def net(self, seed: int) -> torch.nn.Module:
-        """A network as a run has trained it."""
+        """Return a network like one trained by a run."""
         space: dict[str, Any] = {"__name__": "trained_code"}
         exec(CODE, space)
         torch.manual_seed(seed)
@@ -183,8 +183,8 @@ class Run:
 
     def predict(self, *inputs: Path | str, **options: Any) -> Any:
         given = [str(one) for one in inputs]
-        asked = PredictRequest(str(self.folder.path), self.data.location, given, str(self.folder.path), **options)
-        return json.loads(predict(asked))
+        request = PredictRequest(str(self.folder.path), self.data.location, given, str(self.folder.path), **options)
+        return json.loads(predict(request))
 
     def profile(self) -> Any:
         return profile(ProfileRequest(self.job, str(self.folder.code), self.data.location))
@@ -204,7 +204,7 @@ def assert_equal(found: torch.nn.Module, expected: torch.nn.Module) -> None:
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-def test_the_newest_sound_checkpoint_is_loaded(run: Run) -> None:
+def test_the_newest_valid_checkpoint_is_loaded(run: Run) -> None:
     models = {step: run.net(step) for step in (4, 8, 12)}
     folders = {step: run.save(step, model) for step, model in models.items()}
     where = str(run.folder.path), run.data.location
@@ -244,7 +244,7 @@ def test_an_answer_is_one_line(capsys: pytest.CaptureFixture[str], error: Except
     assert json.loads(line) == answer
 
 
-def test_an_error_that_is_not_ours_is_no_answer(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unexpected_error_is_not_an_answer(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ZeroDivisionError):
         print_answer(lambda: str(1 // 0))
     assert capsys.readouterr().out == ""
@@ -263,7 +263,7 @@ def test_an_export_fits_a_fresh_model(run: Run, tmp_path: Path) -> None:
         assert file.metadata() == {"format": "pt", "run": "toy-run", "step": "4", "dataset": "toy/v1"}
 
 
-def test_a_model_that_can_write_itself(run: Run, tmp_path: Path) -> None:
+def test_a_model_with_save_pretrained(run: Run, tmp_path: Path) -> None:
     run.write_job(factory="trained_code:pretrained")
     model = run.net(4)
     run.save(4, model)
@@ -275,7 +275,7 @@ def test_a_model_that_can_write_itself(run: Run, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("decimals", [[9, 0, -9, 1], [9.0, 0.0, -9.0, 0.5]])
 def test_predictions_for_every_record_of_a_file(run: Run, tmp_path: Path, decimals: list[float]) -> None:
-    """Numbers are what they were when the model was trained, however the file writes them."""
+    """Numbers have the types of the training data, whatever the file contains."""
     model = run.net(4)
     run.save(4, model)
     rows = [[0, 1, 2, 3], decimals]
@@ -289,9 +289,9 @@ def test_predictions_for_every_record_of_a_file(run: Run, tmp_path: Path, decima
     torch.testing.assert_close(torch.tensor([row["scores"] for row in found]), scores.detach())
 
 
-def test_what_a_model_cannot_be_asked(run: Run, tmp_path: Path) -> None:
+def test_invalid_inputs_of_a_model(run: Run, tmp_path: Path) -> None:
     run.save(4, run.net(4))
-    with pytest.raises(InputError, match="a file that is there"):
+    with pytest.raises(InputError, match="an existing file"):
         run.predict(tmp_path / "missing.jsonl")
     (tmp_path / "other.jsonl").write_text('{"y": [1.0]}\n')
     with pytest.raises(InputError, match=r"^INPUT: got .*a file with columns for this model"):
@@ -304,7 +304,7 @@ def test_what_a_model_cannot_be_asked(run: Run, tmp_path: Path) -> None:
         run.predict("anything")
 
 
-def test_a_language_model_goes_on_with_a_text(run: Run) -> None:
+def test_a_language_model_continues_a_text(run: Run) -> None:
     tokenizer = train_tokenizer(["the cat sat on the mat"], 300)
     size = tokenizer.get_vocab_size()
     tokens = pa.FixedSizeListArray.from_arrays(pa.array([1] * 16, pa.int32()), 8)
@@ -317,16 +317,16 @@ def test_a_language_model_goes_on_with_a_text(run: Run) -> None:
     model = gpt(size, 16, layers=1, width=16, heads=2)
     run.save(4, model)
     (found,) = run.predict("the cat", max_tokens=12, temperature=0.5, seed=7)
-    said = generate(model.eval(), tokenizer, "the cat", 16, Sampling(12, 0.5, 40, 7))
-    assert found == {"input": "the cat", "text": "".join(said)}
+    outputs = generate(model.eval(), tokenizer, "the cat", 16, Sampling(12, 0.5, 40, 7))
+    assert found == {"input": "the cat", "text": "".join(outputs)}
     run.job["sample"] = {"template": "on {input}", "max_tokens": 3, "temperature": 0.0}
     run.write_job()
     (found,) = run.predict("the mat")
-    said = generate(model, tokenizer, "on the mat", 16, Sampling(3, 0.0, 40, 0))
-    assert found == {"input": "the mat", "text": said[1].strip()}  # of a template the answer alone
+    outputs = generate(model, tokenizer, "on the mat", 16, Sampling(3, 0.0, 40, 0))
+    assert found == {"input": "the mat", "text": outputs[1].strip()}  # with a template, only the answer
 
 
-def test_what_a_model_needs(run: Run) -> None:
+def test_requirements_of_a_model(run: Run) -> None:
     found = run.profile()
     inner, outer = 4 * 8, 8 * 3
     assert found.parameters == found.trained == inner + 8 + outer + 3
@@ -338,7 +338,7 @@ def test_what_a_model_needs(run: Run) -> None:
     assert found.kept_bytes_per_row == pytest.approx(kept, abs=8 * 4)
 
 
-def test_what_is_frozen_needs_less(run: Run) -> None:
+def test_frozen_parameters_need_less(run: Run) -> None:
     whole = run.profile()
     run.write_job(factory="trained_code:half_frozen")
     found = run.profile()
@@ -347,13 +347,13 @@ def test_what_is_frozen_needs_less(run: Run) -> None:
     assert found.kept_bytes_per_row < whole.kept_bytes_per_row
 
 
-def test_what_is_computed_again_is_not_kept(run: Run) -> None:
+def test_recomputed_activations_are_not_kept(run: Run) -> None:
     run.write_job(factory="trained_code:deep")
     whole = run.profile()
     run.job["training"]["activation_checkpointing"] = True
     found = run.profile()
     assert found.kept_bytes_per_row < whole.kept_bytes_per_row / 2
-    assert found.flops_per_row == whole.flops_per_row + 9 * 2 * 4 * 4  # the forward pass of the blocks again
+    assert found.flops_per_row == whole.flops_per_row + 9 * 2 * 4 * 4  # the forward pass of the blocks is repeated
 
 
 def test_a_model_that_needs_real_numbers(run: Run) -> None:

@@ -48,7 +48,7 @@ def test_total_steps() -> None:
 @pytest.mark.parametrize(("kind", "end"), [("cosine", 0.1), ("linear", 0.1), ("constant", 1.0)])
 def test_schedule(kind: str, end: float) -> None:
     ratio = learning_rate_ratio(ScheduleSpec(type=kind, warmup_steps=10, min_ratio=0.1), 100)  # type: ignore[arg-type]
-    assert ratio(0) == pytest.approx(0.1)  # no step is wasted on a learning rate of 0
+    assert ratio(0) == pytest.approx(0.1)  # no step has a learning rate of 0
     assert ratio(9) == ratio(10) == pytest.approx(1.0)
     assert ratio(100) == ratio(1000) == pytest.approx(end)
     values = [ratio(step) for step in range(10, 101)]
@@ -64,7 +64,7 @@ def test_passthrough_is_merged_last() -> None:
     assert "torch_adam" not in deepspeed_config(spec, solve(32, "auto", 2), on_cpu=False)["optimizer"]["params"]
 
 
-def test_settings_become_deepspeeds() -> None:
+def test_settings_become_a_deepspeed_configuration() -> None:
     spec = TrainingSpec(
         steps=1,
         zero=3,
@@ -89,12 +89,12 @@ def test_settings_become_deepspeeds() -> None:
         ({"zero": 3, "compile": "inductor"}, "compile needs zero 0, 1 or 2"),
     ],
 )
-def test_what_cannot_be_is_refused(settings: dict[str, object], problem: str) -> None:
+def test_invalid_combinations_are_rejected(settings: dict[str, object], problem: str) -> None:
     with pytest.raises(ValidationError, match=problem):
         TrainingSpec(steps=1, **settings)  # type: ignore[arg-type]
 
 
-def test_recomputed_activations_change_nothing_but_memory() -> None:
+def test_recomputed_activations_only_change_memory() -> None:
     """A network of 120 layers."""
 
     def gradients(recompute: bool) -> tuple[list[torch.Tensor], int]:
@@ -130,7 +130,7 @@ def test_a_model_without_blocks_cannot_recompute() -> None:
         checkpoint_activations(nn.Linear(2, 2))
 
 
-def test_the_default_loss_is_a_mean_over_what_is_predicted() -> None:
+def test_the_default_loss_is_a_mean_over_predicted_tokens() -> None:
     torch.manual_seed(0)
     model = gpt(11, 6, layers=1, width=8, heads=2)
     tokens = torch.randint(11, (3, 7))

@@ -1,4 +1,4 @@
-"""What the ranks of a gang train and are evaluated on: together the same at every world size."""
+"""Training and eval data of the ranks of a gang: together the same at every world size."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def spec(**fields: Any) -> DataSpec:
 
 
 def opened(folder: Path, **fields: Any) -> TrainingData:
-    """Of 23 rows, and 5 for evaluation."""
+    """Open a dataset of 23 training rows and 5 eval rows."""
     if not (folder / "data").exists():
         make_dataset(folder / "data", [5, 10, 8])
     return TrainingData(str(folder / "data"), spec(**fields), 3, RunFolder(folder / "run"))
 
 
 def labels(data: TrainingData, world_size: int, rank: int, start: int, steps: int) -> list[list[int]]:
-    """Which rows a rank is given, step by step."""
+    """Return the labels of a rank's rows, step by step."""
     plan = solve(GLOBAL_BATCH, "auto", world_size)
     found = []
     with data.batches(plan, rank, 1, start) as batches:
@@ -45,14 +45,14 @@ def labels(data: TrainingData, world_size: int, rank: int, start: int, steps: in
 
 
 @pytest.mark.parametrize("world_size", [2, 3])
-def test_ranks_share_the_batches_of_one(tmp_path: Path, world_size: int) -> None:
+def test_ranks_divide_the_batches_of_a_single_rank(tmp_path: Path, world_size: int) -> None:
     data = opened(tmp_path)
     alone = labels(data, 1, 0, 0, 8)
     parts = [labels(data, world_size, rank, 0, 8) for rank in range(world_size)]
     assert [[*chain(*rows)] for rows in zip(*parts, strict=True)] == alone
 
 
-def test_an_epoch_is_every_row_once_and_the_stream_can_be_entered_anywhere(tmp_path: Path) -> None:
+def test_an_epoch_has_every_row_once_and_the_stream_can_start_anywhere(tmp_path: Path) -> None:
     data = opened(tmp_path)
     assert data.epoch == 23
     stream = [*chain(*labels(data, 1, 0, 0, 10))]
@@ -61,7 +61,7 @@ def test_an_epoch_is_every_row_once_and_the_stream_can_be_entered_anywhere(tmp_p
     assert [*chain(*labels(data, 1, 0, 3 * GLOBAL_BATCH, 7))] == stream[3 * GLOBAL_BATCH :]
 
 
-def test_what_a_model_may_want_to_know(tmp_path: Path) -> None:
+def test_facts_for_model_factories(tmp_path: Path) -> None:
     data = opened(tmp_path)
     assert data.facts == {"vocab_size": 5, "sequence_length": 5}
     assert data.classes == ()
@@ -72,7 +72,7 @@ def test_what_a_model_may_want_to_know(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("world_size", [1, 2, 5, 7])
 def test_every_row_is_evaluated_by_one_rank(tmp_path: Path, world_size: int) -> None:
-    """Ranks that have none compute with a padding row, because all take part in collectives."""
+    """Ranks without rows compute a padding row, because all take part in collectives."""
     data, own = opened(tmp_path), []
     for rank in range(world_size):
         part = data.evaluation(solve(GLOBAL_BATCH, "auto", world_size), rank)
@@ -85,7 +85,9 @@ def test_every_row_is_evaluated_by_one_rank(tmp_path: Path, world_size: int) -> 
     assert own == [*range(5)]
 
 
-def test_an_online_transform_draws_nothing_in_evaluations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_online_transform_has_no_random_numbers_in_evaluations(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys, "path", [*sys.path])
     code = RunFolder(tmp_path / "run").code
     code.mkdir(parents=True)
@@ -99,7 +101,7 @@ def test_an_online_transform_draws_nothing_in_evaluations(tmp_path: Path, monkey
     }
 
 
-def test_damaged_data_is_named(tmp_path: Path) -> None:
+def test_corrupt_data_is_reported(tmp_path: Path) -> None:
     data = opened(tmp_path)
     for path in (tmp_path / "data").glob("*.arrow"):
         path.write_bytes(path.read_bytes()[:-1])

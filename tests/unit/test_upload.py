@@ -18,22 +18,22 @@ FIRST, SECOND = CheckpointId(4, 1), CheckpointId(8, 1)
 
 
 class Storage:
-    """Answers to `RemoteCheckpoints.sync`, one after another; it waits for the next."""
+    """Returns one answer per `RemoteCheckpoints.sync`; waits for the next one."""
 
     def __init__(self) -> None:
         self.answers: queue.Queue[list[CheckpointId] | Exception] = queue.Queue()
-        self.asked = threading.Semaphore(0)
+        self.requested = threading.Semaphore(0)
 
     def sync(self) -> list[CheckpointId]:
-        self.asked.release()
+        self.requested.release()
         answer = self.answers.get()
         if isinstance(answer, Exception):
             raise answer
         return answer
 
 
-class Heard:
-    """What an uploader reports."""
+class Reports:
+    """Records the reports of an uploader."""
 
     def __init__(self) -> None:
         self.uploaded: queue.Queue[CheckpointId] = queue.Queue()
@@ -42,74 +42,74 @@ class Heard:
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upload, "_FIRST_RETRY_S", 0.0)
-    monkeypatch.setattr(upload, "_LAST_RETRY_S", 0.0)
+    monkeypatch.setattr(upload, "_INITIAL_RETRY_DELAY_S", 0.0)
+    monkeypatch.setattr(upload, "_MAX_RETRY_DELAY_S", 0.0)
 
 
 @pytest.fixture
-def heard() -> Heard:
-    return Heard()
+def reports() -> Reports:
+    return Reports()
 
 
-def start(storage: object, heard: Heard) -> Uploader:
-    return Uploader(storage, heard.uploaded.put, heard.problems.put)  # type: ignore[arg-type]
+def start(storage: object, reports: Reports) -> Uploader:
+    return Uploader(storage, reports.uploaded.put, reports.problems.put)  # type: ignore[arg-type]
 
 
-def test_nothing_is_done_before_there_is_something_new(heard: Heard) -> None:
+def test_nothing_is_uploaded_before_a_request(reports: Reports) -> None:
     storage = Storage()
-    uploader = start(storage, heard)
-    assert not storage.asked.acquire(blocking=False)
+    uploader = start(storage, reports)
+    assert not storage.requested.acquire(blocking=False)
     storage.answers.put([SECOND, FIRST])
     uploader.wake()
-    assert [heard.uploaded.get(timeout=30) for _ in range(2)] == [SECOND, FIRST]
+    assert [reports.uploaded.get(timeout=30) for _ in range(2)] == [SECOND, FIRST]
 
 
-def test_a_failed_upload_is_reported_and_tried_again(heard: Heard) -> None:
+def test_a_failed_upload_is_reported_and_retried(reports: Reports) -> None:
     storage = Storage()
     for answer in (OSError("no route"), ValueError("a client's own"), [FIRST]):
         storage.answers.put(answer)
-    uploader = start(storage, heard)
+    uploader = start(storage, reports)
     assert uploader.finish(30)
-    assert heard.uploaded.get_nowait() == FIRST
-    assert [heard.problems.get_nowait() for _ in range(2)] == [
+    assert reports.uploaded.get_nowait() == FIRST
+    assert [reports.problems.get_nowait() for _ in range(2)] == [
         "checkpoints are not uploaded yet (attempt 1): OSError('no route')",
         'checkpoints are not uploaded yet (attempt 2): ValueError("a client\'s own")',
     ]
-    assert heard.problems.empty()
+    assert reports.problems.empty()
 
 
-def test_attempts_are_counted_for_each_piece_of_news(heard: Heard) -> None:
+def test_attempts_are_counted_for_each_request(reports: Reports) -> None:
     storage = Storage()
-    uploader = start(storage, heard)
+    uploader = start(storage, reports)
     for _ in range(2):
         storage.answers.put(OSError("no route"))
         storage.answers.put([FIRST])
         assert uploader.finish(30)
-        assert heard.problems.get_nowait().startswith("checkpoints are not uploaded yet (attempt 1)")
+        assert reports.problems.get_nowait().startswith("checkpoints are not uploaded yet (attempt 1)")
 
 
-def test_finish_gives_up_after_its_time(heard: Heard) -> None:
+def test_finish_times_out(reports: Reports) -> None:
     storage = Storage()
-    uploader = start(storage, heard)
+    uploader = start(storage, reports)
     assert not uploader.finish(0.0)
-    storage.asked.acquire()  # it is being tried all the same
+    storage.requested.acquire()  # the attempt continues
     storage.answers.put([FIRST])
-    assert heard.uploaded.get(timeout=30) == FIRST
+    assert reports.uploaded.get(timeout=30) == FIRST
 
 
-def test_a_checkpoint_that_comes_during_an_upload_is_not_forgotten(heard: Heard) -> None:
+def test_a_checkpoint_that_arrives_during_an_upload_is_uploaded(reports: Reports) -> None:
     storage = Storage()
-    uploader = start(storage, heard)
+    uploader = start(storage, reports)
     uploader.wake()
-    storage.asked.acquire()
+    storage.requested.acquire()
     uploader.wake()
     storage.answers.put([FIRST])
-    storage.asked.acquire()  # again, for the second
+    storage.requested.acquire()  # again, for the second checkpoint
     storage.answers.put([SECOND])
-    assert [heard.uploaded.get(timeout=30) for _ in range(2)] == [FIRST, SECOND]
+    assert [reports.uploaded.get(timeout=30) for _ in range(2)] == [FIRST, SECOND]
 
 
-def test_real_storage_that_is_away_at_first(tmp_path, heard: Heard) -> None:
+def test_real_storage_that_is_unavailable_at_first(tmp_path, reports: Reports) -> None:
     run, place = RunFolder(tmp_path / "run"), tmp_path / "place"
     for checkpoint in (FIRST, SECOND):
         make_checkpoint(run.path, checkpoint, 2)
@@ -122,7 +122,7 @@ def test_real_storage_that_is_away_at_first(tmp_path, heard: Heard) -> None:
         return sync()
 
     remote.sync = away_at_first  # type: ignore[method-assign]
-    assert start(remote, heard).finish(60)
-    assert heard.uploaded.get_nowait() == SECOND
-    assert heard.problems.qsize() == 1
+    assert start(remote, reports).finish(60)
+    assert reports.uploaded.get_nowait() == SECOND
+    assert reports.problems.qsize() == 1
     assert remote.committed() == [SECOND]

@@ -13,7 +13,7 @@ from drivetrain_pipelines.user_code import load_function
 
 @pytest.fixture(autouse=True)
 def _own_imports(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What a test imports is forgotten after it."""
+    """Remove the modules that a test has imported."""
     monkeypatch.setattr(sys, "path", [*sys.path])
     before = set(sys.modules)
     yield
@@ -42,7 +42,7 @@ def test_modules_and_packages_of_the_code(code: str) -> None:
     assert sys.path.count(code) == 1
 
 
-def test_code_that_was_written_after_python_had_looked_for_it(tmp_path: Path) -> None:
+def test_code_written_after_a_failed_import(tmp_path: Path) -> None:
     code = tmp_path / "code"
     with pytest.raises(InputError, match="No module named 'user_late'"):
         load_function("user_late:loss", str(code), "model.loss")
@@ -55,7 +55,7 @@ def test_installed_packages(code: str) -> None:
     assert load_function("json:dumps", code, "data.transform")([1]) == "[1]"
 
 
-def test_the_jobs_own_module_goes_first(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_jobs_module_takes_precedence(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = tmp_path / "elsewhere"
     other.mkdir()
     (other / "user_train.py").write_text("def loss(model):\n    return -1\n")
@@ -74,12 +74,12 @@ def test_the_jobs_own_module_goes_first(code: str, tmp_path: Path, monkeypatch: 
         ("user_empty:net", r"It defines nothing\."),
     ],
 )
-def test_what_is_not_there_is_named(code: str, path: str, problem: str) -> None:
+def test_missing_modules_and_functions_are_reported(code: str, path: str, problem: str) -> None:
     with pytest.raises(InputError, match=problem) as caught:
         load_function(path, code, "model.factory")
     assert (caught.value.where, caught.value.given) == ("model.factory", repr(path))
 
 
-def test_an_error_of_the_users_module_stays_itself(code: str) -> None:
+def test_an_error_of_the_users_module_is_raised_unchanged(code: str) -> None:
     with pytest.raises(ValueError, match="of the user"):
         load_function("user_broken:net", code, "model.factory")

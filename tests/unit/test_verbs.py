@@ -214,7 +214,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Request]:
     """What the model's process, which takes torch, is asked for."""
     found: list[Request] = []
 
-    def ask(request: Request) -> str:
+    def run_request(request: Request) -> str:
         found.append(request)
         match request:
             case ExportRequest(target=target):
@@ -223,8 +223,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Request]:
                 return json.dumps([{"input": text, "text": f"said of {text}"} for text in inputs])
         raise AssertionError(request)
 
-    monkeypatch.setattr(commands, "ask", ask)
-    monkeypatch.setattr(requests, "ask", ask)
+    monkeypatch.setattr(commands, "run_request", run_request)
+    monkeypatch.setattr(requests, "run_request", run_request)
     return found
 
 
@@ -239,7 +239,7 @@ def test_texts_are_printed_as_they_are(home: Home, asked: list[Request]) -> None
 def test_predictions_are_rounded(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     make_run(home, "toy-1", dataset="numbers")
     row = {"input": "x.png", "class": "odd", "probability": 0.987654, "box": [1.23456, 2]}
-    monkeypatch.setattr(requests, "ask", lambda _: json.dumps([row]))
+    monkeypatch.setattr(requests, "run_request", lambda _: json.dumps([row]))
     assert lines("predict", "toy-1", "x.png") == ["x.png: class odd, probability 0.9877, box [1.235, 2]"]
 
 
@@ -248,7 +248,7 @@ def test_a_model_that_fails_is_one_line(home: Home, monkeypatch: pytest.MonkeyPa
         raise CheckpointError("the model failed: out of memory")
 
     make_run(home, "toy-1", dataset="numbers")
-    monkeypatch.setattr(requests, "ask", fail)
+    monkeypatch.setattr(requests, "run_request", fail)
     assert invoke("predict", "toy-1", "x", code=1).stderr == "error: the model failed: out of memory\n"
 
 
@@ -437,7 +437,7 @@ def test_recipes_are_listed_and_copied(home: Home, tmp_path: Path) -> None:
     assert said == f"Edit '{target}'/job.yaml, then run: drivetrain run '{target}'"
     assert (target / "job.yaml").read_text() == (Path(found[0]["folder"]) / "job.yaml").read_text()
     assert not list(target.glob("__*"))
-    assert "an empty folder" in refused("init", name, str(target))
+    assert "empty folder" in refused("init", name, str(target))
     assert name in refused("init", "nothing-like-it", str(tmp_path / "other"))
     assert not (tmp_path / "other").exists()
 

@@ -1,6 +1,6 @@
-"""What jobs that tell classes apart have in common: name these functions in a job, or call them from your own.
+"""Functions for classification jobs: name them in a job, or call them from your own functions.
 
-The model maps the input (the column ``image``, ``mel``, ``tokens``, or the first that is no label) to logits
+The model maps the input (the column ``image``, ``mel``, ``tokens``, or the first other than the label) to logits
 ``[rows, classes]``; ``label`` is ``[rows, 1]``.
 """
 
@@ -18,28 +18,28 @@ Batch = dict[str, torch.Tensor]
 
 
 def main_column(names: Any) -> str:
-    """The input of the model, of some columns: the image, the recording, the tokens, or the first that is no label."""
+    """Return the column with the model's input: image, recording, tokens, or the first other than the label."""
     known = [name for name in ("image", "mel", "tokens") if name in names]
     return known[0] if known else next(name for name in names if name != "label")
 
 
 def loss(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
-    """Mean cross-entropy, in nats."""
+    """Return the mean cross-entropy, in nats."""
     return F.cross_entropy(_logits(model, batch), batch["label"][:, 0])
 
 
 def metrics(model: torch.nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
-    """Accuracy."""
+    """Compute the accuracy."""
     return {"accuracy": (_logits(model, batch).argmax(-1) == batch["label"][:, 0]).float().mean()}
 
 
 def outcomes(model: torch.nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
-    """Probabilities of the classes."""
+    """Return the probabilities of the classes."""
     return {"probabilities": _logits(model, batch).softmax(-1)}
 
 
 def predict(model: torch.nn.Module, batch: Batch, context: TrainContext) -> Outputs:
-    """The class of each row, how sure the model is, and the label."""
+    """Return the class of each row, the confidence of the model, and the label."""
     confidence, chosen = _logits(model, batch).softmax(-1).max(-1)
     return {
         "class": context.names(chosen),

@@ -6,14 +6,14 @@ from drivetrain_pipelines.errors import DrivetrainError
 
 
 class CheckpointError(DrivetrainError):
-    """There is no checkpoint that can be loaded, or it does not fit the model."""
+    """No checkpoint can be loaded, or it does not fit the model."""
 
     def __init__(self, problem: str) -> None:
         super().__init__(problem)
 
 
 class ResumeMismatchError(DrivetrainError):
-    """What was loaded is not what was saved, although every file is sound."""
+    """The loaded state differs from the saved one, although every file is valid."""
 
     def __init__(self, checkpoint: str, difference: str) -> None:
         super().__init__(checkpoint, difference)
@@ -24,7 +24,7 @@ class ResumeMismatchError(DrivetrainError):
 
 
 class BadStepError(DrivetrainError):
-    """A step went wrong, and the job says to stop, or it has rewound too often."""
+    """A bad step, when the job is configured to stop or the limit of rewinds is reached."""
 
     def __init__(self, step: int, kind: str, detail: str) -> None:
         super().__init__(step, kind, detail)
@@ -36,11 +36,11 @@ class BadStepError(DrivetrainError):
 
 
 class RewindError(DrivetrainError):
-    """A step went wrong; training goes on from the newest checkpoint, without that step's batch."""
+    """A bad step; training resumes from the newest checkpoint without the batch of that step."""
 
     def __init__(self, step: int, detail: str) -> None:
         super().__init__(step, detail)
         self.step, self.detail = step, detail
 
     def __str__(self) -> str:
-        return f"step {self.step}: {self.detail}; rewinding, its batch is passed over"
+        return f"step {self.step}: {self.detail}; rewinding, its batch is skipped"

@@ -8,34 +8,34 @@ from drivetrain_pipelines.errors import InputError
 from drivetrain_pipelines.spec import DataSpec, FunctionPath, Spec, StorageSpec
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
-FACTS_OF_DATA = ("vocab_size", "classes", "sequence_length")  # what a model's factory may ask for
+DATA_FACTS = ("vocab_size", "classes", "sequence_length")  # what a model's factory can request
 
 
 class ModelSpec(Spec):
     """The network, as functions of the user's code or of an installed package.
 
     ``factory(**args)`` returns a ``torch.nn.Module`` that maps int64 tokens ``[rows, length]`` to logits
-    ``[rows, length, vocab]``; it is given the `FACTS_OF_DATA` that it asks for by name.
+    ``[rows, length, vocab]``; those of the `DATA_FACTS` that it has parameters for are passed by name.
     ``loss(model, batch)`` returns the mean loss over the rows of ``batch``, a dict of tensors ``[rows, width]``;
     without it, next-token cross-entropy. Where a loss is a mean over something else, such as the words of a sentence,
-    ``weight(batch)`` returns how many of them there are.
+    ``weight(batch)`` returns their number.
 
-    ``metrics(model, batch)`` returns numbers by name: each a mean over the same as the loss, or a pair
+    ``metrics(model, batch)`` returns numbers by name: each a mean over the same number as the loss, or a pair
     ``(total, count)``. ``predict(model, batch)`` returns a value for every row, by name.
 
-    ``outcomes(model, batch)`` is what the model is judged by when it is trained: ``probabilities``
+    ``outcomes(model, batch)`` is for the assessment of the trained model: ``probabilities``
     ``[rows, ..., classes]`` and ``targets`` ``[rows, ...]`` (by default the label), or else an ``error`` for every row;
-    ``slice``, names of the parts of the data that rows or decisions belong to (by default the class); ``score``, what
-    is explained, where that is not the probability of the chosen class. ``assess(model, splits)`` returns metrics that
-    take too long for every evaluation; see `drivetrain_workers.assessment.splits.Splits`.
+    ``slice``, names of the parts of the data that rows or decisions belong to (by default the class); ``score``, the
+    value to explain, where that is not the probability of the chosen class. ``assess(model, splits)`` returns metrics
+    that take too long for every evaluation; see `drivetrain_workers.assessment.splits.Splits`.
 
-    All but the factory and ``assess`` are given a `drivetrain_workers.modeling.context.TrainContext` if they have
-    a parameter ``context``. ``files`` are found like data, and the factory is given their paths by name.
+    All but the factory and ``assess`` receive a `drivetrain_workers.modeling.context.TrainContext` if they have
+    a parameter ``context``. ``files`` are fetched like data, and the factory receives their paths by name.
     """
 
     factory: FunctionPath
     args: dict[str, Any] = {}
-    files: dict[str, str] = Field({}, description="of pre-trained weights and the like: a source for each name")
+    files: dict[str, str] = Field({}, description="pre-trained weights and other files: a source for each name")
     loss: FunctionPath | None = None
     weight: FunctionPath | None = None
     metrics: FunctionPath | None = None
@@ -45,18 +45,18 @@ class ModelSpec(Spec):
 
 
 class OptimizerSpec(Spec):
-    """An optimizer, by its name in DeepSpeed; it is given those of the settings that it takes."""
+    """An optimizer, by its name in DeepSpeed; receives the settings that it takes."""
 
     type: Literal["Adam", "AdamW", "FusedAdam", "Lamb", "Lion", "SGD"] = "AdamW"
     lr: float = Field(3e-4, gt=0)
     betas: tuple[float, float] = Field((0.9, 0.95), strict=False)
     eps: float = Field(1e-8, gt=0)
     weight_decay: float = Field(0.1, ge=0)
-    momentum: float = Field(0.9, ge=0, lt=1, description="of SGD")
+    momentum: float = Field(0.9, ge=0, lt=1, description="for SGD")
 
 
 class OffloadSpec(Spec):
-    """What lies in the host's memory, or on its disk, instead of the GPU's memory."""
+    """What is kept in the host's memory, or on its disk, instead of the GPU's memory."""
 
     optimizer: Literal["none", "cpu", "nvme"] = Field("none", description="weights in fp32 and moments; zero 1 to 3")
     parameters: Literal["none", "cpu", "nvme"] = Field("none", description="zero 3 only")
@@ -72,26 +72,26 @@ class ScheduleSpec(Spec):
 
 
 class GuardSpec(Spec):
-    """What follows when a step goes wrong.
+    """The action after a bad step.
 
-    ``rewind`` goes back to the newest checkpoint and passes over the batch that did it; ``warn`` says so and goes on.
+    ``rewind`` resumes from the newest checkpoint and skips the batch of the step; ``warn`` reports it and continues.
     """
 
     non_finite: Literal["stop", "rewind", "warn"] = Field("stop", description="the loss or the gradient is NaN or Inf")
-    spike: Literal["stop", "rewind", "warn"] = Field("warn", description="the loss is far above those before it")
-    spike_score: float = Field(10.0, gt=0, description="robust standard deviations that make a spike")
+    spike: Literal["stop", "rewind", "warn"] = Field("warn", description="the loss is far above the previous ones")
+    spike_score: float = Field(10.0, gt=0, description="robust standard deviations that count as a spike")
     window: int = Field(64, ge=4, description="losses that a new one is compared with")
-    max_rewinds: int = Field(3, ge=0, description="of a run; the next alarm stops it")
+    max_rewinds: int = Field(3, ge=0, description="per run; the next alarm stops it")
 
 
 class BestSpec(Spec):
-    """What makes one evaluation better than another."""
+    """The comparison of evaluations."""
 
     metric: str = Field("loss", description="the eval loss, or a name that model.metrics returns")
     mode: Literal["min", "max"] = "min"
 
     def score(self, loss: float, metrics: dict[str, float]) -> float:
-        """Lower is better.
+        """Return the score of an evaluation; lower is better.
 
         Raises:
             InputError: there is no such metric.
@@ -103,10 +103,10 @@ class BestSpec(Spec):
 
 
 class EarlyStopSpec(Spec):
-    """End the run when it does not get better any more, by `BestSpec`."""
+    """End the run when evaluations stop improving, by `BestSpec`."""
 
     patience: int = Field(ge=1, description="evaluations without a better one")
-    min_delta: float = Field(0.0, ge=0, description="by which one must be better to count")
+    min_delta: float = Field(0.0, ge=0, description="minimum improvement")
 
 
 class TrainingSpec(Spec):
@@ -116,7 +116,7 @@ class TrainingSpec(Spec):
     epochs: float | None = Field(None, gt=0)
     global_batch_size: int = Field(32, ge=1)
     micro_batch_size: int | Literal["auto"] | None = Field(
-        None, description="rows of a forward pass; all of a worker's, but 32 at most; auto: as many as fit, by the plan"
+        None, description="rows per forward pass; default: a worker's share, at most 32; auto: from the plan"
     )
     precision: Literal["fp32", "bf16"] = "fp32"
     optimizer: OptimizerSpec = OptimizerSpec()
@@ -126,7 +126,7 @@ class TrainingSpec(Spec):
     offload: OffloadSpec = OffloadSpec()
     activation_checkpointing: bool = Field(
         False,
-        description="keep only the inputs of each module in a ModuleList or Sequential, and compute the rest again",
+        description="keep only the inputs of each module in a ModuleList or Sequential, and recompute the rest",
     )
     compile: str | None = Field(None, description="torch.compile with this backend: inductor, aot_eager, eager, ...")
     eval_every: int = Field(50, ge=1, description="steps between evaluations; the last step is always evaluated")
@@ -138,7 +138,7 @@ class TrainingSpec(Spec):
         "stop", description="out of memory; retry-smaller halves the micro-batch and keeps the global batch"
     )
     hang_after_s: float | Literal["auto"] = Field(
-        "auto", description="a rank that is in one phase for so long hangs; auto: ten times its longest, 30 s at least"
+        "auto", description="a rank hangs after this long in one phase; auto: ten times the longest, at least 30 s"
     )
     deepspeed: dict[str, Any] = Field({}, description="raw DeepSpeed configuration, merged last")
 
@@ -166,39 +166,39 @@ class TrainingSpec(Spec):
 
     @property
     def stage(self) -> int:
-        """The ZeRO stage of a run that has begun: by then it is known."""
+        """ZeRO stage of a run that has started, when it is known."""
         assert not isinstance(self.zero, str)
         return self.zero
 
     @property
     def open_settings(self) -> bool:
-        """Whether the plan has something to choose."""
+        """Whether the plan has settings to choose."""
         return "auto" in (self.zero, self.micro_batch_size)
 
 
 class KeepSpec(Spec):
-    """Which checkpoints stay."""
+    """Which checkpoints to keep."""
 
     last: int = Field(3, ge=1, description="the newest ones")
-    every: int | None = Field(None, ge=1, description="and those whose step is a multiple of this, for ever")
+    every: int | None = Field(None, ge=1, description="and, permanently, those whose step is a multiple of this")
     best: int = Field(0, ge=0, description="and the best ones, by training.best")
 
 
 class CheckpointSpec(Spec):
-    """When checkpoints are written and which stay."""
+    """When checkpoints are written and which are kept."""
 
     every: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         50,
-        description="steps between checkpoints; auto weighs what a save costs against failures; the last step is saved",
+        description="steps between checkpoints; auto: from the cost of a save and failures; the last step is saved",
     )
     memory_every: int | None = Field(
-        None, ge=1, description="steps between copies in the memory of the nodes, from which a failed gang goes on"
+        None, ge=1, description="steps between copies in the memory of the nodes, from which a failed gang resumes"
     )
-    keep: KeepSpec = Field(KeepSpec(), description="a number stands for the newest ones")
+    keep: KeepSpec = Field(KeepSpec(), description="a number: the newest ones")
     location: str | None = Field(None, description="folder or URL that checkpoints are uploaded to in the background")
     storage: StorageSpec = StorageSpec()
     verify: Literal["state", "step"] = Field(
-        "state", description="on resuming: digests of the loaded state; step: and the loss of a batch, as it was then"
+        "state", description="on resume: compare digests of the loaded state; step: and the loss of a batch"
     )
 
     @field_validator("keep", mode="before")
@@ -208,28 +208,28 @@ class CheckpointSpec(Spec):
 
 
 class SampleSpec(Spec):
-    """Text that a language model generates at the end of the run, and how `drivetrain predict` does."""
+    """Text that a language model generates at the end of the run and in `drivetrain predict`."""
 
     prompt: str = "The"
-    template: str = Field("{input}", pattern=r"\{input\}", description="what the model is given of a prompt")
+    template: str = Field("{input}", pattern=r"\{input\}", description="input of the model for a prompt")
     max_tokens: int = Field(60, ge=1)
-    temperature: float = Field(0.8, ge=0, description="0: the likeliest token always")
+    temperature: float = Field(0.8, ge=0, description="0: always the most likely token")
 
 
 class BaselineSpec(Spec):
-    """A classic method beside the network, on the same split: ``function(splits) -> metrics``, or the one that fits.
+    """A classic method on the same split for comparison: ``function(splits) -> metrics``, or the standard one.
 
     See `drivetrain_workers.assessment.splits.Splits`.
     """
 
     function: FunctionPath | None = None
-    metric: str | None = Field(None, description="that both are compared by; training.best by default")
-    mode: Literal["min", "max"] | None = Field(None, description="given with metric")
+    metric: str | None = Field(None, description="metric of the comparison; training.best by default")
+    mode: Literal["min", "max"] | None = Field(None, description="required with metric")
 
     @model_validator(mode="after")
     def _metric_with_mode(self) -> BaselineSpec:
         if (self.metric is None) != (self.mode is None):
-            raise ValueError("metric and mode together, or neither")
+            raise ValueError("give both metric and mode, or neither")
         return self
 
 

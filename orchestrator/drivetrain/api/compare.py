@@ -15,10 +15,10 @@ from drivetrain_workers.records import ledger
 from drivetrain_workers.records.run_folder import RunFolder
 
 from drivetrain.home import Home
-from drivetrain.job.provenance import kept_environment
+from drivetrain.job.provenance import load_environment
 from drivetrain.job.spec import flatten
 from drivetrain.runs.store import RunRecord, RunStore
-from drivetrain.tracking.curves import draw_losses
+from drivetrain.tracking.loss_plots import draw_losses
 from drivetrain.tracking.spool import read_records
 
 Pair = tuple[Any, Any]
@@ -88,7 +88,7 @@ def compare(first: str, second: str, picture: Path | None = None) -> Comparison:
     return Comparison(
         (records[0].id, records[1].id),
         _different(*(flatten(folder.resolved()) for folder in folders)),
-        _different(*(kept_environment(folder) for folder in folders)),
+        _different(*(load_environment(folder) for folder in folders)),
         list(_code_diff(*folders)),
         (records[0].facts.dataset_version, records[1].facts.dataset_version),
         (_worlds(steps[0]), _worlds(steps[1])),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from drivetrain_pipelines.errors import InputError
 from drivetrain_pipelines.storage.checksums import JsonObject
 
-from drivetrain.accounting.statement import RunAccounts
+from drivetrain.accounting.run_account import RunAccountCache
 from drivetrain.api.interface import RunInfo, Runs
 from drivetrain.api.rank_logs import RankLogs
 from drivetrain.api.run_info import full_info, list_infos, view_of
@@ -193,8 +193,8 @@ class LocalRuns(Runs):
         return RunStore(self._home.database_url)
 
     @cached_property
-    def _accounts(self) -> RunAccounts:
-        return RunAccounts(self._home, self._store)
+    def _accounts(self) -> RunAccountCache:
+        return RunAccountCache(self._home, self._store)
 
     def _joined(self) -> Session:
         """Return the session with the coordinator, which is opened with the first change."""

@@ -13,7 +13,7 @@ from drivetrain.home import Home
 from drivetrain.job.files import with_files
 from drivetrain.job.loading import load_job
 from drivetrain.planning.forecast import forecast
-from drivetrain.planning.hardware import Room, gpu
+from drivetrain.planning.hardware import Hardware, gpu
 from drivetrain.planning.plan import Plan
 
 
@@ -51,5 +51,5 @@ def plan_job(
     data = spec.data
     prepared = find(data, data.location or str(home.datasets), home.downloads, job.folder)
     prepared = prepared or prepare_data(path, overrides, None, on_progress)
-    room = Room(workers, nodes, device, psutil.virtual_memory().total * nodes / workers)
-    return forecast(spec, job.folder, prepared.folder.location, room, home)
+    hardware = Hardware(workers, nodes, device, psutil.virtual_memory().total * nodes / workers)
+    return forecast(spec, job.folder, prepared.folder.location, hardware, home)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from drivetrain_workers.engine.batching import total_steps
 from drivetrain_workers.records.run_folder import RunFolder
 
-from drivetrain.accounting.statement import RunAccounts
+from drivetrain.accounting.run_account import RunAccountCache
 from drivetrain.api.interface import RunInfo, Transition
 from drivetrain.home import Home
 from drivetrain.runs.facts import RunFacts
@@ -46,7 +46,7 @@ def info_of(home: Home, record: RunRecord, updated: float) -> RunInfo:
 
 
 def full_info(
-    home: Home, store: RunStore, accounts: RunAccounts, record: RunRecord, live: RunView | None = None
+    home: Home, store: RunStore, accounts: RunAccountCache, record: RunRecord, live: RunView | None = None
 ) -> RunInfo:
     """Return a run with its figures, its history and its account.
 

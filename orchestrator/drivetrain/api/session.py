@@ -27,7 +27,7 @@ from drivetrain.cluster.nodes import HEAD
 from drivetrain.coordinator.wiring import RayCoordinator
 from drivetrain.home import Home, user_name
 from drivetrain.job.loading import Job
-from drivetrain.job.provenance import GitState, keep_environment, kept_git_state
+from drivetrain.job.provenance import GitState, load_git_state, save_environment
 from drivetrain.job.spec import stored_spec
 from drivetrain.runs.states import Ended, Queued
 from drivetrain.runs.store import RunRecord, RunStore
@@ -85,7 +85,7 @@ class Session:
         try:
             self._adopt(run_id, new=True)
         except InputError:
-            self._store.forget(run_id)
+            self._store.delete(run_id)
             shutil.rmtree(self._home.run(run_id).path)
             raise
         return self._store.get(run_id)
@@ -95,7 +95,7 @@ class Session:
         folder = self._home.run(self._store.get(run_id).id)
         spec = stored_spec(folder)
         job = Job(folder.job_written.read_text(), spec, folder.code)
-        return self.submit(job, user, git=kept_git_state(folder))
+        return self.submit(job, user, git=load_git_state(folder))
 
     def recover(self) -> list[str]:
         """Have the coordinator run every run that has not ended; return a line for each that cannot be recovered."""
@@ -199,7 +199,7 @@ class Session:
         for path, text in contents.items():
             with atomic_write(path) as sink:
                 sink.write(text.encode())
-        keep_environment(folder, git)
+        save_environment(folder, git)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ doctor: `drivetrain doctor`.
 errors: errors as messages, and exit codes.
 help: the help text, grouped by panels.
 inspect_group: parsing of the verbs that show runs and work on their results.
+main: the command itself, and its answer where the training packages are not installed.
 options: arguments and options that several verbs share.
 other_groups: parsing of the verbs on data and clusters, and for development.
 paging: the first entries of a long list.

@@ -12,7 +12,7 @@ from drivetrain_pipelines.errors import InputError
 from drivetrain_workers.checkpoints.remote import RemoteCheckpoints
 from drivetrain_workers.checkpoints.store import committed, describe_all
 from drivetrain_workers.errors import CheckpointError
-from drivetrain_workers.model_processes.requests import ExportRequest, ask
+from drivetrain_workers.model_processes.requests import ExportRequest, run_request
 from drivetrain_workers.records.run_folder import RunFolder
 
 from drivetrain.api import runs
@@ -69,7 +69,7 @@ def export_model(run_id: str, target: str, step: int | None, as_json: bool) -> N
         folder, dataset = _begun(run_id)
         if step is not None and step not in (steps := [each.step for each in committed(folder.checkpoints)]):
             raise NotFoundError("checkpoint", str(step), [str(each) for each in steps], folder.path.name)
-        written = ask(ExportRequest(str(folder.path), dataset, str(Path(target).resolve()), step))
+        written = run_request(ExportRequest(str(folder.path), dataset, str(Path(target).resolve()), step))
         print(json.dumps({"folder": written}) if as_json else written)
 
 

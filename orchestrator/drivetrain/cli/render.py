@@ -16,7 +16,7 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from drivetrain.accounting.words import describe_cost, describe_time
+from drivetrain.accounting.summary import describe_cost, describe_time
 from drivetrain.api.runs import RunSummary
 from drivetrain.cli.tables import FAILED, OK, WAITING
 from drivetrain.cli.words import plural
@@ -25,7 +25,7 @@ from drivetrain.reporting.assessment import describe_assessment
 from drivetrain.runs.facts import RunFacts
 from drivetrain.runs.outcomes import OUTCOMES
 from drivetrain.runs.view import RunView
-from drivetrain.tracking.addresses import is_server
+from drivetrain.tracking.tracking_uri import is_server
 
 _REPEAT_S = 60.0
 _PLAIN_EVERY_S = 5.0

@@ -11,7 +11,7 @@ from typing import Any
 import typer
 from drivetrain_pipelines.errors import InputError
 
-from drivetrain.accounting.words import describe_cost, describe_time
+from drivetrain.accounting.summary import describe_cost, describe_time
 from drivetrain.api import runs as local_runs
 from drivetrain.api.interface import RunInfo
 from drivetrain.api.local import LocalRuns

@@ -12,12 +12,12 @@ from rich.table import Table
 
 from drivetrain.cli.errors import errors
 from drivetrain.cli.tables import show
-from drivetrain.scheduling.picture import draw
+from drivetrain.scheduling.plot import draw
 from drivetrain.scheduling.rules import Rules, load_rules
 from drivetrain.scheduling.simulation import (
     Result,
+    coordinator_policy,
     first_in_first_out,
-    policy_in_use,
     shortest_first,
     simulate,
 )
@@ -32,7 +32,7 @@ def simulate_trace(trace: str, cluster: str, rules_file: str | None, picture: st
         rules = load_rules(Path(rules_file)) if rules_file else Rules()
         jobs, nodes = read_trace(trace), parse_cluster(cluster)
         policies = {
-            "Drivetrain": policy_in_use(rules),
+            "Drivetrain": coordinator_policy(rules),
             "FIFO": first_in_first_out,
             "SJF (oracle)": shortest_first(jobs),
         }

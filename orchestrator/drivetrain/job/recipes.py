@@ -1,4 +1,4 @@
-"""Jobs that come with Drivetrain: to run as they are, and to copy and change."""
+"""The bundled recipes: jobs to run as they are, or to copy and change."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Recipe:
 
     Attributes:
         name: as `drivetrain run` takes it.
-        title: of its page.
+        title: of its README.
     """
 
     name: str
@@ -27,7 +27,7 @@ class Recipe:
 
 
 def recipes() -> list[Recipe]:
-    """All of them, by name."""
+    """Return all recipes, sorted by name."""
     folders = sorted(path.parent for path in recipes_folder().glob("*/job.yaml"))
     return [Recipe(folder.name.replace("_", "-"), _title(folder / "README.md"), folder) for folder in folders]
 
@@ -43,7 +43,7 @@ def copy_recipe(name: str, target: Path) -> None:
     if name not in found:
         raise NotFoundError("recipe", name, list(found))
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise InputError("DIR", repr(str(target)), "a new or an empty folder")
+        raise InputError("DIR", repr(str(target)), "a new or empty folder")
     shutil.copytree(found[name].folder, target, ignore=shutil.ignore_patterns("__*"), dirs_exist_ok=True)
 
 

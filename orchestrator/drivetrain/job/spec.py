@@ -16,7 +16,7 @@ from drivetrain.scheduling.rules import DEFAULT_QUEUE
 
 
 class WorkersRange(Spec):
-    """An elastic gang: it starts with what there is, and grows where that pays. The result's samples stay the same."""
+    """An elastic gang: it starts with the available workers and scales up later, without changing the samples."""
 
     min: int = Field(ge=1)
     max: int = Field(ge=1)
@@ -34,57 +34,61 @@ def _one_or_range(workers: object) -> str:
 
 Workers = Annotated[
     Annotated[int, Field(ge=1), Tag("int")] | Annotated[WorkersRange, Tag("range")],
-    Discriminator(_one_or_range),  # so that a mistake is told about the form that was meant
+    Discriminator(_one_or_range),  # selects the form to which an error message refers
 ]
 
 
 class ResourcesSpec(Spec):
-    """What the run takes from the cluster."""
+    """Resources of the run."""
 
     workers: Workers = Field(2, description="ranks; the world size")
     cpus_per_worker: int = Field(1, ge=1)
     gpus_per_worker: Literal["auto", 0, 1] = Field("auto", description="auto: 1 where the cluster has GPUs, else 0")
     preprocessors: int = Field(2, ge=1, description="preprocessing actors")
-    price_per_hour: float | None = Field(None, ge=0, description="of one worker, in dollars")
-    co2_g_per_kwh: float = Field(445.0, ge=0, description="of the grid; by default the world's mean of 2024")
+    price_per_hour: float | None = Field(None, ge=0, description="dollars per worker")
+    co2_g_per_kwh: float = Field(
+        445.0, ge=0, description="carbon intensity of the grid; default: world average of 2024"
+    )
 
     @property
     def max_workers(self) -> int:
-        """As many as the run can use."""
+        """Maximum number of workers."""
         return self.workers if isinstance(self.workers, int) else self.workers.max
 
     @property
     def min_workers(self) -> int:
-        """As few as it runs with."""
+        """Minimum number of workers."""
         return self.workers if isinstance(self.workers, int) else self.workers.min
 
 
 class SchedulingSpec(Spec):
-    """How the run shares the cluster with others."""
+    """Scheduling of the run."""
 
     queue: Name = DEFAULT_QUEUE
-    priority: int = Field(0, ge=-100, le=100, description="higher goes first, and may preempt")
-    expected_hours: float | None = Field(None, gt=0, description="until it has measured that itself")
-    preemptible: bool = Field(True, description="whether it may be stopped, with a checkpoint, for a higher priority")
+    priority: int = Field(0, ge=-100, le=100, description="higher values run first and may preempt")
+    expected_hours: float | None = Field(
+        None, gt=0, description="estimated run time, used until the run has measured it"
+    )
+    preemptible: bool = Field(True, description="whether a run of higher priority may stop it, with a checkpoint")
 
 
 class TrackingSpec(Spec):
-    """Where the run is logged. The tracking server itself is ``MLFLOW_TRACKING_URI``."""
+    """Tracking of the run. ``MLFLOW_TRACKING_URI`` selects the tracking server."""
 
     experiment: str | None = Field(None, description="MLflow experiment; the job's name by default")
-    register_as: Name | None = Field(None, description="registered model that the trained one becomes a version of")
+    register_as: Name | None = Field(None, description="registered model that receives the trained model as a version")
 
 
 class BudgetSpec(Spec):
-    """What the run may cost; on reaching it, it saves and ends. A user's resume gives it as much again."""
+    """Limits of the run; when one is reached, the run saves and ends. A resume by a user resets them."""
 
-    hours: float | None = Field(None, gt=0, description="with a place on the cluster")
+    hours: float | None = Field(None, gt=0, description="hours with an allocation")
     dollars: float | None = Field(None, gt=0, description="at resources.price_per_hour")
     energy_kwh: float | None = Field(None, gt=0)
 
 
 class JobSpec(Spec):
-    """A run, fully described. With the data version, the code version and the seed it determines the result."""
+    """The complete description of a run. With data version, code version and seed it determines the result."""
 
     name: Name
     seed: int = Field(0, ge=0, lt=1 << 63)
@@ -97,8 +101,8 @@ class JobSpec(Spec):
     tracking: TrackingSpec = TrackingSpec()
     budget: BudgetSpec = BudgetSpec()
     sample: SampleSpec | None = None
-    baseline: Baseline = Field(False, description="a classic method on the same split, beside the network")
-    explain: bool = Field(False, description="draw what decisions rest on, by integrated gradients")
+    baseline: Baseline = Field(False, description="train a classic method on the same split for comparison")
+    explain: bool = Field(False, description="plot attributions by integrated gradients")
 
     @property
     def assessed(self) -> bool:
@@ -108,7 +112,7 @@ class JobSpec(Spec):
 
     @property
     def standard_baseline(self) -> bool:
-        """Whether it is the method that fits the data which stands beside the network."""
+        """Whether the baseline is the standard method for the data, not a function of the job."""
         baseline = self.baseline
         return baseline if isinstance(baseline, bool) else baseline.function is None
 
@@ -120,18 +124,18 @@ class JobSpec(Spec):
 
 
 def stored_spec(folder: RunFolder) -> JobSpec:
-    """Return the resolved job of a run; the same file is parsed once per process."""
+    """Return the resolved job of a run; each file is parsed once per process."""
     found = folder.job_resolved.stat()
     return _parsed(folder.job_resolved, found.st_mtime_ns, found.st_size)
 
 
 @lru_cache(maxsize=256)
-def _parsed(path: Path, *_version: int) -> JobSpec:  # it is resolved further while the run prepares: another version
+def _parsed(path: Path, *_version: int) -> JobSpec:  # preparation may replace the file, which changes its version
     return JobSpec.model_validate_json(path.read_text())
 
 
 def flatten(section: JsonObject, prefix: str = "") -> JsonObject:
-    """Nested sections to dotted keys, as MLflow shows them."""
+    """Convert nested sections to dotted keys for MLflow."""
     flat: JsonObject = {}
     for key, value in section.items():
         if isinstance(value, dict) and value:

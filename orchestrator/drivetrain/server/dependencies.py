@@ -9,7 +9,7 @@ from typing import Annotated
 from fastapi import Depends, HTTPException, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from drivetrain.accounting.statement import RunAccounts
+from drivetrain.accounting.run_account import RunAccountCache
 from drivetrain.api.session import Session
 from drivetrain.home import Home
 from drivetrain.runs.store import RunRecord, RunStore
@@ -32,7 +32,7 @@ class Parts:
     store: RunStore
     tokens: Tokens
     home: Home
-    accounts: RunAccounts
+    accounts: RunAccountCache
 
 
 def _parts(request: Request) -> Parts:

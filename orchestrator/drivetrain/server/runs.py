@@ -23,7 +23,7 @@ from drivetrain.runs.store import RunRecord
 from drivetrain.runs.view import RunView
 from drivetrain.server.dependencies import Parts, Server, User, Viewer, own_run
 from drivetrain.server.logs import follow
-from drivetrain.tracking.addresses import without_credentials
+from drivetrain.tracking.tracking_uri import without_credentials
 
 _LONGEST_POLL_S = 30.0
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import uvicorn
 from drivetrain_pipelines.errors import InputError
 
-from drivetrain.accounting.statement import RunAccounts
+from drivetrain.accounting.run_account import RunAccountCache
 from drivetrain.api.session import open_session
 from drivetrain.home import Home, user_name
 from drivetrain.private_files import write_private
@@ -64,7 +64,7 @@ def serve(settings: ServerSettings) -> None:
                 print(f"cannot recover {problem}", flush=True)
             store = RunStore(home.database_url)
             config = uvicorn.Config(
-                create_app(Parts(session, store, tokens, home, RunAccounts(home, store))),
+                create_app(Parts(session, store, tokens, home, RunAccountCache(home, store))),
                 ssl_certfile=settings.certificate,
                 ssl_keyfile=settings.key,
                 log_level="warning",

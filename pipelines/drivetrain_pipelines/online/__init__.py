@@ -1,7 +1,7 @@
-"""Transforms that run while a run trains: on CPU actors, streamed to the ranks over Arrow Flight.
+"""Online transforms: they run on CPU actors during training and stream to the ranks over Arrow Flight.
 
 actor: the transforming actor.
-reader: a rank's side: batches in order, from actors that may die.
+reader: the rank's side: ordered batches from actors that may fail.
 transform: the user's transform of one sample, as a pure function.
-wire: endpoints, sealed requests and batches on the wire.
+wire: endpoints, sealed requests and the encoding of batches.
 """

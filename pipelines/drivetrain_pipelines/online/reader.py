@@ -1,4 +1,4 @@
-"""A rank's side of online transforms: batches in order, from actors that may die at any time."""
+"""The rank's side of online transforms: ordered batches from actors that may fail at any time."""
 
 from __future__ import annotations
 
@@ -18,60 +18,60 @@ from drivetrain_pipelines.online.wire import Endpoints, Refusal, Ticket, from_ar
 from drivetrain_pipelines.stream.columns import Columns
 from drivetrain_pipelines.stream.reader import Batch
 
-_AHEAD = 2  # batches in the queue of each actor's stream; its thread holds one more, and flow control stops the actor
-_SUSPICIOUS_S = 5.0  # without a batch the actor is asked whether it lives
-_PING_S = 2.0
-_HOME_S = 5.0  # between looks whether the actor that a stream belongs to is back
-_PATIENCE_S = 300.0  # for any actor to deliver; long enough for a node to be replaced
-_PAUSE_S = 0.2
+_PREFETCH_BATCHES = 2  # in the queue of each flight; its thread holds one more, then flow control stops the actor
+_PING_AFTER_S = 5.0  # without a batch for this long, check whether the actor is alive
+_PING_TIMEOUT_S = 2.0
+_PREFERRED_CHECK_INTERVAL_S = 5.0  # between checks whether the preferred actor of a flight is available again
+_TIMEOUT_S = 300.0  # for any actor to deliver a batch; long enough for a node to be replaced
+_RETRY_DELAY_S = 0.2
 
 
 class OnlineReader:
-    """Endless batches of one rank. Of ``actors`` actors each serves every ``actors``-th batch; all can serve any.
+    """Endless batches of one rank. Each of ``actors`` actors serves every ``actors``-th batch; any can serve all.
 
     Args:
-        endpoints: of the run's actors.
-        actors: how many there are.
+        endpoints: endpoints of the run's actors.
+        actors: number of actors.
         global_batch: samples per step over all ranks.
         rows: this rank's slice of the global batch.
-        start: global position to begin at.
+        start: global position of the first sample.
     """
 
     def __init__(self, endpoints: Endpoints, actors: int, global_batch: int, rows: slice, start: int) -> None:
-        self._streams = [
-            _Stream(
+        self._flights = [
+            _Flight(
                 endpoints,
-                [(home + other) % actors for other in range(actors)],
-                Ticket(start + home * global_batch, actors, global_batch, rows.start, rows.stop),
+                [(preferred + other) % actors for other in range(actors)],
+                Ticket(start + preferred * global_batch, actors, global_batch, rows.start, rows.stop),
             )
-            for home in range(actors)
+            for preferred in range(actors)
         ]
 
     def __iter__(self) -> Iterator[Batch]:
-        """Raises `TransformError` for the user's code, `TransformersLostError` when no actor delivers for minutes."""
+        """Yield batches in order. Raises `TransformError` or, after the timeout, `TransformersLostError`."""
         kinds = None
         while True:
-            for stream in self._streams:
-                batch = stream.take()
+            for flight in self._flights:
+                batch = flight.take()
                 kinds = kinds or _kinds(batch.columns)
-                if _kinds(batch.columns) != kinds:  # one actor's connection cannot see another's
-                    raise TransformError("data.online.transform gave samples of another type or shape than before")
+                if _kinds(batch.columns) != kinds:  # a connection checks one actor only
+                    raise TransformError("data.online.transform returned samples of another type or shape than before")
                 yield batch
 
     def close(self) -> None:
-        """Hang up and end all threads."""
-        for stream in self._streams:
-            stream.stop()
-        for stream in self._streams:
-            stream.join()
+        """Close all connections and end all threads."""
+        for flight in self._flights:
+            flight.stop()
+        for flight in self._flights:
+            flight.join()
 
 
-class _Stream:
-    """Every n-th batch, from the first of some actors that delivers; a thread receives ahead."""
+class _Flight:
+    """Every n-th batch, from the first of some actors that delivers. A thread prefetches."""
 
     def __init__(self, endpoints: Endpoints, actors: list[int], ticket: Ticket) -> None:
         self._endpoints, self._actors, self._ticket = endpoints, actors, ticket
-        self._batches: queue.Queue[Batch | Exception] = queue.Queue(_AHEAD)
+        self._batches: queue.Queue[Batch | Exception] = queue.Queue(_PREFETCH_BATCHES)
         self._stopped = threading.Event()
         self._serving: tuple[str, fl.FlightStreamReader] | None = None
         self._position, self._delivered = ticket.start, time.monotonic()
@@ -79,108 +79,108 @@ class _Stream:
         self._thread.start()
 
     def take(self) -> Batch:
-        """The next batch; raises what made it impossible."""
-        asked = time.monotonic()
+        """Return the next batch; raise the error that prevented it."""
+        began = time.monotonic()
         while True:
             try:
-                item = self._batches.get(timeout=_SUSPICIOUS_S)
+                item = self._batches.get(timeout=_PING_AFTER_S)
             except queue.Empty:
-                if time.monotonic() - asked > _PATIENCE_S + _SUSPICIOUS_S:  # the thread gives up before, if it can
-                    problem = f"data.online.transform has made no batch for {_PATIENCE_S:g} s"
+                if time.monotonic() - began > _TIMEOUT_S + _PING_AFTER_S:  # normally the thread raises first
+                    problem = f"data.online.transform has delivered no batch for {_TIMEOUT_S:g} s"
                     raise TransformersLostError(problem) from None
-                if (serving := self._serving) and not self._lives(serving[0]):
-                    serving[1].cancel()  # a stopped process, or one behind a cut cable, keeps its connections
+                if (serving := self._serving) and not self._is_alive(serving[0]):
+                    serving[1].cancel()  # a stopped process, or one behind a broken link, keeps its connections open
                 continue
             if isinstance(item, Exception):
                 raise item
             return item
 
     def stop(self) -> None:
-        """Have the thread end soon."""
+        """Ask the thread to end."""
         self._stopped.set()
         if serving := self._serving:
             serving[1].cancel()
         with suppress(queue.Empty):
             while True:
-                self._batches.get_nowait()  # it may be waiting for room
+                self._batches.get_nowait()  # the thread may be waiting for space in the queue
 
     def join(self) -> None:
         """Wait until the thread has ended."""
         while self._thread.is_alive():
-            self.stop()  # it may have connected, or filled the queue, since
-            self._thread.join(_PAUSE_S)
+            self.stop()  # it may have connected, or filled the queue, since the last call
+            self._thread.join(_RETRY_DELAY_S)
 
     def _run(self) -> None:
         try:
-            self._receive_for_ever()
-        except Exception as error:  # raised in `take`
+            self._receive_all()
+        except Exception as error:  # `take` raises it
             self._batches.put(error)
 
-    def _receive_for_ever(self) -> None:
-        problem = "none has started yet"
+    def _receive_all(self) -> None:
+        problem = "no actor has started yet"
         while not self._stopped.is_set():
             for actor in self._actors:
                 try:
                     self._receive(actor)
                 except DrivetrainError:
                     raise
-                except Exception as error:  # whatever pyarrow makes of a connection that breaks, or of a stranger
+                except Exception as error:  # any pyarrow error of a broken connection or an unknown server
                     problem = str(error)
                 if self._stopped.is_set():
                     return
-                if time.monotonic() - self._delivered > _PATIENCE_S:
-                    told = f"no transforming actor has delivered for {_PATIENCE_S:g} s: {problem[:500]}"
-                    raise TransformersLostError(told)
-                if time.monotonic() - self._delivered < _PAUSE_S:
-                    break  # it was the right one until now: begin with the first again, and so come home
-            self._stopped.wait(random.uniform(0, 2 * _PAUSE_S))
+                if time.monotonic() - self._delivered > _TIMEOUT_S:
+                    lost = f"no transforming actor has delivered for {_TIMEOUT_S:g} s: {problem[:500]}"
+                    raise TransformersLostError(lost)
+                if time.monotonic() - self._delivered < _RETRY_DELAY_S:
+                    break  # it delivered until now: start again with the preferred actor
+            self._stopped.wait(random.uniform(0, 2 * _RETRY_DELAY_S))
 
     def _receive(self, actor: int) -> None:
-        """Take in batches until the connection breaks, or until a stream that is a guest can go home."""
+        """Receive batches until the connection breaks, or until the preferred actor is available again."""
         address = self._endpoints.find(actor)
-        if address is None or not self._lives(address):
+        if address is None or not self._is_alive(address):
             return
         request, proof = seal(self._endpoints.token, asdict(replace(self._ticket, start=self._position)))
         with fl.FlightClient(f"grpc://{address}") as client:
-            writer, stream = client.do_exchange(fl.FlightDescriptor.for_command(request))
-            self._serving = (address, stream)
-            looked = time.monotonic()
+            writer, flight = client.do_exchange(fl.FlightDescriptor.for_command(request))
+            self._serving = (address, flight)
+            last_check = time.monotonic()
             try:
-                for chunk in stream:
-                    self._take_in(chunk, proof)
+                for chunk in flight:
+                    self._enqueue(chunk, proof)
                     if self._stopped.is_set():
                         return
-                    if actor != self._actors[0] and time.monotonic() - looked > _HOME_S:
-                        looked = time.monotonic()
-                        home = self._endpoints.find(self._actors[0])
-                        if home and self._lives(home):
+                    if actor != self._actors[0] and time.monotonic() - last_check > _PREFERRED_CHECK_INTERVAL_S:
+                        last_check = time.monotonic()
+                        preferred = self._endpoints.find(self._actors[0])
+                        if preferred and self._is_alive(preferred):
                             return
             except fl.FlightServerError as error:
-                if error.extra_info:  # it lives and says that it cannot serve
+                if error.extra_info:  # the actor is alive and reports that it cannot serve
                     raise _error_of(Refusal.decode(error.extra_info)) from error
                 raise
             finally:
                 self._serving = None
-                stream.cancel()
-                with suppress(fl.FlightError, pa.ArrowException, OSError):  # ended by us, or by what is being raised
+                flight.cancel()
+                with suppress(fl.FlightError, pa.ArrowException, OSError):  # we ended it, or the error being raised did
                     writer.close()
 
-    def _take_in(self, chunk: fl.FlightStreamChunk, proof: str) -> None:
+    def _enqueue(self, chunk: fl.FlightStreamChunk, proof: str) -> None:
         expected = f"{self._position} {proof}"
         if chunk.app_metadata.to_pybytes().decode() != expected:
-            raise ConnectionError("somebody else answers where an actor was")
+            raise ConnectionError("another process answers at the address of the actor")
         self._batches.put(Batch(self._position, from_arrow(chunk.data), {}))
         self._position += self._ticket.every * self._ticket.global_batch
         self._delivered = time.monotonic()
 
-    def _lives(self, address: str) -> bool:
-        """Whether one of the run's actors answers there, soon."""
+    def _is_alive(self, address: str) -> bool:
+        """Check whether an actor of this run answers at ``address`` within the timeout."""
         request, proof = seal(self._endpoints.token, {})
         try:
             with fl.FlightClient(f"grpc://{address}") as client:
-                options = fl.FlightCallOptions(timeout=_PING_S)
+                options = fl.FlightCallOptions(timeout=_PING_TIMEOUT_S)
                 answers = list(client.do_action(fl.Action("ping", request), options))
-        except Exception:  # whatever pyarrow makes of a connection that breaks, or of a stranger
+        except Exception:  # any pyarrow error of a broken connection or an unknown server
             return False
         return [answer.body.to_pybytes() for answer in answers] == [proof.encode()]
 
@@ -190,7 +190,7 @@ def _kinds(columns: Columns) -> dict[str, object]:
 
 
 def _error_of(refusal: Refusal) -> TransformError | TransformersLostError:
-    """The user's mistake, or else trouble with the data, which may have passed when the rank is started again."""
+    """Return the user's error, or else an error of the data, which a restart of the rank may resolve."""
     if refusal.error == TransformError.__name__:
         return TransformError(refusal.message)
     return TransformersLostError(f"an actor cannot read the data: {refusal.message}")

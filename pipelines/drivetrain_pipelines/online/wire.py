@@ -1,4 +1,4 @@
-"""What goes over the wire between transforming actors and ranks: endpoints, sealed requests, batches."""
+"""The protocol between transforming actors and ranks: endpoints, sealed requests, batches."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from drivetrain_pipelines.storage.arrow_types import array_of, numbers_of
 from drivetrain_pipelines.storage.checksums import JsonObject, read_json, write_json
 from drivetrain_pipelines.stream.columns import Columns
 
-_MOST_CHARACTERS = 2000  # gRPC carries it in a header, of which it takes 16 KiB
+_MAX_CHARACTERS = 2000  # gRPC sends it in a header, which is limited to 16 KiB
 
 
 @dataclass(frozen=True)
 class Ticket:
-    """Asks for every ``every``-th global batch from position ``start`` on, and of each for some rows.
+    """Request for every ``every``-th global batch from position ``start``, and for some rows of each.
 
     Attributes:
-        start: global position.
-        first_row, last_row: of the global batch, the last one not included.
+        start: global position of the first sample.
+        first_row, last_row: rows of the global batch; ``last_row`` is not included.
     """
 
     start: int
@@ -39,29 +39,29 @@ class Ticket:
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why an actor that lives cannot serve.
+    """The reason why an actor that is alive cannot serve.
 
     Attributes:
-        error: name of one of Drivetrain's errors.
+        error: name of the Drivetrain error class.
     """
 
     error: str
     message: str
 
     def encode(self) -> bytes:
-        """As JSON, which is ASCII."""
-        return json.dumps({"error": self.error, "message": self.message[:_MOST_CHARACTERS]}).encode()
+        """Encode as JSON, which is ASCII."""
+        return json.dumps({"error": self.error, "message": self.message[:_MAX_CHARACTERS]}).encode()
 
     @classmethod
     def decode(cls, text: bytes) -> Refusal:
-        """Inverse of `encode`."""
+        """Decode the result of `encode`."""
         return cls(**json.loads(text))
 
 
 def seal(token: str, content: JsonObject) -> tuple[bytes, str]:
-    """A request that only who knows the token could have made, without the token in it; and the proof to expect back.
+    """Return a request that proves knowledge of the token without containing it, and the proof to expect in the answer.
 
-    A server that has taken a dead actor's port learns nothing from it, and cannot answer it.
+    A server that has taken over a dead actor's port learns nothing from the request and cannot answer it.
     """
     body = json.dumps({**content, "nonce": secrets.token_hex(16)})
     request = {"body": body, "seal": _sign(token, "request", body)}
@@ -69,10 +69,10 @@ def seal(token: str, content: JsonObject) -> tuple[bytes, str]:
 
 
 def unseal(token: str, request: bytes) -> tuple[JsonObject, str]:
-    """What was asked, and the proof to send back.
+    """Return the content of a request and the proof to send back.
 
     Raises:
-        PermissionError: whoever made it does not know the token.
+        PermissionError: the sender does not know the token.
     """
     try:
         parts = json.loads(request)
@@ -91,19 +91,19 @@ def _sign(token: str, purpose: str, body: str) -> str:
 
 
 class Endpoints:
-    """Where a run's actors can be reached: small files in the run's folder, so that a successor is found again.
+    """Addresses of a run's actors: small files in the run's folder, so that a restarted actor is found again.
 
-    They are named by the token, so that an actor of an earlier agent that comes late changes nothing.
+    The token is part of their names, so a late actor of an earlier agent has no effect.
 
     Args:
-        folder: of one run, reachable from every node; private to the user.
+        folder: folder of one run, reachable from every node; private to the user.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def create(self) -> None:
-        """Make a new token; endpoints that were published before are of no use any more."""
+        """Create a new token. Endpoints published before become invalid."""
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         temporary = self._folder / "token.new"
         temporary.unlink(missing_ok=True)
@@ -115,15 +115,15 @@ class Endpoints:
 
     @property
     def token(self) -> str:
-        """What whoever asks an actor must know."""
+        """Token that clients of the actors must know."""
         return (self._folder / "token").read_text()
 
     def publish(self, number: int, address: str, token: str) -> None:
-        """Say where an actor listens that serves those who know ``token``."""
+        """Publish the address of an actor that serves clients with ``token``."""
         write_json(self._path(number, token), {"address": address, "pid": os.getpid()})
 
     def find(self, number: int) -> str | None:
-        """Where an actor listens, ``host:port``; None when it has not said so yet."""
+        """Return the address of an actor, ``host:port``, or None when it is not published yet."""
         try:
             return str(read_json(self._path(number, self.token))["address"])
         except (CorruptFileError, FileNotFoundError):
@@ -134,10 +134,10 @@ class Endpoints:
 
 
 def to_arrow(columns: dict[str, npt.NDArray[Any]]) -> pa.RecordBatch:
-    """Columns of numbers as a record batch."""
+    """Convert columns of numbers to a record batch."""
     return pa.record_batch({name: array_of(values) for name, values in columns.items()})
 
 
 def from_arrow(batch: pa.RecordBatch) -> Columns:
-    """Inverse of `to_arrow`; copies, because what arrives can be neither written nor is it aligned."""
+    """Convert the result of `to_arrow` back. Copies, because received buffers are read-only and not aligned."""
     return {name: numbers_of(batch.column(name)).copy() for name in batch.schema.names}

@@ -1,6 +1,6 @@
-"""Permutations and keys by integer arithmetic: the same on every machine, no table, any element in O(1).
+"""Permutations and keys by integer arithmetic: identical on every machine, without tables, any element in O(1).
 
-Every parameter may be an array, so that a whole plan of batches, over many windows, costs one pass of numpy.
+Every parameter may be an array, so one numpy pass handles a whole plan of batches over many windows.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _ROUNDS = 4
 
 
 def mix_key(*parts: int) -> int:
-    """A 64-bit key from integers, by the splitmix64 finaliser (Steele, Lea, Flood 2014) folded over them."""
+    """Compute a 64-bit key from integers with the splitmix64 finaliser (Steele, Lea, Flood 2014)."""
     key = _GOLDEN
     for part in parts:
         key = ((key ^ (part & _MASK)) + _GOLDEN) & _MASK
@@ -32,7 +32,7 @@ def mix_key(*parts: int) -> int:
 
 
 def mix_keys(key: int, parts: Int64Array) -> UInt64Array:
-    """`mix_key` continued with one more part, for many at once."""
+    """Extend `mix_key` by one more part, for many parts at a time."""
     return _mix((np.uint64(key) ^ parts.astype(np.uint64)) + np.uint64(_GOLDEN))
 
 
@@ -42,18 +42,18 @@ def permute(
     keys: int | UInt64Array,
     which: Integers | None = None,
 ) -> Int64Array:
-    """Apply to each position a permutation of ``range(size)`` that a key names.
+    """Apply to each position the permutation of ``range(size)`` that a key selects.
 
     A Feistel network over pairs ``(left, right)`` of a rectangle with about as many rows as columns, which is hardly
-    larger than the size; the few values that fall behind it walk on (Black and Rogaway 2002).
+    larger than the size; the few values outside the size are permuted again (cycle walking, Black and Rogaway 2002).
 
     Args:
         positions: integers ``[n]``, each below the size of its permutation.
         sizes: one for all, or ``[permutations]``; at most 2**31.
-        keys: likewise.
-        which: number of each position's permutation, ``[n]``, where there are several.
+        keys: one for all, or ``[permutations]``.
+        which: index of each position's permutation, ``[n]``, where there are several.
     """
-    bounds = np.atleast_1d(np.asarray(sizes, np.int64))  # scalars would warn of the overflow that is wanted
+    bounds = np.atleast_1d(np.asarray(sizes, np.int64))  # scalars would warn about the intended overflow
     names = np.atleast_1d(np.asarray(keys, np.uint64))
     rows = np.ceil(np.sqrt(bounds)).astype(np.int64)
     parameters = (rows, -(-bounds // rows), names, names >> np.uint64(32), bounds)
@@ -68,7 +68,7 @@ def permute(
 
 
 def _spread(values: UInt32Array, which: Integers | None) -> UInt32Array:
-    """The value for each position; a single one where all are equal, which makes the arithmetic cheaper."""
+    """Return the value for each position, or a single one where all are equal, which makes the arithmetic cheaper."""
     return values[:1] if which is None or (values == values[0]).all() else values.take(which)
 
 
@@ -88,7 +88,7 @@ def _encrypt(
 
 
 def _scramble(values: UInt32Array, keys: UInt32Array, number: int) -> UInt32Array:
-    """The finaliser lowbias32 (Wellons 2018)."""
+    """Apply the finaliser lowbias32 (Wellons 2018)."""
     mixed = values + (keys + np.uint32(number * _GOLDEN & 0xFFFFFFFF))
     mixed ^= mixed >> np.uint32(15)
     mixed *= np.uint32(0x2C1B3C6D)
@@ -99,7 +99,7 @@ def _scramble(values: UInt32Array, keys: UInt32Array, number: int) -> UInt32Arra
 
 
 def _add(values: UInt32Array, mixed: UInt32Array, modulus: UInt32Array) -> UInt32Array:
-    """``values + mixed``, the latter scaled down to the modulus, modulo it."""
+    """Add ``mixed``, scaled down to the modulus, to ``values`` modulo the modulus."""
     share = mixed * modulus.astype(np.uint64)
     share >>= np.uint64(32)
     total = share.astype(np.uint32)

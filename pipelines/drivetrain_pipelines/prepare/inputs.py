@@ -1,4 +1,4 @@
-"""What a user asks a trained model about, made into samples as the data was that it learned from."""
+"""A user's inputs for a trained model, converted to samples in the same way as its training data."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from drivetrain_pipelines.errors import InputError, PrepareError
 from drivetrain_pipelines.prepare.record_reader import RecordReader
 from drivetrain_pipelines.prepare.samples import maker_of
 from drivetrain_pipelines.prepare.splitting import Splitter
-from drivetrain_pipelines.raw.records import ONE_EACH, Chunk, Records, cut
+from drivetrain_pipelines.raw.records import FILE_PER_RECORD, Chunk, Records, chunk_files
 from drivetrain_pipelines.raw.sources import SourceFile, format_of
 from drivetrain_pipelines.spec import DataSpec
 from drivetrain_pipelines.storage.checksums import block_digests
@@ -27,11 +27,11 @@ _SPLIT = "given"
 
 
 def text_of(given: str) -> str:
-    """A text: the content of the file where there is one of that name, else what was given."""
+    """Return the content of the file with this name if there is one, else the text itself."""
     path = Path(given)
     try:
         return path.read_text("utf-8") if path.is_file() else given
-    except (OSError, UnicodeDecodeError) as error:  # a long text is no name of a file, either
+    except (OSError, UnicodeDecodeError) as error:  # a long text is not a valid file name either
         if isinstance(error, OSError):
             return given
         raise InputError("INPUT", repr(given), "a text, or a file of UTF-8 text", str(error)) from error
@@ -40,16 +40,16 @@ def text_of(given: str) -> str:
 def samples_of(
     given: str, spec: DataSpec, code_folder: Path, tokenizer: Tokenizer | None, schema: pa.Schema | None = None
 ) -> Columns:
-    """The samples of one input: of a text, or of all records of a file.
+    """Make the samples of one input: of a text, or of all records of a file.
 
     Args:
-        given: text, for a job with a tokenizer; else a file of any format that the job's data may have.
+        given: text, for a job with a tokenizer; otherwise a file of any format that the job's data may have.
         spec: the job's data section.
         code_folder: the job's code.
-        schema: of the dataset: numbers are made of its types.
+        schema: schema of the dataset; numbers are converted to its types.
 
     Raises:
-        InputError: there is no such file, or none of the job's kind of data.
+        InputError: the file does not exist or does not contain the job's kind of data.
     """
     strict = spec.model_copy(update={"on_error": "fail", "train_fraction": 1.0, "split_by": None})
     maker, batches = maker_of(strict, tokenizer), list[pa.RecordBatch]()
@@ -73,23 +73,23 @@ def _records(given: str, spec: DataSpec, code_folder: Path) -> Iterator[Records]
         return
     path = Path(given)
     if not path.is_file():
-        raise InputError("INPUT", repr(given)[:200], "a file that is there")
+        raise InputError("INPUT", repr(given)[:200], "an existing file")
     file = SourceFile(f"file://{path.resolve()}", path.stat().st_size, "")
     format_ = format_of([file.url], "any" if spec.reader else "auto", "INPUT")
-    if format_ in ONE_EACH:
+    if format_ in FILE_PER_RECORD:
         yield reader.read(Chunk(format_, (file.url,), labels=(0,)))
         return
-    for chunk in cut([file], format_, spec.chunk_bytes, spec.storage):
+    for chunk in chunk_files([file], format_, spec.chunk_bytes, spec.storage):
         records = reader.read(chunk)
         lacks_label = spec.label_column in (spec.columns or ()) and spec.label_column not in records.table.column_names
-        if lacks_label:  # which is what is asked about
+        if lacks_label:  # the label is what the model predicts
             zeros = pa.array([0] * records.table.num_rows)
             records = Records(records.table.append_column(spec.label_column, zeros), records.skipped)
         yield records
 
 
 def _typed(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
-    """Numbers, and rows of numbers, as the dataset has them: a file of integers may stand for floats."""
+    """Cast numbers, and rows of numbers, to the types of the dataset: a file of integers may stand for floats."""
 
     def plain(kind: pa.DataType) -> bool:
         return bool(pa.types.is_primitive(kind) or pa.types.is_fixed_size_list(kind))
@@ -102,7 +102,7 @@ def _typed(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
 
 
 def _columns(batch: pa.RecordBatch) -> Columns:
-    """Rows as a dataset's are read: by way of one."""
+    """Read rows as the rows of a dataset are read, through a temporary dataset."""
     with tempfile.TemporaryDirectory(prefix="drivetrain-inputs-") as path:
         folder, encoded = StorageFolder(path), encode_shard(batch)
         folder.write(f"{_SPLIT}.arrow", encoded)

@@ -11,17 +11,17 @@ TokenArray = npt.NDArray[np.int64]
 
 
 def concatenate(documents: Sequence[TokenArray], width: int) -> tuple[TokenArray, int]:
-    """One long row of tokens cut into samples ``[n, width]``; also returns how many tokens were left over."""
+    """Cut one long row of tokens into samples ``[n, width]``. Also returns the number of remaining tokens."""
     tokens = np.concatenate([np.zeros(0, np.int64), *documents])
     samples = tokens[: len(tokens) // width * width].reshape(-1, width)
     return samples, len(tokens) - samples.size
 
 
 def fit(documents: Sequence[TokenArray], width: int, padding: int) -> tuple[TokenArray, TokenArray]:
-    """Whole documents packed into samples by best fit decreasing; only those longer than a sample are cut.
+    """Pack whole documents into samples by best fit decreasing; only those longer than a sample are cut.
 
     Returns:
-        Tokens ``[n, width]``, and the number of each token's document within its sample: 1, 2, ...; 0 is padding.
+        Tokens ``[n, width]``, and for each token the number of its document within the sample: 1, 2, ...; 0 is padding.
     """
     pieces = [document[at : at + width] for document in documents for at in range(0, len(document), width)]
     packs = best_fit_decreasing([len(piece) for piece in pieces], width)
@@ -37,7 +37,7 @@ def fit(documents: Sequence[TokenArray], width: int, padding: int) -> tuple[Toke
 
 
 def pad(documents: Sequence[TokenArray], width: int, padding: int) -> TokenArray:
-    """Each document by itself ``[n, width]``: what is longer is cut, what is shorter padded."""
+    """Make one sample ``[n, width]`` of each document: longer ones are cut, shorter ones padded."""
     tokens = np.full((len(documents), width), padding, np.int64)
     for row, document in zip(tokens, documents, strict=True):
         row[: len(document)] = document[:width]
@@ -45,7 +45,7 @@ def pad(documents: Sequence[TokenArray], width: int, padding: int) -> TokenArray
 
 
 def best_fit_decreasing(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """Bins of items: the longest item first, each into the fullest bin that has room (Johnson 1973).
+    """Assign items to bins: the longest item first, each to the fullest bin that has room (Johnson 1973).
 
     The free room of all bins is one integer used as a set of bits, so finding the fullest bin is one shift.
     """

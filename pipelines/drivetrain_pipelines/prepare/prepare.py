@@ -1,7 +1,7 @@
-"""Raw input to a dataset version, on Ray actors; skipped when the same version is already there.
+"""Preparation of a dataset version from raw input, on Ray actors; skipped when the version already exists.
 
-A version is named by everything that its bytes depend on. What a killed preparation has finished is kept: each chunk
-leaves a note beside its shards, and only chunks without one are done again. The manifest comes last.
+A version is named by everything that its bytes depend on. The finished chunks of an interrupted preparation are kept:
+each chunk writes a marker file next to its shards, and only chunks without one are repeated. The manifest comes last.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from drivetrain_pipelines.errors import CorruptFileError, PrepareError
 from drivetrain_pipelines.prepare.preprocessor import PARTS, ChunkResult, Preprocessor
 from drivetrain_pipelines.prepare.splitting import AUTO
 from drivetrain_pipelines.raw.labels import read_labels
-from drivetrain_pipelines.raw.records import ONE_EACH, Chunk, cut, cut_labelled
+from drivetrain_pipelines.raw.records import FILE_PER_RECORD, Chunk, chunk_files, chunk_labelled_files
 from drivetrain_pipelines.raw.sources import SourceFile, format_of, list_files
 from drivetrain_pipelines.spec import DataSpec
 from drivetrain_pipelines.storage.checksums import JsonObject, tree_digest
 from drivetrain_pipelines.storage.folder import StorageFolder
 from drivetrain_pipelines.storage.shards import Manifest, schema_from_text, unigram_entropy
 
-_FORMAT = 2  # part of every fingerprint: raise it when the same settings begin to give other bytes
-_NAMED = 10  # bad records that are named; all are counted
+_FORMAT = 2  # part of every fingerprint: increase it when the same settings produce other bytes
+_MAX_LISTED = 10  # bad records that are listed; all are counted
 _NOT_CONTENT = {
     "name",
     "source",
@@ -54,7 +54,7 @@ class Prepared:
     """A dataset version that exists.
 
     Attributes:
-        made: whether anything had to be done.
+        made: whether this call prepared it.
     """
 
     folder: StorageFolder
@@ -64,25 +64,25 @@ class Prepared:
 
 @dataclass(frozen=True)
 class _Raw:
-    """One source: its files, what they hold, and what becomes of them."""
+    """One source: its files, their format and the split of its samples."""
 
     files: list[SourceFile]
     format: str
     split: str
-    stream: int
+    source_index: int
 
 
 def prepare(
     spec: DataSpec, root: str, downloads: Path, code_folder: Path, actors: int, on_progress: Progress
 ) -> Prepared:
-    """Make sure that the dataset version which ``spec`` describes exists.
+    """Prepare the dataset version that ``spec`` describes, unless it exists.
 
     Args:
-        spec: sources already checked and absolute; files, and that of a tokenizer, on this machine.
-        root: folder or URL; datasets live at ``root/name/version``.
-        downloads: where packages are unpacked, and where preparations of this machine wait for each other.
-        code_folder: the user's code (``data.transform``).
-        actors: preprocessing actors to run side by side; the bytes written do not depend on it.
+        spec: sources are checked and absolute; ``files`` and the tokenizer's file are on this machine.
+        root: folder or URL; datasets are stored at ``root/name/version``.
+        downloads: folder where packages are unpacked and where preparations on this machine wait for each other.
+        code_folder: directory of the user's code (``data.transform``).
+        actors: number of parallel preprocessing actors; the written bytes do not depend on it.
         on_progress: called with (done, total, what).
 
     Raises:
@@ -94,10 +94,10 @@ def prepare(
     version = _version(made_from)
     folder = _folder(spec, root, version)
     downloads.mkdir(parents=True, exist_ok=True)
-    with lock_of(downloads, spec.name, version):  # the others wait, and find it made
+    with lock_of(downloads, spec.name, version):  # others wait here and then find the version
         try:
             return Prepared(folder, Manifest.read(folder).check_sizes(folder), made=False)
-        except CorruptFileError:  # not there, or damaged: made (again)
+        except CorruptFileError:  # missing or damaged: prepare it
             classes, tasks = _tasks(spec, raw)
             results = _run(spec, tasks, folder, code_folder, actors, on_progress)
             manifest = _manifest(spec, version, made_from, classes, results)
@@ -107,7 +107,7 @@ def prepare(
 
 
 def find(spec: DataSpec, root: str, downloads: Path, code_folder: Path) -> Prepared | None:
-    """The dataset version which ``spec`` describes, if it was made before; needs no Ray.
+    """Return the dataset version that ``spec`` describes, or None if it was not prepared yet; needs no Ray.
 
     Args: see `prepare`.
 
@@ -134,13 +134,13 @@ def _raw(spec: DataSpec, downloads: Path) -> Iterator[_Raw]:
     named = [(entry.source, split, number) for number, entry in enumerate(spec.mixture)]
     if spec.eval_source:
         named.append((spec.eval_source, "eval", 0))
-    for source, split, stream in named:
+    for source, split, source_index in named:
         files = list_files(source, spec.file_format, spec.storage, downloads)
-        yield _Raw(files, format_of([file.url for file in files], spec.file_format), split, stream)
+        yield _Raw(files, format_of([file.url for file in files], spec.file_format), split, source_index)
 
 
 def _inputs(spec: DataSpec, raw: list[_Raw], code_folder: Path) -> JsonObject:
-    """Everything that the bytes of the dataset depend on, with file contents in place of file names."""
+    """Return everything that the bytes of the dataset depend on, with file contents instead of file names."""
     settings = spec.model_dump(mode="json", exclude=_NOT_CONTENT)
     if spec.kind == "tokens":
         file = spec.tokenizer.file
@@ -157,7 +157,7 @@ def _inputs(spec: DataSpec, raw: list[_Raw], code_folder: Path) -> JsonObject:
         }
     sources: list[list[Any]] = [[source.format, source.split, [file.digest for file in source.files]] for source in raw]
     for source, described in zip(raw, sources, strict=True):
-        if source.format in ONE_EACH:  # a file that was moved to another class is another sample
+        if source.format in FILE_PER_RECORD:  # a file that was moved to another class is another sample
             labels = read_labels(source.files, spec.storage)
             described.append([labels.get(file.url) for file in source.files])
     files = {name: tree_digest(Path(path)) for name, path in spec.files.items()}
@@ -165,17 +165,19 @@ def _inputs(spec: DataSpec, raw: list[_Raw], code_folder: Path) -> JsonObject:
 
 
 def _tasks(spec: DataSpec, raw: list[_Raw]) -> tuple[list[str], list[Task]]:
-    """Names of the classes, and the chunks of all sources numbered through."""
-    labels = {n: read_labels(source.files, spec.storage) for n, source in enumerate(raw) if source.format in ONE_EACH}
+    """Return the names of the classes, and the chunks of all sources with consecutive numbers."""
+    labels = {
+        n: read_labels(source.files, spec.storage) for n, source in enumerate(raw) if source.format in FILE_PER_RECORD
+    }
     classes = sorted({label for by_url in labels.values() for label in by_url.values()}) or spec.classes or []
     number_of = {name: number for number, name in enumerate(classes)}
     tasks: list[Task] = []
     for n, source in enumerate(raw):
         if n in labels:
             numbers = {url: number_of[label] for url, label in labels[n].items()}
-            chunks = cut_labelled(source.files, numbers, source.format, spec.chunk_bytes, source.stream)
+            chunks = chunk_labelled_files(source.files, numbers, source.format, spec.chunk_bytes, source.source_index)
         else:
-            chunks = cut(source.files, source.format, spec.chunk_bytes, spec.storage, source.stream)
+            chunks = chunk_files(source.files, source.format, spec.chunk_bytes, spec.storage, source.source_index)
         tasks += [(source.split, len(tasks) + number, chunk) for number, chunk in enumerate(chunks)]
     return classes, tasks
 
@@ -183,22 +185,22 @@ def _tasks(spec: DataSpec, raw: list[_Raw]) -> tuple[list[str], list[Task]]:
 def _run(
     spec: DataSpec, tasks: list[Task], folder: StorageFolder, code_folder: Path, actors: int, on_progress: Progress
 ) -> list[ChunkResult]:
-    """Spread the chunks over the actors. Ray restarts an actor that dies and repeats its task, which is idempotent."""
+    """Distribute the chunks over the actors. Ray restarts an actor that dies and repeats its (idempotent) task."""
     results = {number: result for _, number, _ in tasks if (result := ChunkResult.load(folder, number))}
-    waiting = [task for task in tasks if task[1] not in results]
-    if not waiting:
+    pending = [task for task in tasks if task[1] not in results]
+    if not pending:
         return [results[number] for number in range(len(tasks))]
-    # A call is made again, as often as need be, after an actor's death (three of those are borne) and when the network
-    # has lost it; a user's exception still comes through.
+    # Ray repeats a call without limit after an actor's death (up to three) and after a network failure; an exception of
+    # the user's code is still raised.
     actor_class: Any = ray.remote(num_cpus=1, max_restarts=3, max_task_retries=-1)(Preprocessor)
-    pool = [actor_class.remote(spec, folder, code_folder) for _ in range(max(1, min(actors, len(waiting))))]
+    pool = [actor_class.remote(spec, folder, code_folder) for _ in range(max(1, min(actors, len(pending))))]
     try:
         if spec.kind == "tokens":
             on_progress(0, len(tasks), "training the tokenizer")
             pings = {actor.ping.remote(): actor for actor in pool}
             (first, *_), _ = ray.wait(list(pings))  # on a small or busy cluster the others may start later, or never
             ray.get(pings[first].make_tokenizer.remote(_interleaved(tasks)))
-        _map(pool, waiting, results, len(tasks), on_progress)
+        _map(pool, pending, results, len(tasks), on_progress)
     except ray.exceptions.RayTaskError as error:
         problem = str(error.cause) if isinstance(error.cause, PrepareError) else repr(error.cause)
         raise PrepareError(f"preparing {spec.name} failed: {problem}") from error
@@ -211,28 +213,28 @@ def _run(
 
 
 def _interleaved(tasks: list[Task]) -> list[Chunk]:
-    """Training chunks, taking turns between the sources, so that a tokenizer sees all of them."""
+    """Return training chunks, alternating between the sources, so that a tokenizer sees all of them."""
     chunks = [chunk for split, _, chunk in tasks if split != "eval"]
     turn: dict[int, int] = {}
     order = []
-    for place, chunk in enumerate(chunks):
-        turn[chunk.stream] = turn.get(chunk.stream, -1) + 1
-        order.append((turn[chunk.stream], chunk.stream, place))
-    return [chunks[place] for _, _, place in sorted(order)]
+    for index, chunk in enumerate(chunks):
+        turn[chunk.source_index] = turn.get(chunk.source_index, -1) + 1
+        order.append((turn[chunk.source_index], chunk.source_index, index))
+    return [chunks[index] for _, _, index in sorted(order)]
 
 
 def _map(
     pool: list[Any], tasks: list[Task], results: dict[int, ChunkResult], total: int, on_progress: Progress
 ) -> None:
-    """One chunk at a time per actor, which bounds memory; results by number, so nothing depends on who is first."""
+    """Run one chunk at a time per actor, which bounds memory. Results are stored by number, so timing has no effect."""
     arriving = {actor.ping.remote(): actor for actor in pool}
     running: dict[Any, tuple[int, Any]] = {}
     idle: list[Any] = []
-    waiting = list(reversed(tasks))
+    pending = list(reversed(tasks))
     on_progress(len(results), total, "making shards")
-    while waiting or running:
-        while waiting and idle:
-            task = waiting.pop()
+    while pending or running:
+        while pending and idle:
+            task = pending.pop()
             actor = idle.pop()
             running[actor.write_chunk.remote(*task)] = (task[1], actor)
         (done, *_), _ = ray.wait([*running, *arriving])
@@ -251,14 +253,14 @@ def _manifest(
     splits = {
         split: [result.shards[split] for result in results if split in result.shards] for split in ("train", "eval")
     }
-    skipped = [place for result in results for place in result.skipped]
+    skipped = [location for result in results for location in result.skipped]
     for split, shards in splits.items():
         if not shards:
             hint = f"; {len(skipped)} records were skipped, the first: {skipped[0]}" if skipped else ""
             raise PrepareError(f"the data is too short: not one sample for {split}{hint}")
     schemas = {result.schema for result in results if result.schema}
     if len(schemas) > 1:
-        raise PrepareError("chunks gave samples of different types; data.transform must give the same in all of them")
+        raise PrepareError("chunks have samples of different types; data.transform must return the same types for all")
     statistics = {"skipped": float(len(skipped)), "dropped_tokens": float(sum(r.dropped_tokens for r in results))}
     if classes:
         statistics["classes"] = float(len(classes))
@@ -270,9 +272,9 @@ def _manifest(
             "unigram_entropy": unigram_entropy(counts.tolist()),
         }
     schema = schema_from_text(schemas.pop())
-    return Manifest(spec.name, version, schema, splits, statistics, made_from, classes, skipped[:_NAMED])
+    return Manifest(spec.name, version, schema, splits, statistics, made_from, classes, skipped[:_MAX_LISTED])
 
 
 def lock_of(downloads: Path, name: str, version: str) -> FileLock:
-    """Return the lock that a process holds while it makes, or removes, a dataset version."""
+    """Return the lock that a process holds while it prepares, or removes, a dataset version."""
     return FileLock(downloads / f".{name}-{version}.lock")

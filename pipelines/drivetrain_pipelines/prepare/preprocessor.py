@@ -21,19 +21,19 @@ from drivetrain_pipelines.storage.folder import StorageFolder
 from drivetrain_pipelines.storage.shards import Shard, encode_shard, schema_to_text
 
 PARTS = ".parts"
-_TOKENIZER_SAMPLE_BYTES = 64 << 20  # more text than this changes a small vocabulary little and costs minutes
+_TOKENIZER_SAMPLE_BYTES = 64 << 20  # more text changes a small vocabulary little and costs minutes
 
 
 @dataclass(frozen=True)
 class ChunkResult:
-    """What became of one chunk.
+    """The result of one chunk.
 
     Attributes:
         shards: at most one per split; a chunk too short for one sample has none.
-        schema: of the shards, base64; empty where there are none.
+        schema: schema of the shards, base64; empty where there are none.
         token_counts: occurrences of every token in the training shard.
         dropped_tokens: tokens at the end of the chunk that did not fill a sample.
-        skipped: bad records, each with what is wrong.
+        skipped: bad records, each with its error.
     """
 
     shards: dict[str, Shard]
@@ -44,7 +44,7 @@ class ChunkResult:
 
     @classmethod
     def load(cls, folder: StorageFolder, number: int) -> ChunkResult | None:
-        """What an earlier try made of the chunk, if its shards are all there in full length."""
+        """Return what an earlier attempt made of the chunk, if all its shards exist in full length."""
         try:
             content = folder.read_json(_part(number))
         except CorruptFileError:
@@ -55,12 +55,12 @@ class ChunkResult:
 
 
 class Preprocessor:
-    """Runs as a Ray actor on CPU nodes; holds the tokenizer between chunks.
+    """Ray actor on CPU nodes that writes shards. It keeps the tokenizer between chunks.
 
     Args:
         spec: the job's data section.
-        folder: dataset version being prepared.
-        code_folder: the user's code.
+        folder: dataset version that is prepared.
+        code_folder: directory of the user's code.
     """
 
     def __init__(self, spec: DataSpec, folder: StorageFolder, code_folder: Path) -> None:
@@ -69,7 +69,7 @@ class Preprocessor:
         self._maker: Maker | None = None
 
     def ping(self) -> None:
-        """Answers as soon as the actor is there."""
+        """Return as soon as the actor has started."""
 
     def make_tokenizer(self, chunks: list[Chunk]) -> None:
         """Train (or load) the tokenizer and store it with the dataset."""
@@ -82,11 +82,11 @@ class Preprocessor:
         self._folder.write(TOKENIZER_FILE, tokenizer.to_str(pretty=True).encode())
 
     def write_chunk(self, split: str, number: int, chunk: Chunk) -> ChunkResult:
-        """Make the samples of one chunk and write its shards, then the note that they are there.
+        """Make the samples of one chunk and write its shards, then the marker file that they are complete.
 
         Args:
-            split: where they go, or `drivetrain_pipelines.prepare.splitting.AUTO`.
-            number: of the chunk; names its shards.
+            split: split of the samples, or `drivetrain_pipelines.prepare.splitting.AUTO`.
+            number: number of the chunk; part of the names of its shards.
         """
         records = self._reader.read(chunk)
         if self._maker is None:
@@ -96,7 +96,9 @@ class Preprocessor:
         for name, batch in made.batches.items():
             encoded, file = encode_shard(batch), f"{name}-{number:05d}.arrow"
             self._folder.write(file, encoded)
-            shards[name] = Shard(file, batch.num_rows, encoded.size, block_digests(memoryview(encoded)), chunk.stream)
+            shards[name] = Shard(
+                file, batch.num_rows, encoded.size, block_digests(memoryview(encoded)), chunk.source_index
+            )
             schema = schema_to_text(pa.ipc.open_file(encoded).schema)
         result = ChunkResult(shards, schema, made.token_counts, made.dropped_tokens, records.skipped)
         self._folder.write_json(_part(number), asdict(result))
@@ -107,7 +109,7 @@ class Preprocessor:
         for chunk in chunks:
             table = self._reader.read(chunk).table
             if not table.num_rows:
-                continue  # no record begins in this chunk, or none is good
+                continue  # no record begins in this chunk, or all are bad
             if self._spec.text_column not in table.column_names:
                 have = ", ".join(table.column_names) or "none"
                 raise PrepareError(f"{chunk.urls[0]} has no column {self._spec.text_column!r} (columns: {have})")

@@ -1,4 +1,4 @@
-"""Records as a job wants them: read by its own reader or as a known format, then changed by its transform."""
+"""Records for a job: read by its own reader or by format, then changed by its transform."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class RecordReader:
 
     Args:
         spec: the job's data section.
-        code_folder: the user's code.
+        code_folder: directory of the user's code.
     """
 
     def __init__(self, spec: DataSpec, code_folder: Path) -> None:
@@ -36,14 +36,14 @@ class RecordReader:
         self._reader = load(spec.reader, "data.reader")
 
     def read(self, chunk: Chunk) -> Records:
-        """The records of a chunk. Raises: as `drivetrain_pipelines.raw.records.read`, and what the user's code does."""
+        """Read the records of a chunk. Raises as `drivetrain_pipelines.raw.records.read`, and any user error."""
         if self._reader:
             with local_file(chunk.urls[0], self._spec.storage) as path:
                 return self.transformed(Records(table_of(list(self._reader(path)))))
         return self.transformed(read(chunk, self._spec.storage, self._spec.on_error == "skip"))
 
     def transformed(self, records: Records) -> Records:
-        """Records after the job's transform."""
+        """Apply the job's transform to records."""
         if self._transform is None:
             return records
         rows = records.table.to_pylist()

@@ -1,4 +1,4 @@
-"""Making samples of the records of a chunk: one maker per kind of data."""
+"""Samples from the records of a chunk: one maker per kind of data."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from drivetrain_pipelines.storage.arrow_types import array_of, is_list, numbers_
 
 @dataclass
 class Samples:
-    """What was made of a chunk.
+    """The samples of a chunk.
 
     Attributes:
         batches: rows for each split.
@@ -38,16 +38,16 @@ class Samples:
 
 
 class Maker(Protocol):
-    """Makes samples of one kind. A pure function of records and settings."""
+    """Makes samples of one kind; a pure function of records and settings."""
 
     def make(self, records: Records, splitter: Splitter) -> Samples:
-        """Samples of a chunk; what cannot be decoded is added to ``records.skipped``, where the job allows it."""
+        """Make the samples of a chunk. Undecodable files go to ``records.skipped`` if the job allows it."""
 
 
 class TokenMaker:
     """Texts become ``tokens`` ``[sequence_length + 1]``, so that every sample has ``sequence_length`` targets.
 
-    Those that are samples by themselves have ``sequence_length`` of them, and a label where the records have one.
+    With ``packing: pad`` a sample has ``sequence_length`` tokens, and a label where the records have one.
     """
 
     def __init__(self, spec: DataSpec, tokenizer: Tokenizer) -> None:
@@ -56,7 +56,7 @@ class TokenMaker:
         self._width = spec.sequence_length + 1
 
     def make(self, records: Records, splitter: Splitter) -> Samples:
-        """See `Maker`. Running text is divided after packing, documents before."""
+        """See `Maker`. Running text is split after packing, documents before."""
         made = Samples(token_counts=[0] * self._vocabulary)
         if not records.table.num_rows:
             return made
@@ -65,7 +65,7 @@ class TokenMaker:
         documents = [encode(self._tokenizer, text) for text in texts]
         if self._spec.packing == "pad":
             columns = self._pad(documents, table)
-            groups = splitter.groups((text.encode() for text in texts), _together(table, self._spec))
+            groups = splitter.groups((text.encode() for text in texts), _group_keys(table, self._spec))
             parts = {split: {name: rows[own] for name, rows in columns.items()} for split, own in groups.items()}
         elif len(documents) == 1 and not self._spec.reader:  # running text
             columns = self._pack(documents, made)
@@ -73,7 +73,7 @@ class TokenMaker:
             parts = {split: {name: rows[own] for name, rows in columns.items()} for split, own in groups.items()}
         else:
             end = np.array([self._tokenizer.token_to_id(END_OF_TEXT) or 0], np.int64)
-            groups = splitter.groups((text.encode() for text in texts), _together(table, self._spec))
+            groups = splitter.groups((text.encode() for text in texts), _group_keys(table, self._spec))
             parts = {
                 split: self._pack([np.concatenate([documents[number], end]) for number in own], made)
                 for split, own in groups.items()
@@ -106,9 +106,9 @@ class TokenMaker:
 
 
 class FileMaker:
-    """Encoded files, one record each, become arrays of equal shape, and their label a number.
+    """Encoded files, one record each, become arrays of equal shape, with a number as their label.
 
-    A reader of the job's may give arrays in the column itself instead of ``bytes``.
+    A reader of the job may return arrays in the column itself instead of ``bytes``.
     """
 
     def __init__(self, spec: DataSpec, column: str, decode: Callable[[Any], npt.NDArray[Any]] | None) -> None:
@@ -130,7 +130,7 @@ class FileMaker:
                 labels.append(label_number)
                 rows.append(row)
                 kept.append(number)
-            except Exception as error:  # whatever a decoder makes of a damaged file
+            except Exception as error:  # any error of a decoder for a damaged file
                 if self._spec.on_error == "fail":
                     fix = "Set data.on_error to skip to leave such files out"
                     raise PrepareError(f"{file} cannot be decoded: {error}", fix) from error
@@ -144,8 +144,8 @@ class FileMaker:
             return Samples()
         chosen = table.take(kept)
         columns |= {name: _numbers(chosen, name) for name in self._spec.columns or ()}
-        together = _together(chosen, self._spec)
-        return _divide(pa.record_batch(columns), [bytes(contents[number]) for number in kept], splitter, together)
+        group_keys = _group_keys(chosen, self._spec)
+        return _divide(pa.record_batch(columns), [bytes(contents[number]) for number in kept], splitter, group_keys)
 
     def _contents(self, table: pa.Table) -> list[Any]:
         if self._name not in table.column_names:
@@ -154,7 +154,7 @@ class FileMaker:
 
 
 class ColumnMaker:
-    """Columns of numbers, or of lists of equally many numbers, stay as they are."""
+    """Columns of numbers, or of lists of equal length, are taken unchanged."""
 
     def __init__(self, spec: DataSpec) -> None:
         self._spec = spec
@@ -165,11 +165,11 @@ class ColumnMaker:
             return Samples()
         batch = pa.record_batch({name: _numbers(records.table, name) for name in self._spec.columns or ()})
         rows = [str(row).encode() for row in batch.to_pylist()]
-        return _divide(batch, rows, splitter, _together(records.table, self._spec))
+        return _divide(batch, rows, splitter, _group_keys(records.table, self._spec))
 
 
 def maker_of(spec: DataSpec, tokenizer: Tokenizer | None) -> Maker:
-    """The maker for a job's kind of data."""
+    """Return the maker for a job's kind of data."""
     if spec.image:
         image = spec.image
         return FileMaker(spec, "image", (lambda content: decode_image(content, image)) if image.decode else None)
@@ -183,20 +183,20 @@ def maker_of(spec: DataSpec, tokenizer: Tokenizer | None) -> Maker:
 
 
 def decode_image(content: bytes | npt.NDArray[np.uint8], spec: ImageSpec) -> npt.NDArray[np.uint8]:
-    """uint8 ``[height, width, channels]``, of a file's bytes or an array. Raises ValueError, and what Pillow raises."""
-    from PIL import Image, UnidentifiedImageError  # here: only image jobs pay for it
+    """Decode a file or an array to uint8 ``[height, width, channels]``. Raises ValueError, and as Pillow."""
+    from PIL import Image, UnidentifiedImageError  # imported here: only image jobs need it
 
     try:
         opened = Image.open(io.BytesIO(content)) if isinstance(content, bytes) else Image.fromarray(content)
     except UnidentifiedImageError:
-        raise ValueError("it is no image that Pillow knows") from None
+        raise ValueError("it is not an image known to Pillow") from None
     with opened as image:
         resized = image.convert(spec.mode).resize((spec.width, spec.height), Image.Resampling.BILINEAR)
         return np.asarray(resized, np.uint8).reshape(spec.height, spec.width, -1)
 
 
 def _label(value: Any, spec: DataSpec) -> int:
-    """The number of a label that is a number, or a name that the job lists. Raises `PrepareError` for any other."""
+    """Return the number of a label that is a number or a name in the job. Raises `PrepareError` for any other."""
     if spec.classes and value in spec.classes:
         return spec.classes.index(value)
     names = ", ".join(spec.classes) if spec.classes else "none; set data.classes"
@@ -205,30 +205,32 @@ def _label(value: Any, spec: DataSpec) -> int:
     except (TypeError, ValueError) as error:
         raise PrepareError(f"the label {value!r} is neither a number nor one of data.classes ({names})") from error
     if spec.classes and not 0 <= number < len(spec.classes):
-        raise PrepareError(f"the label {value!r} is none of the {len(spec.classes)} data.classes ({names})")
+        raise PrepareError(f"the label {value!r} is not one of the {len(spec.classes)} data.classes ({names})")
     return number
 
 
 def _numbers(table: pa.Table, name: str) -> pa.Array:
-    """A column of numbers, or of equally many numbers in each row."""
+    """Return a column of numbers, or of lists of equal length."""
     values = _column(table, name)
     if values.null_count:
         raise PrepareError(f"column {name} has {values.null_count} empty values; fill them in data.transform")
     return array_of(np.stack(values.to_numpy(zero_copy_only=False))) if is_list(values.type) else values
 
 
-def _together(table: pa.Table, spec: DataSpec) -> list[bytes] | None:
-    """Of each record, what it shares with those that it must stay with."""
+def _group_keys(table: pa.Table, spec: DataSpec) -> list[bytes] | None:
+    """Return the group key of each record: records with the same key go to the same split."""
     return [str(value).encode() for value in _column(table, spec.split_by).to_pylist()] if spec.split_by else None
 
 
-def _divide(batch: pa.RecordBatch, contents: list[bytes], splitter: Splitter, together: list[bytes] | None) -> Samples:
-    groups = splitter.groups(contents, together)
+def _divide(
+    batch: pa.RecordBatch, contents: list[bytes], splitter: Splitter, group_keys: list[bytes] | None
+) -> Samples:
+    groups = splitter.groups(contents, group_keys)
     return Samples({split: _take(batch, own) for split, own in groups.items() if len(own)})
 
 
 def _take(batch: pa.RecordBatch, rows: npt.NDArray[np.int64]) -> pa.RecordBatch:
-    """Rows of a batch. Arrow cannot take from tensors, only from the lists they are stored in."""
+    """Select rows of a batch. Arrow cannot take from tensors, only from the lists they are stored in."""
     columns = []
     for name in batch.schema.names:
         array = batch.column(name)

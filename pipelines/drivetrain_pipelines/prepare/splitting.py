@@ -1,4 +1,4 @@
-"""Which samples are held out for evaluation: decided by their content, so it is stable when data is added."""
+"""Selection of the samples held out for evaluation: by content, so it is stable when data is added."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ AUTO = "auto"
 
 
 class Splitter:
-    """Sorts samples into splits.
+    """Divides samples into splits.
 
     Args:
-        split: the one they all go to; `AUTO` divides them into ``train`` and ``eval``.
-        eval_fraction: of the samples, where they are divided.
-        train_fraction: of the training samples that are kept; those of a smaller one are among those of a larger one.
+        split: the split of all samples; `AUTO` divides them into ``train`` and ``eval``.
+        eval_fraction: fraction of the samples that is held out, with `AUTO`.
+        train_fraction: fraction of the training samples that is kept; a smaller fraction is a subset of a larger one.
     """
 
     def __init__(self, split: str, eval_fraction: float, train_fraction: float = 1.0) -> None:
         self._split, self._eval_fraction, self._train_fraction = split, eval_fraction, train_fraction
 
     def groups(
-        self, contents: Iterable[bytes], together: Sequence[bytes] | None = None
+        self, contents: Iterable[bytes], group_keys: Sequence[bytes] | None = None
     ) -> dict[str, npt.NDArray[np.int64]]:
-        """Numbers of the samples in each split, ascending. Equal contents always go together.
+        """Return the indices of the samples in each split, ascending. Equal contents always get the same split.
 
         Args:
-            together: of each sample, what it must share with others to go where they go; by default its content.
+            group_keys: of each sample; samples with the same key get the same split. By default the content.
         """
         samples = list(contents)
         if self._split == AUTO:
-            held_out = _below(self._eval_fraction, together or samples, 1)
+            held_out = _below(self._eval_fraction, group_keys or samples, 1)
             groups = {"train": np.flatnonzero(~held_out), "eval": np.flatnonzero(held_out)}
         else:
             groups = {self._split: np.arange(len(samples))}

@@ -34,22 +34,22 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, special_tokens: Seque
 
 
 def load_tokenizer(content: bytes, path: str, key: str = "data.tokenizer.file") -> Tokenizer:
-    """Raises `InputError` naming ``key`` when ``content``, which came from ``path``, is not a tokenizer.json."""
+    """Load a tokenizer. Raises `InputError` naming ``key`` when ``content`` (from ``path``) is not a tokenizer.json."""
     try:
         tokenizer = Tokenizer.from_buffer(content)
     except Exception as error:  # the library raises bare Exception
         raise InputError(key, repr(path), "a Hugging Face tokenizer.json", str(error)) from error
-    tokenizer.no_truncation()  # what becomes of long and short texts is up to the job
+    tokenizer.no_truncation()  # the job decides about long and short texts
     tokenizer.no_padding()
     return tokenizer
 
 
 def encode(tokenizer: Tokenizer, text: str) -> npt.NDArray[np.int64]:
-    """Token ids of ``text``; int64 ``[tokens]``. Works line by line, which bounds the memory of the library."""
+    """Return the token ids of ``text``; int64 ``[tokens]``. Encodes line by line to bound memory."""
     lines = tokenizer.encode_batch_fast(text.splitlines(keepends=True), add_special_tokens=False)
     return np.concatenate([np.zeros(0, np.int64), *(np.asarray(line.ids, np.int64) for line in lines)])
 
 
 def token_dtype(vocab_size: int) -> type[np.uint16] | type[np.int32]:
-    """Two bytes a token where the vocabulary allows: half the bytes to move."""
+    """Return the smallest integer type for the vocabulary: two bytes per token are half the bytes to move."""
     return np.uint16 if vocab_size <= 1 << 16 else np.int32

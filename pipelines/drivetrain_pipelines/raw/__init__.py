@@ -4,5 +4,5 @@ checks: checks of the data section against the files.
 labels: labels of files that are one record each.
 package_archives: data inside packages of PyPI, npm or Debian.
 records: chunks and their records.
-sources: which files a source names.
+sources: the files that a source names.
 """

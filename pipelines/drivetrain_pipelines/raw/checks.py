@@ -1,4 +1,4 @@
-"""Checks of the data section that need more than the shape of its values."""
+"""Checks of the data section that need more than the types of its values."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from drivetrain_pipelines.storage.folder import is_local, open_storage
 
 
 def check_data(spec: DataSpec, job_folder: Path) -> DataSpec:
-    """The data section with absolute paths.
+    """Return the data section with absolute paths.
 
     Raises:
-        InputError: a source, a tokenizer or a location that cannot be, or keys that contradict each other.
+        InputError: an invalid source, tokenizer or location, or keys that contradict each other.
     """
 
     def checked(source: str, key: str) -> str:
         return check_source(source, key, job_folder, spec.file_format, spec.storage)
 
     if spec.image and spec.audio:
-        raise InputError("data.audio", "set beside data.image", "one kind of samples")
+        raise InputError("data.audio", "set together with data.image", "one kind of samples")
     if spec.reader and spec.format != "auto":
-        raise InputError("data.format", f"{spec.format}, beside data.reader", "auto", "The reader knows the format.")
+        raise InputError("data.format", f"{spec.format}, with data.reader", "auto", "The reader knows the format.")
     if spec.image and spec.image.decode is False and spec.format == "audio":
         raise InputError("data.image", "set for the format audio", "data.audio")
     if not spec.mixture:
@@ -52,7 +52,7 @@ def check_data(spec: DataSpec, job_folder: Path) -> DataSpec:
 
 
 def check_location(key: str, location: str, storage: StorageSpec, job_folder: Path) -> str:
-    """The absolute path, or the URL, of a folder that a job names. Raises `InputError`."""
+    """Return the absolute path, or the URL, of a folder that a job names. Raises `InputError`."""
     if is_local(location):
         return str((job_folder / Path(location.removeprefix("file://")).expanduser()).resolve())
     try:

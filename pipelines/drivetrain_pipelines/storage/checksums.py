@@ -1,4 +1,4 @@
-"""Block checksums (xxh3-64 over 8 MiB blocks) and files that appear whole or not at all."""
+"""Block checksums (xxh3-64 over 8 MiB blocks) and atomic writes of files."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from drivetrain_pipelines.errors import CorruptFileError
 
 BLOCK_BYTES = 8 << 20
 
-JsonObject = dict[str, Any]  # an object as JSON has it
+JsonObject = dict[str, Any]  # a JSON object
 
 
 def block_digests(data: memoryview | bytes) -> list[str]:
-    """xxh3-64 hex digest of every 8 MiB block of ``data``, in order."""
+    """Return the xxh3-64 hex digest of every 8 MiB block of ``data``, in order."""
     view = memoryview(data)
     return [xxhash.xxh3_64_hexdigest(view[i : i + BLOCK_BYTES]) for i in range(0, len(view), BLOCK_BYTES)]
 
 
 def file_digests(path: Path) -> list[str]:
-    """`block_digests` of a file, reading one block at a time."""
+    """Return the `block_digests` of a file, reading one block at a time."""
     with path.open("rb", buffering=0) as file:
         return [xxhash.xxh3_64_hexdigest(block) for block in iter(lambda: file.read(BLOCK_BYTES), b"")]
 
@@ -43,16 +43,16 @@ def verify_bytes(path: str, data: memoryview, digests: list[str]) -> None:
 
 
 def verify_file(path: Path, size: int, digests: list[str]) -> None:
-    """Compare a file with what was recorded of it.
+    """Compare a file with its recorded size and digests.
 
     Raises:
-        CorruptFileError: missing, of another size, or a block differs; names file and block.
+        CorruptFileError: the file is missing, has another size, or a block differs; names file and block.
     """
     if not path.is_file():
         raise CorruptFileError(str(path), "the file is missing")
     actual_size = path.stat().st_size
     if actual_size != size:
-        raise CorruptFileError(str(path), f"it has {actual_size} bytes, {size} were written")
+        raise CorruptFileError(str(path), f"it has {actual_size} bytes instead of {size}")
     for block, (actual, expected) in enumerate(zip(file_digests(path), digests, strict=True)):
         if actual != expected:
             raise CorruptFileError(str(path), f"block {block} (8 MiB each) has checksum {actual}, not {expected}")
@@ -60,7 +60,7 @@ def verify_file(path: Path, size: int, digests: list[str]) -> None:
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """Write to a temporary name, fsync, rename, fsync the folder: after a crash the file is whole or absent."""
+    """Write to a temporary name, fsync, rename, fsync the folder: after a crash the file is complete or absent."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -84,21 +84,21 @@ def fsync_folder(folder: Path) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """`atomic_write` of JSON that carries its own checksum in the key ``xxh3``."""
+    """Write JSON that carries its own checksum in the key ``xxh3``, with `atomic_write`."""
     with atomic_write(path) as file:
         file.write(json_bytes(content))
 
 
 def json_bytes(content: Any) -> bytes:
-    """What `write_json` writes."""
+    """Return the bytes that `write_json` writes."""
     return json.dumps({"content": content, "xxh3": content_digest(content)}, indent=1).encode()
 
 
 def read_json(path: Path) -> Any:
-    """Content of a file made by `write_json`.
+    """Read the content of a file made by `write_json`.
 
     Raises:
-        CorruptFileError: missing, torn, or changed since it was written.
+        CorruptFileError: the file is missing, truncated, or changed since it was written.
     """
     try:
         return parse_json(path.read_bytes(), str(path))
@@ -107,7 +107,7 @@ def read_json(path: Path) -> Any:
 
 
 def parse_json(text: bytes, path: str) -> Any:
-    """Content of ``text``, which came from ``path`` and was made by `write_json`. Raises as `read_json`."""
+    """Parse ``text``, which came from ``path`` and was made by `write_json`. Raises as `read_json`."""
     try:
         document = json.loads(text)
         content, digest = document["content"], document["xxh3"]
@@ -119,7 +119,7 @@ def parse_json(text: bytes, path: str) -> Any:
 
 
 def tree_digest(path: Path) -> str:
-    """Of a file's bytes and name, or of all files in a folder."""
+    """Return a digest of a file's bytes and name, or of all files in a folder."""
     digest = hashlib.sha256()
     for file in sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]:
         digest.update(file.relative_to(path.parent).as_posix().encode() + b"\0")
@@ -129,5 +129,5 @@ def tree_digest(path: Path) -> str:
 
 
 def content_digest(content: Any) -> str:
-    """xxh3-64 hex digest of anything that JSON can hold; the order of keys does not matter."""
+    """Return the xxh3-64 hex digest of any JSON value; the order of keys has no effect."""
     return xxhash.xxh3_64_hexdigest(json.dumps(content, sort_keys=True).encode())

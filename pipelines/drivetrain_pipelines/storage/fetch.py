@@ -1,6 +1,6 @@
-"""Files from object storage, whole and proven: blocks in parallel, each checked against its checksum, and retried.
+"""Downloads of whole files from object storage: blocks in parallel, each verified by its checksum and retried.
 
-No S3 client notices a flipped bit, and few a body that ends early; what counts here is the checksum in the manifest.
+S3 clients do not detect a flipped bit, and few detect a truncated body; the checksum in the manifest decides.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ from drivetrain_pipelines.storage.checksums import BLOCK_BYTES
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How long a block is tried for.
+    """Limits for the attempts to fetch a block.
 
     Attributes:
-        deadline_s: from the first attempt; an outage shorter than this fails nothing.
-        first_s: upper bound of the first pause; it doubles, and each pause is drawn at random below its bound.
-        last_s: upper bound of all pauses.
-        wrong_bytes: answers with other bytes than were written, after which storage itself must have them wrong.
+        deadline_s: from the first attempt; a shorter outage causes no failure.
+        initial_delay_s: upper bound of the first delay; it doubles, and each delay is random below its bound.
+        max_delay_s: upper bound of all delays.
+        max_wrong_answers: answers with wrong bytes, after which the copy in storage counts as corrupt.
     """
 
     deadline_s: float = 300.0
-    first_s: float = 0.1
-    last_s: float = 5.0
-    wrong_bytes: int = 8
+    initial_delay_s: float = 0.1
+    max_delay_s: float = 5.0
+    max_wrong_answers: int = 8
 
 
 class ChecksumError(OSError):
-    """What came does not have the checksum of what was written."""
+    """The received bytes do not have the checksum of the written ones."""
 
 
-class _WrongTooOften(tenacity.stop.stop_base):
+class _StopAfterWrongBytes(tenacity.stop.stop_base):
     """Stops when storage has answered with wrong bytes ``limit`` times."""
 
     def __init__(self, limit: int) -> None:
@@ -58,9 +58,9 @@ class Fetcher:
     """Downloads from one fsspec file system; safe to use from many threads.
 
     Args:
-        filesystem: of the remote storage.
-        connections: blocks in flight at a time.
-        policy: for each block.
+        filesystem: fsspec file system of the remote storage.
+        connections: number of blocks in flight.
+        policy: retry policy of each block.
     """
 
     def __init__(self, filesystem: Any, connections: int = 8, policy: RetryPolicy | None = None) -> None:
@@ -71,53 +71,53 @@ class Fetcher:
         self.counters: Counter[str] = Counter()
 
     def fetch(self, url: str, digests: list[str], target: Path, progress: Callable[[], None] = lambda: None) -> None:
-        """Fill ``target``, which has its full size already, from a remote file; then every block is what was uploaded.
+        """Fill ``target``, which already has its full size, from a remote file, and verify every block.
 
         Args:
             progress: called after each block.
 
         Raises:
-            FetchError: a block could not be had within the deadline; names file, block and the last problem.
-            WrongBytesError: storage has it wrong, or not at all.
+            FetchError: a block could not be fetched within the deadline; names file, block and the last error.
+            WrongBytesError: storage holds wrong bytes, or no such file.
         """
-        under_way: deque[tuple[int, Future[bytes]]] = deque()  # a few: a file may be larger than memory
+        in_flight: deque[tuple[int, Future[bytes]]] = deque()  # only a few: a file may be larger than memory
         with target.open("r+b", buffering=0) as file:
             size = os.fstat(file.fileno()).st_size
 
             def write_first() -> None:
-                number, block = under_way.popleft()
+                number, block = in_flight.popleft()
                 os.pwrite(file.fileno(), block.result(), number * BLOCK_BYTES)
                 progress()
 
             try:
                 for number, digest in enumerate(digests):
                     length = min(BLOCK_BYTES, size - number * BLOCK_BYTES)
-                    under_way.append((number, self._pool.submit(self._block, url, number, length, digest)))
-                    if len(under_way) == 2 * self._connections:
+                    in_flight.append((number, self._pool.submit(self._block, url, number, length, digest)))
+                    if len(in_flight) == 2 * self._connections:
                         write_first()
-                while under_way:
+                while in_flight:
                     write_first()
                 os.fsync(file.fileno())  # a name in the cache must not outlive its bytes
             finally:
-                for _, block in under_way:
+                for _, block in in_flight:
                     block.cancel()
 
     def close(self) -> None:
-        """Give up whatever is under way."""
+        """Cancel all fetches in progress."""
         self._closing.set()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _block(self, url: str, number: int, length: int, digest: str) -> bytes:
         policy, began = self._policy, time.monotonic()
         retrying = tenacity.Retrying(
-            wait=tenacity.wait_random_exponential(policy.first_s, policy.last_s),
+            wait=tenacity.wait_random_exponential(policy.initial_delay_s, policy.max_delay_s),
             stop=tenacity.stop_any(
-                _WrongTooOften(policy.wrong_bytes),
+                _StopAfterWrongBytes(policy.max_wrong_answers),
                 tenacity.stop_after_delay(policy.deadline_s),
                 tenacity.stop_when_event_set(self._closing),
             ),
             sleep=tenacity.sleep_using_event(self._closing),
-            retry=tenacity.retry_if_not_exception_type(FileNotFoundError),  # else whatever the client below raises
+            retry=tenacity.retry_if_not_exception_type(FileNotFoundError),  # retry any other error of the client
             before_sleep=lambda _: self._count("retries"),
             reraise=False,
         )
@@ -137,10 +137,10 @@ class Fetcher:
         data: bytes = self._filesystem.cat_file(url, start=start, end=start + length)
         if len(data) != length:
             self._count("truncated")
-            raise OSError(f"{len(data)} of {length} bytes came")
+            raise OSError(f"{len(data)} of {length} bytes received")
         if xxhash.xxh3_64_hexdigest(data) != digest:
             self._count("corrupt")
-            raise ChecksumError("the bytes that came do not have the checksum of those that were written")
+            raise ChecksumError("the received bytes do not have the checksum of the written ones")
         self._count("bytes", length)
         return data
 

@@ -1,4 +1,4 @@
-"""Reaching files by URL through fsspec; S3 through s3fs."""
+"""Access to files by URL through fsspec; S3 through s3fs."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _S3_TIMEOUTS = {"connect_timeout": 5, "read_timeout": 20, "retries": {"max_attem
 
 
 def is_local(location: str) -> bool:
-    """Whether a path or URL lies on this machine's file systems."""
+    """Check whether a path or URL is on a file system of this machine."""
     return "://" not in location or location.startswith("file://")
 
 
 def open_storage(url: str, storage: StorageSpec) -> tuple[Any, str]:
-    """File system and path of a URL. Each process opens its own: clients do not survive a fork.
+    """Return file system and path of a URL. Each process opens its own: clients do not survive a fork.
 
     Raises:
         ValueError, ImportError: no file system for this scheme.
@@ -39,26 +39,26 @@ def open_storage(url: str, storage: StorageSpec) -> tuple[Any, str]:
             options["profile"] = storage.profile
     filesystem, path = url_to_fs(url, **options)
     if options:
-        filesystem.retries = 1  # s3fs would try for up to a minute by itself; our deadlines are above it
+        filesystem.retries = 1  # s3fs would retry for up to a minute by itself; our deadlines apply above it
     return filesystem, str(path)
 
 
 @dataclass(frozen=True)
 class StorageFolder:
-    """A folder on a file system or in object storage. What is written appears whole.
+    """A folder on a file system or in object storage. Files are written atomically.
 
     Attributes:
         location: path or fsspec URL.
         storage: how to reach a URL.
-        patience_s: for which what fails is tried again, before it is an error.
+        timeout_s: how long failed operations are retried before they raise.
     """
 
     location: str
     storage: StorageSpec = field(default_factory=StorageSpec)
-    patience_s: float = 120.0
+    timeout_s: float = 120.0
 
     def url(self, name: str) -> str:
-        """Full path or URL of a file in it."""
+        """Return the full path or URL of a file in the folder."""
         return f"{self.location}/{name}"
 
     @property
@@ -74,8 +74,8 @@ class StorageFolder:
             with atomic_write(path) as file:
                 file.write(content)
         else:
-            filesystem, path_there = open_storage(self.url(name), self.storage)
-            self._patiently(filesystem.pipe_file, path_there, bytes(content))
+            filesystem, remote_path = open_storage(self.url(name), self.storage)
+            self._with_retries(filesystem.pipe_file, remote_path, bytes(content))
 
     def write_json(self, name: str, content: Any) -> None:
         """Write JSON that carries its own checksum."""
@@ -90,63 +90,63 @@ class StorageFolder:
                 shutil.copyfileobj(content, file, 1 << 23)
         else:
             filesystem, path = open_storage(self.url(name), self.storage)
-            self._patiently(filesystem.put_file, str(source), path)
+            self._with_retries(filesystem.put_file, str(source), path)
 
     def files(self, name: str = "") -> dict[str, int]:
-        """Bytes of every file below a folder in it, by name as `read` takes it; none where there is no such folder."""
+        """Return the bytes of every file below a folder, by name as `read` takes it; empty for a missing folder."""
         filesystem, root = open_storage(self.location, self.storage)
         below = f"{root}/{name}".rstrip("/")
-        found = self._patiently(partial(filesystem.find, below, detail=True))
+        found = self._with_retries(partial(filesystem.find, below, detail=True))
         return {path.removeprefix(f"{root}/"): int(entry["size"]) for path, entry in found.items()}
 
     def read(self, name: str) -> bytes:
-        """A whole file.
+        """Read a whole file.
 
         Raises:
             CorruptFileError: it is missing.
         """
         filesystem, path = open_storage(self.url(name), self.storage)
         try:
-            return bytes(self._patiently(filesystem.cat_file, path))
+            return bytes(self._with_retries(filesystem.cat_file, path))
         except FileNotFoundError as error:
             raise CorruptFileError(self.url(name), "the file is missing") from error
 
     def read_json(self, name: str) -> Any:
-        """Inverse of `write_json`. Raises `CorruptFileError` when it is missing, torn or changed."""
+        """Read a file made by `write_json`. Raises `CorruptFileError` when it is missing, truncated or changed."""
         return parse_json(self.read(name), self.url(name))
 
     def size(self, name: str) -> int | None:
-        """Bytes of a file; None when it is missing."""
+        """Return the bytes of a file; None when it is missing."""
         filesystem, path = open_storage(self.url(name), self.storage)
         try:
-            return int(self._patiently(filesystem.info, path)["size"])
+            return int(self._with_retries(filesystem.info, path)["size"])
         except FileNotFoundError:
             return None
 
     def rename(self, name: str, new_name: str) -> None:
-        """Give a file another name; a missing one is fine."""
+        """Rename a file. Does nothing when it is missing."""
         filesystem, path = open_storage(self.url(name), self.storage)
         _, target = open_storage(self.url(new_name), self.storage)
         with suppress(FileNotFoundError):
-            self._patiently(filesystem.mv, path, target)
+            self._with_retries(filesystem.mv, path, target)
 
     def remove(self, name: str) -> None:
-        """Remove a folder in it, with all that it holds; missing is fine."""
+        """Remove a folder and everything in it. Does nothing when it is missing."""
         filesystem, path = open_storage(self.url(name), self.storage)
-        if self._patiently(filesystem.exists, path):
-            self._patiently(partial(filesystem.rm, path, recursive=True))
+        if self._with_retries(filesystem.exists, path):
+            self._with_retries(partial(filesystem.rm, path, recursive=True))
 
-    def _patiently(self, call: Any, *arguments: Any) -> Any:
-        """Object storage throttles and fails for moments; a missing file stays missing. All errors become OSErrors."""
+    def _with_retries(self, call: Any, *arguments: Any) -> Any:
+        """Call and retry: object storage throttles and fails temporarily. All errors become OSErrors."""
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_not_exception_type(FileNotFoundError),
             wait=tenacity.wait_random_exponential(0.1, 5),
-            stop=tenacity.stop_after_delay(self.patience_s),
+            stop=tenacity.stop_after_delay(self.timeout_s),
             reraise=True,
         )
         try:
             return retrying(call, *arguments)
         except OSError:
             raise
-        except Exception as error:  # clients of storage have classes of their own
+        except Exception as error:  # storage clients have their own error classes
             raise OSError(f"{self.location}: {error!r:.300}") from error

@@ -1,4 +1,4 @@
-"""Prepared datasets: Arrow IPC file shards and the manifest that makes them exist."""
+"""Prepared datasets: Arrow IPC file shards, and the manifest that commits them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from drivetrain_pipelines.storage.checksums import JsonObject
 from drivetrain_pipelines.storage.folder import StorageFolder
 
 MANIFEST = "manifest.json"
-_LARGEST_ALIGNMENT = 1 << 16  # of any machine's memory pages
+_LARGEST_ALIGNMENT = 1 << 16  # of memory pages on any machine
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Shard:
 
     Attributes:
         xxh3: digest of each block of 8 MiB.
-        stream: number of the source it was made from, where a job mixes several.
+        stream: index of the source it was made from, where a job mixes several. (A key of stored manifests.)
     """
 
     file: str
@@ -36,12 +36,12 @@ class Shard:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a dataset version consists of. Written last: a folder without it is not a dataset.
+    """The contents of a dataset version. Written last: a folder without a manifest is not a dataset.
 
     Attributes:
-        schema: of every shard.
-        splits: shards of each split; those of one stream stand together.
-        statistics: figures of the data, such as ``vocab_size``.
+        schema: schema of every shard.
+        splits: shards of each split, grouped by source.
+        statistics: statistics of the data, such as ``vocab_size``.
         made_from: everything that the version depends on.
         classes: names of the labels 0, 1, ...
         skipped: the first bad records that were left out; ``statistics`` counts all.
@@ -57,11 +57,11 @@ class Manifest:
     skipped: list[str] = field(default_factory=list)
 
     def rows(self, split: str) -> int:
-        """Samples in a split."""
+        """Return the number of samples in a split."""
         return sum(shard.rows for shard in self.splits[split])
 
     def check_sizes(self, folder: StorageFolder) -> Manifest:
-        """This manifest, if every shard is there in full length.
+        """Return this manifest if every shard exists in full length.
 
         Raises:
             CorruptFileError: names the shard.
@@ -78,27 +78,27 @@ class Manifest:
 
     @classmethod
     def read(cls, folder: StorageFolder) -> Manifest:
-        """Raises `CorruptFileError` when there is no valid manifest in ``folder``."""
+        """Read the manifest of ``folder``. Raises `CorruptFileError` when there is no valid one."""
         content = folder.read_json(MANIFEST)
         splits = {name: [Shard(**shard) for shard in shards] for name, shards in content.pop("splits").items()}
         return cls(schema=schema_from_text(content.pop("schema")), splits=splits, **content)
 
 
 def schema_to_text(schema: pa.Schema) -> str:
-    """An Arrow schema as text that JSON can carry."""
+    """Encode an Arrow schema as text for JSON."""
     return b64encode(schema.serialize()).decode()
 
 
 def schema_from_text(text: str) -> pa.Schema:
-    """Inverse of `schema_to_text`."""
+    """Decode the result of `schema_to_text`."""
     return ipc.read_schema(pa.py_buffer(b64decode(text)))
 
 
 def encode_shard(batch: pa.RecordBatch) -> pa.Buffer:
-    """A record batch as an Arrow IPC file.
+    """Encode a record batch as an Arrow IPC file.
 
-    Columns are ordered by the power of two that their row width is a multiple of, the largest first and those of
-    varying width last: then the rows of every shard, however many it has, can be mapped onto one grid.
+    Columns are ordered by the power of two that divides their row width, the largest first and those of varying
+    width last. The rows of every shard, however many it has, can then be mapped onto one grid.
     """
     names = sorted(batch.schema.names, key=lambda name: _alignment(batch.schema.field(name).type), reverse=True)
     ordered = pa.record_batch([batch.column(name) for name in names], names)
@@ -116,6 +116,6 @@ def _alignment(kind: pa.DataType) -> int:
 
 
 def unigram_entropy(counts: list[int]) -> float:
-    """Entropy of a token distribution in nats: the loss of the best model that ignores all context."""
+    """Compute the entropy of a token distribution in nats: the loss of the best model without context."""
     total = sum(counts)
     return -sum(count / total * math.log(count / total) for count in counts if count)

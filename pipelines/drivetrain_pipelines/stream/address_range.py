@@ -1,4 +1,4 @@
-"""Address ranges into which files are mapped: the few calls of mmap(2) that Python's own module does not offer."""
+"""Address ranges into which files are mapped: the mmap(2) calls that Python's own module does not offer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 PAGE = mmap.PAGESIZE
-HUGE_PAGE = 2 << 20  # files that begin at a multiple of it can be mapped by huge pages, which halves a gather's time
+HUGE_PAGE = 2 << 20  # files aligned to it can be mapped with huge pages, which halves the time of a gather
 _LARGE_BLOCK = 16 << 20
 _PROT_NONE, _MAP_FIXED, _MAP_NORESERVE, _MAP_POPULATE = 0, 0x10, 0x4000, 0x8000  # Linux
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -21,19 +21,19 @@ _libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 
 
 def keep_freed_memory() -> None:
-    """Have this process keep what small arrays free, instead of faulting it in again with the next ones.
+    """Keep memory that small arrays free in this process, instead of faulting it in again for the next ones.
 
-    glibc gives the end of its heap back to the kernel at 128 KiB, until a larger block is freed: then it raises the
+    glibc returns the end of its heap to the kernel at 128 KiB, until a larger block is freed: then it raises the
     bound to twice that block (mallopt(3), "dynamic mmap threshold").
     """
     bytearray(_LARGE_BLOCK)
 
 
 class AddressRange:
-    """Reserved addresses without memory behind them, in which files appear and disappear.
+    """Reserved addresses without memory, into which files are mapped.
 
     Args:
-        size: bytes, a multiple of the page size; costs nothing until files are mapped.
+        size: bytes, a multiple of the page size; uses no memory until files are mapped.
     """
 
     def __init__(self, size: int) -> None:
@@ -43,23 +43,23 @@ class AddressRange:
         self.base = -(-self._begin // HUGE_PAGE) * HUGE_PAGE
 
     def map_file(self, offset: int, descriptor: int, size: int) -> None:
-        """Let a file appear, read-only, at ``offset`` (a multiple of the page size), its pages ready to be read."""
+        """Map a file read-only at ``offset`` (a multiple of the page size) and populate its pages."""
         flags = mmap.MAP_SHARED | _MAP_FIXED | _MAP_POPULATE
         self._mmap(self.base + offset, size, mmap.PROT_READ, flags, descriptor)
 
     def clear(self, offset: int, size: int) -> None:
-        """Let what is mapped there disappear; the addresses stay reserved."""
+        """Unmap a range; the addresses stay reserved."""
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE | _MAP_FIXED
         self._mmap(self.base + offset, size, _PROT_NONE, flags, -1)
 
     def array(self, offset: int, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> npt.NDArray[Any]:
-        """The range as an array that begins at ``offset``. Reading where nothing is mapped ends the process."""
+        """Return the range as an array that begins at ``offset``. Reading an unmapped part ends the process."""
         size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
         memory = (ctypes.c_char * size).from_address(self.base + offset)
         return np.ndarray(shape, dtype, buffer=memoryview(memory))
 
     def close(self) -> None:
-        """Give the addresses back; arrays of it must not be read any more."""
+        """Release the addresses. Arrays of the range must not be read any more."""
         if self.size:
             _libc.munmap(self._begin, self.size + HUGE_PAGE)
             self.size = 0

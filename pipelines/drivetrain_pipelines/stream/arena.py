@@ -1,4 +1,4 @@
-"""All shards of a split as one array per column; shards are mapped when they are first needed, and verified then."""
+"""All shards of a split as one array per column. Shards are mapped and verified when they are first needed."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ Index = dict[str, Int64Array]
 
 
 class ShardArena:
-    """Read-only rows of many shards, without a copy of any until a batch is gathered.
+    """Read-only rows of many shards. Nothing is copied until a batch is gathered.
 
     Args:
-        schema: of every shard.
+        schema: schema of every shard.
         shards: in manifest order, at least one.
     """
 
@@ -39,41 +39,41 @@ class ShardArena:
 
     @property
     def rows(self) -> int:
-        """Rows over all shards."""
+        """Number of rows over all shards."""
         return int(self._rows.sum())
 
     @property
     def shards(self) -> int:
-        """How many shards there are, mapped or not."""
+        """Number of shards, mapped or not."""
         return len(self._shards)
 
     @property
     def bytes_per_row(self) -> int:
-        """Bytes of a row, on average."""
+        """Average bytes per row."""
         return self.bytes_of(range(self.shards)) // max(1, self.rows)
 
     def bytes_of(self, numbers: Iterable[int]) -> int:
-        """Bytes of some shards together."""
+        """Return the total bytes of some shards."""
         return sum(self._shards[number].bytes for number in numbers)
 
     def map_shard(self, number: int, path: Path) -> None:
-        """Verify every byte of a shard and make its rows readable. Again is nothing.
+        """Verify every byte of a shard and make its rows readable. Does nothing for a mapped shard.
 
         Raises:
-            CorruptFileError: names the file, and the block that is not what was written.
+            CorruptFileError: names the file and the block that differs.
         """
         if number in self.mapped:
             return
         shard = self._shards[number]
         descriptor = _open(path, shard)
         try:
-            content = mmap.mmap(descriptor, shard.bytes, prot=mmap.PROT_READ)  # goes with the last view of it
+            content = mmap.mmap(descriptor, shard.bytes, prot=mmap.PROT_READ)  # freed with its last view
             verify_bytes(str(path), memoryview(content), shard.xxh3)
             buffer = pa.py_buffer(content)
             batch = ipc.open_file(buffer).get_batch(0)
             file = ShardFile(str(path), descriptor, shard.bytes, buffer.address)
             if batch.schema != self._schema or batch.num_rows != shard.rows:
-                raise CorruptFileError(str(path), "its columns or its number of rows are not the manifest's")
+                raise CorruptFileError(str(path), "its columns or its number of rows differ from the manifest")
             for name, column in self._columns.items():
                 column.map_shard(number, file, batch.column(name))
         finally:
@@ -81,35 +81,35 @@ class ShardArena:
         self.mapped.add(number)
 
     def unmap_shard(self, number: int) -> None:
-        """Give a shard's addresses back; its file may then be removed for good."""
+        """Unmap a shard; its file may then be removed."""
         self.mapped.remove(number)
         for column in self._columns.values():
             column.unmap_shard(number)
 
     def index(self, shards: Int64Array, rows: Int64Array) -> Index:
-        """What `gather` needs to know of rows in mapped shards; int64 ``[n]`` each, to be sliced at will.
+        """Return the index that `gather` needs for rows in mapped shards; int64 ``[n]`` each, can be sliced.
 
         Raises:
-            IndexError: a row outside its shard (reading there would end the process).
+            IndexError: a row outside its shard (reading it would end the process).
         """
         if ((rows < 0) | (rows >= self._rows[shards])).any():
-            raise IndexError(f"a row lies outside its shard; there are {self.rows} rows in all")
+            raise IndexError(f"a row is outside its shard; the split has {self.rows} rows")
         return {name: column.index(shards, rows) for name, column in self._columns.items()}
 
     def buffers(self, rows: int, allocate: Allocate = np.zeros) -> dict[str, Values | None]:
-        """Arrays for `gather` to fill."""
+        """Allocate arrays for `gather` to fill."""
         return {name: column.buffer(rows, allocate) for name, column in self._columns.items()}
 
     def gather(self, index: Index, part: slice, out: dict[str, Values | None]) -> Columns:
         """Copy the rows of a part of an index into ``out``: one gather per column.
 
         Args:
-            out: from `buffers`, for as many rows as ``part`` has.
+            out: result of `buffers` for as many rows as ``part`` has.
         """
         return {name: column.gather(index[name][part], out[name]) for name, column in self._columns.items()}
 
     def close(self) -> None:
-        """Unmap all. What was gathered stays valid; it is copies."""
+        """Unmap all shards. Gathered batches stay valid: they are copies."""
         for column in self._columns.values():
             column.close()
 
@@ -121,5 +121,5 @@ def _open(path: Path, shard: Shard) -> int:
         raise CorruptFileError(str(path), "the file is missing") from error
     if (size := os.fstat(descriptor).st_size) != shard.bytes:
         os.close(descriptor)
-        raise CorruptFileError(str(path), f"it has {size} bytes, {shard.bytes} were written")
+        raise CorruptFileError(str(path), f"it has {size} bytes instead of {shard.bytes}")
     return descriptor

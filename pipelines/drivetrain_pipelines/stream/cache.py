@@ -1,8 +1,8 @@
 """A node's cache of remote shards: bounded in bytes, shared by the node's ranks, safe against kills.
 
-A file that is in the folder under its own name has been verified. Files in use are locked (shared) by their users and
-never evicted; the kernel drops a lock with its process. The modification time says when a file was last expected, so
-the oldest is the one that is needed latest.
+A file in the folder under its own name has been verified. Users of a file hold a shared lock on it, and it is never
+evicted while locked; the kernel releases the lock of a dead process. The modification time is the time of the last
+prefetch request, so the oldest file is the one that is needed last.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from drivetrain_pipelines.errors import InputError
 from drivetrain_pipelines.storage.fetch import Fetcher
 from drivetrain_pipelines.storage.shards import Shard
 
-_DOWNLOADS = 4  # files at a time; the blocks of each come in parallel too
-_ROOM_PATIENCE_S = 30.0  # for other ranks to let go of shards
-_POLL_S = 0.05
+_DOWNLOADS = 4  # files in parallel; the blocks of each file are parallel too
+_SPACE_TIMEOUT_S = 30.0  # for other ranks to release shards
+_POLL_INTERVAL_S = 0.05
 _PART, _GUARD, _EVICTION = ".part", ".lock", ".eviction.lock"
 
 
 class CachedFiles:
-    """Shards of one dataset version, fetched ahead in the order in which they are needed.
+    """Shards of one dataset version, prefetched in the order in which they are needed.
 
     Args:
-        folder: of this dataset version on this node.
+        folder: cache of this dataset version on this node.
         base_url: remote folder of the shards.
-        shards: of the split.
-        fetcher: for the remote storage; closed with this.
-        limit_bytes: of all files in ``folder``.
-        readers: of this node that stream the split; each looks ahead as far as its part of the cache goes.
+        shards: shards of the split.
+        fetcher: fetcher for the remote storage; closed with this object.
+        limit_bytes: limit for all files in ``folder``.
+        readers: readers of the split on this node; each prefetches within its part of the cache.
     """
 
     def __init__(
@@ -45,37 +45,37 @@ class CachedFiles:
     ) -> None:
         self._folder, self._base_url, self._shards, self._fetcher = folder, base_url, shards, fetcher
         self._limit = limit_bytes
-        self.ahead_bytes = limit_bytes // 2 // readers  # the other half is in use
+        self.prefetch_bytes = limit_bytes // 2 // readers  # the other half is in use
         self._pool = ThreadPoolExecutor(_DOWNLOADS, thread_name_prefix="cache")
         self._lock = threading.Lock()
-        self._coming: dict[int, Future[None]] = {}
-        self._held: dict[int, int] = {}  # descriptor by shard
+        self._downloads: dict[int, Future[None]] = {}
+        self._locked: dict[int, int] = {}  # file descriptor by shard
         self._closing = False
         folder.mkdir(parents=True, exist_ok=True)
 
-    def expect(self, numbers: Sequence[int]) -> None:
+    def prefetch(self, numbers: Sequence[int]) -> None:
         """See `ShardFiles`."""
         for number in numbers:
             with suppress(FileNotFoundError):
                 os.utime(self._path(number))
                 continue
-            self._start(number, wait_for_room=False)
+            self._start_download(number, wait_for_space=False)
 
     def acquire(self, number: int) -> Path:
         """See `ShardFiles`.
 
         Raises:
-            FetchError: the storage could not be reached for longer than the retry deadline.
-            InputError: the cache cannot hold what is needed at once.
+            FetchError: storage was unavailable for longer than the retry deadline.
+            InputError: the cache cannot hold the shards that are needed at the same time.
         """
         while (descriptor := self._lock_file(number)) is None:
-            self._start(number, wait_for_room=True).result()
-        self._held[number] = descriptor
+            self._start_download(number, wait_for_space=True).result()
+        self._locked[number] = descriptor
         return self._path(number)
 
     def release(self, number: int) -> None:
         """See `ShardFiles`."""
-        os.close(self._held.pop(number))
+        os.close(self._locked.pop(number))
 
     def discard(self, number: int) -> None:
         """See `ShardFiles`."""
@@ -91,14 +91,14 @@ class CachedFiles:
     def close(self) -> None:
         """See `ShardFiles`."""
         self.stop()
-        for number in list(self._held):
+        for number in list(self._locked):
             self.release(number)
 
     def _path(self, number: int) -> Path:
         return self._folder / self._shards[number].file
 
     def _lock_file(self, number: int) -> int | None:
-        """A descriptor that keeps the file from being evicted; None when it is not there (any more)."""
+        """Open a file and lock it against eviction. Returns the descriptor, or None when the file is missing."""
         path = self._path(number)
         try:
             descriptor = os.open(path, os.O_RDONLY)
@@ -110,42 +110,42 @@ class CachedFiles:
         os.close(descriptor)  # evicted between the two calls
         return None
 
-    def _start(self, number: int, wait_for_room: bool) -> Future[None]:
+    def _start_download(self, number: int, wait_for_space: bool) -> Future[None]:
         with self._lock:
-            coming = self._coming.get(number)
-            if coming is None or coming.done():
-                coming = self._coming[number] = self._pool.submit(self._download, number, wait_for_room)
-            return coming
+            download = self._downloads.get(number)
+            if download is None or download.done():
+                download = self._downloads[number] = self._pool.submit(self._download, number, wait_for_space)
+            return download
 
-    def _download(self, number: int, wait_for_room: bool) -> None:
-        """Fetch a shard unless another rank of this node has done so meanwhile, or is doing it now."""
+    def _download(self, number: int, wait_for_space: bool) -> None:
+        """Fetch a shard unless another rank of this node has fetched it, or is fetching it."""
         path, shard = self._path(number), self._shards[number]
         part = path.with_name(f".{path.name}{_PART}")
         with FileLock(part.with_suffix(_GUARD)):
-            if path.exists() or not self._reserve(part, shard.bytes, wait_for_room):
+            if path.exists() or not self._reserve(part, shard.bytes, wait_for_space):
                 return
             try:
                 self._fetcher.fetch(f"{self._base_url}/{shard.file}", shard.xxh3, part)
-                with FileLock(self._folder / _EVICTION):  # or a process that counts the bytes could miss it
+                with FileLock(self._folder / _EVICTION):  # otherwise a process that counts the bytes could miss it
                     part.rename(path)
             except BaseException:
                 part.unlink()
                 raise
 
     def _reserve(self, part: Path, size: int, wait: bool) -> bool:
-        """Make room for a file of ``size`` bytes and take it. Expecting gives way, needing waits."""
-        deadline = time.monotonic() + _ROOM_PATIENCE_S
+        """Reserve space for a file of ``size`` bytes. A prefetch does not wait for space, an acquisition does."""
+        deadline = time.monotonic() + _SPACE_TIMEOUT_S
         while not self._evict_for(part, size):
             if not wait or self._closing:
                 return False
             if time.monotonic() > deadline:
                 in_use = f"{self._limit} bytes, all in use"
                 raise InputError("data.cache_bytes", in_use, f"room for {size} bytes more", "Raise it, or lower lanes.")
-            time.sleep(_POLL_S)
+            time.sleep(_POLL_INTERVAL_S)
         return True
 
     def _evict_for(self, part: Path, size: int) -> bool:
-        """Remove what is needed latest until ``size`` bytes more fit, and let ``part`` have them."""
+        """Evict the files that are needed last until ``size`` more bytes fit, and allocate them to ``part``."""
         with FileLock(self._folder / _EVICTION):
             files = []
             for path in self._folder.iterdir():
@@ -164,7 +164,7 @@ class CachedFiles:
 
 
 def _remove_unless_used(path: Path) -> bool:
-    """A shard is used while a reader holds its lock, a part while a downloader holds its guard."""
+    """Remove a file unless it is in use: readers lock a shard, a downloader locks the guard of a part."""
     lock = path.with_suffix(_GUARD) if path.suffix == _PART else path
     try:
         descriptor = os.open(lock, os.O_RDONLY)

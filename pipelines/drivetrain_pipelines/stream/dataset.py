@@ -1,4 +1,4 @@
-"""A prepared dataset version, opened for reading: where its parts come from, and in which order."""
+"""A prepared dataset version, opened for reading: its location and its order."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from drivetrain_pipelines.stream.files import LocalFiles, ShardFiles
 
 @dataclass(frozen=True)
 class CacheSettings:
-    """Where shards of remote datasets are kept on this node, and how many bytes of each dataset version."""
+    """Where shards of remote datasets are cached on this node, and the limit in bytes per dataset version."""
 
     folder: Path
     limit_bytes: int
@@ -36,8 +36,8 @@ class Dataset:
 
     Args:
         location: folder or fsspec URL that holds the manifest and the shards.
-        storage: how to reach a URL.
-        cache: for a URL.
+        storage: access to a URL.
+        cache: required for a URL.
 
     Raises:
         CorruptFileError: there is no valid manifest.
@@ -48,28 +48,30 @@ class Dataset:
         self.manifest = Manifest.read(self.folder)
 
     def open(self, split: str, readers: int = 1) -> tuple[ShardArena, ShardFiles]:
-        """The rows of a split, none of them mapped yet, and the files to map; the caller closes both.
+        """Return the rows of a split, none of them mapped yet, and the files to map. The caller closes both.
 
         Args:
-            readers: that stream the split on this node, at about the same pace; they share the cache.
+            readers: readers of the split on this node, at about the same pace; they share the cache.
         """
         shards = self.manifest.splits[split]
         return ShardArena(self.manifest.schema, shards), self._files(split, readers)
 
     def order(self, split: str, weights: Sequence[float], seed: int, lanes: int, window: int) -> SampleOrder:
-        """The endless shuffled stream over a split's streams."""
-        streams: dict[int, list[int]] = {}
+        """Return the endless shuffled stream over the sources of a split."""
+        rows_by_source: dict[int, list[int]] = {}
         for shard in self.manifest.splits[split]:
-            streams.setdefault(shard.stream, []).append(shard.rows)
-        return SampleOrder.of(list(streams.values()), [weights[number] for number in streams], seed, lanes, window)
+            rows_by_source.setdefault(shard.stream, []).append(shard.rows)
+        return SampleOrder.of(
+            list(rows_by_source.values()), [weights[number] for number in rows_by_source], seed, lanes, window
+        )
 
     def training_order(self, data: DataSpec, seed: int) -> SampleOrder:
-        """The stream that a job trains on."""
+        """Return the stream of samples that a job trains on."""
         weights = [part.weight for part in data.mixture]
         return self.order("train", weights, seed, data.lanes, data.shuffle_window)
 
-    def read(self, split: str, samples: Int64Array) -> Columns:
-        """Some rows at once, numbered over the split in manifest order.
+    def read(self, split: str, rows: Int64Array) -> Columns:
+        """Read some rows, by their number in the split in manifest order.
 
         Raises:
             IndexError: there are fewer rows.
@@ -77,13 +79,13 @@ class Dataset:
         arena, files = self.open(split)
         try:
             first = np.cumsum([0] + [shard.rows for shard in self.manifest.splits[split]])
-            shards = np.searchsorted(first, samples, side="right") - 1
-            if samples.size and not 0 <= samples.min() <= samples.max() < first[-1]:
-                raise IndexError(f"{split} has {first[-1]} rows; asked for {samples.min()} to {samples.max()}")
+            shards = np.searchsorted(first, rows, side="right") - 1
+            if rows.size and not 0 <= rows.min() <= rows.max() < first[-1]:
+                raise IndexError(f"{split} has {first[-1]} rows; requested {rows.min()} to {rows.max()}")
             for number in np.unique(shards).tolist():
                 arena.map_shard(number, files.acquire(number))
-            index = arena.index(shards, samples - first[shards])
-            return arena.gather(index, slice(0, len(samples)), arena.buffers(len(samples)))
+            index = arena.index(shards, rows - first[shards])
+            return arena.gather(index, slice(0, len(rows)), arena.buffers(len(rows)))
         finally:
             arena.close()
             files.close()
@@ -94,13 +96,13 @@ class Dataset:
             return LocalFiles(self.folder.local, shards)
         assert self._cache, "a remote dataset needs a cache"
         filesystem, path = open_storage(self.folder.location, self.folder.storage)
-        place = content_digest(self.folder.location)
-        folder = self._cache.folder / f"{self.manifest.name}-{self.manifest.version}-{place}"
+        location_digest = content_digest(self.folder.location)
+        folder = self._cache.folder / f"{self.manifest.name}-{self.manifest.version}-{location_digest}"
         return CachedFiles(folder, path, shards, Fetcher(filesystem), self._cache.limit_bytes, readers)
 
 
 def open_dataset(location: str, data: DataSpec) -> Dataset:
-    """A job's dataset. Shards of a remote one are cached below ``DRIVETRAIN_CACHE``, or the temporary folder."""
+    """Open the dataset of a job. Remote shards are cached below ``DRIVETRAIN_CACHE``, or the temporary folder."""
     default = f"{tempfile.gettempdir()}/drivetrain-cache-{os.getuid()}"
     folder = Path(os.environ.get("DRIVETRAIN_CACHE", default))
     return Dataset(location, data.storage, CacheSettings(folder, data.cache_bytes))

@@ -1,4 +1,4 @@
-"""Where a reader gets its shard files from."""
+"""Access to the shard files of a reader."""
 
 from __future__ import annotations
 
@@ -10,59 +10,59 @@ from drivetrain_pipelines.storage.shards import Shard
 
 
 class ShardFiles(Protocol):
-    """Files of a split's shards, by number."""
+    """The files of a split's shards, by number."""
 
     @property
-    def ahead_bytes(self) -> int:
-        """How many bytes of shards should be known to be needed soon."""
+    def prefetch_bytes(self) -> int:
+        """Bytes of shards to request before they are needed."""
 
-    def expect(self, numbers: Sequence[int]) -> None:
-        """These will be asked for soon, in this order."""
+    def prefetch(self, numbers: Sequence[int]) -> None:
+        """Request shards that are needed soon, in this order."""
 
     def acquire(self, number: int) -> Path:
-        """A shard as a local file, which stays until it is released. May wait."""
+        """Return the local path of a shard, which stays until it is released. May wait."""
 
     def release(self, number: int) -> None:
-        """The file is not mapped any more."""
+        """Release a file that is no longer mapped."""
 
     def discard(self, number: int) -> None:
-        """An acquired file is not what was written: release it, and fetch it anew where there is something to fetch."""
+        """Release an acquired file whose bytes are wrong, and remove the local copy so that it is fetched again."""
 
     def stop(self) -> None:
-        """Let nobody wait in `acquire` any longer."""
+        """Make `acquire` stop waiting."""
 
     def close(self) -> None:
-        """Stop, and release all."""
+        """Stop, and release all files."""
 
 
 class LocalFiles:
-    """Shards that lie on this machine or on a file system that it mounts.
+    """Shards on this machine or on a file system that it mounts.
 
     Args:
-        folder: holds the files.
-        shards: of the split.
+        folder: folder of the files.
+        shards: shards of the split.
     """
 
-    ahead_bytes = 0
+    prefetch_bytes = 0
 
     def __init__(self, folder: Path, shards: Sequence[Shard]) -> None:
         self._paths = [folder / shard.file for shard in shards]
 
-    def expect(self, numbers: Sequence[int]) -> None:
-        """Nothing to fetch."""
+    def prefetch(self, numbers: Sequence[int]) -> None:
+        """Do nothing: the files are local."""
 
     def acquire(self, number: int) -> Path:
         """See `ShardFiles`."""
         return self._paths[number]
 
     def release(self, number: int) -> None:
-        """Nothing is held."""
+        """Do nothing: files are not locked."""
 
     def discard(self, number: int) -> None:
-        """There is no other copy."""
+        """Do nothing: there is no other copy."""
 
     def stop(self) -> None:
-        """Nobody waits."""
+        """Do nothing: `acquire` never waits."""
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: no resources are held."""

@@ -3,10 +3,10 @@
 agent: the Ray actor.
 event_log: the numbered events that the coordinator reads.
 fork_server: the warm parent process of the ranks.
-fork_server_process: the fork server as the agent sees it: its process and sockets.
-hang_watch: telling a hanging rank from a long step.
-node: what the agent needs of its node and of Ray.
+fork_server_process: the agent's handle of the fork server: its process and sockets.
+hang_watch: detection of hanging ranks.
+node: the node and Ray as the agent uses them.
 node_meter: load and energy of the node.
-peers: copies of ranks' states in another node's memory.
-rank_supervisor: starting, following and ending the rank processes.
+peers: copies of ranks' states in the memory of another node.
+rank_supervisor: start, supervision and end of the rank processes.
 """

@@ -9,29 +9,29 @@ from itertools import takewhile
 
 from drivetrain_workers.protocol.events import AgentEvent, NodeMeasured, StepDone
 
-_KEPT_EVENTS = 10_000  # for a coordinator that was restarted; what it had read of older ones is in its records
-_ROUTINE = (StepDone, NodeMeasured)  # read together: a call for each would cost ranks of short steps their cores
-_GATHER_S = 1.0
+_MAX_EVENTS = 10_000  # for a restarted coordinator; the events before these are in its records
+_ROUTINE_EVENTS = (StepDone, NodeMeasured)  # read in batches: a call per event would slow down ranks with short steps
+_BATCH_DELAY_S = 1.0
 
 
 @dataclass(frozen=True)
 class LoggedEvent:
-    """An event and its number; numbers count up without a gap over the life of the agent."""
+    """An event and its number. Numbers increase without gaps over the life of the agent."""
 
     number: int
     event: AgentEvent
 
 
 class EventLog:
-    """Events of one agent, read by long polls. Safe to use from several threads."""
+    """Events of one agent, read by long polls. Thread-safe."""
 
     def __init__(self) -> None:
-        self._events: deque[LoggedEvent] = deque(maxlen=_KEPT_EVENTS)
+        self._events: deque[LoggedEvent] = deque(maxlen=_MAX_EVENTS)
         self._next = 0
         self._news = threading.Condition()
 
     def append(self, event: AgentEvent) -> None:
-        """Add an event, and wake those who wait for one."""
+        """Add an event and wake the waiting readers."""
         with self._news:
             self._events.append(LoggedEvent(self._next, event))
             self._next += 1
@@ -40,15 +40,15 @@ class EventLog:
     def read(self, since: int, timeout_s: float) -> list[LoggedEvent]:
         """Return the events from number ``since`` on; wait up to ``timeout_s`` for the first.
 
-        Where all are routine, wait a moment for more.
+        Where all are routine events, wait briefly for more.
         """
         with self._news:
             if self._news.wait_for(lambda: self._next > since, timeout_s):
-                self._news.wait_for(lambda: self._is_urgent(since), min(_GATHER_S, timeout_s))
+                self._news.wait_for(lambda: self._is_urgent(since), min(_BATCH_DELAY_S, timeout_s))
             return self._from(since)
 
     def _is_urgent(self, since: int) -> bool:
-        return any(not isinstance(logged.event, _ROUTINE) for logged in self._from(since))
+        return any(not isinstance(logged.event, _ROUTINE_EVENTS) for logged in self._from(since))
 
     def _from(self, number: int) -> list[LoggedEvent]:
         newer = takewhile(lambda logged: logged.number >= number, reversed(self._events))

@@ -1,8 +1,8 @@
-"""The warm parent of a node's rank processes.
+"""The preloaded parent process of a node's rank processes.
 
-Importing torch and DeepSpeed costs a rank many seconds; forking from a process that has imported them costs
-milliseconds. This process imports once, then forks a disposable rank for every request of its agent and reports each
-exit through the process's own handle. It never creates a CUDA context or a thread, which a fork would not survive.
+Importing torch and DeepSpeed takes many seconds; forking from a process that has imported them takes milliseconds.
+This process imports once, then forks a disposable rank for every request of its agent and reports each exit through
+the process's own handle. It never creates a CUDA context or a thread, because neither survives a fork.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 from drivetrain_workers.protocol.events import ForkServerReady, RankExited, RankForked, RankId, RanksKilled
 from drivetrain_workers.protocol.messages import Endpoint, ForkRank, KillRanks, Message, receive, send
 
-# What the first `deepspeed.initialize` of a process would import lazily, at ten seconds and more.
+# The first `deepspeed.initialize` of a process imports these lazily, which takes ten seconds or more.
 PRELOAD = (
     "torch",
     "deepspeed",
@@ -33,16 +33,16 @@ PRELOAD = (
 
 
 def preload() -> None:
-    """Import what ranks need, and keep out what DeepSpeed's autotuner would bring along: MLflow, and Ray with it."""
-    sys.modules["mlflow"] = None  # type: ignore[assignment]  # Python's own way to say: not importable
+    """Import what ranks need, except what DeepSpeed's autotuner would import: MLflow, and with it Ray."""
+    sys.modules["mlflow"] = None  # type: ignore[assignment]  # makes the import fail
     for name in PRELOAD:
         importlib.import_module(name)
     del sys.modules["mlflow"]
 
 
 def main() -> None:
-    """Serve one agent, whose endpoint comes by environment, until it goes away."""
-    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # asking for GPUs must not create a CUDA context before forks
+    """Serve one agent, whose endpoint is in the environment, until it disconnects."""
+    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # checking for GPUs must not create a CUDA context before forks
     endpoint = Endpoint(os.environ["DRIVETRAIN_AGENT"], os.environ.pop("DRIVETRAIN_AGENT_KEY"))
     connection = endpoint.connect()
     preload()
@@ -56,7 +56,7 @@ def main() -> None:
                 if isinstance(request, KillRanks):
                     _end(children)
                     send(connection, RanksKilled())
-                    break  # `wait` named children that are gone now
+                    break  # some children that `wait` returned have ended
                 assert isinstance(request, ForkRank)
                 child = fork.Process(target=_run, args=(request.entry, request.task))
                 child.start()
@@ -72,7 +72,7 @@ def main() -> None:
 
 
 def _end(children: dict[int, tuple[ForkProcess, RankId]]) -> None:
-    """SIGKILL every rank and wait until the kernel has let go of it: a new generation must not meet the old."""
+    """Send SIGKILL to every rank and wait until each has ended: a new generation must not overlap with the old one."""
     for child, _ in children.values():
         child.kill()
     for child, _ in children.values():
@@ -81,7 +81,7 @@ def _end(children: dict[int, tuple[ForkProcess, RankId]]) -> None:
 
 
 def _receive_or_exit(connection: Any) -> Message:
-    """Return the next request, or end this process when the agent is gone (its ranks see that for themselves)."""
+    """Return the next request, or end this process when the agent is gone (its ranks detect that themselves)."""
     try:
         return receive(connection)
     except (EOFError, OSError):

@@ -1,4 +1,4 @@
-"""The fork server of an agent: its process, and the sockets over which it and the ranks talk to the agent."""
+"""The fork server of an agent: its process, and the sockets between the agent, the fork server and the ranks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 from drivetrain_workers.agent.rank_supervisor import Link
 from drivetrain_workers.protocol.messages import Endpoint, Message, receive, send
 
-# On CPUs a step's activations would go back to the kernel and be faulted in again in every step: a tenth of its time.
+# On CPUs the memory of activations would be returned to the kernel and faulted in again in every step: 10% of it.
 KEEP_FREED_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 62)}  # glibc's mallopt(3)
 
 
@@ -32,13 +32,13 @@ class ConnectionLink:
 
 
 class ForkServerProcess:
-    """Starts the fork server, and listens to it and to the ranks that it forks.
+    """Starts the fork server and receives messages from it and from the ranks that it forks.
 
     Args:
-        threads: CPU threads of a rank.
-        gpus: whether ranks use GPUs; else those that the node may have are hidden.
+        threads: CPU threads per rank.
+        gpus: whether ranks use GPUs; otherwise the node's GPUs are hidden from them.
         log: file for the output of the process.
-        on_message: called for each message, from a thread for each connection.
+        on_message: called for each message, from one thread per connection.
     """
 
     def __init__(self, threads: int, gpus: bool, log: Path, on_message: Callable[[Message, Link], None]) -> None:
@@ -54,7 +54,7 @@ class ForkServerProcess:
 
     @property
     def is_alive(self) -> bool:
-        """Whether the process runs."""
+        """Whether the process is running."""
         return self._process.poll() is None
 
     def kill(self) -> None:
@@ -85,11 +85,11 @@ class ForkServerProcess:
             try:
                 connection = self._listener.accept()
             except (AuthenticationError, EOFError, ConnectionError):
-                continue  # not one of ours
+                continue  # the connection failed the authentication
             threading.Thread(target=self._listen, args=(connection,), daemon=True).start()
 
     def _listen(self, connection: Connection[Any, Any]) -> None:
         link = ConnectionLink(connection)
-        with suppress(EOFError, OSError):  # its exit is reported by the fork server
+        with suppress(EOFError, OSError):  # the fork server reports the exit
             while True:
                 self._on_message(receive(connection), link)

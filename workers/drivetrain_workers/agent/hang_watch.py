@@ -1,7 +1,7 @@
-"""Telling a rank that hangs from one whose step is long.
+"""Detection of ranks that hang, as opposed to ranks with a long step.
 
-A rank's own thread says twice a second where its main thread is: in which step and phase, for how long, and how long
-that phase has taken at most before. The agent compares. A process that is stopped is seen in the kernel's word for it.
+A thread of each rank reports twice a second which step and phase the main thread is in, for how long, and the longest
+duration of that phase so far. The agent compares the two. The kernel reports whether a process is stopped.
 """
 
 from __future__ import annotations
@@ -19,68 +19,72 @@ from drivetrain_pipelines.storage.checksums import JsonObject
 
 from drivetrain_workers.protocol.events import Beat, RankHung, RankId
 
-_STOPPED_S = 1.0  # a process in the state "stopped" for so long was not only looked at
-_TIMES, _AT_LEAST_S = 10.0, 30.0  # as long as ever before, ten times over, is a hang
-_DATA_S = 400.0  # storage and transforming actors are waited for, for 300 s, by those who can say what is missing
-_FIRST_S = 600.0  # for a phase that was not seen to end yet: it may compile, or load from slow storage
+_MIN_STOPPED_S = 1.0  # a process that is stopped for less time may only be inspected
+_LIMIT_FACTOR, _MIN_LIMIT_S = 10.0, 30.0  # a phase hangs after ten times its longest duration so far
+_DATA_LIMIT_S = 400.0  # the data reader waits 300 s for storage and transforming actors, and reports the missing one
+_FIRST_PHASE_LIMIT_S = 600.0  # for a phase that has not ended before: it may compile, or load from slow storage
 _STACK_TIMEOUT_S = 5.0
-_OTHERS_FIRST_S = 2.0
-_IN_COLLECTIVE = ("all_reduce", "all_gather", "reduce_scatter", "broadcast", "barrier", "wait")
+_PEER_REPORT_DELAY_S = 2.0
+_COLLECTIVE_FRAMES = ("all_reduce", "all_gather", "reduce_scatter", "broadcast", "barrier", "wait")
 
 
 @dataclass
-class _Seen:
+class _RankState:
     beat: Beat
     at: float
     stopped_at: float | None = None
 
 
 @dataclass
-class Watch:
-    """The agent's side, for the ranks of one generation. Knows no clock and no process: both are told.
+class HangWatch:
+    """Watches the ranks of one generation. The caller provides the time and the state of processes.
 
     Args:
-        hang_after_s: the job's own limit for any phase; None goes by what was observed.
+        hang_after_s: limit of the job for any phase; None: limits follow from observed durations.
     """
 
     hang_after_s: float | None = None
-    _seen: dict[int, _Seen] = field(default_factory=dict)
+    _states: dict[int, _RankState] = field(default_factory=dict)
 
-    def heard(self, rank: int, beat: Beat, now: float) -> None:
-        """A rank has told where it is."""
-        before = self._seen.get(rank)
-        self._seen[rank] = _Seen(beat, now, before.stopped_at if before else None)
+    def record_heartbeat(self, rank: int, beat: Beat, now: float) -> None:
+        """Record the heartbeat of a rank."""
+        before = self._states.get(rank)
+        self._states[rank] = _RankState(beat, now, before.stopped_at if before else None)
 
-    def state(self, rank: int, stopped: bool, now: float) -> None:
-        """Whether the kernel says that a rank's process is stopped."""
-        if seen := self._seen.get(rank):
-            seen.stopped_at = (seen.stopped_at or now) if stopped else None
+    def record_stopped(self, rank: int, stopped: bool, now: float) -> None:
+        """Record whether the process of a rank is stopped."""
+        if state := self._states.get(rank):
+            state.stopped_at = (state.stopped_at or now) if stopped else None
 
-    def late(self, now: float) -> list[int]:
-        """Ranks that hang, the likeliest cause first; empty while all may be well."""
-        stopped = [r for r, s in self._seen.items() if s.stopped_at is not None and now - s.stopped_at >= _STOPPED_S]
+    def find_hung(self, now: float) -> list[int]:
+        """Return the ranks that hang, the most likely cause first; empty if none does."""
+        stopped = [
+            r for r, s in self._states.items() if s.stopped_at is not None and now - s.stopped_at >= _MIN_STOPPED_S
+        ]
         if stopped:
             return sorted(stopped)
-        late = [rank for rank, seen in self._seen.items() if seen.beat.for_s + now - seen.at > self._limit(seen.beat)]
-        return sorted(late, key=lambda rank: (self._seen[rank].beat.phases, rank))
+        late = [
+            rank for rank, state in self._states.items() if state.beat.for_s + now - state.at > self._limit(state.beat)
+        ]
+        return sorted(late, key=lambda rank: (self._states[rank].beat.phases, rank))
 
     def describe(self, rank: int, now: float) -> str:
-        """For people: where a rank is, and since when."""
-        seen = self._seen[rank]
-        if seen.stopped_at is not None:
-            return f"its process is stopped, in phase {seen.beat.phase!r} after step {seen.beat.step}"
-        where = f"in phase {seen.beat.phase!r} after step {seen.beat.step}"
-        return f"{where} for {seen.beat.for_s + now - seen.at:.0f} s; the limit is {self._limit(seen.beat):.0f} s"
+        """Describe the phase of a rank and its duration, for messages."""
+        state = self._states[rank]
+        if state.stopped_at is not None:
+            return f"its process is stopped, in phase {state.beat.phase!r} after step {state.beat.step}"
+        phase = f"in phase {state.beat.phase!r} after step {state.beat.step}"
+        return f"{phase} for {state.beat.for_s + now - state.at:.0f} s; the limit is {self._limit(state.beat):.0f} s"
 
     def _limit(self, beat: Beat) -> float:
         if self.hang_after_s is not None:
             return self.hang_after_s
-        at_least_s = _DATA_S if beat.phase in ("data", "download") else _AT_LEAST_S
-        return max(at_least_s, _TIMES * beat.longest_s) if beat.longest_s else _FIRST_S
+        at_least_s = _DATA_LIMIT_S if beat.phase in ("data", "download") else _MIN_LIMIT_S
+        return max(at_least_s, _LIMIT_FACTOR * beat.longest_s) if beat.longest_s else _FIRST_PHASE_LIMIT_S
 
 
 class Supervisor(Protocol):
-    """What `HangReporter` needs to know of the ranks; see `RankSupervisor`."""
+    """The part of `RankSupervisor` that `HangReporter` uses."""
 
     @property
     def generation(self) -> int:
@@ -90,21 +94,21 @@ class Supervisor(Protocol):
     def pids(self) -> dict[int, int]:
         """Process ids by rank."""
 
-    def late(self, is_stopped: Callable[[int], bool]) -> list[int]:
+    def find_hung(self, is_stopped: Callable[[int], bool]) -> list[int]:
         """Return the ranks that hang, the most likely cause first."""
 
     def describe(self, rank: int) -> str:
-        """Say where a rank is."""
+        """Describe the phase of a rank."""
 
 
 class HangReporter:
-    """Looks for a generation that makes no progress, and reports it once.
+    """Checks the current generation for progress, and reports a hang once.
 
     Args:
-        ranks: of the node.
-        report: receives the event.
+        ranks: ranks of the node.
+        report: called with the event.
         logs: folder for the stacks of all ranks.
-        wait: sleeps.
+        wait: sleeps for some seconds.
     """
 
     def __init__(
@@ -117,32 +121,32 @@ class HangReporter:
         self._ranks, self._report, self._logs, self._wait = ranks, report, logs, wait
         self._reported = 0
 
-    def look(self) -> None:
-        """Look once."""
+    def check(self) -> None:
+        """Check once."""
         number = self._ranks.generation
-        late = self._ranks.late(is_stopped)
-        if late and number != self._reported:
+        hung = self._ranks.find_hung(is_stopped)
+        if hung and number != self._reported:
             self._reported = number
-            self._report_hang(number, late)
+            self._report_hang(number, hung)
 
-    def _report_hang(self, number: int, late: list[int]) -> None:
-        """Name the rank that the others wait for, and keep what all of them were doing."""
+    def _report_hang(self, number: int, hung: list[int]) -> None:
+        """Report the rank that the others wait for, and store the stacks of all ranks."""
         stacks = {rank: stack_of(pid) for rank, pid in self._ranks.pids.items()}
-        guilty = next((rank for rank in late if not waits_for_peers(stacks.get(rank, []))), late[0])
-        stack = stacks.get(guilty, [])
+        cause = next((rank for rank in hung if not waits_for_peers(stacks.get(rank, []))), hung[0])
+        stack = stacks.get(cause, [])
         if waits_for_peers(stack):
-            self._wait(_OTHERS_FIRST_S)  # the one that they wait for may be another node's, whose agent names it
-        log = self._logs / f"hang-{number}-ranks-{min(stacks, default=guilty)}.txt"
+            self._wait(_PEER_REPORT_DELAY_S)  # the cause may be on another node, whose agent reports it
+        log = self._logs / f"hang-{number}-ranks-{min(stacks, default=cause)}.txt"
         lines = [f"rank {rank}\n" + "".join(f"  {frame}\n" for frame in frames) for rank, frames in stacks.items()]
         log.write_text("\n".join(lines))
-        doing = f", in {stack[0]}" if stack else ""
-        where = self._ranks.describe(guilty)
-        message = f"rank {guilty} makes no progress: {where}{doing}; all stacks are in {log}"
-        self._report(RankHung(RankId(guilty, number), message))
+        frame = f", in {stack[0]}" if stack else ""
+        phase = self._ranks.describe(cause)
+        message = f"rank {cause} makes no progress: {phase}{frame}; all stacks are in {log}"
+        self._report(RankHung(RankId(cause, number), message))
 
 
 def is_stopped(pid: int) -> bool:
-    """Whether a process was stopped (SIGSTOP, SIGTSTP); not whether a debugger holds it."""
+    """Check whether a process is stopped (SIGSTOP, SIGTSTP); a traced process does not count."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
     except (FileNotFoundError, ProcessLookupError):
@@ -150,9 +154,9 @@ def is_stopped(pid: int) -> bool:
 
 
 def stack_of(pid: int) -> list[str]:
-    """Frames of a process's main thread, innermost first, by py-spy; it reads a stopped process too.
+    """Return the frames of a process's main thread, innermost first, with py-spy; also of a stopped process.
 
-    Empty where the system does not allow it.
+    Empty where the system does not permit it.
     """
     command = [str(Path(sys.executable).with_name("py-spy")), "dump", "--nonblocking", "--json", "--pid", str(pid)]
     try:
@@ -165,5 +169,5 @@ def stack_of(pid: int) -> list[str]:
 
 
 def waits_for_peers(stack: list[str]) -> bool:
-    """Whether the innermost frames are those of a collective: such a rank waits for the one that hangs."""
-    return any(frame.startswith(_IN_COLLECTIVE) for frame in stack[:4])
+    """Check whether the innermost frames belong to a collective: such a rank waits for the one that hangs."""
+    return any(frame.startswith(_COLLECTIVE_FRAMES) for frame in stack[:4])

@@ -1,4 +1,4 @@
-"""What an agent needs of its node and of Ray: processes, memory, storage, meters, time."""
+"""The node and Ray as an agent uses them: processes, memory, storage, measurements, time."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from drivetrain_workers.agent.peers import CopyPiece, PeerCopies, StoredCopy
 from drivetrain_workers.agent.rank_supervisor import Link
 from drivetrain_workers.checkpoints.memory_copies import (
     MemoryCopies,
+    acquire_memory_folder,
     memory_folder,
-    own_memory_folder,
     remove_memory_folder,
     remove_orphans,
 )
@@ -30,11 +30,11 @@ from drivetrain_workers.checkpoints.remote import RemoteCheckpoints
 from drivetrain_workers.checkpoints.upload import Uploader
 from drivetrain_workers.protocol.events import AgentEvent, CheckpointUploaded, ProblemFound
 from drivetrain_workers.protocol.messages import Address, AgentTask, Endpoint, Message
-from drivetrain_workers.protocol.processes import yield_to_training
+from drivetrain_workers.protocol.processes import lower_priority
 from drivetrain_workers.records.run_folder import CheckpointId, RunFolder
 from drivetrain_workers.spec import TrainJob
 
-_FETCH_TIMEOUT_S = 60.0  # for a chunk; what is slower is left to storage
+_FETCH_TIMEOUT_S = 60.0  # for one chunk; a slower copy is not used, storage has another
 
 
 class ForkServer(Protocol):
@@ -42,7 +42,7 @@ class ForkServer(Protocol):
 
     @property
     def endpoint(self) -> Endpoint:
-        """Where ranks reach the agent."""
+        """Endpoint at which ranks connect to the agent."""
 
     @property
     def pid(self) -> int:
@@ -50,33 +50,33 @@ class ForkServer(Protocol):
 
     @property
     def is_alive(self) -> bool:
-        """Whether the process runs."""
+        """Whether the process is running."""
 
     def kill(self) -> None:
         """End the process, and its ranks with it."""
 
 
 class AgentNode(Protocol):
-    """The node of an agent. `RayNode` is the real one; tests have a simulated one."""
+    """The node of an agent: `RayNode` in production, a simulated one in tests."""
 
     @property
     def memory_folder(self) -> Path:
-        """Where copies of the ranks' states lie in the node's memory."""
+        """Folder in the node's memory for copies of the ranks' states."""
 
     def start_fork_server(self, on_message: Callable[[Message, Link], None]) -> ForkServer:
-        """Start the fork server; ``on_message`` takes what it and the ranks say."""
+        """Start the fork server; ``on_message`` receives the messages of it and of the ranks."""
 
     def start_transformers(self) -> list[Any]:
         """Start the actors of the job's online transform, if it has one; they end with their handles."""
 
     def open_peer_copies(self) -> PeerCopies | None:
-        """Open this node's memory for copies of checkpoints, if the job wants them and there is a peer."""
+        """Open this node's memory for copies of checkpoints, if the job uses them and there is a peer."""
 
     def start_uploader(self, report: Callable[[AgentEvent], None]) -> Uploader | None:
-        """Upload checkpoints from now on, if the job has a place for them outside the run's folder."""
+        """Start to upload checkpoints, if the job has a location for them outside the run's folder."""
 
     def start_meter(self) -> Callable[[], Reading]:
-        """Measure from now on; the result returns what was measured since it was called last."""
+        """Start to measure. The returned function returns the measurements since its last call."""
 
     def address(self) -> Address:
         """Return an address of this node with a free TCP port."""
@@ -85,12 +85,12 @@ class AgentNode(Protocol):
         """Return monotonic seconds."""
 
     def every(self, seconds: float, work: Callable[[], None]) -> None:
-        """Call ``work`` again and again, in a thread."""
+        """Call ``work`` repeatedly, in a thread."""
 
     def delay(self, seconds: float, work: Callable[[], None]) -> None:
-        """Call ``work`` once, in a thread."""
+        """Call ``work`` once after a delay, in a thread."""
 
-    def forget_copies(self) -> None:
+    def remove_copies(self) -> None:
         """Remove all copies from the node's memory."""
 
     def exit(self) -> NoReturn:
@@ -98,7 +98,7 @@ class AgentNode(Protocol):
 
 
 class PeerLostError(DrivetrainError):
-    """The agent that keeps copies of this one's ranks is dead, or does not answer."""
+    """The agent that keeps copies for this one is dead or does not answer."""
 
     def __init__(self, name: str, detail: str) -> None:
         super().__init__(name, detail)
@@ -112,7 +112,7 @@ class RayPeer:
     """Another agent; see `Peer`.
 
     Args:
-        name: of its actor.
+        name: name of its actor.
 
     Raises:
         PeerLostError: there is no such actor.
@@ -150,8 +150,8 @@ class RayNode:
     """The node on which a Ray actor runs.
 
     Args:
-        task: of the agent.
-        job: of the run.
+        task: task of the agent.
+        job: job of the run.
     """
 
     def __init__(self, task: AgentTask, job: TrainJob) -> None:
@@ -163,11 +163,11 @@ class RayNode:
         first = self._task.first_rank
         log = self._folder.log(first).with_name(f"agent-{first}.log")
         server = ForkServerProcess(self._task.threads, bool(self._task.gpus), log, on_message)
-        yield_to_training()  # after the fork server, whose children are to be served first
+        lower_priority()  # after the fork server, because its children must keep their priority
         return server
 
     def start_transformers(self) -> list[Any]:
-        """See `AgentNode`. Where CPUs are short the actors share those of the ranks."""
+        """See `AgentNode`. If CPUs are short, the actors share those of the ranks."""
         if self._job.data.online is None:
             return []
         free: float = ray.available_resources().get("CPU", 0)  # type: ignore[no-untyped-call]  # Ray's
@@ -180,7 +180,7 @@ class RayNode:
         remove_orphans(self.memory_folder, time.time())
         if not self._job.checkpoint.memory_every:
             return None
-        self._memory_lock = own_memory_folder(self.memory_folder)
+        self._memory_lock = acquire_memory_folder(self.memory_folder)
         if not self._task.successor:
             return None
         peers = PeerCopies(MemoryCopies(self.memory_folder), lambda: RayPeer(self._task.successor))
@@ -197,7 +197,7 @@ class RayNode:
             lambda checkpoint: report(CheckpointUploaded(remote.url(checkpoint))),
             lambda problem: report(ProblemFound(problem)),
         )
-        uploader.wake()  # for what an agent before this one has left
+        uploader.wake()  # for checkpoints that a previous agent did not upload
         return uploader
 
     def start_meter(self) -> Callable[[], Reading]:
@@ -232,7 +232,7 @@ class RayNode:
         timer.daemon = True
         timer.start()
 
-    def forget_copies(self) -> None:
+    def remove_copies(self) -> None:
         """See `AgentNode`."""
         remove_memory_folder(self.memory_folder)
 

@@ -1,4 +1,4 @@
-"""What a node is busy with, and the energy that a run takes there."""
+"""Load of a node, and the energy that a run uses on it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 import psutil
 import pynvml
 
-# What a busy core takes, with its share of memory, fans and power supply, where nothing measures it: a server of 64
-# cores takes about 600 W.
+# Power of a busy core, with its share of memory, fans and power supply, where no meter exists: a server with 64 cores
+# takes about 600 W.
 _WATTS_PER_CORE = 10.0
 _RAPL = Path("/sys/class/powercap")
 _MB = 1e6
@@ -19,11 +19,11 @@ _MB = 1e6
 
 @dataclass(frozen=True)
 class Reading:
-    """What was measured since the reading before.
+    """Measurements since the previous reading.
 
     Attributes:
-        values: by MLflow's names of system metrics; rates and energies are of the time in between.
-        energy_j: of the run's processes and GPUs.
+        values: by MLflow's names of system metrics; rates and energies cover the time since the previous reading.
+        energy_j: energy of the run's processes and GPUs, in joules.
         energy_from: ``nvml``, ``rapl`` or ``estimate``; several of them where CPUs and GPUs were measured differently,
             and ``no gpu`` where a GPU cannot be measured.
     """
@@ -34,25 +34,25 @@ class Reading:
 
 
 class NodeMeter:
-    """Measures a node, and a run's part of it.
+    """Measures a node, and the run's part of it.
 
     Args:
-        gpus: of the run, by index as NVML counts, or by UUID.
-        disk: a folder on the disk to look at.
+        gpus: GPUs of the run, by index as in NVML, or by UUID.
+        disk: a folder on the disk to measure.
     """
 
     def __init__(self, gpus: list[str], disk: Path) -> None:
         self._disk = disk
         self._gpus: list[_Gpu] = []
         for gpu in gpus:
-            with suppress(pynvml.NVMLError):  # a part of one, or a driver that does not tell
+            with suppress(pynvml.NVMLError):  # a MIG slice, or a driver that does not report it
                 self._gpus.append(_Gpu(gpu))
         self._unknown = len(self._gpus) < len(gpus)
         self._network, self._cpu = psutil.net_io_counters(), _CpuEnergy()
-        psutil.cpu_percent()  # the first call only begins to count
+        psutil.cpu_percent()  # the first call only starts the measurement
 
     def read(self) -> Reading:
-        """Measure. The first time counts from when this was made."""
+        """Measure. The first reading counts from the construction of the meter."""
         memory, disk = psutil.virtual_memory(), psutil.disk_usage(str(self._disk))
         network = psutil.net_io_counters()
         values = {
@@ -76,7 +76,7 @@ class NodeMeter:
 
 
 class _Gpu:
-    """One GPU, by NVML."""
+    """One GPU, measured with NVML."""
 
     def __init__(self, name: str) -> None:
         pynvml.nvmlInit()
@@ -88,7 +88,7 @@ class _Gpu:
         self._millijoules = pynvml.nvmlDeviceGetTotalEnergyConsumption(self._handle)
 
     def read(self) -> tuple[dict[str, float], float]:
-        """Values by name, and joules since the last time."""
+        """Return values by name, and joules since the last reading."""
         memory = pynvml.nvmlDeviceGetMemoryInfo(self._handle)
         before, self._millijoules = self._millijoules, pynvml.nvmlDeviceGetTotalEnergyConsumption(self._handle)
         values = {
@@ -101,7 +101,7 @@ class _Gpu:
 
 
 class _CpuEnergy:
-    """Of this process and all that it has started: its part of what RAPL has counted, or an estimate."""
+    """Energy of this process and its descendants: their part of what RAPL counts, or an estimate."""
 
     def __init__(self) -> None:
         self._packages = _rapl_packages()
@@ -109,7 +109,7 @@ class _CpuEnergy:
         self._own, self._whole = _own_seconds(), _busy_seconds()
 
     def take(self) -> tuple[float, str]:
-        """Joules since the last time, and how they were found."""
+        """Return joules since the last reading, and how they were measured."""
         own_before, whole_before, counted_before = self._own, self._whole, self._counted
         self._own, self._whole = _own_seconds(), _busy_seconds()
         own = max(0.0, self._own - own_before)  # processes that have ended are not counted any more
@@ -117,7 +117,7 @@ class _CpuEnergy:
             return own * _WATTS_PER_CORE, "estimate"
         self._counted = [read() for read, _ in self._packages]
         microjoules = sum(
-            (now - before) % largest  # the counter begins anew at its largest value
+            (now - before) % largest  # the counter wraps around at its largest value
             for now, before, (_, largest) in zip(self._counted, counted_before, self._packages, strict=True)
         )
         whole = max(self._whole - whole_before, own, 1e-9)
@@ -125,7 +125,7 @@ class _CpuEnergy:
 
 
 def _rapl_packages() -> list[tuple[Callable[[], int], int]]:
-    """For each CPU package that may be read: its counter in microjoules, and where that begins anew."""
+    """Return for each readable CPU package its counter in microjoules, and the value at which it wraps around."""
     found: list[tuple[Callable[[], int], int]] = []
     for folder in sorted(_RAPL.glob("intel-rapl:?")):
         with suppress(OSError, ValueError):
@@ -136,7 +136,7 @@ def _rapl_packages() -> list[tuple[Callable[[], int], int]]:
 
 
 def _own_seconds() -> float:
-    """CPU time of this process and all below it."""
+    """Return the CPU time of this process and its descendants."""
     total = 0.0
     me = psutil.Process()
     for process in (me, *me.children(recursive=True)):

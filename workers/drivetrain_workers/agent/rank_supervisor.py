@@ -1,7 +1,7 @@
-"""The rank processes of one node: starts and ends generations through the fork server, and follows each process.
+"""The rank processes of one node: starts and ends generations through the fork server, and supervises each process.
 
-Knows messages, not sockets or processes: what the fork server and the ranks say is handed to `RankSupervisor.receive`,
-and what it answers goes through `Link`.
+Handles messages, not sockets or processes: messages of the fork server and the ranks are passed to
+`RankSupervisor.receive`, and answers are sent through `Link`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol
 
-from drivetrain_workers.agent.hang_watch import Watch
+from drivetrain_workers.agent.hang_watch import HangWatch
 from drivetrain_workers.protocol.events import (
     AgentEvent,
     ForkServerReady,
@@ -28,27 +28,27 @@ from drivetrain_workers.protocol.events import (
 from drivetrain_workers.protocol.messages import ForkRank, Generation, KillRanks, Message, RankTask, StopTraining
 from drivetrain_workers.protocol.reasons import Reason
 
-_GRACE_S = 0.3  # so that a cause is reported before its consequences
+_EXIT_REPORT_DELAY_S = 0.3  # so that a cause is reported before its consequences
 _ENTRY = "drivetrain_workers.rank.main:main"
 
 Delay = Callable[[float, Callable[[], None]], None]
 
 
 class Link(Protocol):
-    """The way to a fork server or a rank."""
+    """Connection to a fork server or a rank."""
 
     def send(self, message: Message) -> None:
         """Send one message. Raises OSError when the other side is gone."""
 
 
 class RankSupervisor:
-    """The ranks of one node, over all generations. Safe to use from several threads.
+    """The ranks of one node, over all generations. Thread-safe.
 
     Args:
-        task_of: makes the task of a rank from its number and its generation.
-        ranks: of this node.
-        report: receives what the coordinator has to know.
-        hang_after_s: see `Watch`.
+        task_of: creates the task of a rank from its number and its generation.
+        ranks: ranks of this node.
+        report: called with events for the coordinator.
+        hang_after_s: see `HangWatch`.
         delay: calls a function after some seconds, in another thread.
         clock: monotonic seconds.
     """
@@ -68,10 +68,10 @@ class RankSupervisor:
         self._fork_server: Link | None = None
         self._unconfirmed_kills = 0
         self._generation: Generation | None = None
-        self._pids: dict[int, int] = {}  # by rank; these and the following are of the current generation
+        self._pids: dict[int, int] = {}  # by rank; these and the following belong to the current generation
         self._links: dict[int, Link] = {}
         self._failures: dict[RankId, RankFailed] = {}
-        self._watch = Watch(hang_after_s)
+        self._watch = HangWatch(hang_after_s)
 
     @property
     def generation(self) -> int:
@@ -85,35 +85,35 @@ class RankSupervisor:
             return dict(self._pids)
 
     def start(self, generation: Generation) -> None:
-        """End all ranks of older generations, then fork this one's. Calling it twice changes nothing."""
+        """End all ranks of older generations, then fork the ranks of this one. A second call has no effect."""
         with self._changed:
             self._changed.wait_for(lambda: self._fork_server)
             if self.generation >= generation.number:
                 return
-            self._watch = Watch(self._hang_after_s)
+            self._watch = HangWatch(self._hang_after_s)
             self._generation = generation  # before the lock is released to wait: a second call must see it
             self._kill()
             if self.generation != generation.number:
-                return  # overtaken by a newer one
+                return  # replaced by a newer one
             assert self._fork_server
             for rank in self._ranks:
                 task = self._task_of(rank, generation)
                 self._fork_server.send(ForkRank(task.id, _ENTRY, task.to_json()))
 
     def stop(self) -> None:
-        """Kill all ranks; return when they are gone."""
+        """Kill all ranks; return when they have ended."""
         with self._changed:
             self._kill()
 
-    def ask_stop(self) -> None:
-        """Ask the ranks to save a checkpoint after the current step and to end."""
+    def request_stop(self) -> None:
+        """Ask the ranks to save a checkpoint after the current step and to exit."""
         with self._changed:
             for link in self._links.values():
                 with suppress(OSError):  # a rank that just died is reported by its exit
                     link.send(StopTraining())
 
     def receive(self, message: Message, link: Link) -> None:
-        """Take in a message of the fork server or of a rank."""
+        """Handle a message of the fork server or of a rank."""
         with self._changed:
             match message:
                 case ForkServerReady():
@@ -124,7 +124,7 @@ class RankSupervisor:
                     self._changed.notify_all()
                 case Heartbeat(source, beat):
                     if self._is_current(source):
-                        self._watch.heard(source.rank, beat, self._clock())
+                        self._watch.record_heartbeat(source.rank, beat, self._clock())
                 case RankFailed(source):
                     self._failures[source] = message
                 case RankExited(source):
@@ -136,20 +136,20 @@ class RankSupervisor:
                 case _:
                     raise TypeError(f"{message} is not for an agent")
 
-    def late(self, is_stopped: Callable[[int], bool]) -> list[int]:
-        """Return the ranks that hang, the most likely cause first; see `Watch.late`.
+    def find_hung(self, is_stopped: Callable[[int], bool]) -> list[int]:
+        """Return the ranks that hang, the most likely cause first; see `HangWatch.find_hung`.
 
         Args:
-            is_stopped: whether a process is stopped.
+            is_stopped: checks whether a process is stopped.
         """
         with self._changed:
             now = self._clock()
             for rank, pid in self._pids.items():
-                self._watch.state(rank, is_stopped(pid), now)
-            return [rank for rank in self._watch.late(now) if rank in self._pids]
+                self._watch.record_stopped(rank, is_stopped(pid), now)
+            return [rank for rank in self._watch.find_hung(now) if rank in self._pids]
 
     def describe(self, rank: int) -> str:
-        """Say where a rank is; see `Watch.describe`."""
+        """Describe the phase of a rank; see `HangWatch.describe`."""
         with self._changed:
             return self._watch.describe(rank, self._clock())
 
@@ -164,13 +164,13 @@ class RankSupervisor:
         return self._generation is not None and source.generation == self._generation.number
 
     def _exited(self, event: RankExited) -> None:
-        """Report a rank of the current generation that has ended. A generation that was killed reports nothing."""
+        """Report that a rank of the current generation has ended. A generation that was killed reports nothing."""
         self._pids.pop(event.source.rank, None)
         failure = self._failures.get(event.source)
         if event.code <= 0 or (failure and failure.reason is not Reason.COLLECTIVE):
             self._report_exit(event)
-        else:  # it only lost its peer, or its own report is still on its way from another socket
-            self._delay(_GRACE_S, lambda: self._report_exit(event))
+        else:  # it may only have lost its peer, or its own report has not arrived yet
+            self._delay(_EXIT_REPORT_DELAY_S, lambda: self._report_exit(event))
 
     def _report_exit(self, event: RankExited) -> None:
         if event.code == 0:
@@ -182,7 +182,7 @@ class RankSupervisor:
         self._report(RankLost(event.source, event.code, reason, message, time=event.time))
 
     def _kill(self) -> None:
-        """Have the fork server kill every rank, also those that it is still asked to fork, and wait for it."""
+        """Make the fork server kill every rank, including pending ones, and wait for it."""
         self._pids.clear()
         self._links.clear()
         if self._fork_server is None:

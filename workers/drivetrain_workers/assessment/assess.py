@@ -1,4 +1,4 @@
-"""The assessment of a trained model, in a process of its own."""
+"""The assessment of a trained model, in its own process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from drivetrain_workers.assessment.baselines import standard_baseline
 from drivetrain_workers.assessment.explain import explain
 from drivetrain_workers.assessment.judging import (
     Judge,
-    Judgement,
+    Judgements,
     judge_all,
     next_token_judge,
     token_counts,
@@ -34,62 +34,62 @@ from drivetrain_workers.modeling.objective import load_objective
 from drivetrain_workers.records.run_folder import RunFolder
 from drivetrain_workers.spec import BaselineSpec, TrainJob
 
-_NAMED = 5  # slices, the worst first
-Found = JsonObject
+_MAX_SLICES = 5  # slices, the worst first
+Result = JsonObject
 
 
 def assess(request: AssessRequest) -> str:
-    """Assess a run's newest checkpoint; returns, and keeps in the run's folder, JSON.
+    """Assess a run's newest checkpoint. Returns JSON, which is also stored in the run's folder.
 
-    ``scores``: of the eval split, by name. ``slices``: the worst, each with ``name``, ``decisions``, ``accuracy`` and
-    ``loss``. ``baseline``, where the job wants one: ``name``, ``scores``, what both are compared by (``metric`` and
-    ``mode``), the ``network``'s value of it and the ``winner``. ``pictures``: paths.
+    ``scores``: on the eval split, by name. ``slices``: the worst, each with ``name``, ``decisions``, ``accuracy`` and
+    ``loss``. ``baseline``, if the job has one: ``name``, ``scores``, the ``metric`` and ``mode`` of the comparison,
+    the ``network``'s value of the metric, and the ``winner``. ``pictures``: paths.
 
     Raises:
         CheckpointError: the run has no valid checkpoint.
-        InputError: the job's functions give something else than they should.
+        InputError: a function of the job returned an invalid value.
     """
     folder = RunFolder(Path(request.run_folder))
     trained = load_trained(request.run_folder, request.dataset_folder)
     job = trained.job
     online = OnlineTransform.of(job.data, folder.code, job.seed)
     folder.assessment.mkdir(exist_ok=True)
-    found: Found = {"scores": {}, "slices": [], "pictures": []}
+    found: Result = {"scores": {}, "slices": [], "pictures": []}
     objective = load_objective(job.model, str(folder.code))
     judge: Judge | None = None
-    next_token = job.model.loss is None and job.data.kind == "tokens" and not objective.judges
+    next_token = job.model.loss is None and job.data.kind == "tokens" and not objective.has_outcomes
     needs_train = bool(job.baseline or job.model.assess or next_token)
     splits = Splits.read(trained.dataset, online, needs_train)
-    if objective.judges:
+    if objective.has_outcomes:
         judge = objective.outcomes
     elif next_token:
         judge = next_token_judge(token_counts(splits.train, vocabulary(splits)))
     if judge:
         _describe(judge_all(trained.model, judge, splits, job.seed), folder.assessment, found)
-    network = found["scores"] | request.metrics  # those of the evaluation are of the whole eval split
+    network = found["scores"] | request.metrics  # those of the evaluation cover the whole eval split
     if job.model.assess:
         function = load_function(job.model.assess, str(folder.code), "model.assess")
-        told = _numbers(function(trained.model, splits), "model.assess")
-        found["scores"] |= told
-        network |= told
-    _keep(found, folder)  # what is known is not lost if something fails now
+        assessed = _numbers(function(trained.model, splits), "model.assess")
+        found["scores"] |= assessed
+        network |= assessed
+    _store(found, folder)  # so that a later failure loses nothing
     if job.explain:
-        assert judge, "a job that cannot be explained is refused before it begins"
+        assert judge, "a job that cannot be explained is rejected before it starts"
         picture = explain(trained.model, judge, splits, job.seed, folder.assessment)
         found["pictures"].append(str(picture))
     if job.baseline:
         found["baseline"] = _compare(job, splits, network, folder.code)
-    _keep(found, folder)
+    _store(found, folder)
     return json.dumps(found)
 
 
-def _keep(found: Found, folder: RunFolder) -> None:
+def _store(found: Result, folder: RunFolder) -> None:
     with atomic_write(folder.assessment / "assessment.json") as sink:
         sink.write(json.dumps(found, indent=2).encode())
 
 
-def _describe(judgement: Judgement, folder: Path, found: Found) -> None:
-    """Add scores, slices and the picture of what the model has decided."""
+def _describe(judgement: Judgements, folder: Path, found: Result) -> None:
+    """Add scores, slices and the reliability diagram of the decisions."""
     outcomes = judgement.outcomes
     if outcomes is None:
         found["scores"]["error"] = float(judgement.errors.mean())
@@ -98,11 +98,11 @@ def _describe(judgement: Judgement, folder: Path, found: Found) -> None:
         found["scores"] |= scores(outcomes)
         slices = worst_slices(outcomes.slices, outcomes.loss, outcomes.correct)
         found["pictures"].append(str(draw_reliability(outcomes, folder / "reliability.png")))
-    found["slices"] = [asdict(each) for each in slices[:_NAMED]]
+    found["slices"] = [asdict(each) for each in slices[:_MAX_SLICES]]
 
 
-def _compare(job: TrainJob, splits: Splits, network: dict[str, float], code: Path) -> Found:
-    """The baseline's scores beside the network's."""
+def _compare(job: TrainJob, splits: Splits, network: dict[str, float], code: Path) -> Result:
+    """Return the scores of the baseline and of the network."""
     asked = BaselineSpec() if isinstance(job.baseline, bool) else job.baseline
     best = job.training.best
     metric, mode = (asked.metric, asked.mode) if asked.metric else (best.metric, best.mode)
@@ -114,11 +114,11 @@ def _compare(job: TrainJob, splits: Splits, network: dict[str, float], code: Pat
     of_baseline = _numbers(function(splits), "baseline.function")
     sides = {"network": network, name: of_baseline}
     if metric == "loss" and all("log_loss" in values for values in sides.values()):
-        metric = "log_loss"  # whatever the network was trained for, this is the same for both
+        metric = "log_loss"  # available for both, whatever loss the network was trained with
     if lacking := [side for side, values in sides.items() if metric not in values]:
         have = ", ".join(sides[lacking[0]]) or "nothing"
         fix = "Set baseline.metric and baseline.mode."
-        raise InputError("baseline", f"{metric!r}, which the {lacking[0]} lacks", f"what both have; it has {have}", fix)
+        raise InputError("baseline", f"{metric!r}, which the {lacking[0]} lacks", f"one of both; it has {have}", fix)
     ahead = (network[metric] - of_baseline[metric]) * (1 if mode == "max" else -1)
     winner = "network" if ahead > 0 else "neither" if ahead == 0 else name
     return {

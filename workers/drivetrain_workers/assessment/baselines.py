@@ -1,4 +1,4 @@
-"""Classic methods on the same split, so that a network can be seen beside what needs none."""
+"""Classic methods on the same split, for comparison with the network."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from drivetrain_workers.assessment.scores import Outcomes, scores
 from drivetrain_workers.assessment.splits import Splits
 from drivetrain_workers.classification import main_column
 
-_MOST_COMPONENTS = 100
-_MOST_TRAINED_ON = 10_000
-_DISCOUNT = 0.75  # of every count, in favour of shorter contexts (Ney, Essen, Kneser 1994)
+_MAX_COMPONENTS = 100
+_MAX_TRAINING_ROWS = 10_000
+_DISCOUNT = 0.75  # subtracted from every count, in favour of shorter contexts (Ney, Essen, Kneser 1994)
 
 
 def standard_baseline(splits: Splits) -> tuple[str, Callable[[Splits], dict[str, float]]]:
-    """The method that fits a kind of data, and what people call it.
+    """Return the name and the function of the standard method for a kind of data.
 
     Raises:
         InputError: there is none for this data.
@@ -34,7 +34,7 @@ def standard_baseline(splits: Splits) -> tuple[str, Callable[[Splits], dict[str,
 
 
 def logistic_regression(splits: Splits) -> dict[str, float]:
-    """Principal components of the input, then logistic regression; scores on the eval split.
+    """Score principal components of the input with logistic regression on the eval split.
 
     Args:
         splits: with a column ``label`` ``[rows, 1]``.
@@ -45,9 +45,9 @@ def logistic_regression(splits: Splits) -> dict[str, float]:
     from sklearn.preprocessing import StandardScaler
 
     labels = _labels(splits.train)
-    some = slice(None, None, -(-len(labels) // _MOST_TRAINED_ON))
+    some = slice(None, None, -(-len(labels) // _MAX_TRAINING_ROWS))
     inputs, labels = _flat(splits.train, some), labels[some]
-    components = min(_MOST_COMPONENTS, *inputs.shape)
+    components = min(_MAX_COMPONENTS, *inputs.shape)
     reduced = PCA(components, random_state=0)
     method = make_pipeline(StandardScaler(), reduced, StandardScaler(), LogisticRegression(max_iter=2000, C=0.1))
     method.fit(inputs, labels)
@@ -55,7 +55,7 @@ def logistic_regression(splits: Splits) -> dict[str, float]:
 
 
 def bag_of_tokens(splits: Splits) -> dict[str, float]:
-    """Frequencies of tokens, weighed by how rare they are, then logistic regression; scores on the eval split."""
+    """Score TF-IDF weights of tokens with logistic regression on the eval split."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -78,11 +78,11 @@ def _scores(method: Any, inputs: npt.NDArray[Any], targets: npt.NDArray[np.int64
 
 
 def trigram(splits: Splits) -> dict[str, float]:
-    """Interpolated Kneser-Ney over tokens (Chen and Goodman 1999): ``loss`` in nats per token, and the perplexity."""
+    """Score an interpolated Kneser-Ney trigram (Chen and Goodman 1999): ``loss`` in nats per token, and perplexity."""
     assert splits.tokenizer
     model = _Trigram(_integers(splits.train["tokens"]), splits.tokenizer.get_vocab_size())
     losses = -np.log(model.probabilities(_integers(splits.evaluation["tokens"])))
-    if "segments" in splits.evaluation:  # as of the network, neither padding nor the first token of a document counts
+    if "segments" in splits.evaluation:  # like for the network, padding and the first token of a document do not count
         segments = _integers(splits.evaluation["segments"])
         losses = losses[(segments[:, 1:] > 0) & (segments[:, 1:] == segments[:, :-1])]
     loss = float(losses.mean())
@@ -90,10 +90,10 @@ def trigram(splits: Splits) -> dict[str, float]:
 
 
 class _Trigram:
-    """Counts of one to three tokens in a row, and what they make of the next one.
+    """Counts of sequences of one to three tokens, and the resulting probabilities of the next token.
 
     Args:
-        rows: int64 ``[rows, tokens]``, each a text of its own.
+        rows: int64 ``[rows, tokens]``; each row is a separate text.
     """
 
     def __init__(self, rows: npt.NDArray[np.int64], vocab_size: int) -> None:
@@ -103,9 +103,9 @@ class _Trigram:
             self._pair(self._pair(rows[:, :-2], rows[:, 1:-1]), rows[:, 2:]), return_counts=True
         )
         self._triples = _Table(triples, triple_counts)
-        self._after_pair = _Table.sums(triples // vocab_size, triple_counts)  # how often two were followed
+        self._after_pair = _Table.sums(triples // vocab_size, triple_counts)  # how often a pair had a successor
         self._kinds_after_pair = _Table.sums(triples // vocab_size)
-        # Of shorter contexts it counts in how many kinds of places they have been seen.
+        # Shorter contexts count the distinct contexts in which a token occurs.
         within = triples % (vocab_size * vocab_size)
         self._kinds_of_pair = _Table.sums(within)
         self._kinds_around = _Table.sums(within // vocab_size)
@@ -114,7 +114,7 @@ class _Trigram:
         self._kinds_before = np.bincount(pairs % vocab_size, minlength=vocab_size)
 
     def probabilities(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-        """Of every token but the first of each row, given those before it; ``[rows, tokens - 1]``."""
+        """Return the probability of each token given its predecessors in the row; ``[rows, tokens - 1]``."""
         first, second = self._lower(rows[:, :1], rows[:, 1:2]), self._lower(rows[:, 1:-1], rows[:, 2:])
         context = self._pair(rows[:, :-2], rows[:, 1:-1])
         counts = self._triples(self._pair(context, rows[:, 2:]))
@@ -141,14 +141,14 @@ class _Trigram:
 
 
 class _Table:
-    """Counts by key; those of other keys are 0."""
+    """Counts by key; missing keys count 0."""
 
     def __init__(self, keys: npt.NDArray[np.int64], counts: npt.NDArray[Any]) -> None:
         self._keys, self._counts = keys, counts
 
     @classmethod
     def sums(cls, keys: npt.NDArray[np.int64], counts: npt.NDArray[Any] | None = None) -> _Table:
-        """Of keys that occur several times: the sums of their counts, or how often they occur."""
+        """Create a table from repeated keys: the sums of their counts, or how often they occur."""
         unique, inverse = np.unique(keys, return_inverse=True)
         return cls(unique, np.bincount(inverse, counts, len(unique)))
 
@@ -159,7 +159,7 @@ class _Table:
 
 
 def _flat(columns: Columns, rows: slice = slice(None)) -> npt.NDArray[np.float32]:
-    """The model's input in a row of numbers; of a table, all columns but the label."""
+    """Return the model's input as one row of numbers per sample; of a table, all columns but the label."""
     main = main_column(columns)
     names = [main] if main in ("image", "mel", "tokens") else [name for name in columns if name != "label"]
     parts = []

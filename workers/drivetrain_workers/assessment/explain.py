@@ -1,4 +1,4 @@
-"""What decisions rest on: integrated gradients (Sundararajan et al. 2017), by captum."""
+"""Attribution of decisions: integrated gradients (Sundararajan et al. 2017), by captum."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from drivetrain_workers.classification import main_column
 from drivetrain_workers.modeling.objective import Batch, Outputs
 
 _ROWS = 4
-_PATH_STEPS = 32  # from nothing (black, silence, padding) to the input
+_PATH_STEPS = 32  # from the baseline (black, silence, padding) to the input
 
 
 def explain(model: torch.nn.Module, judge: Judge, splits: Splits, seed: int, folder: Path) -> Path:
-    """Draw what the first decisions of the eval split rest on; returns the picture's path.
+    """Draw the attributions of the first decisions of the eval split; returns the path of the figure.
 
-    A decision is the class that the model has chosen, or what the job's ``score`` says.
+    A decision is the class that the model chose, or the ``score`` of the job's function.
 
     Raises:
-        InputError: the model has no input that gradients could reach.
+        InputError: the model has no input with gradients.
     """
     name = main_column(splits.evaluation)
     batch = next(batches(splits.evaluation, _ROWS, _ROWS))
@@ -48,8 +48,8 @@ def explain(model: torch.nn.Module, judge: Judge, splits: Splits, seed: int, fol
 def _attributions(
     model: torch.nn.Module, judge: Judge, batch: Batch, name: str, classes: list[str], seed: int
 ) -> npt.NDArray[np.float64]:
-    """Of each number of the input, or of each token."""
-    from captum.attr import IntegratedGradients, LayerIntegratedGradients  # here: a second, for such jobs alone
+    """Return the attribution of each number of the input, or of each token."""
+    from captum.attr import IntegratedGradients, LayerIntegratedGradients  # imported here: takes a second
 
     others = [other for other in batch if other != name and torch.is_tensor(batch[other])]
     lists = {other: values for other, values in batch.items() if not torch.is_tensor(values)}
@@ -57,16 +57,16 @@ def _attributions(
     chosen: list[torch.Tensor] = []
 
     def decide(given: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
-        said = judge(
+        outputs = judge(
             model, {name: given, **dict(zip(others, rest, strict=True)), **lists}, context_of(rows, seed, classes)
         )
-        return _decision(said, chosen)
+        return _decision(outputs, chosen)
 
     decide(batch[name], *(batch[other] for other in others))  # at the input itself: this is what is explained
     options: Outputs = {
         "additional_forward_args": tuple(batch[other] for other in others) or None,
         "n_steps": _PATH_STEPS,
-        "internal_batch_size": rows,  # so that a job's function always sees the same rows together
+        "internal_batch_size": rows,  # so that a job's function always receives the same rows together
     }
     if name == "tokens":
         embedding = next((module for module in model.modules() if isinstance(module, torch.nn.Embedding)), None)
@@ -80,21 +80,21 @@ def _attributions(
     return explained
 
 
-def _decision(said: Outputs, chosen: list[torch.Tensor]) -> torch.Tensor:
-    """What is explained ``[rows]``; ``chosen`` are the classes, once they have been found."""
-    if "score" in said:
-        score: torch.Tensor = said["score"]
+def _decision(outputs: Outputs, chosen: list[torch.Tensor]) -> torch.Tensor:
+    """Return the explained values ``[rows]``; ``chosen`` collects the chosen classes on the first call."""
+    if "score" in outputs:
+        score: torch.Tensor = outputs["score"]
         return score
-    if "probabilities" not in said:
-        return -torch.as_tensor(said["error"])
-    probabilities = torch.as_tensor(said["probabilities"])
+    if "probabilities" not in outputs:
+        return -torch.as_tensor(outputs["error"])
+    probabilities = torch.as_tensor(outputs["probabilities"])
     if not chosen:
         chosen.append(probabilities.argmax(-1, keepdim=True))
     return probabilities.gather(-1, chosen[0]).flatten(1).mean(1)
 
 
 def _length(batch: Batch, row: int, own: npt.NDArray[np.float64]) -> int:
-    """Tokens of a row that are not padding."""
+    """Return the number of tokens of a row without padding."""
     used = batch["tokens"][row] != 0 if "segments" not in batch else batch["segments"][row] > 0
     last = int(used.nonzero().max()) + 1 if bool(used.any()) else 1
     return min(last, len(own))

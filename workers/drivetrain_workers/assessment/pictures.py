@@ -1,4 +1,4 @@
-"""Pictures of an assessment: confidence against accuracy, and what decisions rest on."""
+"""Figures of an assessment: confidence against accuracy, and attributions."""
 
 from __future__ import annotations
 
@@ -13,49 +13,49 @@ from matplotlib.figure import Figure
 from drivetrain_workers.assessment.scores import Outcomes, calibration_error, reliability
 
 Array = npt.NDArray[Any]
-_AGAINST, _FOR = "#c2185b", "#1565c0"
-_LINE_CHARACTERS, _LINES = 122, 4  # that fit beside each other at this size; of each text
+_NEGATIVE, _POSITIVE = "#c2185b", "#1565c0"
+_LINE_CHARACTERS, _LINES = 122, 4  # that fit next to each other at this size, for each text
 
 
 def draw_reliability(found: Outcomes, target: Path) -> Path:
-    """How often a model is right when it is so sure (Niculescu-Mizil and Caruana 2005); a dot's size is its share."""
+    """Draw accuracy over confidence (Niculescu-Mizil and Caruana 2005); the size of a dot is its share."""
     figure = Figure(figsize=(4.4, 4.2), layout="constrained")
     axes = figure.subplots()
     confidence, accuracy, counts = (np.array(values) for values in zip(*reliability(found), strict=True))
     axes.plot([0, 1], [0, 1], color="#b0bac5", linewidth=1)
-    axes.plot(confidence, accuracy, color=_FOR, linewidth=1)
-    axes.scatter(confidence, accuracy, s=8 + 300 * counts / counts.sum(), color=_FOR, alpha=0.7)
+    axes.plot(confidence, accuracy, color=_POSITIVE, linewidth=1)
+    axes.scatter(confidence, accuracy, s=8 + 300 * counts / counts.sum(), color=_POSITIVE, alpha=0.7)
     axes.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.02), aspect="equal")
     axes.set_title(f"calibration error {calibration_error(found):.3f}", loc="left", fontsize=10)
     return _save(figure, target)
 
 
 def draw_images(images: Array, attributions: Array, target: Path) -> Path:
-    """Inputs ``[rows, height, width(, channels)]`` above what each part of them counts for, in either direction."""
+    """Draw inputs ``[rows, height, width(, channels)]`` above the attribution of each part, positive or negative."""
     rows = len(images)
     figure = Figure(figsize=(1.9 * rows, 3.9), layout="constrained")
     grid = figure.subplots(2, rows, squeeze=False)
     for number, (image, own) in enumerate(zip(images, attributions, strict=True)):
         above, below = grid[:, number]
-        recording = image.ndim == 2  # of frames and mels: time goes to the right
+        recording = image.ndim == 2  # frames by mels: time goes to the right
         shown = image.T[::-1] if recording else image if image.shape[-1] == 3 else image[..., 0]
         above.imshow(shown, cmap=None if shown.ndim == 3 else "gray", aspect="auto" if recording else "equal")
         flat = own.T[::-1] if recording else own.sum(-1)
-        most = np.abs(flat).max() or 1.0
-        below.imshow(flat, cmap="RdBu", vmin=-most, vmax=most, aspect="auto" if recording else "equal")
+        largest = np.abs(flat).max() or 1.0
+        below.imshow(flat, cmap="RdBu", vmin=-largest, vmax=largest, aspect="auto" if recording else "equal")
         for axes in (above, below):
             axes.set_axis_off()
-    return _save(figure, target, "blue speaks for the decision, red against it")
+    return _save(figure, target, "blue supports the decision, red opposes it")
 
 
 def draw_tokens(texts: list[list[str]], attributions: list[Array], target: Path) -> Path:
-    """Tokens, each on the colour of what it counts for."""
+    """Draw tokens, each on the colour of its attribution."""
     placed: list[tuple[int, int, str, float]] = []  # line, column, token, strength
     line = -1
     for tokens, own in zip(texts, attributions, strict=True):
         line, column, last = line + 1, 0, line + _LINES
-        most = np.abs(own).max() or 1.0
-        for token, strength in zip(tokens, own / most, strict=True):
+        largest = np.abs(own).max() or 1.0
+        for token, strength in zip(tokens, own / largest, strict=True):
             if column + len(token) > _LINE_CHARACTERS:
                 line, column = line + 1, 0
             if line > last:
@@ -71,15 +71,15 @@ def draw_tokens(texts: list[list[str]], attributions: list[Array], target: Path)
         text = token.replace("\n", " ").replace("$", r"\$")
         box = {"facecolor": colormaps["RdBu"](0.5 + 0.35 * strength), "edgecolor": "none", "pad": 1}
         axes.text(column, row + 0.5, text, family="monospace", fontsize=8.5, va="center", bbox=box)
-    return _save(figure, target, "blue speaks for the decision, red against it")
+    return _save(figure, target, "blue supports the decision, red opposes it")
 
 
 def draw_bars(names: list[str], attributions: Array, target: Path) -> Path:
-    """Numbers of a table ``[rows, names]``: what each counts for, averaged over the rows."""
+    """Draw the attributions of the columns of a table ``[rows, names]``, averaged over the rows."""
     figure = Figure(figsize=(6, 0.3 * len(names) + 0.9), layout="constrained")
     axes = figure.subplots()
     mean = attributions.mean(axis=0)
-    axes.barh(names, mean, color=np.where(mean < 0, _AGAINST, _FOR))
+    axes.barh(names, mean, color=np.where(mean < 0, _NEGATIVE, _POSITIVE))
     axes.invert_yaxis()
     return _save(figure, target, "mean attribution")
 

@@ -1,4 +1,4 @@
-"""Scores of decisions: each has probabilities, a right answer, and a slice of the data that it belongs to."""
+"""Scores of decisions. Each decision has probabilities, a correct answer, and the slice of its sample."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ import numpy as np
 import numpy.typing as npt
 
 BINS = 15  # of confidence
-_LEAST_IN_A_SLICE = 10
-_TINY = 1e-12
+_MIN_SLICE_SIZE = 10
+_EPSILON = 1e-12
 
 Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Outcomes:
-    """What a model said and what was right: an entry for each decision, which is a row, a pixel or a token.
+    """Predictions and correct answers: an entry for each decision, which is a row, a pixel or a token.
 
     Attributes:
         confidence: probability of the class that the model chose.
-        correct: whether that was the right one.
-        loss: minus the logarithm of the right class's probability, in nats.
-        brier: squared distance of all probabilities from the right answer (Brier 1950).
+        correct: whether the chosen class is the correct one.
+        loss: negative logarithm of the correct class's probability, in nats.
+        brier: squared distance of all probabilities from the correct answer (Brier 1950).
         positive: probability of class 1, where there are two.
-        targets: the right classes.
-        slices: of the data, by name.
+        targets: the correct classes.
+        slices: slices of the data, by name.
     """
 
     confidence: Floats
@@ -39,14 +39,14 @@ class Outcomes:
 
     @classmethod
     def of(cls, probabilities: npt.NDArray[Any], targets: npt.NDArray[Any], slices: npt.NDArray[Any]) -> Outcomes:
-        """Of probabilities ``[decisions, classes]``, targets and names of slices ``[decisions]``."""
+        """Create outcomes from probabilities ``[decisions, classes]``, targets and names of slices ``[decisions]``."""
         every, targets = np.arange(len(targets)), targets.astype(np.int64)
         chosen, right = probabilities.argmax(1), probabilities[every, targets].astype(np.float64)
         squares = np.einsum("nc,nc->n", probabilities, probabilities, dtype=np.float64)
         return cls(
             confidence=probabilities[every, chosen].astype(np.float64),
             correct=chosen == targets,
-            loss=-np.log(np.maximum(right, _TINY)),
+            loss=-np.log(np.maximum(right, _EPSILON)),
             brier=squares - 2 * right + 1,
             positive=probabilities[:, 1].astype(np.float64) if probabilities.shape[1] == 2 else None,
             targets=targets,
@@ -54,8 +54,8 @@ class Outcomes:
         )
 
     @classmethod
-    def joined(cls, parts: list[Outcomes]) -> Outcomes:
-        """All of them, one after another."""
+    def concatenate(cls, parts: list[Outcomes]) -> Outcomes:
+        """Concatenate outcomes."""
         positives = [part.positive for part in parts if part.positive is not None]
         return cls(
             np.concatenate([part.confidence for part in parts]),
@@ -70,7 +70,7 @@ class Outcomes:
 
 @dataclass(frozen=True)
 class SliceScore:
-    """How well a model does on a part of the data; ``loss`` is in nats, or the error that the job gave."""
+    """Scores on one slice of the data; ``loss`` is in nats, or the error that the job returned."""
 
     name: str
     decisions: int
@@ -79,7 +79,7 @@ class SliceScore:
 
 
 def scores(found: Outcomes) -> dict[str, float]:
-    """Accuracy, log loss, Brier score and calibration error; of two classes the medical ones, too."""
+    """Compute accuracy, log loss, Brier score and calibration error; for two classes also sensitivity and the like."""
     values = {
         "accuracy": float(found.correct.mean()),
         "log_loss": float(found.loss.mean()),
@@ -100,14 +100,14 @@ def scores(found: Outcomes) -> dict[str, float]:
 
 
 def calibration_error(found: Outcomes) -> float:
-    """Mean distance of confidence from accuracy, over bins of confidence (Naeini et al. 2015); 0 is perfect."""
+    """Compute the mean distance of confidence from accuracy over bins (Naeini et al. 2015); 0 is perfect."""
     return sum(count * abs(confidence - accuracy) for confidence, accuracy, count in reliability(found)) / len(
         found.correct
     )
 
 
 def reliability(found: Outcomes) -> list[tuple[float, float, int]]:
-    """(mean confidence, accuracy, decisions) of each bin of confidence that is not empty."""
+    """Return (mean confidence, accuracy, decisions) of each bin of confidence that is not empty."""
     bins = np.minimum((found.confidence * BINS).astype(int), BINS - 1)
     members = [np.flatnonzero(bins == number) for number in range(BINS)]
     return [
@@ -116,11 +116,11 @@ def reliability(found: Outcomes) -> list[tuple[float, float, int]]:
 
 
 def worst_slices(slices: npt.NDArray[Any], loss: Floats, correct: npt.NDArray[np.bool_] | None) -> list[SliceScore]:
-    """The slices of the data, the one with the highest loss first; those too small to tell are left out."""
+    """Return the slices of the data with the highest loss first, without slices that are too small to assess."""
     found = []
     for name in np.unique(slices):
         own = slices == name
-        if own.sum() >= _LEAST_IN_A_SLICE:
+        if own.sum() >= _MIN_SLICE_SIZE:
             accuracy = None if correct is None else float(correct[own].mean())
             found.append(SliceScore(str(name), int(own.sum()), accuracy, float(loss[own].mean())))
     return sorted(found, key=lambda each: -each.loss)

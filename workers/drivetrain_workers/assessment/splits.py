@@ -1,4 +1,4 @@
-"""Samples of a run, as functions of the job and of scikit-learn take them."""
+"""Samples of a run in the form that functions of the job and scikit-learn take."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from drivetrain_pipelines.stream.columns import Columns, Ragged, Values
 from drivetrain_pipelines.stream.dataset import Dataset
 from tokenizers import Tokenizer
 
-_MOST_ROWS = 50_000
-_MOST_BYTES = 1 << 30
+_MAX_ROWS = 50_000
+_MAX_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
 class Splits:
-    """What a run was trained and evaluated on.
+    """The data that a run was trained and evaluated on.
 
     Attributes:
-        train, evaluation: columns by name, arrays ``[rows, ...]`` as the dataset has them; of a large split, rows that
-            are evenly spread over it, 50,000 and 1 GiB at most.
+        train, evaluation: columns by name, arrays ``[rows, ...]`` as in the dataset; of a large split, rows that are
+            evenly spaced over it, 50,000 and 1 GiB at most.
         classes: names of the labels 0, 1, ...; empty where there are none.
-        tokenizer: of a dataset of tokens.
+        tokenizer: tokenizer of a dataset of tokens.
     """
 
     train: Columns
@@ -35,11 +35,11 @@ class Splits:
 
     @classmethod
     def read(cls, dataset: Dataset, online: OnlineTransform | None = None, train: bool = True) -> Splits:
-        """Of a dataset version, as the model is given it when evaluated; without ``train`` nothing of that."""
+        """Read a dataset version as in an evaluation of the model; without ``train``, the training split is empty."""
 
         def some(split: str) -> Columns:
             row_bytes = max(1, sum(map(_bytes, rows(split, np.arange(1)).values())))
-            return rows(split, spread(dataset.manifest.rows(split), min(_MOST_ROWS, _MOST_BYTES // row_bytes)))
+            return rows(split, evenly_spaced(dataset.manifest.rows(split), min(_MAX_ROWS, _MAX_BYTES // row_bytes)))
 
         def rows(split: str, numbers: npt.NDArray[np.int64]) -> Columns:
             columns = dataset.read(split, numbers)
@@ -50,18 +50,18 @@ class Splits:
         return cls(some("train") if train else {}, some("eval"), dataset.manifest.classes, tokenizer)
 
 
-def rows_of(columns: Columns) -> int:
-    """How many there are."""
+def row_count(columns: Columns) -> int:
+    """Return the number of rows."""
     return len(next(iter(columns.values())))
 
 
-def spread(total: int, most: int) -> npt.NDArray[np.int64]:
-    """Numbers of at most ``most`` rows, evenly spread over ``total``."""
-    return np.arange(total) if total <= most else np.linspace(0, total - 1, most).astype(np.int64)
+def evenly_spaced(total: int, max_rows: int) -> npt.NDArray[np.int64]:
+    """Return at most ``max_rows`` row numbers, evenly spaced over ``total``."""
+    return np.arange(total) if total <= max_rows else np.linspace(0, total - 1, max_rows).astype(np.int64)
 
 
-def taken(values: Values, rows: npt.NDArray[np.int64]) -> Values:
-    """Some rows of a column."""
+def take_rows(values: Values, rows: npt.NDArray[np.int64]) -> Values:
+    """Select some rows of a column."""
     if not isinstance(values, Ragged):
         return values[rows]
     pieces = [values.row(int(number)) for number in rows]

@@ -1,4 +1,4 @@
-"""Loading: copy the overlaps between what was saved and what this rank owns now."""
+"""Loading: copies the overlaps between the saved state and the state that this rank owns."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ class _Piece:
 class Checkpoint:
     """A committed checkpoint. Verify it first: `drivetrain_workers.checkpoints.store.verify`.
 
-    Files are read, not mapped: every byte is wanted once, and faulting pages in costs several times a read.
+    Files are read, not mapped: every byte is needed once, and page faults cost several times as much as a read.
 
     Args:
-        folder: its files.
-        manifest: what its manifest says; read from ``folder`` where it is not given.
-        indexes: by rank, likewise.
-        unsaved: records of the steps that the state contains and the ledger does not.
+        folder: folder of its files.
+        manifest: its manifest; read from ``folder`` by default.
+        indexes: indexes by rank; read from ``folder`` by default.
+        unsaved: records of steps that the state contains and the ledger does not.
     """
 
     def __init__(
@@ -72,14 +72,14 @@ class Checkpoint:
         return {kind for _, kind in self._pieces}
 
     def moments(self, parameters: set[str]) -> set[str]:
-        """Names of the optimizer's moments of some parameters; groups of an optimizer may have others."""
+        """Return the names of the optimizer's moments of some parameters; parameter groups may differ in them."""
         return {kind for parameter, kind in self._pieces if parameter in parameters} - {WEIGHTS}
 
     def read(self, parameter: str, kind: str, start: int, out: torch.Tensor) -> None:
         """Fill ``out`` (1-D, fp32) with elements ``start ..`` of a parameter's weights or moment.
 
         Raises:
-            CheckpointError: the checkpoint does not hold all of them.
+            CheckpointError: the checkpoint does not contain all of them.
         """
         missing = out.numel()
         for piece in self._pieces.get((parameter, kind), ()):
@@ -93,7 +93,7 @@ class Checkpoint:
             raise CheckpointError(f"{self.folder.name} lacks {missing} of {out.numel()} elements of {parameter}/{kind}")
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """Full fp32 weights of every trained parameter, and the replicated tensors of rank 0, by name."""
+        """Return the full fp32 weights of every trained parameter, and the replicated tensors of rank 0, by name."""
         tensors = {}
         for name, shape in self.manifest.shapes.items():
             flat = torch.empty(int(np.prod(shape, dtype=np.int64)))
@@ -102,7 +102,7 @@ class Checkpoint:
         return {**tensors, **self.replicated(0)}
 
     def replicated(self, rank: int) -> dict[str, torch.Tensor]:
-        """Buffers and frozen parameters as rank ``rank`` saved them."""
+        """Return buffers and frozen parameters as rank ``rank`` saved them."""
         tensors = {}
         for name, dtype, shape, offset in self.indexes[rank].contents.replicated:
             kind = getattr(torch, dtype)
@@ -113,10 +113,10 @@ class Checkpoint:
 
 
 def restore(engine: Any, checkpoint: Checkpoint, rank: int, world_size: int) -> None:
-    """Put a checkpoint's state into a fresh engine of any world size and ZeRO stage.
+    """Load a checkpoint's state into a new engine of any world size and ZeRO stage.
 
     Raises:
-        CheckpointError: it is the checkpoint of another model.
+        CheckpointError: the checkpoint belongs to another model.
     """
     same_world = checkpoint.manifest.world_size == world_size
     own = checkpoint.indexes[rank if same_world else 0].contents
@@ -133,14 +133,14 @@ def restore(engine: Any, checkpoint: Checkpoint, rank: int, world_size: int) -> 
     for name, tensor in checkpoint.replicated(rank if same_world else 0).items():
         ours[name].copy_(tensor)
     engine.global_steps = checkpoint.step
-    engine.global_samples = checkpoint.manifest.samples
-    engine.lr_scheduler.last_epoch = checkpoint.step  # all its state: the schedule is a function of the step
+    engine.global_samples = checkpoint.manifest.position
+    engine.lr_scheduler.last_epoch = checkpoint.step  # its whole state: the schedule is a function of the step
     if same_world:
         restore_rng(own.rng)
 
 
 def restore_rng(state: JsonObject) -> None:
-    """Inverse of `drivetrain_workers.checkpoints.snapshot.rng_state`."""
+    """Restore the result of `drivetrain_workers.checkpoints.snapshot.rng_state`."""
     version, words, gauss = state["python"]
     random.setstate((version, tuple(words), gauss))
     kind, keys, position, has_gauss, cached = state["numpy"]

@@ -1,4 +1,4 @@
-"""What the JSON files of a checkpoint say: the manifest of the whole, and the index of each rank's file."""
+"""The JSON files of a checkpoint: the manifest of the whole, and the index of each rank's file."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ FORMAT = 2
 
 
 class Fragment(NamedTuple):
-    """A stretch of a parameter's weights or moment in a rank's file.
+    """A contiguous range of a parameter's weights or moment in a rank's file.
 
     Attributes:
         kind: `drivetrain_workers.engine.flat_state.WEIGHTS`, or the name of a moment.
         start, length: elements of the flattened parameter.
-        offset: byte of the file at which the stretch begins.
+        offset: byte of the file at which the range begins.
     """
 
     parameter: str
@@ -48,10 +48,10 @@ class GroupState:
 
 @dataclass(frozen=True)
 class Contents:
-    """What lies where in a rank's file, and what of the rank's state is small enough for JSON.
+    """The layout of a rank's file, and the parts of the rank's state that are stored as JSON.
 
     Attributes:
-        groups: by index.
+        groups: optimizer parameter groups, by index.
         rng: see `drivetrain_workers.checkpoints.snapshot.rng_state`.
     """
 
@@ -66,7 +66,7 @@ class RankIndex:
     """The index of a rank's file.
 
     Attributes:
-        bytes: of the file.
+        bytes: size of the file.
         xxh3: digests of its blocks.
     """
 
@@ -88,7 +88,7 @@ class RankIndex:
 
     @classmethod
     def from_json(cls, index: JsonObject) -> Self:
-        """Return the index of `to_json`."""
+        """Decode the result of `to_json`."""
         contents = Contents(
             tuple(Fragment(*fragment) for fragment in index["fragments"]),
             {int(number): GroupState(_with_tuples(g["hyper"]), g["scalars"]) for number, g in index["groups"].items()},
@@ -100,10 +100,10 @@ class RankIndex:
 
 @dataclass(frozen=True)
 class Probe:
-    """The loss of a batch with the saved weights, for `drivetrain_workers.checkpoints.proof.prove_loss`.
+    """The loss of a batch with the saved weights, for `drivetrain_workers.checkpoints.proof.verify_loss`.
 
     Attributes:
-        position: of the batch in the stream of samples.
+        position: position of the batch in the stream of samples.
     """
 
     position: int
@@ -112,13 +112,13 @@ class Probe:
 
 @dataclass(frozen=True)
 class History:
-    """What later steps depend on apart from the state of the model. Its size does not depend on the number of steps.
+    """State of the run, apart from the model, that later steps depend on. Its size is bounded.
 
     Attributes:
         began: end of the run's first step, in seconds since the epoch.
-        losses: that the guard compares the next one with, oldest first.
+        losses: losses that the guard compares the next one with, oldest first.
         best: score of the best evaluation (lower is better); None where there was none.
-        since_best: evaluations since that one.
+        since_best: number of evaluations since the best one.
     """
 
     began: float
@@ -129,20 +129,20 @@ class History:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A checkpoint as a whole, or a copy in memory.
+    """A whole checkpoint, or a copy in memory.
 
     Attributes:
         step: optimizer steps done.
-        samples: position in the stream of samples.
-        shapes: of every trained parameter.
-        evaluation: at this step, if there was one.
-        probe: if the job asks for one.
-        history: of the run's steps up to this one; None where no run has saved it.
+        position: position in the stream of samples (stored as ``samples``).
+        shapes: shape of every trained parameter.
+        evaluation: evaluation at this step, if there was one.
+        probe: probe of the loss, if the job requests one.
+        history: history of the run up to this step; None where no run has saved it.
         whole: each rank's file has all of its state; otherwise ranks with the same state save parts of it.
     """
 
     step: int
-    samples: int
+    position: int
     world_size: int
     zero_stage: int
     shapes: dict[str, list[int]]
@@ -154,16 +154,17 @@ class Manifest:
 
     @property
     def score(self) -> float | None:
-        """The checkpoint's score (lower is better); None where it was not evaluated, or to no finite number."""
+        """Score of the checkpoint (lower is better); None without an evaluation or a finite score."""
         return self.evaluation.score if self.evaluation and math.isfinite(self.evaluation.score) else None
 
     def to_json(self) -> JsonObject:
         """Return the JSON form."""
-        return asdict(self)
+        manifest = asdict(self)
+        return {"step": manifest.pop("step"), "samples": manifest.pop("position"), **manifest}
 
     @classmethod
     def from_json(cls, manifest: JsonObject) -> Self:
-        """Inverse of `to_json`."""
+        """Decode the result of `to_json`."""
         evaluation, probe, history = (manifest.get(key) for key in ("evaluation", "probe", "history"))
         return cls(
             manifest["step"],
@@ -180,5 +181,5 @@ class Manifest:
 
 
 def _with_tuples(settings: JsonObject) -> JsonObject:
-    """Return settings with the tuples that JSON has made lists."""
+    """Convert lists in settings back to the tuples that they were before JSON."""
     return {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}

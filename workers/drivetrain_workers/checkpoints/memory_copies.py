@@ -1,8 +1,8 @@
-"""Copies of the ranks' states in their node's memory: what a restart loads when it is newer than what storage has.
+"""Copies of the ranks' states in their node's memory. A restart loads them when they are newer than checkpoints.
 
-Files as those of a checkpoint, in the node's shared memory, but without a manifest: a copy is complete when every rank
-of a generation finds its own file. Of each rank the two newest stay, for while one is written, the one before is whole.
-They serve the same world size and ZeRO stage only; all other restarts load from storage.
+The files are those of a checkpoint, in the node's shared memory, but without a manifest: a copy is complete when every
+rank of a generation finds its own file. The two newest copies of each rank are kept, because the previous one must be
+complete while the next one is written. They only fit the same world size and ZeRO stage; others load a checkpoint.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from drivetrain_workers.checkpoints.store import rank_file, rank_index, verify_r
 from drivetrain_workers.protocol.step_record import StepRecord
 from drivetrain_workers.records.run_folder import CheckpointId
 
-_KEPT = 2
-_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  # folders in it are ours alone
+_MAX_COPIES = 2
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  # only this user's folders in it are used
 _OWNER = "owner.lock"
-_ORPHANED_S = 600.0  # an agent that has died is replaced within less
+_ORPHAN_AGE_S = 600.0  # a dead agent is replaced sooner
 
 
 def memory_folder(run_id: str, first_rank: int) -> Path:
-    """Where the copies of a node lie; ``first_rank`` is that of its agent."""
+    """Return the folder of a node's copies; ``first_rank`` is the first rank of its agent."""
     return _SHARED_MEMORY / f"drivetrain-{os.getuid()}" / f"{run_id}-{first_rank}"
 
 
-def own_memory_folder(folder: Path) -> int:
-    """Make a node's folder; it is owned for as long as the returned file descriptor is open. Raises OSError."""
+def acquire_memory_folder(folder: Path) -> int:
+    """Create a node's folder and own it while the returned file descriptor is open. Raises OSError."""
     with _locked(folder.parent, make=True):
         folder.mkdir(exist_ok=True)
         descriptor = os.open(folder / _OWNER, os.O_RDWR | os.O_CREAT, 0o600)
@@ -46,9 +46,9 @@ def own_memory_folder(folder: Path) -> int:
 
 
 def remove_orphans(folder: Path, now: float) -> None:
-    """Release the memory of runs whose owners were killed some time ago; ``folder`` is one that stays.
+    """Release the memory of runs whose owners were killed some time ago; ``folder`` is not removed.
 
-    A folder that was written to in the last minutes may be waiting for the agent that replaces a dead one.
+    A folder that was written to in the last minutes may be waiting for the replacement of a dead agent.
 
     Args:
         now: seconds since the epoch.
@@ -59,20 +59,20 @@ def remove_orphans(folder: Path, now: float) -> None:
     if folder.parent.is_symlink() or folder.parent.exists():
         with _locked(folder.parent, make=False):
             for other in folder.parent.iterdir():
-                if other != folder and not _is_owned(other) and now - _last_written(other) > _ORPHANED_S:
+                if other != folder and not _is_owned(other) and now - _last_written(other) > _ORPHAN_AGE_S:
                     shutil.rmtree(other, ignore_errors=True)
 
 
 def remove_memory_folder(folder: Path) -> None:
-    """The run has ended: give its memory back."""
+    """Release the memory of a run that has ended."""
     shutil.rmtree(folder, ignore_errors=True)
-    with suppress(OSError):  # another run's are still there, or none ever were
+    with suppress(OSError):  # other runs have folders in it, or it does not exist
         folder.parent.rmdir()
 
 
 @contextmanager
 def _locked(parent: Path, make: bool) -> Iterator[None]:
-    """Nobody else owns or removes folders in ``parent`` meanwhile. It must be ours: anybody could have put it there."""
+    """Lock ``parent`` against other owners and removers. It must be owned by this user, because /dev/shm is public."""
     if make:
         with suppress(FileExistsError):
             parent.mkdir(mode=0o700)
@@ -89,10 +89,10 @@ def _locked(parent: Path, make: bool) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class RankCopy:
-    """What the index of a copy says.
+    """The index of a copy.
 
     Attributes:
-        records: of the steps since the newest checkpoint in storage, which the ledger does not have.
+        records: records of the steps since the newest checkpoint, which the ledger does not have.
     """
 
     manifest: Manifest
@@ -106,7 +106,7 @@ class RankCopy:
 
     @classmethod
     def from_json(cls, copy: JsonObject) -> Self:
-        """Return the copy of `to_json`."""
+        """Decode the result of `to_json`."""
         records = tuple(StepRecord.from_json(record) for record in copy["records"])
         return cls(Manifest.from_json(copy["facts"]), RankIndex.from_json(copy), records)
 
@@ -124,14 +124,14 @@ class MemoryCopies:
     def write(self, checkpoint: CheckpointId, rank: int, copy: RankCopy, content: memoryview) -> None:
         """Store a rank's state. Raises OSError when memory is short."""
         folder = checkpoint.folder(self._folder)
-        self.make_room(checkpoint, rank)
+        self.prepare_write(checkpoint, rank)
         with atomic_write(folder / rank_file(rank)) as file:
             file.write(content)
         write_json(folder / rank_index(rank), copy.to_json())
 
     def find(self, rank: int, world_size: int, stage: int) -> list[CheckpointId]:
-        """Return the copies that serve a rank of this world size and ZeRO stage, newest first; `verify` one first."""
-        return [c for c in self.complete(rank) if self._serves(c, rank, world_size, stage)]
+        """Return the copies that fit a rank of this world size and ZeRO stage, newest first; `verify` before use."""
+        return [c for c in self.completed(rank) if self._matches_layout(c, rank, world_size, stage)]
 
     def open(self, checkpoint: CheckpointId, rank: int) -> tuple[Path, RankCopy]:
         """Return folder and index of a rank's copy. Raises CorruptFileError."""
@@ -142,33 +142,33 @@ class MemoryCopies:
         verify_rank(checkpoint.folder(self._folder), rank)
 
     def paths(self, checkpoint: CheckpointId, rank: int) -> tuple[Path, Path]:
-        """State and index of one rank."""
+        """Return the paths of state and index of one rank."""
         folder = checkpoint.folder(self._folder)
         return folder / rank_file(rank), folder / rank_index(rank)
 
-    def complete(self, rank: int) -> list[CheckpointId]:
-        """Copies of a rank whose writing has ended, newest first."""
+    def completed(self, rank: int) -> list[CheckpointId]:
+        """Return the completely written copies of a rank, newest first."""
         found = [CheckpointId.parse(path.parent.name) for path in self._folder.glob(f"*/{rank_index(rank)}")]
         return sorted((c for c in found if c), reverse=True)
 
-    def make_room(self, coming: CheckpointId, rank: int) -> None:
-        """Before a copy of a rank is written: its folder, and none of the older ones but the newest."""
+    def prepare_write(self, coming: CheckpointId, rank: int) -> None:
+        """Create the folder for a new copy of a rank, and remove all its older copies but the newest."""
         coming.folder(self._folder).mkdir(parents=True, exist_ok=True)
-        complete = self.complete(rank)
-        self._forget(rank, set(complete[: _KEPT - 1]) | {coming})
+        completed = self.completed(rank)
+        self._remove(rank, set(completed[: _MAX_COPIES - 1]) | {coming})
 
-    def forget_newer(self, rank: int, chosen: CheckpointId | None) -> None:
-        """A rank goes on from ``chosen``: newer copies are of no use, nor is what was not written to its end."""
-        self._forget(rank, {c for c in self.complete(rank) if chosen and c <= chosen})
+    def remove_newer(self, rank: int, chosen: CheckpointId | None) -> None:
+        """Remove the copies of a rank that are newer than ``chosen`` or incomplete, after a resume from ``chosen``."""
+        self._remove(rank, {c for c in self.completed(rank) if chosen and c <= chosen})
 
-    def _forget(self, rank: int, kept: set[CheckpointId]) -> None:
-        for path in self._folder.glob(f"step-*/{Path(rank_file(rank)).stem}.*"):  # parts and temporary files, too
+    def _remove(self, rank: int, kept: set[CheckpointId]) -> None:
+        for path in self._folder.glob(f"step-*/{Path(rank_file(rank)).stem}.*"):  # partial and temporary files, too
             if CheckpointId.parse(path.parent.name) not in kept:
                 path.unlink(missing_ok=True)
-                with suppress(OSError):  # not empty: other ranks still have theirs there
+                with suppress(OSError):  # not empty: other ranks have files in it
                     path.parent.rmdir()
 
-    def _serves(self, checkpoint: CheckpointId, rank: int, world_size: int, stage: int) -> bool:
+    def _matches_layout(self, checkpoint: CheckpointId, rank: int, world_size: int, stage: int) -> bool:
         try:
             _, copy = self.open(checkpoint, rank)
         except CorruptFileError:

@@ -1,4 +1,4 @@
-"""Proving after a resume that the state in memory is the one that was saved."""
+"""Verification after a resume that the state in memory is the saved one."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from drivetrain_workers.checkpoints.manifest import Probe
 from drivetrain_workers.checkpoints.snapshot import HostBuffer
 from drivetrain_workers.errors import ResumeMismatchError
 
-_TOLERANCE = 1e-3  # relative, of a loss at another world size or ZeRO stage; in half precision stages differ most
+_TOLERANCE = 1e-3  # relative, of a loss at another world size or ZeRO stage; stages differ most in half precision
 
 
-def prove_state(engine: Any, checkpoint: Checkpoint, rank: int, world_size: int) -> bool:
+def verify_state(engine: Any, checkpoint: Checkpoint, rank: int, world_size: int) -> bool:
     """Compare the digests of weights and optimizer state in memory with those of this rank's file.
 
     Returns:
-        False at another world size or ZeRO stage, where nothing lies as it did.
+        False at another world size or ZeRO stage, where the layout is different.
 
     Raises:
         ResumeMismatchError: a block differs; names the parameters in it.
@@ -47,11 +47,11 @@ def prove_state(engine: Any, checkpoint: Checkpoint, rank: int, world_size: int)
     return True
 
 
-def prove_loss(engine: Any, checkpoint: Checkpoint, probe: Probe, loss: float, world_size: int) -> None:
-    """Compare the loss of a batch with what it was when the checkpoint was saved: to the bit in the same layout.
+def verify_loss(engine: Any, checkpoint: Checkpoint, probe: Probe, loss: float, world_size: int) -> None:
+    """Compare the loss of a batch with its loss when the checkpoint was saved: bit by bit in the same layout.
 
     Raises:
-        ResumeMismatchError: it is another.
+        ResumeMismatchError: the losses differ.
     """
     tolerance = 0.0 if _same_layout(engine, checkpoint, world_size) else _TOLERANCE
     if not math.isclose(loss, probe.loss, rel_tol=tolerance, abs_tol=0.0):

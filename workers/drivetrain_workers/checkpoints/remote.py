@@ -1,8 +1,8 @@
-"""Checkpoints in object storage: what `store` is for a run's own folder.
+"""Checkpoints in object storage: the counterpart of `store` for a run's own folder.
 
-The names are the same, ``manifest.json`` is the last file to arrive, and whatever comes back is compared with its
-checksums block by block. Beside the checkpoints lie the ledger and the adjustments, without which a run that has lost
-its folder could go on, but not exactly as it would have.
+The names are the same, ``manifest.json`` is uploaded last, and every download is verified block by block. Next to the
+checkpoints are the ledger and the adjustments: without them a run that has lost its folder could resume, but not
+reproduce its steps exactly.
 """
 
 from __future__ import annotations
@@ -24,49 +24,49 @@ from drivetrain_workers.records.run_folder import CheckpointId, RunFolder
 from drivetrain_workers.spec import CheckpointSpec
 
 _CORRUPT = "manifest.corrupt.json"  # the manifest of a checkpoint that could not be loaded
-_PATIENCE_S = 20.0  # the uploader, which tells of failures, has all the patience in the world
+_TIMEOUT_S = 20.0  # the uploader retries for longer, and reports each failure
 
 
 class RemoteCheckpoints:
     """The checkpoints of one run in storage.
 
     Args:
-        run: its own folder.
-        spec: the job's; has a ``location``.
+        run: local folder of the run.
+        spec: checkpoint section of the job; has a ``location``.
     """
 
     def __init__(self, run: RunFolder, spec: CheckpointSpec) -> None:
         self._run, self._keep = run, spec.keep
-        self._folder = StorageFolder(f"{(spec.location or '').rstrip('/')}/{run.path.name}", spec.storage, _PATIENCE_S)
-        self._scores: dict[CheckpointId, float | None] = {}  # of those whose manifest was read
+        self._folder = StorageFolder(f"{(spec.location or '').rstrip('/')}/{run.path.name}", spec.storage, _TIMEOUT_S)
+        self._scores: dict[CheckpointId, float | None] = {}  # of checkpoints whose manifest was read
 
     @property
     def location(self) -> str:
-        """Where they lie."""
+        """URL of the run's checkpoints."""
         return self._folder.location
 
     def url(self, checkpoint: CheckpointId) -> str:
-        """Where a checkpoint lies."""
+        """Return the URL of a checkpoint."""
         return self._folder.url(self._name(checkpoint))
 
     def committed(self) -> list[CheckpointId]:
-        """Every checkpoint that has a manifest there, newest first. Raises OSError."""
+        """Return every checkpoint in storage that has a manifest, newest first. Raises OSError."""
         return self._committed(self._folder.files(self._run.checkpoints.name))
 
-    def set_aside_before(self) -> list[CheckpointId]:
-        """Checkpoints there that turned out to be of no use, newest first. Raises OSError."""
+    def already_set_aside(self) -> list[CheckpointId]:
+        """Return the checkpoints in storage that were set aside, newest first. Raises OSError."""
         names = self._folder.files(self._run.checkpoints.name)
         found = {self._parse(name) for name in names if name.endswith(f"/{_CORRUPT}")}
         return sorted((c for c in found if c), reverse=True)
 
     def sync(self) -> list[CheckpointId]:
-        """Upload what should be kept and is not there, newest first; remove what need not be kept. May be repeated.
+        """Upload checkpoints that should be kept and are missing, newest first; remove superfluous ones. Idempotent.
 
         Returns:
-            What was uploaded.
+            The uploaded checkpoints.
 
         Raises:
-            OSError, and what else the storage's client raises: a file was refused for 20 s.
+            OSError, and other errors of the storage client: a file was rejected for 20 s.
         """
         names = self._folder.files()
         there = self._committed(names)
@@ -80,24 +80,24 @@ class RemoteCheckpoints:
                 self._upload(checkpoint, names)
             except FileNotFoundError:
                 if (checkpoint.folder(self._run.checkpoints) / MANIFEST).exists():
-                    raise  # it is storage that misses something
-                continue  # removed meanwhile, because there are newer ones
+                    raise  # the file is missing in storage
+                continue  # removed in the meantime, because there are newer ones
             done.append(checkpoint)
         for checkpoint in [c for c in there if c not in wanted]:
-            self._folder.remove(f"{self._name(checkpoint)}/{MANIFEST}")  # first: the rest is no checkpoint any more
+            self._folder.remove(f"{self._name(checkpoint)}/{MANIFEST}")  # first: then it is no longer a checkpoint
         for checkpoint in self._unneeded(names, wanted):
             self._folder.remove(self._name(checkpoint))
         return done
 
     def download(self, checkpoint: CheckpointId, part: int, parts: int, progress: Callable[[], None]) -> None:
-        """Bring one of ``parts`` of a checkpoint's files into the run's folder, verified, all but its manifest.
+        """Download one of ``parts`` of a checkpoint's files into the run's folder and verify it; without the manifest.
 
         Args:
             progress: called after each block.
 
         Raises:
-            CorruptFileError, WrongBytesError: a file is not what was saved, or is not there.
-            FetchError, OSError: storage does not answer.
+            CorruptFileError, WrongBytesError: a file is missing or differs from what was saved.
+            FetchError, OSError: storage is unavailable.
         """
         folder = checkpoint.folder(self._run.checkpoints)
         folder.mkdir(parents=True, exist_ok=True)
@@ -105,8 +105,8 @@ class RemoteCheckpoints:
         fetcher = Fetcher(filesystem)
         try:
             for rank in range(part, self._manifest(checkpoint).world_size, parts):
-                if _is_there(folder, rank):
-                    continue  # it came before this process was started again
+                if _is_complete(folder, rank):
+                    continue  # downloaded before this process was restarted
                 name = f"{self._name(checkpoint)}/{rank_index(rank)}"
                 text = self._folder.read(name)
                 index = RankIndex.from_json(parse_json(text, self._folder.url(name)))
@@ -120,17 +120,17 @@ class RemoteCheckpoints:
             fetcher.close()
 
     def download_records(self) -> None:
-        """The run's ledger and adjustments, where its folder has lost them. Raises as `download`."""
+        """Download the run's ledger and adjustments if its folder has lost them. Raises as `download`."""
         for name in self._records():
             if not (self._run.path / name).exists():
                 self._download_json(name)
 
     def finish_download(self, checkpoint: CheckpointId) -> None:
-        """After all parts: the manifest. Raises as `download`."""
+        """Download the manifest, after all parts. Raises as `download`."""
         self._download_json(f"{self._name(checkpoint)}/{MANIFEST}")
 
     def set_aside(self, checkpoint: CheckpointId) -> None:
-        """A checkpoint is of no use: there it is none any more, and what came of it is removed here."""
+        """Mark a checkpoint as damaged in storage, and remove its downloaded files."""
         shutil.rmtree(checkpoint.folder(self._run.checkpoints), ignore_errors=True)
         self._folder.rename(f"{self._name(checkpoint)}/{MANIFEST}", f"{self._name(checkpoint)}/{_CORRUPT}")
 
@@ -143,13 +143,13 @@ class RemoteCheckpoints:
             file.write(text)
 
     def _upload(self, checkpoint: CheckpointId, names: dict[str, int]) -> None:
-        """All files of it that are not there yet, after the records that go with it."""
+        """Upload all missing files of a checkpoint, after the records that belong to it."""
         folder = checkpoint.folder(self._run.checkpoints)
         files = sorted(folder.iterdir(), key=lambda path: path.name == MANIFEST)  # the manifest last
         for path in [*self._local_records(), *files]:
             name = str(path.relative_to(self._run.path))
             changes = path == self._run.adjustments
-            if changes or names.get(name) != path.stat().st_size:  # others are never written twice
+            if changes or names.get(name) != path.stat().st_size:  # other files are never written twice
                 self._folder.upload(name, path)
 
     def _local_records(self) -> list[Path]:
@@ -166,8 +166,8 @@ class RemoteCheckpoints:
         return sorted((c for c in found if c), reverse=True)
 
     def _unneeded(self, names: dict[str, int], wanted: set[CheckpointId]) -> set[CheckpointId]:
-        """Those whose upload was cut off, and those that have just lost their manifest."""
-        kept = {self._parse(name) for name in names if name.endswith(f"/{_CORRUPT}")}  # for people to look at
+        """Return checkpoints whose upload was interrupted, and those that have just lost their manifest."""
+        kept = {self._parse(name) for name in names if name.endswith(f"/{_CORRUPT}")}  # for inspection by users
         return {c for c in map(self._parse, names) if c} - kept - wanted
 
     def _score(self, checkpoint: CheckpointId) -> float | None:
@@ -188,8 +188,8 @@ class RemoteCheckpoints:
         return CheckpointId.parse(parts[1]) if parts[0] == self._run.checkpoints.name and len(parts) > 1 else None
 
 
-def _is_there(folder: Path, rank: int) -> bool:
-    """Whether a rank's files are in ``folder`` already, as they were written."""
+def _is_complete(folder: Path, rank: int) -> bool:
+    """Check whether a rank's files are in ``folder`` with the expected content."""
     with suppress(CorruptFileError):
         verify_rank(folder, rank)
         return True

@@ -1,4 +1,4 @@
-"""Saving: a copy into a reused host buffer, then files, in a background thread; steps wait for next to nothing."""
+"""Saving: a copy into a reused host buffer, then files, in a background thread. Steps wait only for the copy."""
 
 from __future__ import annotations
 
@@ -26,40 +26,40 @@ from drivetrain_workers.spec import KeepSpec
 
 @dataclass(frozen=True)
 class SavePoint:
-    """Where training is when its state is saved.
+    """State of training when its state is saved.
 
     Attributes:
         step: optimizer steps done.
-        samples: position in the stream of samples.
-        records: of the steps since the save before. Rank 0 writes them ahead of the commit, so a committed checkpoint
-            has its whole history.
+        position: position in the stream of samples.
+        records: records of the steps since the previous save. Rank 0 writes them before the commit, so a committed
+            checkpoint has its whole history.
         history: see `History`.
-        probe: see `drivetrain_workers.checkpoints.proof.prove_loss`.
+        probe: see `drivetrain_workers.checkpoints.proof.verify_loss`.
     """
 
     step: int
-    samples: int
+    position: int
     records: tuple[StepRecord, ...] = ()
     history: History | None = None
     probe: Probe | None = None
 
     @property
     def evaluation(self) -> Evaluation | None:
-        """After this step, if there was one."""
+        """Evaluation after this step, if there was one."""
         return self.records[-1].evaluation if self.records and self.records[-1].step == self.step else None
 
 
 class CheckpointWriter:
-    """One rank's side of saving.
+    """Saves the state of one rank.
 
     Args:
-        folder: of the run.
+        folder: folder of the run.
         source: this process; rank 0 commits and removes old checkpoints.
-        keep: which checkpoints stay.
+        keep: which checkpoints to keep.
         report: called from the background thread: with `CheckpointCommitted` on rank 0 after the commit, with
-            `CopyMade` after `copy`, with `ProblemFound` when that did not work.
+            `CopyMade` after `copy`, with `ProblemFound` when `copy` failed.
         run_began: seconds since the epoch.
-        memory: of this node, for `copy`.
+        memory: memory of this node, for `copy`.
     """
 
     def __init__(
@@ -85,12 +85,12 @@ class CheckpointWriter:
         self._write_s = 0.0
 
     def save(self, engine: Any, point: SavePoint) -> None:
-        """Begin to copy the state of ``engine``, and to write it. Waits first for the save before, if that still runs.
+        """Start to copy and write the state of ``engine``. Waits for the previous save, if that is still running.
 
         `before_update` must be called before the optimizer's next update.
 
         Raises:
-            OSError, CheckpointError: the save before failed.
+            OSError, CheckpointError: the previous save failed.
         """
         began = time.perf_counter()
         self.wait()
@@ -100,7 +100,7 @@ class CheckpointWriter:
         self._stall_s, self._saved_at = time.perf_counter() - began, time.monotonic()
 
     def copy(self, engine: Any, point: SavePoint) -> None:
-        """Begin to copy the state into this node's memory. As `save` otherwise; do not call it while `is_busy`."""
+        """Start to copy the state into this node's memory. Otherwise like `save`; do not call it while `is_busy`."""
         if self._memory is None:
             return
         self.wait()
@@ -111,7 +111,7 @@ class CheckpointWriter:
     def _manifest(self, engine: Any, point: SavePoint, whole: bool) -> Manifest:
         return Manifest(
             point.step,
-            point.samples,
+            point.position,
             self._world_size,
             engine.zero_optimization_stage(),
             parameter_shapes(engine),
@@ -127,7 +127,7 @@ class CheckpointWriter:
         self._thread.start()
 
     def before_update(self) -> None:
-        """Wait until the copy under way holds everything that the optimizer is about to change."""
+        """Wait until the current copy contains everything that the optimizer is about to change."""
         if self._thread:
             began = time.perf_counter()
             self._copied.wait()
@@ -136,17 +136,17 @@ class CheckpointWriter:
 
     @property
     def is_busy(self) -> bool:
-        """Whether a save is still being written, which a step should not wait for."""
+        """Whether a save is still being written. Steps should not wait for it."""
         return self._thread is not None and self._thread.is_alive()
 
     def is_due(self) -> bool:
-        """Whether it pays to save now; ranks may differ, so one decides."""
+        """Return whether a save is due; ranks may differ, so one decides."""
         elapsed_s = max(0.0, time.time() - self._run_began)
         interval_s = save_interval_s(self._stall_s, self._write_s, self._failures, elapsed_s)
         return time.monotonic() - self._saved_at >= interval_s
 
     def wait(self) -> None:
-        """Until the save under way is committed (rank 0) or written (others). Raises what went wrong with it."""
+        """Wait until the current save is committed (rank 0) or written (others). Raises the error of the save."""
         if self._thread:
             self._thread.join()
             self._thread = None
@@ -172,7 +172,7 @@ class CheckpointWriter:
                 self._write_s = time.perf_counter() - began
                 figures = len(data), self._stall_s or 0.0, self._write_s
                 self._report(CheckpointCommitted(self._source, point.step, str(folder), *figures))
-        except Exception as error:  # raised in the training thread by wait()
+        except Exception as error:  # wait() raises it in the training thread
             self._failure = error
         finally:
             self._copied.set()
@@ -188,8 +188,8 @@ class CheckpointWriter:
             self._report(CopyMade(self._source, point.step))
         except OSError as error:  # memory is short: checkpoints in storage must suffice
             self._memory = None
-            self._report(ProblemFound(f"no more copies in the node's memory: {error}"))
-        except Exception as error:  # raised in the training thread by wait()
+            self._report(ProblemFound(f"copies in the node's memory are disabled: {error}"))
+        except Exception as error:  # wait() raises it in the training thread
             self._failure = error
         finally:
             self._copied.set()

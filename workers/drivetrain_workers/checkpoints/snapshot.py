@@ -1,7 +1,7 @@
-"""A consistent copy of a rank's state in host memory, most of it made while the next step computes.
+"""A consistent copy of a rank's state in host memory. Most of it is made while the next step computes.
 
-Weights and moments change only when the optimizer updates them, which is at the end of a step. So the copy may go on
-through the next step's forward and backward passes, if the update waits for it (Maurya et al. 2024, DataStates-LLM).
+Weights and moments change only when the optimizer updates them at the end of a step. The copy may therefore continue
+during the next step's forward and backward passes, if the update waits for it (Maurya et al. 2024, DataStates-LLM).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from drivetrain_workers.engine.deepspeed_internals import flat_states, replicate
 
 
 class HostBuffer:
-    """One copy of a rank's state, in memory that is used again for the next."""
+    """One copy of a rank's state, in memory that is reused for the next one."""
 
     def __init__(self) -> None:
         self._bytes = torch.empty(0, dtype=torch.uint8)
@@ -29,15 +29,15 @@ class HostBuffer:
 
     @property
     def content(self) -> memoryview:
-        """The copy, once `finish` has ended."""
+        """The copy, after `finish`."""
         view: memoryview = self._bytes.numpy().data
         return view
 
     def begin(self, engine: Any, whole: bool = False) -> Contents:
-        """Copy what the next forward pass changes, note what the next update changes, and return what will lie where.
+        """Copy what the next forward pass changes, record what the next update changes, and return the layout.
 
         Args:
-            whole: include what another rank saves for all.
+            whole: include state that another rank saves for all.
         """
         fragments: list[Fragment] = []
         groups: dict[int, GroupState] = {}
@@ -66,17 +66,17 @@ class HostBuffer:
             self._bytes = self._allocate(size)
         self._copy(now)
         if self._stream:
-            torch.cuda.synchronize()  # and so the update before is done, which the other stream must not overtake
+            torch.cuda.synchronize()  # the previous update must be complete before the other stream reads
         return Contents(tuple(fragments), groups, tuple(replicated), rng_state())
 
     def _allocate(self, size: int) -> torch.Tensor:
-        """Memory for the copy; on CPUs outside the heap, whose holes are for what comes and goes with each step."""
+        """Allocate memory for the copy; on CPUs outside the heap, which stays free for the allocations of steps."""
         if self._stream or not size:
             return torch.empty(size, dtype=torch.uint8, pin_memory=self._stream is not None)
         return torch.frombuffer(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), dtype=torch.uint8)
 
     def finish(self) -> None:
-        """Copy the rest. From another thread, before the optimizer's next update."""
+        """Copy the rest. Called from another thread, before the optimizer's next update."""
         if self._stream:
             with torch.cuda.stream(self._stream):
                 self._copy(self._later)
@@ -92,7 +92,7 @@ class HostBuffer:
 
 
 def rng_state() -> JsonObject:
-    """State of every random generator of this process, as JSON."""
+    """Return the state of every random generator of this process, as JSON."""
     version, words, gauss = random.getstate()
     kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else torch.empty(0, dtype=torch.uint8)

@@ -1,8 +1,8 @@
-"""Checkpoint folders: naming, commit, validity, retention. Knows files, not tensors.
+"""Checkpoint folders: naming, commit, validity, retention. Handles files, not tensors.
 
-``step-00000100.g0003/`` holds per rank a raw file ``rank-00000.bin`` and its index ``rank-00000.json``; the folder
-becomes a checkpoint when ``manifest.json`` appears in it. The generation in the name keeps a rank that was thought dead
-from ever writing into the files of its successors.
+``step-00000100.g0003/`` contains per rank a raw file ``rank-00000.bin`` and its index ``rank-00000.json``; the folder
+becomes a checkpoint when ``manifest.json`` appears in it. Because the generation is part of the name, a rank that was
+wrongly considered dead never writes into the files of its successors.
 """
 
 from __future__ import annotations
@@ -23,37 +23,37 @@ from drivetrain_workers.records.run_folder import CheckpointId
 
 MANIFEST = "manifest.json"
 _COMMIT_TIMEOUT_S = 600.0
-_COMMIT_POLL_S = 0.01
+_COMMIT_POLL_INTERVAL_S = 0.01
 
 
 def rank_file(rank: int) -> str:
-    """Raw state of one rank."""
+    """Return the name of the raw state file of one rank."""
     return f"rank-{rank:05d}.bin"
 
 
 def rank_index(rank: int) -> str:
-    """What lies where in `rank_file`; written after it."""
+    """Return the name of the index of `rank_file`, which is written after it."""
     return f"rank-{rank:05d}.json"
 
 
 def committed(root: Path) -> list[CheckpointId]:
-    """Every folder that has a manifest, newest first."""
+    """Return every folder that has a manifest, newest first."""
     found = [CheckpointId.parse(path.parent.name) for path in root.glob(f"*/{MANIFEST}")]
     return sorted((c for c in found if c), reverse=True)
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Return what a checkpoint's manifest says. Raises CorruptFileError."""
+    """Read the manifest of a checkpoint. Raises CorruptFileError."""
     return Manifest.from_json(read_json(folder / MANIFEST))
 
 
 def read_index(folder: Path, rank: int) -> RankIndex:
-    """Return the index of a rank's file. Raises CorruptFileError."""
+    """Read the index of a rank's file. Raises CorruptFileError."""
     return RankIndex.from_json(read_json(folder / rank_index(rank)))
 
 
 def commit(folder: Path, manifest: Manifest) -> None:
-    """Wait until the indexes of all ranks are there, then write the manifest: the commit point.
+    """Wait until the indexes of all ranks exist, then write the manifest: the commit point.
 
     Raises:
         CheckpointError: a rank did not finish within ten minutes.
@@ -65,8 +65,8 @@ def commit(folder: Path, manifest: Manifest) -> None:
         if missing and time.monotonic() > deadline:
             raise CheckpointError(f"ranks {sorted(missing)} did not write their part of {folder.name}")
         if missing:
-            time.sleep(_COMMIT_POLL_S)
-    fsync_folder(folder.parent)  # the folder itself must outlive a power cut, before older checkpoints go
+            time.sleep(_COMMIT_POLL_INTERVAL_S)
+    fsync_folder(folder.parent)  # the folder itself must survive a power failure before older checkpoints are removed
     write_json(folder / MANIFEST, manifest.to_json())
 
 
@@ -74,7 +74,7 @@ def verify(folder: Path, part: int = 0, parts: int = 1) -> None:
     """Check the manifest, and every byte of one of ``parts`` of the files: indexes and raw files of every n-th rank.
 
     Raises:
-        CorruptFileError: names the first file (and block) that is not what was written.
+        CorruptFileError: names the first file (and block) that differs from what was written.
     """
     for rank in range(part, read_manifest(folder).world_size, parts):
         verify_rank(folder, rank)
@@ -87,7 +87,7 @@ def verify_rank(folder: Path, rank: int) -> None:
 
 
 def newest_valid(root: Path, step: int | None = None) -> tuple[Path | None, list[str]]:
-    """The newest checkpoint (of ``step``, if given) whose every byte is right; and what is wrong with newer ones."""
+    """Return the newest checkpoint (of ``step``, if given) with every byte valid, and the problems of newer ones."""
     problems: list[str] = []
     for checkpoint in (c for c in committed(root) if step in (None, c.step)):
         folder = checkpoint.folder(root)
@@ -101,10 +101,10 @@ def newest_valid(root: Path, step: int | None = None) -> tuple[Path | None, list
 
 @dataclass(frozen=True)
 class Description:
-    """A committed checkpoint, for people.
+    """A committed checkpoint, for output.
 
     Attributes:
-        problem: what is wrong with it; empty where nothing was found.
+        problem: what is wrong with it; empty if nothing is.
     """
 
     folder: str
@@ -119,7 +119,7 @@ class Description:
 
 
 def describe_all(root: Path, verify_bytes: bool) -> Iterator[Description]:
-    """Every committed checkpoint, newest first; with ``verify_bytes`` every byte is read."""
+    """Describe every committed checkpoint, newest first; with ``verify_bytes`` every byte is read."""
     for checkpoint in committed(root):
         folder = checkpoint.folder(root)
         size = sum(path.stat().st_size for path in folder.iterdir())
@@ -141,21 +141,21 @@ def set_aside(root: Path, checkpoint: CheckpointId) -> None:
     """Rename a damaged checkpoint, so that it is neither loaded nor counted as kept."""
     folder = checkpoint.folder(root)
     target = folder.with_name(f"{folder.name}.corrupt")
-    shutil.rmtree(target, ignore_errors=True)  # of the same name, downloaded again since
+    shutil.rmtree(target, ignore_errors=True)  # an earlier one of the same name that was downloaded again
     folder.rename(target)
 
 
 def scores(root: Path) -> dict[CheckpointId, float | None]:
-    """Every committed checkpoint whose manifest is sound, with its score (lower is better) where it was evaluated."""
+    """Return every committed checkpoint with a valid manifest, and its score (lower is better) if it was evaluated."""
     found = {}
     for checkpoint in committed(root):
-        with suppress(CorruptFileError):  # it is told, and set aside, when a generation starts
+        with suppress(CorruptFileError):  # reported, and set aside, when a generation starts
             found[checkpoint] = read_manifest(checkpoint.folder(root)).score
     return found
 
 
 def remove_old(root: Path, to_keep: Callable[[dict[CheckpointId, float | None]], set[CheckpointId]]) -> None:
-    """Remove sound checkpoints that need not be kept, and what older generations left unfinished.
+    """Remove valid checkpoints that are not kept, and incomplete ones of older generations.
 
     Args:
         to_keep: chooses from `scores`.
@@ -166,10 +166,10 @@ def remove_old(root: Path, to_keep: Callable[[dict[CheckpointId, float | None]],
     sound = scores(root)
     for checkpoint in sound.keys() - to_keep(sound):
         folder = checkpoint.folder(root)
-        (folder / MANIFEST).unlink()  # first: a half-removed checkpoint must not look like one
+        (folder / MANIFEST).unlink()  # first: a partly removed checkpoint must not look like a complete one
         shutil.rmtree(folder)
     newest = checkpoints[0]
     for path in root.iterdir():
         unfinished = CheckpointId.parse(path.name)
         if unfinished and not (path / MANIFEST).exists() and unfinished.generation < newest.generation:
-            shutil.rmtree(path, ignore_errors=True)  # a rank thought dead may still be writing there
+            shutil.rmtree(path, ignore_errors=True)  # a rank that is considered dead may still write there

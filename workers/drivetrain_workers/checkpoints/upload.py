@@ -1,4 +1,4 @@
-"""Uploading checkpoints in the background, for as long as it takes."""
+"""Uploads of checkpoints in the background, with unlimited retries."""
 
 from __future__ import annotations
 
@@ -10,19 +10,18 @@ import tenacity
 from drivetrain_workers.checkpoints.remote import RemoteCheckpoints
 from drivetrain_workers.records.run_folder import CheckpointId
 
-_FIRST_RETRY_S, _LAST_RETRY_S = 1.0, 60.0
+_INITIAL_RETRY_DELAY_S, _MAX_RETRY_DELAY_S = 1.0, 60.0
 
 
 class Uploader:
     """Keeps storage up to date with a run's folder. Training never waits for it.
 
-    A checkpoint that cannot be uploaded is tried again, with growing pauses, until it is there or newer ones have made
-    it superfluous.
+    A failed upload is retried with growing delays until it succeeds or newer checkpoints replace it.
 
     Args:
         remote: the run's checkpoints in storage.
-        on_uploaded: told of each, from the background thread.
-        on_problem: told of each failed attempt.
+        on_uploaded: called for each uploaded checkpoint, from the background thread.
+        on_problem: called with the problem of each failed attempt.
     """
 
     def __init__(
@@ -33,39 +32,39 @@ class Uploader:
     ) -> None:
         self._remote, self._on_uploaded, self._on_problem = remote, on_uploaded, on_problem
         self._news = threading.Condition()
-        self._asked, self._done = 0, 0  # how often there was something new, and which of those are dealt with
+        self._requested, self._finished = 0, 0  # number of requests, and the number of those that are done
         threading.Thread(target=self._run, name="upload", daemon=True).start()
 
     def wake(self) -> None:
-        """There is a new checkpoint."""
+        """Request an upload of new checkpoints."""
         with self._news:
-            self._asked += 1
+            self._requested += 1
             self._news.notify_all()
 
     def finish(self, timeout_s: float) -> bool:
-        """Wait until everything is there; False when it is not, after ``timeout_s``."""
+        """Wait until everything is uploaded; return False after ``timeout_s``."""
         self.wake()
         with self._news:
-            asked = self._asked
-            return self._news.wait_for(lambda: self._done >= asked, timeout_s)
+            asked = self._requested
+            return self._news.wait_for(lambda: self._finished >= asked, timeout_s)
 
     def _run(self) -> None:
         while True:
             with self._news:
-                self._news.wait_for(lambda: self._asked > self._done)
-                asked = self._asked
+                self._news.wait_for(lambda: self._requested > self._finished)
+                asked = self._requested
             for attempt in tenacity.Retrying(
-                wait=tenacity.wait_random_exponential(_FIRST_RETRY_S, _LAST_RETRY_S),
-                retry=tenacity.retry_if_exception_type(Exception),  # whatever a storage client raises
-                before_sleep=self._tell,
+                wait=tenacity.wait_random_exponential(_INITIAL_RETRY_DELAY_S, _MAX_RETRY_DELAY_S),
+                retry=tenacity.retry_if_exception_type(Exception),  # any error of a storage client
+                before_sleep=self._report_failure,
             ):
                 with attempt:
                     for checkpoint in self._remote.sync():
                         self._on_uploaded(checkpoint)
             with self._news:
-                self._done = asked
+                self._finished = asked
                 self._news.notify_all()
 
-    def _tell(self, state: tenacity.RetryCallState) -> None:
+    def _report_failure(self, state: tenacity.RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
         self._on_problem(f"checkpoints are not uploaded yet (attempt {state.attempt_number}): {error!r:.300}")

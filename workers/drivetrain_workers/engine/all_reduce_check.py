@@ -1,4 +1,4 @@
-"""An all-reduce between processes, as training makes them: does it come through, is the sum right, how fast is it.
+"""An all-reduce between processes, like in training: checks that it completes and is correct, and measures its speed.
 
 Run as ``python -m drivetrain_workers.engine.all_reduce_check RENDEZVOUS RANK WORLD_SIZE``; prints one JSON object.
 """
@@ -13,20 +13,20 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from drivetrain_workers.engine.backend import GLOO, NCCL, stay_on_this_machine
+from drivetrain_workers.engine.backend import GLOO, NCCL, use_loopback_only
 
 _TIMEOUT = timedelta(seconds=60)
 _NUMBERS, _ROUNDS = 4 << 20, 5  # 16 MiB of float32
 
 
 def main(rendezvous: str, rank: int, world_size: int) -> None:
-    """Join the others, sum with them, say how it went."""
-    stay_on_this_machine(rendezvous)
+    """Join the other processes, sum with them, and print the result."""
+    use_loopback_only(rendezvous)
     dist.init_process_group(GLOO.name, init_method=rendezvous, rank=rank, world_size=world_size, timeout=_TIMEOUT)
     backend, group, device = GLOO, None, torch.device("cpu")
-    everybody = torch.tensor(torch.cuda.is_available())
-    dist.all_reduce(everybody, dist.ReduceOp.MIN)
-    if everybody:  # else NCCL would leave out the nodes without GPUs
+    all_have_gpus = torch.tensor(torch.cuda.is_available())
+    dist.all_reduce(all_have_gpus, dist.ReduceOp.MIN)
+    if all_have_gpus:  # otherwise NCCL would leave out the nodes without GPUs
         backend, group = NCCL, dist.new_group(backend=NCCL.name, timeout=_TIMEOUT)
         device = torch.device("cuda", rank % torch.cuda.device_count())
         torch.cuda.set_device(device)

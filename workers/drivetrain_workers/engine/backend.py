@@ -1,4 +1,4 @@
-"""The backends of collectives: which one a device uses, and how its errors are recognized. A new one is added here."""
+"""The backends of collectives: the backend of each device, and how to recognize its errors. Add new backends here."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ class CollectiveBackend:
     """A backend of `torch.distributed`.
 
     Attributes:
-        name: as torch has it.
-        error_mark: what every message of its errors holds; torch raises them as `RuntimeError`.
+        name: name in torch.
+        error_mark: text in all messages of its errors; torch raises them as `RuntimeError`.
     """
 
     name: str
@@ -27,16 +27,16 @@ _BY_DEVICE = {"cpu": GLOO, "cuda": NCCL}
 
 
 def backend_of(device: torch.device) -> CollectiveBackend:
-    """Return the backend of a kind of device."""
+    """Return the backend for a device type."""
     return _BY_DEVICE[device.type]
 
 
 def is_collective_error(message: str) -> bool:
-    """Return whether a message is a backend's."""
+    """Check whether an error message is from a backend."""
     return any(backend.error_mark in message for backend in _BY_DEVICE.values())
 
 
-def stay_on_this_machine(rendezvous: str) -> None:
-    """Keep gloo on loopback where the whole gang is on this machine: nothing listens beyond it."""
+def use_loopback_only(rendezvous: str) -> None:
+    """Restrict gloo to loopback when the whole gang is on this machine, so that nothing listens on other interfaces."""
     if rendezvous.startswith("file://"):
         os.environ["GLOO_SOCKET_IFNAME"] = "lo"

@@ -1,4 +1,4 @@
-"""How a global batch is spread over ranks and micro-batches, at any world size."""
+"""Division of a global batch over ranks and micro-batches, at any world size."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ _DEFAULT_MICRO_BATCH = 32
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """The same samples at every world size; ranks may hold one row more or less than each other.
+    """A plan with the same samples at every world size. The ranks' numbers of rows differ by at most one.
 
     Attributes:
         global_batch: samples per optimizer step over all ranks.
-        accumulation: micro-batches per step; equal on all ranks because ZeRO communicates in each backward pass.
+        accumulation: micro-batches per step; the same on all ranks because ZeRO communicates in each backward pass.
     """
 
     global_batch: int
@@ -25,11 +25,11 @@ class BatchPlan:
     accumulation: int
 
     def rows(self, rank: int) -> slice:
-        """This rank's contiguous rows of the global batch."""
+        """Return this rank's contiguous rows of the global batch."""
         return slice(*_piece(self.global_batch, rank, self.world_size))
 
     def micro_batches(self, rank: int) -> list[slice]:
-        """Slices of the rank's own rows, ``accumulation`` of them, at most ``micro_batch`` long; some may be empty."""
+        """Return ``accumulation`` slices of the rank's own rows, at most ``micro_batch`` long; some may be empty."""
         rows = self.rows(rank)
         count = rows.stop - rows.start
         return [slice(*_piece(count, index, self.accumulation)) for index in range(self.accumulation)]
@@ -39,7 +39,7 @@ def solve(global_batch: int, micro_batch: int | Literal["auto"] | None, world_si
     """Solve micro-batch x accumulation x world size for a fixed global batch.
 
     Raises:
-        InputError: a rank would get no sample, or a micro-batch larger than a rank's share.
+        InputError: a rank would have no sample, or a micro-batch larger than a rank's share.
     """
     if global_batch < world_size:
         raise InputError(
@@ -59,7 +59,7 @@ def solve(global_batch: int, micro_batch: int | Literal["auto"] | None, world_si
 
 
 def total_steps(steps: int | None, epochs: float | None, rows: int, global_batch: int) -> int:
-    """Optimizer steps of a run; a fraction of a global batch at the end of the epochs counts as one step."""
+    """Return the optimizer steps of a run; an incomplete global batch at the end of the epochs counts as one step."""
     if steps is not None:
         return steps
     assert epochs is not None

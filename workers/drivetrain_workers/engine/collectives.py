@@ -1,4 +1,4 @@
-"""How long a rank waits in collectives."""
+"""The time that a rank waits in collectives."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-# Of DeepSpeed's communication backend, through which all of its traffic goes, and ours.
+# Of DeepSpeed's communication backend, which carries all of its traffic and ours.
 _COLLECTIVES = (
     "all_gather",
     "all_gather_coalesced",
@@ -23,13 +23,13 @@ _COLLECTIVES = (
 )
 
 
-class CollectiveClock:
-    """Adds up the time that the main thread spends in collectives, waiting for slower peers included.
+class CollectiveTimer:
+    """Sums up the time that the main thread spends in collectives, including waits for slower peers.
 
-    On GPUs collectives are queued and run beside the computing: only what a rank's CPU waits for them counts here.
+    On GPUs collectives are queued and overlap with computation: only the waits of the CPU for them count here.
 
     Args:
-        backend: DeepSpeed's, of this process; its methods are wrapped.
+        backend: DeepSpeed's backend of this process; its methods are wrapped.
     """
 
     def __init__(self, backend: Any) -> None:
@@ -39,7 +39,7 @@ class CollectiveClock:
                 setattr(backend, name, self._timed(method))
 
     def take(self) -> float:
-        """Seconds since it was asked last."""
+        """Return the seconds since the last call."""
         seconds, self._seconds = self._seconds, 0.0
         return seconds
 
@@ -53,7 +53,7 @@ class CollectiveClock:
 
     @contextmanager
     def _counting(self) -> Iterator[None]:
-        """Collectives call each other: the outermost counts."""
+        """Count the time of the outermost collective only: collectives call each other."""
         began = time.perf_counter()
         self._depth += 1
         try:
@@ -65,13 +65,13 @@ class CollectiveClock:
 
 
 class _Work:
-    """A collective that goes on; waiting for it counts too."""
+    """An asynchronous collective; waiting for it counts too."""
 
     def __init__(self, work: Any, counting: Callable[[], Any]) -> None:
         self._work, self._counting = work, counting
 
     def wait(self, *arguments: Any) -> Any:
-        """As torch's."""
+        """Wait for the collective, as torch does."""
         with self._counting():
             return self._work.wait(*arguments)
 

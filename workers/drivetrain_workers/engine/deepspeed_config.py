@@ -1,4 +1,4 @@
-"""From a job's training section to DeepSpeed's configuration."""
+"""Conversion of a job's training section to DeepSpeed's configuration."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from drivetrain_pipelines.errors import InputError
 from drivetrain_workers.engine.batching import BatchPlan
 from drivetrain_workers.spec import ScheduleSpec, TrainingSpec
 
-# Drivetrain owns these: they follow from the batch plan or from our checkpoints and schedule.
-_OWNED = {
+# Drivetrain sets these: they follow from the batch plan or from our checkpoints and schedule.
+_RESERVED_KEYS = {
     "train_batch_size": "training.global_batch_size",
     "train_micro_batch_size_per_gpu": "training.micro_batch_size",
     "gradient_accumulation_steps": "training.global_batch_size and training.micro_batch_size",
@@ -25,7 +25,7 @@ _OWNED = {
 
 
 _ADAM = ("lr", "betas", "eps", "weight_decay")
-_TAKES = {
+_OPTIMIZER_SETTINGS = {
     **dict.fromkeys(("Adam", "AdamW", "FusedAdam", "Lamb"), _ADAM),
     "Lion": ("lr", "betas", "weight_decay"),
     "SGD": ("lr", "momentum", "weight_decay"),
@@ -33,10 +33,10 @@ _TAKES = {
 
 
 def deepspeed_config(spec: TrainingSpec, plan: BatchPlan, on_cpu: bool) -> dict[str, Any]:
-    """DeepSpeed's configuration of this run, with ``training.deepspeed`` merged in last."""
-    optimizer = spec.optimizer.model_dump(include=set(_TAKES[spec.optimizer.type]))
+    """Return DeepSpeed's configuration of this run, with ``training.deepspeed`` merged in last."""
+    optimizer = spec.optimizer.model_dump(include=set(_OPTIMIZER_SETTINGS[spec.optimizer.type]))
     if on_cpu and spec.optimizer.type in ("Adam", "AdamW"):
-        optimizer["torch_adam"] = True  # DeepSpeed's own would be compiled at first use
+        optimizer["torch_adam"] = True  # DeepSpeed's own optimizer would be compiled on first use
     zero: dict[str, Any] = {"stage": spec.stage}
     for part, device in (("optimizer", spec.offload.optimizer), ("param", spec.offload.parameters)):
         if device != "none":
@@ -49,7 +49,7 @@ def deepspeed_config(spec: TrainingSpec, plan: BatchPlan, on_cpu: bool) -> dict[
         "gradient_clipping": spec.gradient_clipping,
         "optimizer": {"type": spec.optimizer.type, "params": optimizer},
         "zero_optimization": zero,
-        "zero_force_ds_cpu_optimizer": not on_cpu,  # or offloading would compile one
+        "zero_force_ds_cpu_optimizer": not on_cpu,  # otherwise offloading would compile an optimizer
         "zero_allow_untested_optimizer": spec.optimizer.type == "SGD",
         "bf16": {"enabled": spec.precision == "bf16"},
         "steps_per_print": 1 << 62,
@@ -58,8 +58,8 @@ def deepspeed_config(spec: TrainingSpec, plan: BatchPlan, on_cpu: bool) -> dict[
 
 
 def check_passthrough(spec: TrainingSpec) -> None:
-    """Raises `InputError` when ``training.deepspeed`` sets what another key of the job file decides."""
-    for key, owner in _OWNED.items():
+    """Raise `InputError` when ``training.deepspeed`` sets what another key of the job file decides."""
+    for key, owner in _RESERVED_KEYS.items():
         if key in spec.deepspeed:
             raise InputError(f"training.deepspeed.{key}", repr(spec.deepspeed[key]), "nothing", f"Set {owner} instead.")
     zero = spec.deepspeed.get("zero_optimization", {})
@@ -71,7 +71,7 @@ def check_passthrough(spec: TrainingSpec) -> None:
 
 
 def learning_rate_ratio(schedule: ScheduleSpec, steps: int) -> Callable[[int], float]:
-    """Ratio of the learning rate at step 0, 1, ...: a pure function, so a resumed run needs no state for it."""
+    """Return the ratio of the learning rate at step 0, 1, ...: a pure function, so a resume needs no state."""
 
     def ratio(step: int) -> float:
         if step < schedule.warmup_steps:

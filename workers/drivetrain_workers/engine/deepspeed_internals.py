@@ -1,8 +1,8 @@
-"""Everything that Drivetrain uses of DeepSpeed beyond its public API; no other module names it.
+"""All uses of DeepSpeed beyond its public API. No other module may use it.
 
-DeepSpeed keeps fp32 master weights and optimizer moments in flat buffers, each rank its own part. `flat_states` finds
-those buffers and says which piece of which parameter lies where in them. That is all that a checkpoint needs to know
-about ZeRO.
+DeepSpeed keeps fp32 master weights and optimizer moments in flat buffers, partitioned over the ranks. `flat_states`
+returns those buffers with the position of every piece of every parameter. A checkpoint needs to know no more about
+ZeRO than that.
 
 Written for and tested with DeepSpeed 0.19. A private name may change with any minor release, so
 `pyproject.toml` bounds DeepSpeed's version from above; check each function here before raising that bound.
@@ -19,47 +19,47 @@ from drivetrain_pipelines.errors import InputError
 from drivetrain_workers.engine.flat_state import FlatState, Span
 
 
-def never_compile_all_reduce() -> None:
+def disable_shared_memory_all_reduce() -> None:
     """Keep DeepSpeed from compiling its shared-memory all-reduce, which takes 35 s and a compiler.
 
-    All traffic goes through the backend of torch.distributed then.
+    All traffic then uses the backend of torch.distributed.
     """
-    import deepspeed  # here: those who only read checkpoints need not wait for it
+    import deepspeed  # imported here: readers of checkpoints do not need it
 
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
 def communication_backend() -> Any:
-    """Return the backend through which all traffic of this process's engines goes."""
-    from deepspeed import comm  # here: as above
+    """Return the backend that carries all traffic of this process's engines."""
+    from deepspeed import comm  # imported here, as above
 
     return comm.comm.cdb
 
 
 def parameter_count(model: torch.nn.Module) -> int:
-    """Return how many weights a model has, also where ZeRO-3 has left this rank a part of each."""
+    """Return the number of weights of a model, also where ZeRO-3 has partitioned them."""
     return sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters())
 
 
 def flat_states(engine: Any) -> list[FlatState]:
-    """All flat buffers of this rank, in DeepSpeed's order."""
+    """Return all flat buffers of this rank, in DeepSpeed's order."""
     stage = engine.zero_optimization_stage()
     if stage == 0:
-        return _replicated(engine)
-    return _partitioned_in_two(engine) if stage < 3 else _partitioned_in_three(engine)
+        return _zero_0_states(engine)
+    return _zero_1_and_2_states(engine) if stage < 3 else _zero_3_states(engine)
 
 
 def parameter_shapes(engine: Any) -> dict[str, list[int]]:
-    """Full shape of every trained parameter, also where ZeRO-3 has partitioned it."""
+    """Return the full shape of every trained parameter, also where ZeRO-3 has partitioned it."""
     named = engine.module.named_parameters()
     return {name: list(getattr(p, "ds_shape", p.shape)) for name, p in named if p.requires_grad}
 
 
 def replicated_tensors(engine: Any) -> dict[str, torch.Tensor]:
-    """What the optimizer does not own: persistent buffers, and parameters that are not trained.
+    """Return the tensors that the optimizer does not own: persistent buffers, and frozen parameters.
 
     Raises:
-        InputError: frozen parameters under ZeRO-3, which partitions them where no optimizer state tells us how.
+        InputError: frozen parameters under ZeRO-3, whose partitions have no optimizer state that describes them.
     """
     module = engine.module
     kept = set(module.state_dict(keep_vars=True)) if engine.zero_optimization_stage() < 3 else None
@@ -71,7 +71,7 @@ def replicated_tensors(engine: Any) -> dict[str, torch.Tensor]:
 
 
 def publish_weights(engine: Any) -> None:
-    """After the fp32 buffers were overwritten: bring the weights that the model computes with in line with them."""
+    """Update the weights that the model computes with, after the fp32 buffers were overwritten."""
     stage = engine.zero_optimization_stage()
     zero = engine.optimizer
     if stage in (1, 2):
@@ -93,13 +93,13 @@ def publish_weights(engine: Any) -> None:
 
 
 def before_overwriting(engine: Any) -> None:
-    """Let ZeRO-3 give up gathered copies before its partitions change underneath them."""
+    """Make ZeRO-3 release gathered copies before its partitions change."""
     if engine.zero_optimization_stage() == 3:
         engine.optimizer.checkpoint_event_prologue()
 
 
-def _replicated(engine: Any) -> list[FlatState]:
-    """ZeRO 0: every rank holds every parameter; the ranks share the work of saving them."""
+def _zero_0_states(engine: Any) -> list[FlatState]:
+    """Return the buffers of ZeRO 0: every rank has every parameter; the ranks divide the work of saving them."""
     names = {p: name for name, p in engine.module.named_parameters()}
     optimizer, rank, world = engine.optimizer, dist.get_rank(), dist.get_world_size()
     states: list[FlatState] = []
@@ -112,15 +112,15 @@ def _replicated(engine: Any) -> list[FlatState]:
     return states
 
 
-def _partitioned_in_two(engine: Any) -> list[FlatState]:
-    """ZeRO 1 and 2: one flat fp32 partition per parameter group."""
+def _zero_1_and_2_states(engine: Any) -> list[FlatState]:
+    """Return the buffers of ZeRO 1 and 2: one flat fp32 partition per parameter group."""
     zero, base = engine.optimizer, engine.optimizer.optimizer
     states = []
     for index, parameters in enumerate(zero.bit16_groups):
         weights = zero.single_partition_of_fp32_groups[index]
         state = FlatState(weights.data, base.state[weights], base.param_groups[index], index)
         for parameter in parameters:
-            if (mapping := parameter._hp_mapping) is not None:  # None: no part of it lies on this rank
+            if (mapping := parameter._hp_mapping) is not None:  # None: no part of it is on this rank
                 at = mapping.hp_fragment_address
                 start = mapping.lp_fragment_address.start
                 state.spans.append(Span(zero.param_names[parameter], start, at.numel, at.start))
@@ -128,8 +128,8 @@ def _partitioned_in_two(engine: Any) -> list[FlatState]:
     return states
 
 
-def _partitioned_in_three(engine: Any) -> list[FlatState]:
-    """ZeRO 3: every parameter is cut into equal padded parts, one a rank, laid end to end in sub-groups."""
+def _zero_3_states(engine: Any) -> list[FlatState]:
+    """Return the buffers of ZeRO 3: every parameter is divided into equal padded parts, one per rank, in sub-groups."""
     zero, base = engine.optimizer, engine.optimizer.optimizer
     rank = dist.get_rank(group=zero.dp_process_group)
     states = []

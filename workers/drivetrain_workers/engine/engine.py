@@ -1,4 +1,4 @@
-"""A DeepSpeed engine that does the same mathematics at every world size."""
+"""A DeepSpeed engine that computes the same result at every world size."""
 
 from __future__ import annotations
 
@@ -12,83 +12,65 @@ import torch
 import torch.distributed as dist
 from deepspeed import comm
 from drivetrain_pipelines.errors import InputError
-from drivetrain_pipelines.stream.columns import Columns, Ragged, Values
+from drivetrain_pipelines.stream.columns import Columns
 
 from drivetrain_workers.engine import deepspeed_internals
-from drivetrain_workers.engine.backend import backend_of, stay_on_this_machine
+from drivetrain_workers.engine.backend import backend_of, use_loopback_only
 from drivetrain_workers.engine.batching import BatchPlan
-from drivetrain_workers.engine.collectives import CollectiveClock
+from drivetrain_workers.engine.collectives import CollectiveTimer
 from drivetrain_workers.engine.deepspeed_config import deepspeed_config, learning_rate_ratio
+from drivetrain_workers.engine.training_data import EvalPart
 from drivetrain_workers.modeling.context import TrainContext
 from drivetrain_workers.modeling.model import checkpoint_activations
+from drivetrain_workers.modeling.model_input import ModelInput, to_tensor
 from drivetrain_workers.modeling.objective import Objective, Outputs
 from drivetrain_workers.spec import TrainingSpec
 
-# A column of a batch: a tensor [rows, ...], or one tensor per row where rows have different lengths.
-ModelInput = torch.Tensor | list[torch.Tensor]
-
 
 def _joined(pieces: list[Any]) -> Any:
-    """One column of several pieces of it."""
+    """Concatenate pieces of one column."""
     return torch.cat(pieces) if all(map(torch.is_tensor, pieces)) else [value for piece in pieces for value in piece]
 
 
-def _nothing() -> None:
-    """Before an update that nobody waits for."""
+def _no_op() -> None:
+    """Do nothing before an update."""
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one optimizer step reports; the same on every rank.
+    """The result of one optimizer step; the same on every rank.
 
     Attributes:
-        communicated_s: see `CollectiveClock`; of this rank.
+        communicated_s: time of this rank in collectives; see `CollectiveTimer`.
     """
 
     loss: float
     gradient_norm: float
     learning_rate: float
-    stop_asked: bool
-    save_asked: bool
+    stop_requested: bool
+    save_requested: bool
     busy: bool
     communicated_s: float
 
 
 @dataclass(frozen=True)
-class EvalPart:
-    """A rank's part of what the model is evaluated on.
-
-    Attributes:
-        columns: its rows; at least one, which may be a stranger where the rank has none.
-        rows: how many of them are this rank's own.
-        total_rows: of all ranks.
-        start: where its first row stands among those.
-    """
-
-    columns: Columns
-    rows: int
-    total_rows: int
-    start: int
-
-
-@dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation found; the same on every rank."""
+    """The result of an evaluation; the same on every rank."""
 
     loss: float
     metrics: dict[str, float]
 
 
 def join_group(rank: int, local_rank: int, world_size: int, rendezvous: str) -> torch.device:
-    """Initialize torch.distributed and DeepSpeed on top; return this rank's device."""
+    """Initialize torch.distributed and DeepSpeed; return this rank's device."""
     on_gpu = torch.cuda.is_available()
     device = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
     if on_gpu:
         torch.cuda.set_device(device)
     else:
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-        deepspeed_internals.never_compile_all_reduce()
-    stay_on_this_machine(rendezvous)
+        deepspeed_internals.disable_shared_memory_all_reduce()
+    use_loopback_only(rendezvous)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(local_rank), "WORLD_SIZE": str(world_size)}
     backend = backend_of(device).name
     dist.init_process_group(backend, init_method=rendezvous, rank=rank, world_size=world_size)
@@ -97,15 +79,15 @@ def join_group(rank: int, local_rank: int, world_size: int, rendezvous: str) -> 
 
 
 class Engine:
-    """DeepSpeed's engine with our batch plan, loss weighting and evaluation around it.
+    """DeepSpeed's engine with our batch plan, loss weighting and evaluation.
 
     Args:
         model: the network; moved to ``device``.
         objective: loss, metrics and predictions of the job.
         spec: training section.
-        plan: how the global batch is spread.
+        plan: division of the global batch.
         steps: optimizer steps of the whole run, for the schedule.
-        seed: the job's.
+        seed: seed of the job.
         classes: names of the labels.
 
     Attributes:
@@ -124,7 +106,7 @@ class Engine:
         seed: int = 0,
         classes: tuple[str, ...] = (),
     ) -> None:
-        self.before_update: Callable[[], None] = _nothing
+        self.before_update: Callable[[], None] = _no_op
         self.objective, self._plan, self._device = objective, plan, device
         self._steps, self._seed, self._classes = steps, seed, classes
         if spec.activation_checkpointing:
@@ -137,7 +119,7 @@ class Engine:
             config=deepspeed_config(spec, plan, device.type == "cpu"),
             lr_scheduler=lambda optimizer: torch.optim.lr_scheduler.LambdaLR(optimizer, ratio),
         )
-        self._collectives = CollectiveClock(deepspeed_internals.communication_backend())
+        self._collectives = CollectiveTimer(deepspeed_internals.communication_backend())
         if spec.compile:
             self.deepspeed.compile(backend=spec.compile)
 
@@ -145,22 +127,22 @@ class Engine:
         self,
         columns: Columns,
         position: int,
-        stop_asked: bool = False,
-        save_asked: bool = False,
+        stop_requested: bool = False,
+        save_requested: bool = False,
         busy: bool = False,
     ) -> StepResult:
-        """One optimizer step on this rank's rows of a global batch.
+        """Run one optimizer step on this rank's rows of a global batch.
 
-        DeepSpeed averages gradients over micro-batches and ranks as if all were equally large. Weighting each
-        micro-batch's mean loss by its share of the global batch (in rows, tokens, or what the job counts), times the
-        number of micro-batches that the average divides by, makes the sum the mean over the global batch, however its
-        rows are spread.
+        DeepSpeed averages gradients over micro-batches and ranks as if all were equally large. Therefore each
+        micro-batch's mean loss is weighted by its share of the global batch (in rows, tokens, or what the job counts),
+        times the number of micro-batches that the average divides by. The sum is then the mean over the global batch,
+        independent of the division of its rows.
 
         Args:
-            position: of the global batch in the stream of samples.
+            position: position of the global batch in the stream of samples.
         """
         engine, plan = self.deepspeed, self._plan
-        self._collectives.take()  # of what came before
+        self._collectives.take()  # discard the time before this step
         parts = plan.accumulation * plan.world_size
         start = position + plan.rows(self._rank).start
         micro_batches = plan.micro_batches(self._rank)
@@ -178,19 +160,19 @@ class Engine:
                 self.before_update()
             engine.step()
             total += loss.detach()
-        # One small collective carries the loss and what any rank asks for, so all ranks do it after the same step.
-        asked = torch.tensor([float(stop_asked), float(save_asked), float(busy)], device=self._device)
+        # One small collective carries the loss and the requests of all ranks, so all act on them after the same step.
+        asked = torch.tensor([float(stop_requested), float(save_requested), float(busy)], device=self._device)
         report = torch.cat([total.view(1), asked])
         comm.all_reduce(report)
         norm = engine.get_global_grad_norm()
-        told, *flags = report.tolist()
+        mean_loss, *flags = report.tolist()
         stop, save, any_busy = (flag > 0 for flag in flags)
         communicated_s = self._collectives.take()
-        return StepResult(told, float(norm or 0.0), float(learning_rate), stop, save, any_busy, communicated_s)
+        return StepResult(mean_loss, float(norm or 0.0), float(learning_rate), stop, save, any_busy, communicated_s)
 
     @torch.no_grad()
     def evaluate(self, part: EvalPart, metrics: bool = True) -> Evaluation:
-        """Mean loss and metrics over all rows; exact, no row padded or dropped.
+        """Compute the mean loss and metrics over all rows; exact, no row padded or dropped.
 
         Every rank makes the same number of forward passes, because ZeRO-3 communicates in each.
         """
@@ -204,7 +186,7 @@ class Engine:
             batch, context = self._batch(part.columns, rows), self._context(rows, part.start, training=False)
             weight = self._weigh(part.columns, rows, part.start, training=False)
             loss = self.objective.loss(engine, batch, context)
-            # A micro-batch without tokens may have a loss that is no number, and counts for nothing.
+            # A micro-batch without tokens may have a loss of NaN, and must not count.
             found = {"": (float(loss) * weight if weight else 0.0, weight)}
             if metrics:
                 context = self._context(rows, part.start, training=False)
@@ -212,7 +194,7 @@ class Engine:
             for name, pair in found.items():
                 zero = torch.zeros(2, dtype=torch.float64, device=self._device)
                 sums.setdefault(name, zero)
-                if own:  # what a stranger gives may be no number, and 0 times that is none either
+                if own:  # the result for a padding row may be NaN, and so would be 0 times it
                     sums[name] += torch.tensor(pair, dtype=torch.float64, device=self._device)
         self._check_names(list(sums))
         table = torch.stack([sums[name] for name in sorted(sums)])
@@ -222,22 +204,24 @@ class Engine:
         return Evaluation(means.pop(""), means)
 
     def _check_names(self, names: list[str]) -> None:
-        """Raises `InputError` when metrics have other names on another rank: they would be added up wrongly."""
-        everywhere: list[list[str]] = [[]] * self._plan.world_size
-        dist.all_gather_object(everywhere, sorted(names))
-        different = next((there for there in everywhere if there != everywhere[0]), None)
+        """Raise `InputError` when metrics have other names on another rank: their sums would be wrong."""
+        names_by_rank: list[list[str]] = [[]] * self._plan.world_size
+        dist.all_gather_object(names_by_rank, sorted(names))
+        different = next((there for there in names_by_rank if there != names_by_rank[0]), None)
         if different:
-            given = f"a function that returned {everywhere[0]} for one part of the samples and {different} for another"
+            given = (
+                f"a function that returned {names_by_rank[0]} for one part of the samples and {different} for another"
+            )
             raise InputError("model.metrics", given, "the same names for every batch")
 
     @torch.no_grad()
-    def predict(self, part: EvalPart, most_rows: int) -> Outputs:
-        """The job's predictions for the first rows of every rank's part; by name, a value for every row."""
-        micro, most = self._plan.micro_batch, min(most_rows, part.rows)
+    def predict(self, part: EvalPart, max_rows: int) -> Outputs:
+        """Return the job's predictions for the first rows of every rank's part; by name, a value for every row."""
+        micro, limit = self._plan.micro_batch, min(max_rows, part.rows)
         pieces = []
         self.deepspeed.eval()
-        for start in range(0, min(most_rows, -(-part.total_rows // self._plan.world_size)), micro):
-            rows = slice(min(start, most), min(start + micro, most))
+        for start in range(0, min(max_rows, -(-part.total_rows // self._plan.world_size)), micro):
+            rows = slice(min(start, limit), min(start + micro, limit))
             batch, context = self._batch(part.columns, rows), self._context(rows, part.start, training=False)
             predicted = self.objective.predict(self.deepspeed, batch, context)
             if rows.stop > rows.start:
@@ -251,23 +235,13 @@ class Engine:
         return self.objective.weight(self._batch(columns, rows), self._context(rows, start, training))
 
     def _context(self, rows: slice, start: int, training: bool) -> TrainContext:
-        """Of a call with some of this rank's rows, the first of which stands at position ``start``."""
+        """Return the context of a call with some of this rank's rows, the first of which has the position ``start``."""
         positions = torch.arange(start + rows.start, start + max(rows.start + 1, rows.stop), device=self._device)
         step, world_size = int(self.deepspeed.global_steps), self._plan.world_size
         return TrainContext(step, self._steps, training, self._rank, world_size, self._seed, positions, self._classes)
 
     def _batch(self, columns: Columns, rows: slice) -> dict[str, ModelInput]:
-        """Rows as tensors on the device; where there are none, one row that counts for nothing."""
+        """Return rows as tensors on the device; without any, one padding row that does not count."""
         if rows.start == rows.stop:
             rows = slice(0, 1)
         return {name: to_tensor(values[rows], self._device) for name, values in columns.items()}
-
-
-def to_tensor(values: Values, device: torch.device) -> ModelInput:
-    """A column of a batch as models are given it."""
-    if isinstance(values, Ragged):
-        # Copied, because Arrow's memory may not be written and torch has no read-only tensors.
-        return [torch.from_numpy(values.row(n).copy()).to(device) for n in range(len(values))]
-    tensor = torch.from_numpy(values).to(device, non_blocking=True)
-    # Unsigned tokens and labels are widened here, where it costs nothing; images stay bytes.
-    return tensor if tensor.is_floating_point() or tensor.dtype == torch.uint8 else tensor.long()

@@ -1,4 +1,4 @@
-"""A flat buffer of a rank with the optimizer's state for it, and which piece of which parameter lies where in it."""
+"""A flat buffer of a rank with the optimizer's state for it, and the parts of parameters in it."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-WEIGHTS = "weights"  # the kind of a fragment that holds fp32 weights; other kinds are optimizer moments, by name
+WEIGHTS = "weights"  # kind of a fragment with fp32 weights; other kinds are optimizer moments, by name
 
 
 @dataclass(frozen=True)
 class Span:
-    """``length`` elements of ``parameter`` from ``start`` on lie at element ``at`` of a flat buffer."""
+    """``length`` elements of ``parameter`` from ``start`` on are at element ``at`` of a flat buffer."""
 
     parameter: str
     start: int
@@ -22,7 +22,7 @@ class Span:
 
     @property
     def end(self) -> int:
-        """Element of the buffer after its last."""
+        """End of the span in the buffer."""
         return self.at + self.length
 
 
@@ -46,7 +46,7 @@ class FlatState:
     saved_here: bool = True
 
     def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """(kind, 1-D view) of the weights and every moment."""
+        """Yield (kind, 1-D view) of the weights and every moment."""
         yield WEIGHTS, self.weights.view(-1)
         for name in sorted(self.optimizer):
             value = self.optimizer[name]
@@ -54,9 +54,9 @@ class FlatState:
                 yield name, value.view(-1)
 
     def runs(self) -> Iterator[tuple[int, int, list[Span]]]:
-        """(begin, end, spans) of the stretches that spans fill without a gap.
+        """Yield (begin, end, spans) of the ranges that spans fill without a gap.
 
-        Between them DeepSpeed pads, with memory that it never writes: its content is chance and must not be saved.
+        The gaps are DeepSpeed's padding, whose memory is never written: it is undefined and must not be saved.
         """
         run: list[Span] = []
         for span in self.spans:
@@ -68,11 +68,11 @@ class FlatState:
             yield run[0].at, run[-1].end, run
 
     def scalars(self) -> dict[str, float]:
-        """The optimizer's counters, such as ``step``, which torch keeps as tensors without dimensions."""
+        """Return the optimizer's counters, such as ``step``, which torch keeps as tensors without dimensions."""
         return {k: float(v) for k, v in self.optimizer.items() if torch.is_tensor(v) and v.dim() == 0}
 
     def create(self, moments: set[str], scalars: dict[str, float]) -> None:
-        """Make the entries that an optimizer makes in its first step, and set its counters."""
+        """Create the entries that an optimizer creates in its first step, and set its counters."""
         for name in moments - self.optimizer.keys():
             self.optimizer[name] = torch.zeros_like(self.weights)
         for name, value in scalars.items():

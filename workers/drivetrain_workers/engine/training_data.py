@@ -1,9 +1,10 @@
-"""What a rank trains and is evaluated on."""
+"""The training and eval data of a rank."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,18 +12,35 @@ import numpy.typing as npt
 import torch
 from drivetrain_pipelines.online.transform import OnlineTransform
 from drivetrain_pipelines.spec import DataSpec
+from drivetrain_pipelines.stream.columns import Columns
 from drivetrain_pipelines.stream.dataset import Dataset, open_dataset
 from drivetrain_pipelines.stream.reader import Batch, StreamReader
 
 from drivetrain_workers.engine.batching import BatchPlan
-from drivetrain_workers.engine.engine import EvalPart
 from drivetrain_workers.records.run_folder import RunFolder
-from drivetrain_workers.spec import FACTS_OF_DATA
+from drivetrain_workers.spec import DATA_FACTS
+
+
+@dataclass(frozen=True)
+class EvalPart:
+    """A rank's part of the evaluation data.
+
+    Attributes:
+        columns: rows of this rank; at least one, which is a padding row if the rank has none.
+        rows: number of rows that belong to this rank.
+        total_rows: number of rows of all ranks.
+        start: position of the rank's first row among all rows.
+    """
+
+    columns: Columns
+    rows: int
+    total_rows: int
+    start: int
 
 
 def model_facts(dataset: Dataset, data: DataSpec) -> dict[str, int]:
-    """What a model factory may want to know of its data."""
-    known = {name: int(value) for name, value in dataset.manifest.statistics.items() if name in FACTS_OF_DATA}
+    """Return the facts of the data that a model factory can request."""
+    known = {name: int(value) for name, value in dataset.manifest.statistics.items() if name in DATA_FACTS}
     return {**known, "sequence_length": data.sequence_length}
 
 
@@ -32,8 +50,8 @@ class TrainingData:
     Args:
         location: prepared dataset version.
         data: the job's data section.
-        seed: the job's.
-        folder: of the run.
+        seed: seed of the job.
+        folder: folder of the run.
     """
 
     def __init__(self, location: str, data: DataSpec, seed: int, folder: RunFolder) -> None:
@@ -44,12 +62,12 @@ class TrainingData:
 
     @property
     def epoch(self) -> int:
-        """Samples of an epoch."""
+        """Samples per epoch."""
         return self._order.epoch
 
     @property
     def facts(self) -> dict[str, int]:
-        """What a model factory may want to know."""
+        """Facts of the data that a model factory can request."""
         return model_facts(self._dataset, self._spec)
 
     @property
@@ -59,14 +77,14 @@ class TrainingData:
 
     @contextmanager
     def batches(self, plan: BatchPlan, rank: int, local_ranks: int, start: int) -> Iterator[Iterator[Batch]]:
-        """A rank's part of each global batch, from global position ``start`` on.
+        """Yield a rank's part of each global batch, from global position ``start`` on.
 
         Args:
-            local_ranks: on this node.
+            local_ranks: number of ranks on this node.
         """
         rows = plan.rows(rank)
         if self._spec.online:
-            # Here: only such jobs pay for loading Flight.
+            # Imported here: only such jobs need Flight.
             from drivetrain_pipelines.online.reader import OnlineReader
             from drivetrain_pipelines.online.wire import Endpoints
 
@@ -87,18 +105,18 @@ class TrainingData:
             arena.close()
 
     def evaluation(self, plan: BatchPlan, rank: int) -> EvalPart:
-        """A rank's part of the eval split. An online transform is applied here, without random numbers."""
+        """Return a rank's part of the eval split. An online transform is applied here, without random numbers."""
         total = self._dataset.manifest.rows("eval")
         own = BatchPlan(total, plan.world_size, 1, 1).rows(rank)
-        samples = np.arange(own.start, max(own.start + 1, own.stop), dtype=np.int64) % total
-        columns = self._dataset.read("eval", samples)
+        numbers = np.arange(own.start, max(own.start + 1, own.stop), dtype=np.int64) % total
+        columns = self._dataset.read("eval", numbers)
         if self._online:
             columns = {**self._online.apply(columns, None)}
         return EvalPart(columns, own.stop - own.start, total, own.start)
 
 
 def _pinned(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-    """Memory that a GPU copies from by itself."""
+    """Allocate pinned memory, which a GPU can copy from directly."""
     kind = torch.from_numpy(np.empty(0, dtype)).dtype
     pinned: npt.NDArray[Any] = torch.zeros(shape, dtype=kind, pin_memory=True).numpy()
     return pinned

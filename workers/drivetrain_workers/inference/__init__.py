@@ -1,4 +1,4 @@
-"""Using a trained model on new inputs.
+"""Inference with a trained model.
 
 generation: text from a language model.
 predict: `drivetrain predict`, and the sample at the end of a run.

@@ -1,4 +1,4 @@
-"""Text from a language model, one token after another."""
+"""Text generation with a language model, one token at a time."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import torch
 from drivetrain_pipelines.prepare.tokenizer import END_OF_TEXT
 from tokenizers import Tokenizer
 
-_COLDEST = 1e-6  # temperature: the likeliest token always
+_MIN_TEMPERATURE = 1e-6  # lowest temperature: always the most likely token
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are chosen: of the ``top_k`` likeliest, less sharply the higher the ``temperature``."""
+    """How tokens are chosen: from the ``top_k`` most likely, more evenly the higher the ``temperature``."""
 
     max_tokens: int
     temperature: float
@@ -25,15 +25,15 @@ class Sampling:
 
 @torch.no_grad()
 def generate(model: torch.nn.Module, tokenizer: Tokenizer, prompt: str, length: int, sampling: Sampling) -> list[str]:
-    """The prompt and what the model makes of it, up to the end of the text.
+    """Return the prompt and its continuation by the model, up to the end of the text.
 
-    A model whose ``forward`` has a parameter ``cache`` is given each token once: it keeps in that dictionary, empty at
-    first, what later tokens need of earlier ones (keys and values of attention). Beyond ``length`` tokens the window
-    moves, and is computed anew for each token, with or without.
+    A model whose ``forward`` has a parameter ``cache`` receives each token once: in that dictionary, empty at first, it
+    keeps what later tokens need of earlier ones (keys and values of attention). Beyond ``length`` tokens the window
+    moves, and is computed again for each token, with or without a cache.
 
     Args:
         model: tokens int64 ``[rows, length]`` to logits ``[rows, length, vocab]``.
-        length: tokens that the model sees at once.
+        length: tokens that the model sees at a time.
 
     Returns:
         Prompt and continuation.
@@ -42,24 +42,24 @@ def generate(model: torch.nn.Module, tokenizer: Tokenizer, prompt: str, length: 
     end = tokenizer.token_to_id(END_OF_TEXT)
     start = tokenizer.encode(prompt, add_special_tokens=False).ids or [end or 0]
     tokens = torch.tensor([start])
-    next_logits = _Cached(model, length) if _keeps(model) else _Recomputed(model, length)
+    next_logits = _Cached(model, length) if _has_cache(model) else _Recomputed(model, length)
     for _ in range(sampling.max_tokens):
-        logits = next_logits(tokens).float() / max(sampling.temperature, _COLDEST)
+        logits = next_logits(tokens).float() / max(sampling.temperature, _MIN_TEMPERATURE)
         values, candidates = logits.topk(min(sampling.top_k, logits.numel()))
         chosen = candidates[torch.multinomial(values.softmax(-1), 1, generator=random)]
         if int(chosen) == end:
             break
         tokens = torch.cat([tokens, chosen.view(1, 1)], dim=1)
-    said = tokens[0].tolist()
-    return [tokenizer.decode(part) for part in (said[: len(start)], said[len(start) :])]
+    outputs = tokens[0].tolist()
+    return [tokenizer.decode(part) for part in (outputs[: len(start)], outputs[len(start) :])]
 
 
-def _keeps(model: torch.nn.Module) -> bool:
+def _has_cache(model: torch.nn.Module) -> bool:
     return "cache" in inspect.signature(model.forward).parameters
 
 
 class _Recomputed:
-    """Logits of the next token, from the whole window each time."""
+    """Logits of the next token, computed from the whole window each time."""
 
     def __init__(self, model: torch.nn.Module, length: int) -> None:
         self._model, self._length = model, length
@@ -70,7 +70,7 @@ class _Recomputed:
 
 
 class _Cached(_Recomputed):
-    """The same from what has been kept of the tokens before, as long as all are in the window."""
+    """Logits of the next token, computed with a cache while all tokens are in the window."""
 
     def __init__(self, model: torch.nn.Module, length: int) -> None:
         super().__init__(model, length)

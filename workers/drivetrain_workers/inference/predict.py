@@ -1,4 +1,4 @@
-"""What a trained model says about inputs that it has not seen: `drivetrain predict`, and the sample of a run's end."""
+"""Predictions of a trained model for new inputs: `drivetrain predict`, and the sample at the end of a run."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from drivetrain_pipelines.spec import DataSpec
 from drivetrain_pipelines.storage.checksums import JsonObject
 from drivetrain_pipelines.stream.columns import Columns
 
-from drivetrain_workers.engine.engine import to_tensor
 from drivetrain_workers.inference.generation import Sampling, generate
 from drivetrain_workers.model_processes.requests import PredictRequest
 from drivetrain_workers.model_processes.trained import Trained, load_trained, print_answer
 from drivetrain_workers.modeling.context import TrainContext
+from drivetrain_workers.modeling.model_input import to_tensor
 from drivetrain_workers.modeling.objective import load_objective
 from drivetrain_workers.records.predictions import is_image, save_images
 from drivetrain_workers.records.run_folder import RunFolder
@@ -32,22 +32,22 @@ _INPUT = "{input}"
 
 
 def predict(request: PredictRequest) -> str:
-    """A JSON list with a row for each input, or for each sample in it: ``input``, and what the model says.
+    """Return a JSON list with a row for each input, or for each sample in it: ``input``, and the model's predictions.
 
     Raises:
         CheckpointError: the run has no valid checkpoint.
-        InputError: the inputs are not what the model takes, or the job has no ``model.predict``.
+        InputError: the model does not take these inputs, or the job has no ``model.predict``.
     """
     trained = load_trained(request.run_folder, request.dataset_folder)
     data = trained.job.data
     if data.kind == "tokens" and "label" not in trained.dataset.manifest.schema.names:
-        rows = [_continued(trained, data, given, request) for given in request.inputs]
+        rows = [_continue(trained, data, given, request) for given in request.inputs]
     else:
         rows = list(_decisions(trained, data, request))
     return json.dumps(rows, default=str, ensure_ascii=False)
 
 
-def _continued(trained: Trained, data: DataSpec, given: str, request: PredictRequest) -> dict[str, str]:
+def _continue(trained: Trained, data: DataSpec, given: str, request: PredictRequest) -> dict[str, str]:
     tokenizer = load_tokenizer(trained.dataset.folder.read(TOKENIZER_FILE), TOKENIZER_FILE)
     asked = trained.job.sample or SampleSpec()
     template = asked.template
@@ -58,16 +58,16 @@ def _continued(trained: Trained, data: DataSpec, given: str, request: PredictReq
         request.seed,
     )
     prompt = template.replace(_INPUT, text_of(given))
-    length = data.sequence_length - (data.packing == "pad")  # tokens that the model has seen at once
-    said = generate(trained.model, tokenizer, prompt, length, sampling)
-    return {"input": given, "text": "".join(said) if template == _INPUT else said[1].strip()}
+    length = data.sequence_length - (data.packing == "pad")  # tokens that the model has seen at a time
+    outputs = generate(trained.model, tokenizer, prompt, length, sampling)
+    return {"input": given, "text": "".join(outputs) if template == _INPUT else outputs[1].strip()}
 
 
 @torch.no_grad()
 def _decisions(trained: Trained, data: DataSpec, request: PredictRequest) -> Iterator[JsonObject]:
     code = RunFolder(Path(request.run_folder)).code
     objective = load_objective(trained.job.model, str(code))
-    if not objective.predicts:
+    if not objective.has_predictions:
         raise InputError("RUN", request.run_folder, "a run whose job has model.predict")
     online = OnlineTransform.of(data, code, request.seed)
     classes = tuple(trained.dataset.manifest.classes)
@@ -78,16 +78,16 @@ def _decisions(trained: Trained, data: DataSpec, request: PredictRequest) -> Ite
         batch = {name: to_tensor(values, torch.device("cpu")) for name, values in columns.items()}
         count = len(next(iter(batch.values())))
         context = TrainContext(0, 1, False, 0, 1, request.seed, torch.arange(count), classes)
-        said = objective.predict(trained.model, batch, context)
-        if not Path(given).exists() and data.image and not any(map(is_image, said.values())):
-            raise InputError("INPUT", repr(given), "a file that is there; only models that make images take a class")
-        said.pop("label", None)  # a new input has none: the one in the batch was made up
-        yield from _rows(given, said, count, Path(request.pictures))
+        outputs = objective.predict(trained.model, batch, context)
+        if not Path(given).exists() and data.image and not any(map(is_image, outputs.values())):
+            raise InputError("INPUT", repr(given), "an existing file; only models that generate images take a class")
+        outputs.pop("label", None)  # a new input has no label: the one in the batch is a placeholder
+        yield from _rows(given, outputs, count, Path(request.pictures))
 
 
 def _samples(trained: Trained, data: DataSpec, given: str, code: Path) -> Columns:
     classes = trained.dataset.manifest.classes
-    if data.image and given in classes and not Path(given).exists():  # a model that makes images is told what of
+    if data.image and given in classes and not Path(given).exists():  # generative models take a class
         shape = (1, data.image.height, data.image.width, 3 if data.image.mode == "RGB" else 1)
         return {"image": np.zeros(shape, np.uint8), "label": np.array([[classes.index(given)]])}
     tokenizer = None
@@ -96,10 +96,10 @@ def _samples(trained: Trained, data: DataSpec, given: str, code: Path) -> Column
     return samples_of(given, data, code, tokenizer, trained.dataset.manifest.schema)
 
 
-def _rows(given: str, said: JsonObject, count: int, pictures: Path) -> Iterator[JsonObject]:
-    """Rows of values; an image is written to a file, and named in its place."""
+def _rows(given: str, outputs: JsonObject, count: int, pictures: Path) -> Iterator[JsonObject]:
+    """Yield rows of values; an image is written to a file and replaced by its path."""
     table: dict[str, list[Any]] = {}
-    for name, values in said.items():
+    for name, values in outputs.items():
         if is_image(values):
             table[name] = [str(path) for path in save_images(pictures, f"{Path(given).stem}-{name}", values)]
         else:

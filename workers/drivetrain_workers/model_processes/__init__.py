@@ -2,6 +2,6 @@
 
 export: export as safetensors or as a Hugging Face folder.
 profile: memory and operations of a model, measured on fake tensors.
-requests: starting such a process from one without torch.
+requests: start of such a process from one without torch.
 trained: the model with the weights of a checkpoint.
 """

@@ -1,4 +1,4 @@
-"""Weights for the world outside: safetensors, and a Hugging Face folder where the model is one."""
+"""Export of weights: safetensors, and a Hugging Face folder where the model is one."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from drivetrain_workers.model_processes.trained import Trained, load_trained, pr
 
 
 def export(request: ExportRequest) -> str:
-    """Write ``model.safetensors`` into the target folder, with what it came from in its metadata; returns the folder.
+    """Write ``model.safetensors`` with the origin in its metadata into the target folder; returns the folder.
 
-    A model that has ``save_pretrained`` writes itself, so that ``from_pretrained`` finds what it needs.
+    A model that has ``save_pretrained`` writes itself, so that ``from_pretrained`` finds all files.
 
     Raises:
         CheckpointError: there is no such checkpoint.
@@ -29,9 +29,9 @@ def export(request: ExportRequest) -> str:
         save_pretrained(str(target), safe_serialization=True)
         (target / "drivetrain.json").write_text(json.dumps(_origin(request, trained), indent=1))
     else:
-        # Tied parameters have one name here, as in the checkpoint; safetensors takes no tensor twice.
+        # Tied parameters have one name here, as in the checkpoint: safetensors stores no tensor twice.
         tensors = {name: p.detach().contiguous() for name, p in trained.model.named_parameters()}
-        loadable = trained.model.state_dict(keep_vars=True)  # buffers that are not persistent fit no fresh model
+        loadable = trained.model.state_dict(keep_vars=True)  # non-persistent buffers must not be exported
         tensors |= {name: b.contiguous() for name, b in trained.model.named_buffers() if name in loadable}
         save_file(tensors, target / "model.safetensors", metadata=_origin(request, trained))
     return str(target)

@@ -1,4 +1,4 @@
-"""What a model needs, found by running it on fake tensors, which have shapes and no memory."""
+"""Requirements of a model, measured on fake tensors, which have shapes and no memory."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from drivetrain_pipelines.stream.dataset import open_dataset
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from drivetrain_workers.engine.engine import to_tensor
 from drivetrain_workers.engine.training_data import model_facts
 from drivetrain_workers.model_processes.requests import ModelProfile, ProfileRequest
 from drivetrain_workers.model_processes.trained import print_answer
 from drivetrain_workers.modeling.context import TrainContext
 from drivetrain_workers.modeling.model import build_model, checkpoint_activations
+from drivetrain_workers.modeling.model_input import to_tensor
 from drivetrain_workers.modeling.objective import load_objective
 from drivetrain_workers.spec import TrainJob
 
-_ROWS = (1, 3)  # two sizes of micro-batch tell what grows with it from what does not
-_SIDE = 1024  # of the matrices whose product tells how fast this machine is
+_ROWS = (1, 3)  # two sizes of micro-batch separate fixed memory from memory per row
+_SIDE = 1024  # of the matrices whose product measures the speed of this machine
 
 
 def profile(request: ProfileRequest) -> ModelProfile:
-    """Parameters, floating-point operations, and bytes that a training step keeps.
+    """Measure parameters, floating-point operations, and bytes that a training step keeps.
 
     Raises:
         InputError: the model cannot be run on fake tensors.
@@ -54,7 +54,7 @@ def profile(request: ProfileRequest) -> ModelProfile:
                     torch.autograd.backward(objective.loss(model, batch, context))
                 kept.append(counter.bytes)
                 operations.append(flops.get_total_flops())
-    except Exception as error:  # the user's model, with whatever it does
+    except Exception as error:  # any error of the user's model
         given = f"a model that fails without real numbers: {error!r:.300}"
         raise InputError("model.factory", given, "one that can be run on torch's fake tensors") from error
     sizes = [parameter.numel() for parameter in model.parameters()]
@@ -74,7 +74,7 @@ def profile(request: ProfileRequest) -> ModelProfile:
 
 
 class _KeptBytes(torch.autograd.graph.saved_tensors_hooks):
-    """Counts the memory that autograd keeps for the backward pass, but for the model's own."""
+    """Counts the memory that autograd keeps for the backward pass, without the model's own."""
 
     def __init__(self, model: torch.nn.Module) -> None:
         self.bytes = 0
@@ -90,12 +90,12 @@ class _KeptBytes(torch.autograd.graph.saved_tensors_hooks):
 
 
 def _tensors(columns: Columns, rows: int) -> dict[str, Any]:
-    """As a rank gives them to the model."""
+    """Return columns as tensors, as a rank passes them to the model."""
     return {name: to_tensor(values[slice(0, rows)], torch.device("cpu")) for name, values in columns.items()}
 
 
 def _matmul_flops() -> float:
-    """Operations per second of one core of this machine, in fp32."""
+    """Measure the operations per second of one core of this machine, in fp32."""
     torch.set_num_threads(1)
     square, seconds = torch.ones(_SIDE, _SIDE), []
     for _ in range(5):

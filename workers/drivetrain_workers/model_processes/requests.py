@@ -1,4 +1,4 @@
-"""Asking for something that needs the trained model, from a process that must not import torch."""
+"""Requests that need the trained model, from a process that must not import torch."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from drivetrain_workers.errors import CheckpointError
 
 @dataclass(frozen=True)
 class PredictRequest:
-    """What to ask a trained model about.
+    """A request for predictions of a trained model.
 
     Attributes:
         inputs: texts, paths of files, or names of classes.
-        pictures: folder for images that the model makes.
-        max_tokens, temperature: of generated text; as the job's ``sample`` says where they are None.
-        seed: makes the answer repeatable.
+        pictures: folder for images that the model generates.
+        max_tokens, temperature: of generated text; None: as in the job's ``sample``.
+        seed: makes the result reproducible.
         timeout_s: seconds after which the model's process is killed; None waits for it.
     """
 
@@ -39,7 +39,7 @@ class PredictRequest:
 
 @dataclass(frozen=True)
 class AssessRequest:
-    """A trained model to assess; ``metrics`` are those of its last evaluation, and the ``loss``."""
+    """A request to assess a trained model; ``metrics`` are those of its last evaluation, and the ``loss``."""
 
     run_folder: str
     dataset_folder: str
@@ -48,7 +48,7 @@ class AssessRequest:
 
 @dataclass(frozen=True)
 class ExportRequest:
-    """Which weights to write where; the newest valid checkpoint's where ``step`` is None."""
+    """A request to export weights to a folder; ``step`` None: of the newest valid checkpoint."""
 
     run_folder: str
     dataset_folder: str
@@ -58,7 +58,7 @@ class ExportRequest:
 
 @dataclass(frozen=True)
 class ProfileRequest:
-    """What to profile: a resolved job, its code, and a prepared dataset."""
+    """A request to profile a resolved job with its code and a prepared dataset."""
 
     job: JsonObject
     code_folder: str
@@ -67,16 +67,16 @@ class ProfileRequest:
 
 @dataclass(frozen=True)
 class ModelProfile:
-    """What a model needs.
+    """Requirements of a model.
 
     Attributes:
-        parameters: their number; of them ``trained`` are trained.
+        parameters: number of parameters, of which ``trained`` are trained.
         largest: numbers in the largest parameter.
         flops_per_row: floating-point operations of forward and backward pass, for each row of a micro-batch.
-        kept_bytes_per_row: what the forward pass keeps for the backward pass, for each row.
-        kept_bytes_fixed: and however many rows there are.
-        row_bytes: that a row of the dataset has.
-        matmul_flops: operations per second of one core of the machine that has profiled it.
+        kept_bytes_per_row: bytes that the forward pass keeps for the backward pass, per row.
+        kept_bytes_fixed: the same, independent of the number of rows.
+        row_bytes: size of a row of the dataset.
+        matmul_flops: operations per second of one core of the machine that ran the profile.
     """
 
     parameters: int
@@ -98,24 +98,24 @@ _MODULES = {
 
 
 def profile(request: ProfileRequest) -> ModelProfile:
-    """Profile a model. Raises: see `ask`."""
-    return ModelProfile(**json.loads(ask(request)))
+    """Profile a model. Raises as `run_request`."""
+    return ModelProfile(**json.loads(run_request(request)))
 
 
 def predict(request: PredictRequest) -> list[JsonObject]:
-    """A row for every input, or every sample in it: ``input`` and what the model says. Raises: see `ask`."""
-    return json.loads(ask(request))  # type: ignore[no-any-return]  # written by us
+    """Return a row for every input, or every sample in it: ``input`` and the predictions. Raises as `run_request`."""
+    return json.loads(run_request(request))  # type: ignore[no-any-return]  # we wrote it
 
 
 Request = PredictRequest | AssessRequest | ExportRequest | ProfileRequest
 
 
-def ask(request: Request) -> str:
-    """JSON: of predictions, of an assessment, of a `ModelProfile`; or the path of what was exported.
+def run_request(request: Request) -> str:
+    """Run a request in a new process. Returns JSON of the result, or the path of an export.
 
     Raises:
         CheckpointError: there is no such checkpoint, or the model failed; with the reason.
-        InputError: it cannot be asked that.
+        InputError: the request does not fit the model.
     """
     command = [sys.executable, "-m", _MODULES[type(request)]]
     asked = json.dumps(asdict(request))
@@ -126,7 +126,7 @@ def ask(request: Request) -> str:
         raise CheckpointError(f"the model has not answered within {timeout_s:g} s") from error
     if done.returncode < 0:
         name = signal.Signals(-done.returncode).name
-        raise CheckpointError(f"the model's process was ended by {name}; SIGKILL often means that memory ran out")
+        raise CheckpointError(f"the process of the model was ended by {name}; SIGKILL often means out of memory")
     if done.returncode != 0:
         last_line = (done.stderr.strip().splitlines() or ["no output"])[-1]
         raise CheckpointError(f"the model failed: {last_line}")

@@ -23,7 +23,7 @@ from drivetrain_workers.spec import TrainJob
 
 @dataclass(frozen=True)
 class Trained:
-    """A model ready for use, and what it came from."""
+    """A model ready for use, and its origin."""
 
     model: torch.nn.Module
     checkpoint: Checkpoint
@@ -32,10 +32,10 @@ class Trained:
 
 
 def load_trained(run_folder: str, dataset_folder: str, step: int | None = None) -> Trained:
-    """Build the job's model and fill it, from the checkpoint of ``step`` or the newest valid one.
+    """Build the job's model and load the checkpoint of ``step``, or the newest valid one.
 
     Raises:
-        CheckpointError: there is no such checkpoint, or none that is valid.
+        CheckpointError: there is no such checkpoint, or no valid one.
     """
     folder = RunFolder(Path(run_folder))
     found, problems = newest_valid(folder.checkpoints, step)
@@ -54,7 +54,7 @@ def load_trained(run_folder: str, dataset_folder: str, step: int | None = None) 
 
 
 def print_answer(make: Callable[[], str]) -> None:
-    """Print what ``make`` returns as one line of JSON, or its error; see `requests.ask`."""
+    """Print the result of ``make`` as one line of JSON, or its error; see `requests.run_request`."""
     answer: JsonObject
     try:
         answer = {"answer": make()}

@@ -1,6 +1,7 @@
 """The job's model, loss and metrics.
 
-context: what a job's functions can ask about their call.
+context: information for a job's functions about their call.
 model: the job's network.
+model_input: columns of a batch as the model takes them.
 objective: loss, weight, metrics and predictions of the job.
 """

@@ -1,4 +1,4 @@
-"""The user's network, made the way the job file says."""
+"""The user's network, built as the job file specifies."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from drivetrain_workers.spec import ModelSpec
 
 
 def build_model(spec: ModelSpec, code_folder: str, facts: dict[str, int], seed: int) -> torch.nn.Module:
-    """Call ``model.factory`` with ``model.args``, ``model.files``, and those of ``facts`` that it asks for by name.
+    """Call ``model.factory`` with ``model.args``, ``model.files``, and the ``facts`` that it has parameters for.
 
     The random state is seeded here, so the same job builds the same weights on every rank.
 
@@ -35,7 +35,7 @@ def build_model(spec: ModelSpec, code_folder: str, facts: dict[str, int], seed: 
 
 
 class _Recomputed:
-    """Mixed into a module's class: what its forward pass computes is not kept but computed again when it is needed.
+    """Mixin for a module's class: activations of its forward pass are recomputed in the backward pass.
 
     The whole call is repeated, hooks included, because ZeRO-3 gathers parameters in hooks.
     """
@@ -47,9 +47,9 @@ class _Recomputed:
 
 
 def checkpoint_activations(model: torch.nn.Module) -> int:
-    """Have every module that stands in a ``ModuleList`` or ``Sequential`` keep its inputs only (Chen et al. 2016).
+    """Make every module in a ``ModuleList`` or ``Sequential`` keep its inputs only (Chen et al. 2016).
 
-    Of modules within modules the outermost do. Names and parameters stay as they are. Returns how many there are.
+    Of nested modules only the outermost are changed. Names and parameters stay the same. Returns the number of modules.
 
     Raises:
         InputError: the model has none.

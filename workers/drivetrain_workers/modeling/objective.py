@@ -1,4 +1,4 @@
-"""What a job trains for and is judged by: its loss, what that is a mean over, its metrics, its predictions."""
+"""The objective of a job: its loss, the weight of the mean, its metrics, its predictions."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from drivetrain_workers.modeling.context import TrainContext
 from drivetrain_workers.spec import ModelSpec
 
 Batch = dict[str, Any]  # columns by name: tensors, or lists of tensors where rows differ in length
-Outputs = dict[str, Any]  # what a job's function says of a batch, by name
+Outputs = dict[str, Any]  # result of a job's function for a batch, by name
 Function = Callable[..., Any]
 
-IGNORED = -100  # a target that counts for nothing
+IGNORED = -100  # target that does not count
 
 
 class Objective:
-    """The functions of a job that are called with batches. Each is given a `TrainContext` if it asks for ``context``.
+    """The functions of a job that are called with batches. Those with a parameter ``context`` receive a `TrainContext`.
 
     Args:
         loss: ``(model, batch)`` -> mean loss of the batch over what ``weight`` counts.
-        weight: ``(batch)`` -> how many that are.
-        metrics: ``(model, batch)`` -> by name, either a mean over the same, or a pair ``(total, count)``.
+        weight: ``(batch)`` -> the number of these.
+        metrics: ``(model, batch)`` -> by name, either a mean over the same number, or a pair ``(total, count)``.
         predict: ``(model, batch)`` -> by name, a value for every row.
-        outcomes: ``(model, batch)`` -> decisions and what was right; see `drivetrain_workers.spec.ModelSpec`.
+        outcomes: ``(model, batch)`` -> decisions and correct answers; see `drivetrain_workers.spec.ModelSpec`.
     """
 
     def __init__(
@@ -47,21 +47,21 @@ class Objective:
         self.weighs_rows = weight is row_weight
 
     def loss(self, model: torch.nn.Module, batch: Batch, context: TrainContext) -> torch.Tensor:
-        """Mean loss of a batch."""
+        """Return the mean loss of a batch."""
         loss: torch.Tensor = self._loss(model, batch, context=context)
         return loss
 
     def weight(self, batch: Batch, context: TrainContext) -> float:
-        """What the mean of `loss` is over."""
+        """Return the number that the mean of `loss` is over."""
         return float(self._weight(batch, context=context))
 
     def metrics(
         self, model: torch.nn.Module, batch: Batch, weight: float, context: TrainContext
     ) -> dict[str, tuple[float, float]]:
-        """(total, count) of every metric.
+        """Return (total, count) of every metric.
 
         Raises:
-            InputError: the job's function returned something else.
+            InputError: the job's function returned an invalid value.
         """
         if self._metrics is None:
             return {}
@@ -73,20 +73,20 @@ class Objective:
             raise InputError("model.metrics", f"a function that returned {values!r:.200}", wanted) from error
         if taken := {"", "loss"} & pairs.keys():
             raise InputError(
-                "model.metrics", f"the name {min(taken)!r}", "any other name", "The loss is logged anyway."
+                "model.metrics", f"the name {min(taken)!r}", "any other name", "The loss is always logged."
             )
         return pairs
 
     @property
-    def predicts(self) -> bool:
+    def has_predictions(self) -> bool:
         """Whether the job has predictions."""
         return self._predict is not None
 
     def predict(self, model: torch.nn.Module, batch: Batch, context: TrainContext) -> Outputs:
-        """The job's predictions for a batch, by name.
+        """Return the job's predictions for a batch, by name.
 
         Raises:
-            InputError: the job's function returned something else.
+            InputError: the job's function returned an invalid value.
         """
         if self._predict is None:
             return {}
@@ -98,15 +98,15 @@ class Objective:
         return columns
 
     @property
-    def judges(self) -> bool:
-        """Whether the job tells what the model has decided."""
+    def has_outcomes(self) -> bool:
+        """Whether the job reports the decisions of the model."""
         return self._outcomes is not None
 
     def outcomes(self, model: torch.nn.Module, batch: Batch, context: TrainContext) -> Outputs:
-        """What the model has decided about a batch, and what was right."""
-        assert self._outcomes, "asked of a job without model.outcomes"
-        said: Outputs = self._outcomes(model, batch, context=context)
-        return said
+        """Return the decisions of the model for a batch, and the correct answers."""
+        assert self._outcomes, "the job has no model.outcomes"
+        outputs: Outputs = self._outcomes(model, batch, context=context)
+        return outputs
 
 
 def load_objective(spec: ModelSpec, code_folder: str) -> Objective:
@@ -123,16 +123,16 @@ def load_objective(spec: ModelSpec, code_folder: str) -> Objective:
 
 
 def row_weight(batch: Batch) -> int:
-    """A mean over rows."""
+    """Return the number of rows, for a mean over rows."""
     return len(next(iter(batch.values())))
 
 
 def next_token_loss(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
-    """Mean cross-entropy, in nats, of predicting each token from those before it.
+    """Return the mean cross-entropy, in nats, of predicting each token from its predecessors.
 
     Args:
         batch: ``tokens`` int64 ``[rows, length + 1]``; where whole documents were packed, ``segments`` of the same
-            shape: no token is predicted from another document's, and padding (segment 0) counts for nothing.
+            shape: no token is predicted from another document, and padding (segment 0) does not count.
     """
     logits = model(batch["tokens"][:, :-1])
     targets = next_token_targets(batch).flatten()
@@ -141,12 +141,12 @@ def next_token_loss(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
 
 
 def next_token_weight(batch: Batch) -> torch.Tensor:
-    """Tokens that `next_token_loss` is a mean over."""
+    """Return the number of tokens that `next_token_loss` averages over."""
     return (next_token_targets(batch) != IGNORED).sum()
 
 
 def next_token_targets(batch: Batch) -> torch.Tensor:
-    """The next token of each position ``[rows, length]``, or `IGNORED` where there is none of the same document."""
+    """Return the next token of each position ``[rows, length]``, or `IGNORED` at the end of a document."""
     targets: torch.Tensor = batch["tokens"][:, 1:]
     if "segments" not in batch:
         return targets
@@ -156,15 +156,15 @@ def next_token_targets(batch: Batch) -> torch.Tensor:
 
 
 def _with_context(function: Function) -> Function:
-    """``function`` with a keyword argument ``context``, which is dropped if it does not want it."""
+    """Return ``function`` with a keyword argument ``context``, which is dropped if the function does not take it."""
     if "context" in inspect.signature(function).parameters:
         return function
 
-    def without(*arguments: Any, context: TrainContext) -> Any:
+    def without_context(*arguments: Any, context: TrainContext) -> Any:
         del context
         return function(*arguments)
 
-    return without
+    return without_context
 
 
 def _total_and_count(value: Any, weight: float) -> tuple[float, float]:

@@ -1,7 +1,7 @@
-"""What ranks, fork servers and agents report: one frozen dataclass per event.
+"""Events that ranks, fork servers and agents report: one frozen dataclass per event.
 
-Ranks and fork servers send them to their agent over a local socket (`drivetrain_workers.protocol.messages`); the agent
-acts on some, and keeps the others for the coordinator, which reads them through Ray.
+Ranks and fork servers send them to their agent over a local socket (`drivetrain_workers.protocol.messages`). The agent
+handles some, and keeps the others for the coordinator, which reads them through Ray.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class AgentEvent:
     """Base of all events.
 
     Attributes:
-        time: at which it happened, in seconds since the epoch.
+        time: time of the event, in seconds since the epoch.
     """
 
     time: float = field(default_factory=clock.time, kw_only=True)
@@ -51,12 +51,12 @@ class ForkServerReady(AgentEvent):
 
 @dataclass(frozen=True)
 class RanksKilled(AgentEvent):
-    """All ranks that the fork server had are gone, as it was asked."""
+    """All ranks of the fork server have ended, as requested."""
 
 
 @dataclass(frozen=True)
 class RankForked(RankEvent):
-    """A rank process exists."""
+    """A rank process was started."""
 
     pid: int
 
@@ -78,14 +78,14 @@ class RankExited(RankEvent):
 
 @dataclass(frozen=True)
 class Beat:
-    """Where a rank's main thread is.
+    """Progress of a rank's main thread.
 
     Attributes:
         step: optimizer steps done.
-        phase: ``data``, ``step``, ``evaluate``, ``save``; before those, the part of the start that is under way.
-        phases: counts phases begun, so that two ranks in the same phase can be compared.
+        phase: ``data``, ``step``, ``evaluate``, ``save``; before those, the current part of the start.
+        phases: number of phases so far, so that two ranks in the same phase can be compared.
         for_s: seconds in this phase.
-        longest_s: that this phase took before, at most; 0 where it is the first.
+        longest_s: longest duration of this phase so far; 0 in the first.
     """
 
     step: int
@@ -97,24 +97,24 @@ class Beat:
 
 @dataclass(frozen=True)
 class Heartbeat(RankEvent):
-    """A rank's regular sign of life."""
+    """A rank's regular report that it is alive."""
 
     beat: Beat
 
 
 @dataclass(frozen=True)
 class PhaseReached(RankEvent):
-    """A part of the start is done: ``forked``, then ``grouped``."""
+    """A part of the start is complete: ``forked``, then ``grouped``."""
 
     phase: str
 
 
 @dataclass(frozen=True)
 class RankInitialized(RankEvent):
-    """Model, optimizer and engine exist.
+    """Model, optimizer and engine are initialized.
 
     Attributes:
-        parameters: their number, over all ranks.
+        parameters: number of parameters, over all ranks.
     """
 
     parameters: int
@@ -122,11 +122,11 @@ class RankInitialized(RankEvent):
 
 @dataclass(frozen=True)
 class RankLoaded(RankEvent):
-    """The rank has loaded the newest state, or begins from nothing.
+    """The rank has loaded the newest state, or starts without one.
 
     Attributes:
         step: optimizer steps done.
-        steps: of the whole run.
+        steps: optimizer steps of the whole run.
         unsaved: records of steps that the loaded state contains and the ledger does not; of rank 0 only.
     """
 
@@ -140,9 +140,9 @@ class StepDone(RankEvent):
     """An optimizer step is done.
 
     Attributes:
-        step_s: that it took, from asking for its batch to its end.
-        data_wait_s: of these, spent waiting for the batch.
-        tokens: that it trained on, over all ranks; samples where they are no token sequences.
+        step_s: duration in seconds, from requesting its batch to its end.
+        data_wait_s: part of it spent waiting for the batch.
+        tokens: number of tokens, over all ranks; samples where they are not token sequences.
     """
 
     record: StepRecord
@@ -161,7 +161,7 @@ class EvaluationDone(RankEvent):
 
 @dataclass(frozen=True)
 class PredictionsWritten(RankEvent):
-    """A file of predictions exists."""
+    """A file of predictions was written."""
 
     path: str
 
@@ -171,9 +171,9 @@ class CheckpointCommitted(RankEvent):
     """A checkpoint is complete.
 
     Attributes:
-        bytes: of this rank's part.
-        stall_s: that steps waited for it.
-        write_s: that writing took.
+        bytes: size of this rank's part.
+        stall_s: seconds that steps waited for it.
+        write_s: seconds that writing took.
     """
 
     step: int
@@ -185,14 +185,14 @@ class CheckpointCommitted(RankEvent):
 
 @dataclass(frozen=True)
 class CopyMade(RankEvent):
-    """A rank's state at a step is in its node's memory."""
+    """A rank's state at a step was copied to its node's memory."""
 
     step: int
 
 
 @dataclass(frozen=True)
 class ProblemFound(AgentEvent):
-    """Something is wrong, and training continues: a damaged checkpoint, a copy that was not kept, a bad step."""
+    """A problem that does not stop training: a damaged checkpoint, a copy that was not stored, a bad step."""
 
     message: str
 
@@ -208,12 +208,12 @@ class RankFailed(RankEvent):
 
 @dataclass(frozen=True)
 class TrainingFinished(RankEvent):
-    """All ranks end in order.
+    """All ranks end normally.
 
     Attributes:
-        complete: whether every step is done; not when the ranks were asked to stop.
-        peak_bytes: most memory of the rank's process.
-        base_bytes: memory of the process before there was a model.
+        complete: whether every step is done; False when the ranks were asked to stop.
+        peak_bytes: peak memory of the rank's process.
+        base_bytes: memory of the process before the model was created.
     """
 
     step: int
@@ -222,7 +222,7 @@ class TrainingFinished(RankEvent):
     base_bytes: int
 
 
-# From the agent itself --------------------------------------------------------------------------------------------
+# From the agent ---------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -231,7 +231,7 @@ class RankLost(RankEvent):
 
     Attributes:
         code: see `RankExited`.
-        reason, message: what the rank said of it, if it could.
+        reason, message: reported by the rank, if it could.
     """
 
     code: int
@@ -248,10 +248,10 @@ class RankHung(RankEvent):
 
 @dataclass(frozen=True)
 class NodeMeasured(AgentEvent):
-    """How busy a node is, and the energy that the run's part of it took.
+    """The load of a node, and the energy that the run used on it.
 
     Attributes:
-        values: by the names of MLflow's system metrics, behind ``system/NODE/``.
+        values: by the names of MLflow's system metrics, with the prefix ``system/NODE/``.
         energy_from: see `drivetrain_workers.agent.node_meter.Reading`.
     """
 
@@ -262,6 +262,6 @@ class NodeMeasured(AgentEvent):
 
 @dataclass(frozen=True)
 class CheckpointUploaded(AgentEvent):
-    """Storage has a checkpoint."""
+    """A checkpoint was uploaded to storage."""
 
     url: str

@@ -1,4 +1,4 @@
-"""Messages between agent, fork server and ranks: JSON over authenticated local sockets, never pickles."""
+"""Messages between agent, fork server and ranks: JSON over authenticated local sockets, without pickle."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from pydantic import TypeAdapter
 from drivetrain_workers.protocol import events
 from drivetrain_workers.protocol.events import AgentEvent, RankId
 
-BEAT_S = 0.5  # between two beats of a rank
+HEARTBEAT_INTERVAL_S = 0.5  # between two heartbeats of a rank
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where an agent listens: a Linux abstract socket (no file to leave behind) and the key that opens it."""
+    """Address of an agent: a Linux abstract socket (which leaves no file) and its authentication key."""
 
     name: str
     key: str
 
     @classmethod
     def create(cls) -> Endpoint:
-        """A fresh endpoint that nobody can guess."""
+        """Create an endpoint with a random name and key."""
         return cls(f"drivetrain-{secrets.token_hex(8)}", secrets.token_hex(32))
 
     def listen(self) -> Listener:
-        """Listen for the processes that know the key."""
+        """Listen for processes that know the key."""
         return Listener(self._address, "AF_UNIX", backlog=64, authkey=bytes.fromhex(self.key))
 
     def connect(self) -> Connection[Any, Any]:
@@ -43,12 +43,12 @@ class Endpoint:
 
 @dataclass(frozen=True)
 class Generation:
-    """One life of a gang's rank processes, the same for every agent.
+    """One set of a gang's rank processes, the same for every agent.
 
     Attributes:
-        number: counts up over the life of the run; every restart is a new generation.
+        number: increases over the life of the run; every restart is a new generation.
         world_size: ranks over all agents.
-        rendezvous: ``file://`` or ``tcp://`` URL where the ranks of this generation find each other.
+        rendezvous: ``file://`` or ``tcp://`` URL for the process group of this generation.
     """
 
     number: int
@@ -58,7 +58,7 @@ class Generation:
 
 @dataclass(frozen=True)
 class RankTask:
-    """Everything that a rank process needs; it reads nothing else."""
+    """All inputs of a rank process."""
 
     endpoint: Endpoint
     rank: int
@@ -71,36 +71,36 @@ class RankTask:
 
     @property
     def id(self) -> RankId:
-        """Name the process: its rank, and its generation."""
+        """Rank and generation of the process."""
         return RankId(self.rank, self.generation.number)
 
     @classmethod
     def from_json(cls, text: str) -> RankTask:
-        """Inverse of `to_json`."""
+        """Decode the result of `to_json`."""
         fields = json.loads(text)
         fields["endpoint"] = Endpoint(**fields["endpoint"])
         fields["generation"] = Generation(**fields["generation"])
         return cls(**fields)
 
     def to_json(self) -> str:
-        """One line of JSON."""
+        """Encode as one line of JSON."""
         return json.dumps(asdict(self))
 
 
 @dataclass(frozen=True)
 class AgentTask:
-    """Everything that an agent needs.
+    """All inputs of an agent.
 
     Attributes:
-        run_folder: of the run, reachable from the agent's node.
+        run_folder: folder of the run, reachable from the agent's node.
         dataset_folder: prepared dataset version.
         first_rank: rank of the node's first process.
         ranks: processes on the node, one per device.
         threads: CPU threads per rank.
-        gpus: GPUs per rank; with none, GPUs that the node may have are hidden.
-        lease_s: without a call for this long the agent ends itself and its ranks.
+        gpus: GPUs per rank; if 0, the node's GPUs are hidden.
+        lease_s: without a call for this long, the agent ends itself and its ranks.
         several_nodes: whether the run may use more than this node.
-        successor: name of the agent that keeps copies of this node's memory; empty where this is the only one.
+        successor: name of the agent that keeps copies of this node's memory; empty if there is only one agent.
     """
 
     run_folder: str
@@ -116,7 +116,7 @@ class AgentTask:
 
 @dataclass(frozen=True)
 class AgentSnapshot:
-    """The processes of an agent, for people and for tests.
+    """The processes of an agent, for users and tests.
 
     Attributes:
         ranks: process ids by rank, of ``generation``.
@@ -130,7 +130,7 @@ class AgentSnapshot:
 
 @dataclass(frozen=True)
 class Address:
-    """Where the first rank of a generation listens."""
+    """Address on which the first rank of a generation listens."""
 
     ip: str
     port: int
@@ -138,7 +138,7 @@ class Address:
 
 @dataclass(frozen=True)
 class ForkRank:
-    """Ask the fork server for a rank process.
+    """Request for a rank process, to the fork server.
 
     Attributes:
         entry: ``package.module:function`` that the process calls with ``task``.
@@ -152,12 +152,12 @@ class ForkRank:
 
 @dataclass(frozen=True)
 class KillRanks:
-    """Ask the fork server to end all ranks; it answers with `RanksKilled`."""
+    """Request to end all ranks, to the fork server; answered with `RanksKilled`."""
 
 
 @dataclass(frozen=True)
 class StopTraining:
-    """Ask a rank to save a checkpoint after the current step and to end."""
+    """Request to a rank to save a checkpoint after the current step and to exit."""
 
 
 Message = AgentEvent | ForkRank | KillRanks | StopTraining
@@ -172,12 +172,12 @@ _TYPES: dict[str, TypeAdapter[Any]] = {
 
 
 def encode(message: Message) -> bytes:
-    """Return a message as JSON, with the name of its type."""
+    """Encode a message as JSON, with the name of its type."""
     return json.dumps({"type": type(message).__name__, "fields": asdict(message)}).encode()
 
 
 def decode(content: bytes) -> Message:
-    """Return the message of `encode`. Raises `pydantic.ValidationError` where a field has another type."""
+    """Decode the result of `encode`. Raises `pydantic.ValidationError` where a field has another type."""
     found = json.loads(content)
     message: Message = _TYPES[found["type"]].validate_python(found["fields"])
     return message

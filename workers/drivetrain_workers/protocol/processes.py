@@ -1,4 +1,4 @@
-"""Ties between processes, so that nothing is left running when its owner dies."""
+"""Parent and child processes: no process keeps running after its owner has died."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ import sys
 from contextlib import suppress
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
-_BYSTANDER_NICENESS = 5
+_NICENESS = 5
 
 
-def yield_to_training() -> None:
-    """Let rank processes go first: they leave gaps enough, waiting for each other, for those who only look on.
+def lower_priority() -> None:
+    """Lower the priority of this process below that of the ranks, which leave enough CPU time while they wait.
 
-    Linux keeps both settings per thread, and new threads inherit them; going down in priority needs no rights.
+    Linux keeps both settings per thread, and new threads inherit them. Lowering the priority needs no privileges.
     """
     for thread in map(int, os.listdir("/proc/self/task")):
-        with suppress(ProcessLookupError):  # it has ended meanwhile
-            os.setpriority(os.PRIO_PROCESS, thread, max(_BYSTANDER_NICENESS, os.getpriority(os.PRIO_PROCESS, thread)))
-            os.sched_setscheduler(thread, os.SCHED_BATCH, os.sched_param(0))  # on waking up, wait for a gap
+        with suppress(ProcessLookupError):  # the thread has ended in the meantime
+            os.setpriority(os.PRIO_PROCESS, thread, max(_NICENESS, os.getpriority(os.PRIO_PROCESS, thread)))
+            os.sched_setscheduler(thread, os.SCHED_BATCH, os.sched_param(0))  # wait for an idle CPU when waking up
 
 
 def end_with_parent() -> None:
-    """Ask the kernel to SIGKILL this process when its parent dies, however the parent dies."""
+    """Ask the kernel to send SIGKILL to this process when its parent dies for any reason."""
     parent = os.getppid()
     if ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
         raise OSError("prctl(PR_SET_PDEATHSIG) failed")

@@ -1,4 +1,4 @@
-"""Why a generation of ranks, or a run, ended: the words that workers and control plane share."""
+"""The reasons why a generation of ranks, or a run, ended; shared by workers and control plane."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Reason(StrEnum):
-    """Why a generation, or a run, ended."""
+    """Reason why a generation, or a run, ended."""
 
     COMPLETED = "completed"
     CANCELLED = "cancelled"

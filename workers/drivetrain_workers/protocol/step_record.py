@@ -13,9 +13,9 @@ class Evaluation:
     """The result of one evaluation.
 
     Attributes:
-        loss: mean over the evaluation split.
-        metrics: the job's own, by name.
-        score: by which checkpoints are compared; lower is better.
+        loss: mean over the eval split.
+        metrics: metrics of the job, by name.
+        score: value for the comparison of checkpoints; lower is better.
     """
 
     loss: float
@@ -25,14 +25,14 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class StepRecord:
-    """What one optimizer step consumed, and its result.
+    """The samples that one optimizer step consumed, and its result.
 
     Attributes:
-        step: optimizer steps done after it.
+        step: number of optimizer steps including this one.
         positions: ``(start, stop)`` of the samples in the stream.
-        generation: of the ranks that did it.
-        time: at its end, in seconds since the epoch.
-        evaluation: after this step, if there was one.
+        generation: generation of the ranks.
+        time: end of the step, in seconds since the epoch.
+        evaluation: evaluation after this step, if there was one.
     """
 
     step: int
@@ -52,7 +52,7 @@ class StepRecord:
 
     @classmethod
     def from_json(cls, record: JsonObject) -> Self:
-        """Return the record of `to_json`."""
+        """Decode the result of `to_json`."""
         evaluation = Evaluation(**record["evaluation"]) if "evaluation" in record else None
         start, stop = record["positions"]
         return cls(**{**record, "positions": (start, stop), "evaluation": evaluation})

@@ -1,4 +1,4 @@
-"""Why a rank has failed, and what a user can do about it."""
+"""Classification of a rank's errors, with advice for users."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from drivetrain_workers.protocol.reasons import Reason
 from drivetrain_workers.records.adjustments import Adjustments
 from drivetrain_workers.records.run_folder import RunFolder
 
-# The first that fits counts.
+# The first match counts.
 _BY_TYPE: tuple[tuple[type[BaseException], Reason], ...] = (
     (InputError, Reason.INPUT),
     (BadStepError, Reason.BAD_STEP),
@@ -36,8 +36,8 @@ _NO_MEMORY = "can't allocate memory"
 
 
 def classify(error: BaseException) -> Reason:
-    """Return the reason that an error is."""
-    if isinstance(error, RuntimeError):  # which torch raises for many things
+    """Return the reason that an error belongs to."""
+    if isinstance(error, RuntimeError):  # torch raises it for many errors
         if _NO_MEMORY in str(error):
             return Reason.OUT_OF_MEMORY
         if is_collective_error(str(error)):
@@ -46,7 +46,7 @@ def classify(error: BaseException) -> Reason:
 
 
 def explain(task: RankTask, error: BaseException) -> tuple[Reason, str]:
-    """Return why a rank ends, and one line on it. Out of memory may lead to smaller micro-batches from now on."""
+    """Return the reason why a rank ends, and a one-line message. May reduce the micro-batch size if out of memory."""
     lines = str(error).strip().splitlines()
     reason, message = classify(error), f"{type(error).__name__}: {lines[0] if lines else ''}"[:500]
     return _out_of_memory(task, message) if reason is Reason.OUT_OF_MEMORY else (reason, message)
@@ -56,8 +56,8 @@ def _out_of_memory(task: RankTask, message: str) -> tuple[Reason, str]:
     folder = RunFolder(Path(task.run_folder))
     training = folder.train_job().training
     adjustments = Adjustments.read(folder.adjustments)
-    if adjustments.decided_by == task.generation.number:  # by another rank, to which the same has happened
-        return Reason.SMALLER_BATCHES, f"{message}; going on with micro_batch_size {adjustments.micro_batch_size}"
+    if adjustments.decided_by == task.generation.number:  # another rank has decided already
+        return Reason.SMALLER_BATCHES, f"{message}; continuing with micro_batch_size {adjustments.micro_batch_size}"
     micro_batch = adjustments.micro_batch_size or training.micro_batch_size
     tried = solve(training.global_batch_size, micro_batch, task.generation.world_size).micro_batch
     if tried == 1:
@@ -68,6 +68,6 @@ def _out_of_memory(task: RankTask, message: str) -> tuple[Reason, str]:
     if training.on_oom == "retry-smaller":
         decided = replace(adjustments, micro_batch_size=tried // 2, decided_by=task.generation.number)
         decided.write(folder.adjustments)
-        return Reason.SMALLER_BATCHES, f"{message}; going on with micro_batch_size {tried // 2} instead of {tried}"
+        return Reason.SMALLER_BATCHES, f"{message}; continuing with micro_batch_size {tried // 2} instead of {tried}"
     fix = f"try --set training.micro_batch_size={tried // 2} (it was {tried}; the global batch stays the same)"
     return Reason.OUT_OF_MEMORY, f"{message}; {fix}, or --set training.on_oom=retry-smaller"

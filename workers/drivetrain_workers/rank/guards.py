@@ -1,4 +1,4 @@
-"""Noticing that training goes wrong: a loss that is no number, one far above those before it, or one that stays."""
+"""Detection of bad training steps: a loss that is not finite, far above the previous ones, or no longer improving."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from statistics import median
 
 from drivetrain_workers.spec import EarlyStopSpec, GuardSpec
 
-_ENOUGH = 16  # losses before which nothing is called a spike
-_TO_SIGMA = 1.4826  # of a normal distribution, from the median absolute deviation
-_LEAST_SPREAD = 0.01  # of the median: what is flatter than this has no spikes worth the name
+_MIN_LOSSES = 16  # losses that are needed before a spike can be detected
+_MAD_TO_SIGMA = 1.4826  # of a normal distribution, from the median absolute deviation
+_MIN_RELATIVE_SPREAD = 0.01  # relative to the median: smaller deviations are not spikes
 
 
 @dataclass(frozen=True)
 class Alarm:
-    """What is wrong with a step.
+    """A problem of a step.
 
     Attributes:
-        kind: ``non_finite`` or ``spike``: keys of `GuardSpec` that say what follows.
+        kind: ``non_finite`` or ``spike``: keys of `GuardSpec` that define the action.
     """
 
     kind: str
@@ -28,11 +28,11 @@ class Alarm:
 
 
 class LossGuard:
-    """Watches the losses of a run. All ranks see the same ones, and come to the same conclusion.
+    """Watches the losses of a run. All ranks see the same losses and reach the same result.
 
     Args:
-        spec: of the job.
-        losses: before the first step to be checked, oldest first.
+        spec: guard section of the job.
+        losses: losses before the first step to check, oldest first.
     """
 
     def __init__(self, spec: GuardSpec, losses: Iterable[float]) -> None:
@@ -41,45 +41,45 @@ class LossGuard:
 
     @property
     def losses(self) -> tuple[float, ...]:
-        """Those that the next one is compared with, oldest first."""
+        """Losses that the next one is compared with, oldest first."""
         return tuple(self._losses)
 
     def check(self, loss: float, gradient_norm: float) -> Alarm | None:
-        """Take in one step's figures."""
+        """Check the loss and gradient norm of one step."""
         if not math.isfinite(loss + gradient_norm):
             return Alarm("non_finite", f"loss {loss}, gradient norm {gradient_norm}")
         score = self._score(loss)
         if score > self._spec.spike_score:
-            return Alarm("spike", f"loss {loss:.4f} lies {score:.1f} deviations above the median of those before it")
-        self._losses.append(loss)  # a spike is no measure for others
+            return Alarm("spike", f"loss {loss:.4f} is {score:.1f} deviations above the median of the previous ones")
+        self._losses.append(loss)  # a spike must not influence later checks
         return None
 
     def _score(self, loss: float) -> float:
-        """Robust z-score (Iglewicz and Hoaglin 1993)."""
-        if len(self._losses) < min(_ENOUGH, self._spec.window):
+        """Compute the robust z-score (Iglewicz and Hoaglin 1993)."""
+        if len(self._losses) < min(_MIN_LOSSES, self._spec.window):
             return 0.0
         middle = median(self._losses)
-        spread = _TO_SIGMA * median(abs(value - middle) for value in self._losses)
-        return (loss - middle) / max(spread, _LEAST_SPREAD * abs(middle), 1e-12)
+        spread = _MAD_TO_SIGMA * median(abs(value - middle) for value in self._losses)
+        return (loss - middle) / max(spread, _MIN_RELATIVE_SPREAD * abs(middle), 1e-12)
 
 
 class EarlyStop:
-    """Decides when the newest evaluations have brought nothing better; see `BestSpec.score`.
+    """Decides whether evaluations have stopped improving; see `BestSpec.score`.
 
     Args:
-        spec: of the job; without it no run stops early.
-        best, since_best: the attributes, of the evaluations so far.
+        spec: section of the job; None: never stop early.
+        best, since_best: initial values of the attributes.
 
     Attributes:
         best: score of the best evaluation (lower is better); None where there was none.
-        since_best: evaluations since that one.
+        since_best: number of evaluations since the best one.
     """
 
     def __init__(self, spec: EarlyStopSpec | None, best: float | None = None, since_best: int = 0) -> None:
         self._spec, self.best, self.since_best = spec, best, since_best
 
     def add(self, score: float) -> None:
-        """Take in one evaluation."""
+        """Add the score of one evaluation."""
         best = math.inf if self.best is None else self.best
         if score < best - (self._spec.min_delta if self._spec else 0.0):
             self.best, self.since_best = score, 0

@@ -19,10 +19,10 @@ from drivetrain_workers.records.predictions import write_predictions
 
 
 def train_steps(run: RankRun, batches: Iterator[Batch], points: LoopPoints) -> None:
-    """Train until no step is left to do, or until the agent asks to stop; both end with a save.
+    """Train until all steps are done, or until the agent requests a stop; both end with a save.
 
     Raises:
-        BadStepError, RewindError: a step went wrong.
+        BadStepError, RewindError: a bad step.
         OSError, CheckpointError: a save failed.
     """
     while not run.complete:
@@ -31,31 +31,31 @@ def train_steps(run: RankRun, batches: Iterator[Batch], points: LoopPoints) -> N
         batch = next(batch for batch in batches if not run.positions.skipped(batch.position))
         waited_s = time.perf_counter() - began
         points.phase("step", run.step)
-        asked = run.link.stop_asked.is_set(), _save_is_due(run)
+        asked = run.link.stop_requested.is_set(), _save_is_due(run)
         result = run.engine.step(batch.columns, batch.position, *asked, busy=run.writer.is_busy)
         run.step += 1
         record = _record(run, batch, result)
         points.after_step(StepOutcome(record, batch, time.perf_counter() - began, waited_s))
-        if run.step == run.steps or _is_turn(run.step, run.training.eval_every):
+        if run.step == run.steps or _is_due(run.step, run.training.eval_every):
             points.phase("evaluate", run.step)
             evaluation = _evaluate(run)
             record = replace(record, evaluation=evaluation)
             points.after_evaluation(run.step, evaluation)
         run.unsaved.append(record)
-        if run.complete or result.stop_asked or result.save_asked or _is_turn(run.step, run.checkpoint.every):
+        if run.complete or result.stop_requested or result.save_requested or _is_due(run.step, run.checkpoint.every):
             points.phase("save", run.step)
             _save(run, batch)
             points.after_save(run.step)
-        elif not result.busy and _is_turn(run.step, run.checkpoint.memory_every):
+        elif not result.busy and _is_due(run.step, run.checkpoint.memory_every):
             points.phase("copy", run.step)
             run.writer.copy(run.engine.deepspeed, _save_point(run, record))
         points.after_iteration(run.step, result.communicated_s)
-        if result.stop_asked:
+        if result.stop_requested:
             return
 
 
 def finish(run: RankRun, points: LoopPoints) -> None:
-    """Wait until the last checkpoint is committed; no rank ends before. Raises OSError, CheckpointError."""
+    """Wait until the last checkpoint is committed; no rank ends earlier. Raises OSError, CheckpointError."""
     points.phase("last save", run.step)
     run.writer.wait()
     run.barrier()
@@ -83,7 +83,7 @@ def _evaluate(run: RankRun) -> Evaluation:
     """Evaluate on the eval split; rank 0 writes predictions."""
     part = run.data.evaluation(run.plan, run.task.rank)
     found = run.engine.evaluate(part)
-    if run.engine.objective.predicts:
+    if run.engine.objective.has_predictions:
         predictions = run.engine.predict(part, run.training.predictions)
         if run.task.rank == 0:
             for path in write_predictions(run.folder.predictions, run.step, predictions):
@@ -94,7 +94,7 @@ def _evaluate(run: RankRun) -> Evaluation:
 
 
 def _save(run: RankRun, batch: Batch) -> None:
-    """Begin to save what the step on ``batch`` has led to."""
+    """Start to save the state after the step on ``batch``."""
     probe = Probe(batch.position, probe_loss(run, batch)) if run.checkpoint.verify == "step" else None
     run.writer.save(run.engine.deepspeed, _save_point(run, run.unsaved[-1], probe))
     run.unsaved = []
@@ -108,5 +108,5 @@ def _save_is_due(run: RankRun) -> bool:
     return run.checkpoint.every == "auto" and run.task.rank == 0 and run.writer.is_due()
 
 
-def _is_turn(step: int, every: int | str | None) -> bool:
+def _is_due(step: int, every: int | str | None) -> bool:
     return isinstance(every, int) and step % every == 0

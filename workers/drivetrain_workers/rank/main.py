@@ -20,7 +20,7 @@ from drivetrain_workers.records.run_folder import RunFolder
 
 
 def main(task_json: str) -> None:
-    """Entry point in the forked process. Ends it: 0 when training is done or was stopped, 1 on an error."""
+    """Run the forked process. Exits with 0 when training is done or was stopped, with 1 on an error."""
     end_with_parent()
     task = RankTask.from_json(task_json)
     _log_to(RunFolder(Path(task.run_folder)).log(task.rank))
@@ -35,7 +35,7 @@ def main(task_json: str) -> None:
 
 
 def train(task: RankTask, link: AgentLink) -> None:
-    """Train from the newest valid checkpoint to the end of the run, or until asked to stop."""
+    """Train from the newest valid checkpoint to the end of the run, or until a stop is requested."""
     run = open_run(task, link)
     points = standard_points(run)
     with run.data.batches(run.plan, task.rank, task.local_ranks, run.positions.start(run.step)) as batches:
@@ -54,7 +54,7 @@ def _log_to(path: Path) -> None:
 
 
 def _end(code: int) -> None:
-    """Leave at once: the interpreter's and the process group's farewells can hang on a gang that is half gone."""
+    """Exit immediately: the shutdown of the interpreter or process group can hang when other ranks are gone."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

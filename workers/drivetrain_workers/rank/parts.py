@@ -1,4 +1,4 @@
-"""What every run attaches to the points of the training loop: signs of life, times, the guard, reports."""
+"""Standard callbacks of the training loop: heartbeats, times, the guard, reports."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _TIMED_AS = {
 
 
 def standard_points(run: RankRun) -> LoopPoints:
-    """Return the points of the loop with what every run attaches to them."""
+    """Return the points of the loop with the standard callbacks."""
     points = LoopPoints()
     points.phase.attach(run.link.enter)
     points.phase.attach(lambda phase, _: run.times.enter(_TIMED_AS[phase]))
@@ -34,12 +34,12 @@ def standard_points(run: RankRun) -> LoopPoints:
     if run.task.rank == 0:
         points.after_step.attach(partial(_report_step, run))
         points.after_evaluation.attach(partial(_report_evaluation, run))
-    points.after_iteration.attach(run.times.end_turn)
+    points.after_iteration.attach(run.times.end_iteration)
     return points
 
 
 def _guard(run: RankRun, outcome: StepOutcome) -> None:
-    """Check the loss, and do what the job says about a bad step; every rank does the same.
+    """Check the loss, and handle a bad step as the job specifies; every rank does the same.
 
     Raises:
         BadStepError, RewindError: the generation ends here.
@@ -55,7 +55,7 @@ def _guard(run: RankRun, outcome: StepOutcome) -> None:
         return
     if policy == "stop" or len(run.adjustments.skips) >= spec.max_rewinds:
         raise BadStepError(record.step, alarm.kind, alarm.detail)
-    run.writer.wait()  # of two checkpoints the newer: it was begun before this step
+    run.writer.wait()  # a save that began before this step may be the newer checkpoint
     if run.task.rank == 0:
         skip = Skip(*record.positions, record.step, alarm.detail)
         run.adjustments.with_skip(skip).write(run.folder.adjustments)
@@ -73,6 +73,6 @@ def _report_evaluation(run: RankRun, step: int, evaluation: Evaluation) -> None:
 
 
 def _tokens(batch: Batch) -> int:
-    """Return the tokens that one sample trains on; 1 where samples are not token sequences."""
+    """Return the number of tokens per sample; 1 where samples are not token sequences."""
     tokens = batch.columns.get("tokens")
     return tokens.shape[1] - 1 if isinstance(tokens, np.ndarray) else 1

@@ -1,4 +1,4 @@
-"""The most memory that a rank has had."""
+"""Peak memory of a rank."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ _PAGE = resource.getpagesize()
 
 
 def resident_bytes() -> int:
-    """Of this process, shared pages included: what a rank has when it has just been forked."""
+    """Return the resident memory of this process with shared pages: the memory of a rank after the fork."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE
 
 
 def peak_bytes() -> int:
-    """The most so far: on a GPU, of its memory as the driver sees it; else of the host's."""
+    """Return the peak so far: on a GPU, of its memory as reported by the driver; otherwise of the host's memory."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_reserved()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,4 +1,4 @@
-"""The points of the training loop, to which what is not the loop's own work attaches."""
+"""The points of the training loop at which callbacks are attached."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ _Arguments = ParamSpec("_Arguments")
 
 
 class Point(Generic[_Arguments]):
-    """A point of the loop. Calling it calls everything that is attached, in the order in which it was attached."""
+    """A point of the loop. Calling it calls all attached functions in the order of their attachment."""
 
     def __init__(self) -> None:
         self._attached: list[Callable[_Arguments, None]] = []
 
     def attach(self, call: Callable[_Arguments, None]) -> None:
-        """Have ``call`` called at this point. What it raises ends the generation."""
+        """Attach a function to this point. An exception in it ends the generation."""
         self._attached.append(call)
 
     def __call__(self, *arguments: _Arguments.args, **named: _Arguments.kwargs) -> None:
-        """The loop is here."""
+        """Call all attached functions."""
         for call in self._attached:
             call(*arguments, **named)
 
 
 @dataclass(frozen=True)
 class StepOutcome:
-    """An optimizer step that is done, before it is evaluated or saved.
+    """A completed optimizer step, before its evaluation and save.
 
     Attributes:
         step_s, data_wait_s: see `drivetrain_workers.protocol.events.StepDone`.
@@ -45,15 +45,15 @@ class StepOutcome:
 
 @dataclass(frozen=True)
 class LoopPoints:
-    """The points of the loop, which every rank reaches at the same steps.
+    """The points of the loop. Every rank reaches them at the same steps.
 
     Attributes:
-        phase: with the phase that begins (``data``, ``step``, ``evaluate``, ``save``, ``copy``; at the end ``last
+        phase: called with the new phase (``data``, ``step``, ``evaluate``, ``save``, ``copy``; at the end ``last
             save``) and the optimizer steps done.
-        after_step: before the step is recorded: a step whose guard raises has never been.
-        after_evaluation: with the step and its evaluation.
-        after_save: with the step; the checkpoint is on its way to storage.
-        after_iteration: when a step with all that belongs to it is done; with the step, and the seconds that this rank
+        after_step: before the step is recorded, so that a step that the guard rejects is never recorded.
+        after_evaluation: called with the step and its evaluation.
+        after_save: called with the step, after the save was started.
+        after_iteration: at the end of a loop iteration; called with the step, and the seconds that this rank
             spent in collectives.
     """
 

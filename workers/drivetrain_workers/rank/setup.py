@@ -1,4 +1,4 @@
-"""Everything that a rank has before its first step: process group, data, model, engine, and the newest state."""
+"""Preparation of a rank for its first step: process group, data, model, engine, and the newest state."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from drivetrain_workers.checkpoints.agreement import Agreement, gather_objects
 from drivetrain_workers.checkpoints.load import Checkpoint, restore
 from drivetrain_workers.checkpoints.manifest import History
 from drivetrain_workers.checkpoints.memory_copies import MemoryCopies
-from drivetrain_workers.checkpoints.proof import prove_loss, prove_state
+from drivetrain_workers.checkpoints.proof import verify_loss, verify_state
 from drivetrain_workers.checkpoints.remote import RemoteCheckpoints
 from drivetrain_workers.checkpoints.save import CheckpointWriter
 from drivetrain_workers.engine.batching import BatchPlan, solve, total_steps
 from drivetrain_workers.engine.deepspeed_internals import parameter_count, replicated_tensors
-from drivetrain_workers.engine.engine import Engine, EvalPart, join_group
-from drivetrain_workers.engine.training_data import TrainingData
+from drivetrain_workers.engine.engine import Engine, join_group
+from drivetrain_workers.engine.training_data import EvalPart, TrainingData
 from drivetrain_workers.modeling.model import build_model
 from drivetrain_workers.modeling.objective import load_objective
 from drivetrain_workers.protocol.events import PhaseReached, ProblemFound, RankInitialized, RankLoaded
@@ -41,15 +41,15 @@ from drivetrain_workers.spec import CheckpointSpec, TrainingSpec
 
 @dataclass
 class RankRun:
-    """All parts of a training run on this rank, and how far it is.
+    """All parts of a training run on this rank, and its progress.
 
     Attributes:
-        steps: of the whole run.
-        began: end of the run's first step, in seconds since the epoch; of a run without one, now.
-        times: what the iterations of the loop are spent on.
-        base_bytes: memory of the process before there was a model.
+        steps: optimizer steps of the whole run.
+        began: end of the run's first step, in seconds since the epoch; for a new run, the current time.
+        times: times of the iterations of the loop.
+        base_bytes: memory of the process before the model was created.
         step: optimizer steps done.
-        unsaved: records of the steps since the newest checkpoint in storage.
+        unsaved: records of the steps since the newest checkpoint.
         barrier: waits for all ranks.
     """
 
@@ -74,22 +74,22 @@ class RankRun:
 
     @property
     def complete(self) -> bool:
-        """Whether no step is left to do."""
+        """Whether all steps are done."""
         return self.step == self.steps or self.early_stop.is_due
 
     @property
     def positions(self) -> Positions:
-        """Which stretch of the stream each step trains on."""
+        """Positions in the stream that each step trains on."""
         return Positions(self.plan.global_batch, self.adjustments.skips)
 
     @property
     def folder(self) -> RunFolder:
-        """The run's."""
+        """Folder of the run."""
         return RunFolder(Path(self.task.run_folder))
 
     @property
     def history(self) -> History:
-        """What the next generation needs to know of the steps so far."""
+        """State for the next generation about the steps so far."""
         return History(self.began, self.guard.losses, self.early_stop.best, self.early_stop.since_best)
 
 
@@ -107,7 +107,7 @@ def open_run(task: RankTask, link: AgentLink) -> RankRun:
     link.enter("find", 0)
     memory = MemoryCopies(Path(task.memory_folder)) if checkpoint.memory_every else None
     found = _find(task, link, training.stage, checkpoint, memory)
-    dist.barrier()  # the run's records may have been downloaded, too: what follows reads them
+    dist.barrier()  # the run's records may have been downloaded; the following code reads them
     link.enter("initialize", 0)
     data = TrainingData(task.dataset_folder, job.data, job.seed, folder)
     adjustments = Adjustments.read(folder.adjustments)
@@ -116,7 +116,7 @@ def open_run(task: RankTask, link: AgentLink) -> RankRun:
     model = build_model(job.model, str(folder.code), data.facts, job.seed)
     objective = load_objective(job.model, str(folder.code))
     engine = Engine(model, objective, training, plan, steps, device, job.seed, data.classes)
-    replicated_tensors(engine.deepspeed)  # refuses what could not be checkpointed, before the first step
+    replicated_tensors(engine.deepspeed)  # raises for models that cannot be checkpointed, before the first step
     _seed_rank(job.seed, rank)
     link.report(RankInitialized(task.id, parameter_count(model)))
     link.enter("load", 0)
@@ -147,7 +147,7 @@ def open_run(task: RankTask, link: AgentLink) -> RankRun:
 
 
 def probe_loss(run: RankRun, batch: Batch) -> float:
-    """Return the loss of a global batch without dropout; changes nothing."""
+    """Return the loss of a global batch without dropout; has no side effects."""
     rows = run.plan.rows(run.task.rank)
     part = EvalPart(batch.columns, rows.stop - rows.start, run.plan.global_batch, batch.position + rows.start)
     return run.engine.evaluate(part, metrics=False).loss
@@ -172,19 +172,19 @@ def _find(
 
 
 def _resume(run: RankRun, checkpoint: Checkpoint) -> None:
-    """Load, and prove that what was loaded is what was saved."""
+    """Load a checkpoint, and verify that the loaded state is the saved one."""
     rank, world_size, deepspeed = run.task.rank, run.plan.world_size, run.engine.deepspeed
     restore(deepspeed, checkpoint, rank, world_size)
     run.step, run.unsaved = checkpoint.step, list(checkpoint.unsaved)
-    prove_state(deepspeed, checkpoint, rank, world_size)
+    verify_state(deepspeed, checkpoint, rank, world_size)
     if run.checkpoint.verify == "step" and (probe := checkpoint.manifest.probe):
         run.link.enter("prove", run.step)
         with run.data.batches(run.plan, rank, run.task.local_ranks, probe.position) as batches:
-            prove_loss(deepspeed, checkpoint, probe, probe_loss(run, next(batches)), world_size)
+            verify_loss(deepspeed, checkpoint, probe, probe_loss(run, next(batches)), world_size)
 
 
 def _seed_rank(seed: int, rank: int) -> None:
-    """Each rank draws its own random numbers (dropout); a loaded checkpoint brings its own state."""
+    """Seed the rank's own random numbers (dropout); a loaded checkpoint restores its own state."""
     key = mix_key(seed, rank)
     random.seed(key)
     np.random.seed(key % (1 << 32))

@@ -1,4 +1,4 @@
-"""What a run has changed about itself: batches that are passed over, smaller micro-batches. Kept with the run."""
+"""Changes of a run to its job: skipped batches, smaller micro-batches. Stored with the run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from drivetrain_pipelines.storage.checksums import JsonObject, read_json, write_
 
 @dataclass(frozen=True)
 class Skip:
-    """Positions ``[start, stop)`` of the stream that are not trained on, and why."""
+    """Positions ``[start, stop)`` of the stream that are not trained on, and the reason."""
 
     start: int
     stop: int
@@ -20,11 +20,11 @@ class Skip:
 
 @dataclass(frozen=True)
 class Adjustments:
-    """Adjustments of a run so far; the same job makes the same ones.
+    """Adjustments of a run so far. The same job makes the same ones.
 
     Attributes:
-        micro_batch_size: instead of the job's.
-        decided_by: generation that ran out of memory and chose it; several of its ranks may have.
+        micro_batch_size: replaces that of the job.
+        decided_by: generation that ran out of memory and chose it; several of its ranks may have run out.
     """
 
     skips: tuple[Skip, ...] = ()
@@ -33,10 +33,10 @@ class Adjustments:
 
     @classmethod
     def read(cls, path: Path) -> Adjustments:
-        """Those of a run; none where there is no file.
+        """Read the adjustments of a run; none where there is no file.
 
         Raises:
-            CorruptFileError: the file is not what was written.
+            CorruptFileError: the file differs from what was written.
         """
         if not path.exists():
             return cls()
@@ -45,28 +45,28 @@ class Adjustments:
         return cls(skips, **content)
 
     def write(self, path: Path) -> None:
-        """Store them, atomically."""
+        """Write the adjustments atomically."""
         write_json(path, asdict(self))
 
     def with_skip(self, skip: Skip) -> Adjustments:
-        """These and one more."""
+        """Return these adjustments with one more skip."""
         return replace(self, skips=tuple(sorted((*self.skips, skip), key=lambda s: s.start)))
 
 
 @dataclass(frozen=True)
 class Positions:
-    """Which stretch of the stream each step trains on.
+    """The positions in the stream that each step trains on.
 
     Args:
         global_batch: samples per step.
-        skips: whole batches that are passed over, in order.
+        skips: whole batches that are skipped, in order.
     """
 
     global_batch: int
     skips: tuple[Skip, ...] = field(default=())
 
     def start(self, step: int) -> int:
-        """Position of the first sample of the step after ``step`` steps are done."""
+        """Return the position of the first sample of the step after ``step`` steps are done."""
         position = step * self.global_batch
         for skip in self.skips:
             if position >= skip.start:
@@ -74,5 +74,5 @@ class Positions:
         return position
 
     def skipped(self, position: int) -> bool:
-        """Whether the batch that begins at ``position`` is passed over."""
+        """Check whether the batch that begins at ``position`` is skipped."""
         return any(skip.start <= position < skip.stop for skip in self.skips)

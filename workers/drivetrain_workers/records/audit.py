@@ -1,4 +1,4 @@
-"""Proving from a run's ledger that every sample was used exactly once per epoch, whatever happened to the machines."""
+"""Proof from a run's ledger that every sample was used exactly once per epoch, whatever failures occurred."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from drivetrain_pipelines.order.permutation import Int64Array
 from drivetrain_workers.protocol.step_record import StepRecord
 from drivetrain_workers.records.adjustments import Positions, Skip
 
-_AT_ONCE = 1 << 20  # positions located in one pass
+_CHUNK_POSITIONS = 1 << 20  # positions located in one pass
 
 
 @dataclass(frozen=True)
 class Audit:
-    """What a ledger proves.
+    """The result of an audit.
 
     Attributes:
-        steps: recorded, each counted once.
+        steps: recorded steps, each counted once.
         samples: positions consumed.
-        epochs: of each stream.
-        worlds: (first step, world size), whenever the world size changed.
-        skips: what was passed over, and why.
-        problems: what is wrong; empty when all is as it should be.
+        epochs: epochs of each source.
+        worlds: (first step, world size) for each change of the world size.
+        skips: skipped positions, and the reasons.
+        problems: everything that is wrong; empty if nothing is.
     """
 
     steps: int
@@ -41,44 +41,44 @@ def audit(records: Sequence[StepRecord], order: SampleOrder, global_batch: int, 
     """Check the records of a ledger, in order of step, against the order of samples.
 
     Args:
-        skips: that guards have decided; their samples count as accounted for.
+        skips: skips that guards have decided; their samples count as accounted for.
     """
-    stretches = Positions(global_batch, skips)
+    ranges = Positions(global_batch, skips)
     problems = []
     for number, record in enumerate(records):
-        expected = stretches.start(number), stretches.start(number) + global_batch
+        expected = ranges.start(number), ranges.start(number) + global_batch
         if record.step != number + 1:
-            problems.append(f"step {number + 1} is missing; step {record.step} stands in its place")
+            problems.append(f"step {number + 1} is missing; step {record.step} is in its place")
             break
         if record.positions != expected:
             given = f"{[*record.positions]} instead of {[*expected]}"
             problems.append(f"step {record.step} consumed positions {given}")
-    samples = stretches.start(len(records) - 1) + global_batch if records else 0
+    end = ranges.start(len(records) - 1) + global_batch if records else 0
     epochs = []
-    for number, stream in enumerate(order.streams):
-        delivered, uses = _uses(order, number, samples)
-        whole, begun = divmod(delivered, stream.size)
+    for number, source in enumerate(order.orders):
+        delivered, uses = _uses(order, number, end)
+        whole, begun = divmod(delivered, source.size)
         wrong = int(((uses < whole) | (uses > whole + (begun > 0))).sum()) + abs(int(uses.sum()) - delivered)
         if wrong:
-            problems.append(f"stream {number}: {wrong} samples were not used exactly once per epoch")
-        epochs.append(delivered / stream.size)
+            problems.append(f"source {number}: {wrong} samples were not used exactly once per epoch")
+        epochs.append(delivered / source.size)
     worlds = [(record.step, record.world_size) for record in records[:1]]
     worlds += [(b.step, b.world_size) for a, b in pairwise(records) if a.world_size != b.world_size]
-    passed_over = [f"positions {s.start} to {s.stop} after step {s.step}: {s.why}" for s in skips]
+    skipped = [f"positions {s.start} to {s.stop} after step {s.step}: {s.why}" for s in skips]
     used = len(records) * global_batch
-    return Audit(len(records), used, epochs, worlds, passed_over, problems)
+    return Audit(len(records), used, epochs, worlds, skipped, problems)
 
 
-def _uses(order: SampleOrder, stream: int, samples: int) -> tuple[int, Int64Array]:
-    """How many of the positions are a stream's, and how often each of its samples stands there."""
-    rows = order.streams[stream].rows
+def _uses(order: SampleOrder, source_index: int, end: int) -> tuple[int, Int64Array]:
+    """Return how many of the positions belong to a source, and how often each of its samples was used."""
+    rows = order.orders[source_index].rows
     first = np.cumsum([0, *rows])
-    before = sum(len(earlier.rows) for earlier in order.streams[:stream])
+    before = sum(len(earlier.rows) for earlier in order.orders[:source_index])
     uses = np.zeros(first[-1], np.int64)
     delivered = 0
-    for start in range(0, samples, _AT_ONCE):
-        shards, places = order.locate(np.arange(start, min(start + _AT_ONCE, samples), dtype=np.int64))
+    for start in range(0, end, _CHUNK_POSITIONS):
+        shards, rows_in_shard = order.locate(np.arange(start, min(start + _CHUNK_POSITIONS, end), dtype=np.int64))
         own = (shards >= before) & (shards < before + len(rows))
-        np.add.at(uses, first[shards[own] - before] + places[own], 1)
+        np.add.at(uses, first[shards[own] - before] + rows_in_shard[own], 1)
         delivered += int(own.sum())
     return delivered, uses

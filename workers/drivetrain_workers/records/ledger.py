@@ -1,7 +1,7 @@
-"""The ledger: for every step, which samples it consumed, on which world, and what came out.
+"""The ledger: for every step, the samples that it consumed, its world size, and its result.
 
-Written in pieces, one ahead of each checkpoint's commit. After a failure the steps behind the last checkpoint are done
-again by a later generation, whose records replace theirs.
+Written in pieces, one before each checkpoint's commit. After a failure a later generation repeats the steps after the
+last checkpoint, and its records replace the earlier ones.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from drivetrain_workers.records.run_folder import CheckpointId
 
 
 def write(folder: Path, name: CheckpointId, records: Sequence[StepRecord]) -> None:
-    """Store the records since the checkpoint before ``name``."""
+    """Write the records since the checkpoint before ``name``."""
     folder.mkdir(parents=True, exist_ok=True)
     for left in (name for name in os.listdir(folder) if name.endswith(".tmp")):
-        (folder / left).unlink(missing_ok=True)  # by a rank 0 that was killed in this very place; one writes at a time
+        (folder / left).unlink(missing_ok=True)  # from a killed rank 0; there is only one writer
     write_json(_piece(folder, name), [record.to_json() for record in records])
 
 
@@ -34,7 +34,7 @@ def read(folder: Path) -> list[StepRecord]:
 
 
 def read_after(folder: Path, step: int) -> list[StepRecord]:
-    """Return the records of the steps after ``step``, as `read`; only the pieces that hold some of them are opened."""
+    """Return the records of the steps after ``step``, as `read`; only the pieces that contain such steps are opened."""
     by_step: dict[int, StepRecord] = {}
     needed = [name for name in _pieces(folder) if name.step > step]  # a piece is named by its last step
     for name in sorted(needed, key=lambda n: (n.generation, n.step)):
@@ -44,7 +44,7 @@ def read_after(folder: Path, step: int) -> list[StepRecord]:
 
 
 def _pieces(folder: Path) -> list[CheckpointId]:
-    """Return the names of all pieces; without a `Path` for each, of which a long run has thousands."""
+    """Return the names of all pieces; not as `Path`, because a long run has thousands."""
     names = os.listdir(folder) if folder.is_dir() else []
     found = (CheckpointId.parse(name.removesuffix(".json")) for name in names if name.endswith(".json"))
     return [name for name in found if name]

@@ -1,4 +1,4 @@
-"""Predictions of an evaluation, as files that people look at: a table, and a picture for every column of images."""
+"""Predictions of an evaluation as files for users: a table, and a picture for every column of images."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _GAP = 2  # pixels between pictures
 
 
 def write_predictions(folder: Path, step: int, columns: Outputs) -> list[Path]:
-    """Write ``step-00000100.json`` (a table as MLflow shows it) and ``step-00000100-NAME.png``; returns their paths.
+    """Write ``step-00000100.json`` (a table in MLflow's format) and ``step-00000100-NAME.png``; returns their paths.
 
     Args:
-        columns: by name, a value for every row; uint8 tensors ``[rows, height, width]`` or with 1 or 3 channels behind
-            are images.
+        columns: by name, a value for every row; uint8 tensors ``[rows, height, width]`` or with 1 or 3 channels at
+            the end are images.
     """
     folder.mkdir(parents=True, exist_ok=True)
     name = f"step-{step:08d}"
@@ -45,12 +45,12 @@ def write_predictions(folder: Path, step: int, columns: Outputs) -> list[Path]:
 
 
 def is_image(values: Any) -> bool:
-    """Whether a column of predictions holds images."""
+    """Check whether a column of predictions contains images."""
     return torch.is_tensor(values) and values.dtype == torch.uint8 and values.dim() >= 3
 
 
 def save_images(folder: Path, name: str, images: torch.Tensor) -> list[Path]:
-    """Write every image as a file of its own; names of files that are there are not taken again."""
+    """Write every image to its own file; existing files are not overwritten."""
     folder.mkdir(parents=True, exist_ok=True)
     free = (path for number in itertools.count() if not (path := folder / f"{name}-{number}.png").exists())
     paths = []
@@ -61,7 +61,7 @@ def save_images(folder: Path, name: str, images: torch.Tensor) -> list[Path]:
 
 
 def _tiled(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """One image of all, left to right and top to bottom, about as wide as high."""
+    """Tile images into one, left to right and top to bottom, about as wide as high."""
     if images.shape[3:] == (1,):
         images = images[..., 0]
     count, height, width = images.shape[:3]

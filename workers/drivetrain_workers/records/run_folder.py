@@ -1,4 +1,4 @@
-"""Where the parts of a run lie on storage. One place knows the names."""
+"""The files of a run. Their names are defined only here."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ _CHECKPOINT = re.compile(r"^step-(\d{8,})\.g(\d{4,})$")
 
 @dataclass(frozen=True, order=True)
 class CheckpointId:
-    """A checkpoint's name; the order is that of training."""
+    """Name of a checkpoint; ordered by step and generation."""
 
     step: int
     generation: int
 
     def folder(self, root: Path) -> Path:
-        """Where it lies."""
+        """Return the path of the checkpoint."""
         return root / f"step-{self.step:08d}.g{self.generation:04d}"
 
     @classmethod
     def parse(cls, name: str) -> CheckpointId | None:
-        """None when ``name`` is not a checkpoint folder's."""
+        """Parse a name; None when ``name`` is not the name of a checkpoint folder."""
         match = _CHECKPOINT.match(name)
         return cls(int(match[1]), int(match[2])) if match else None
 
@@ -55,17 +55,17 @@ class RunFolder:
 
     @property
     def step_times(self) -> Path:
-        """What each turn of the training loop was spent on."""
+        """Times of each iteration of the training loop."""
         return self.path / "times"
 
     @property
     def predictions(self) -> Path:
-        """What the job's predictions were at evaluations."""
+        """Predictions of the job at evaluations."""
         return self.path / "predictions"
 
     @property
     def assessment(self) -> Path:
-        """What the trained model is worth, and pictures of it."""
+        """Assessment of the trained model, with figures."""
         return self.path / "assessment"
 
     @property
@@ -75,36 +75,36 @@ class RunFolder:
 
     @property
     def job_resolved(self) -> Path:
-        """The job as resolved: every default filled in, overrides applied."""
+        """The resolved job: with every default, overrides applied."""
         return self.path / "resolved.json"
 
     @property
     def spool(self) -> Path:
-        """Tracking records that are on their way to MLflow."""
+        """Tracking records that are not yet in MLflow."""
         return self.path / "tracking"
 
     @property
     def adjustments(self) -> Path:
-        """What the run has changed about itself."""
+        """Changes of the run to its job."""
         return self.path / "adjustments.json"
 
     @property
     def online(self) -> Path:
-        """Where the actors of the online transform can be reached."""
+        """Addresses of the actors of the online transform."""
         return self.path / "online"
 
     @property
     def uncommitted(self) -> Path:
-        """How the job's folder differed from the commit that git had of it, if git had one."""
+        """Difference of the job's folder from its git commit, if it is in a repository."""
         return self.path / "uncommitted.diff"
 
     @property
     def environment(self) -> Path:
-        """Versions of what the run was begun with, and the commit of the job's folder, as JSON."""
+        """Versions of the environment at the start of the run, and the commit of the job's folder, as JSON."""
         return self.path / "environment.json"
 
     def log(self, rank: int) -> Path:
-        """Output of a rank's processes, over all generations."""
+        """Return the log file of a rank's processes, over all generations."""
         return self.path / "logs" / f"rank-{rank}.log"
 
     def train_job(self) -> TrainJob:
@@ -112,5 +112,5 @@ class RunFolder:
         return TrainJob.model_validate_json(self.job_resolved.read_text())
 
     def resolved(self) -> JsonObject:
-        """The resolved job as a dictionary."""
-        return json.loads(self.job_resolved.read_text())  # type: ignore[no-any-return]  # written by us
+        """Return the resolved job as a dictionary."""
+        return json.loads(self.job_resolved.read_text())  # type: ignore[no-any-return]  # we wrote it

@@ -1,6 +1,6 @@
-"""What the turns of the training loop are spent on, as rank 0 sees it: a file a generation, a record a turn.
+"""Times of the iterations of the training loop, measured by rank 0: one file per generation, one record per iteration.
 
-The file grows while it is read. What a rank that was killed has not written is what its last turn was spent on.
+The file grows while it is read. The time after the last record of a killed rank belongs to its last iteration.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-# Seconds of a turn, in the order in which they are spent; a turn ends with step ``step`` done, evaluated and saved.
+# Seconds of an iteration, in order; it ends with step ``step`` done, evaluated and saved.
 PARTS = ("data", "compute", "communicate", "evaluate", "save")
-TURN = np.dtype([("step", "<i8"), ("began", "<f8"), *((part, "<f4") for part in PARTS)])
+ITERATION = np.dtype([("step", "<i8"), ("began", "<f8"), *((part, "<f4") for part in PARTS)])
 
-Turns = NDArray[np.void]  # records of `TURN`: ``began`` in seconds since the epoch
+Iterations = NDArray[np.void]  # records of `ITERATION`: ``began`` in seconds since the epoch
 
 
 class StepTimes:
-    """Writes the turns of one generation.
+    """Writes the iterations of one generation.
 
     Args:
-        folder: of the run's step times; None on ranks that only measure.
-        generation: of this process.
+        folder: folder of the run's step times; None on ranks that only measure.
+        generation: generation of this process.
     """
 
     def __init__(self, folder: Path | None, generation: int) -> None:
@@ -36,20 +36,20 @@ class StepTimes:
         self._seconds = dict.fromkeys(PARTS, 0.0)
 
     def enter(self, part: str) -> None:
-        """What follows counts as ``part``, one of `PARTS`."""
+        """Count the following time as ``part``, one of `PARTS`."""
         now = time.perf_counter()
         if self._part:
             self._seconds[self._part] += now - self._since
         self._part, self._since = part, now
 
-    def end_turn(self, step: int, communicated_s: float) -> None:
-        """Write the turn, ``communicated_s`` of whose computing were communication."""
+    def end_iteration(self, step: int, communicated_s: float) -> None:
+        """Write the iteration, with ``communicated_s`` of its compute time as communication."""
         self.enter("")
         self._seconds["compute"] -= communicated_s
         self._seconds["communicate"] += communicated_s
         if self._file:
             record = (step, self._began, *(self._seconds[part] for part in PARTS))
-            self._file.write(np.array(record, TURN).tobytes())
+            self._file.write(np.array(record, ITERATION).tobytes())
         self._began, self._part, self._since = time.time(), "", 0.0
         self._seconds = dict.fromkeys(PARTS, 0.0)
 
@@ -59,41 +59,41 @@ class StepTimes:
             self._file.close()
 
 
-class TurnFile:
-    """Reads the turns of one generation in pieces, while they are written.
+class IterationFile:
+    """Reads the iterations of one generation in pieces, while they are written.
 
     Args:
-        folder: of the run's step times; neither it nor the file need be there yet.
-        generation: whose turns.
+        folder: folder of the run's step times; need not exist yet.
+        generation: generation to read.
     """
 
     def __init__(self, folder: Path, generation: int) -> None:
         self._path, self._read = _path(folder, generation), 0
 
-    def read(self, most: int) -> Turns:
-        """Return the next turns, at most ``most``; none where no more were written."""
+    def read(self, max_iterations: int) -> Iterations:
+        """Return the next iterations, at most ``max_iterations``; none if no more were written."""
         try:
-            there = self._path.stat().st_size // TURN.itemsize
+            available = self._path.stat().st_size // ITERATION.itemsize
         except FileNotFoundError:
-            there = 0
-        count = min(most, there - self._read)
+            available = 0
+        count = min(max_iterations, available - self._read)
         if count <= 0:
-            return np.empty(0, TURN)
-        found = np.fromfile(self._path, TURN, count, offset=self._read * TURN.itemsize)
+            return np.empty(0, ITERATION)
+        found = np.fromfile(self._path, ITERATION, count, offset=self._read * ITERATION.itemsize)
         self._read += len(found)
         return found
 
     def rewind(self) -> None:
-        """Begin with the first turn again."""
+        """Start again with the first iteration."""
         self._read = 0
 
 
-def read_turns(folder: Path) -> dict[int, Turns]:
-    """The turns of each generation, in the order of generations."""
+def read_iterations(folder: Path) -> dict[int, Iterations]:
+    """Return the iterations of each generation, in the order of generations."""
     found = {}
     for path in sorted(folder.glob("*.times")):
         data = path.read_bytes()
-        found[int(path.stem)] = np.frombuffer(data[: len(data) - len(data) % TURN.itemsize], TURN)
+        found[int(path.stem)] = np.frombuffer(data[: len(data) - len(data) % ITERATION.itemsize], ITERATION)
     return found
 
 

@@ -1,4 +1,4 @@
-"""Fashion-MNIST, as the recipe for image generation reads it."""
+"""The reader of Fashion-MNIST from the recipe for image generation."""
 
 from drivetrain_workers.recipes.image_generation.data import clothes
 

@@ -1,4 +1,4 @@
-"""A residual network of any depth (He et al. 2016); its last convolutions begin at zero, so that depth does no harm."""
+"""A residual network of any depth (He et al. 2016). Each block starts as the identity, so that depth does no harm."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ _GROUPS, _SIDE = 8, 7
 
 
 class Block(nn.Module):
-    """Two convolutions around which the input goes, too."""
+    """Two convolutions with a residual connection."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.norm_1, self.norm_2 = nn.GroupNorm(_GROUPS, width), nn.GroupNorm(_GROUPS, width)
         self.conv_1 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
         self.conv_2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
-        nn.init.zeros_(self.conv_2.weight)  # so that every block begins as the identity (Goyal et al. 2017)
+        nn.init.zeros_(self.conv_2.weight)  # so that every block starts as the identity (Goyal et al. 2017)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """``[rows, width, height, width]`` to the same shape."""
+        """Map ``[rows, width, height, width]`` to the same shape."""
         return x + self.conv_2(F.relu(self.norm_2(self.conv_1(F.relu(self.norm_1(x))))))
 
 
@@ -29,17 +29,17 @@ class DeepNetwork(nn.Module):
 
     def __init__(self, classes: int, blocks: int, width: int) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(1, width, 4, 4)  # to 7 x 7: what follows is deep, and so must be small
+        self.stem = nn.Conv2d(1, width, 4, 4)  # to 7 x 7: the following layers are many, so they must be small
         self.blocks = nn.Sequential(*(Block(width) for _ in range(blocks)))
         self.norm = nn.GroupNorm(_GROUPS, width)
         self.head = nn.Linear(_SIDE * _SIDE * width, classes)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits."""
+        """Compute logits."""
         x = self.blocks(self.stem(images.permute(0, 3, 1, 2).float() / 127.5 - 1))
         return self.head(F.relu(self.norm(x)).flatten(1))
 
 
 def deep(classes: int, blocks: int, width: int) -> DeepNetwork:
-    """Build one; ``classes`` comes from the data."""
+    """Build the network; ``classes`` comes from the data."""
     return DeepNetwork(classes, blocks, width)

@@ -1,4 +1,4 @@
-"""Eigenfaces (Turk and Pentland 1991): faces as sums of the directions in which pictures differ most."""
+"""Eigenfaces (Turk and Pentland 1991): faces as linear combinations of principal components."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import numpy as np
 from drivetrain_workers.assessment.splits import Splits
 from model import verification
 
-_LEFT_OUT, _COMPONENTS = 3, 40  # the first ones are mostly light
+_LEFT_OUT, _COMPONENTS = 3, 40  # the first components mostly represent the lighting
 
 
 def eigenfaces(splits: Splits) -> dict[str, float]:
-    """Area under the ROC curve and equal error rate of all pairs of held-out pictures."""
+    """Compute the area under the ROC curve and the equal error rate of all pairs of held-out pictures."""
     from sklearn.decomposition import PCA
 
     train, held_out = (

@@ -1,4 +1,4 @@
-"""Faces, turned and scaled so that the eyes of all are in the same places."""
+"""Faces, rotated and scaled so that the eyes are at the same positions in all pictures."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ import numpy as np
 from PIL import Image
 
 _SIDE = 112
-_LEFT_EYE, _RIGHT_EYE = (38.3, 51.7), (73.5, 51.5)  # where the network expects them
-_DIGITS = 5  # of a file's name are the number of the person
+_LEFT_EYE, _RIGHT_EYE = (38.3, 51.7), (73.5, 51.5)  # positions that the network expects
+_DIGITS = 5  # the first characters of a file name are the number of the person
 
 
 def faces(path: Path) -> Iterator[dict[str, object]]:
-    """The faces that a list ``NAME X Y X Y`` tells the eyes of; of a picture, that face.
+    """Yield the faces of a list with lines ``NAME X Y X Y`` (positions of the eyes), or the face of one picture.
 
-    A picture that such a list beside it does not name is taken for a face that has been cut out already.
+    A picture without an entry in the list of its folder is used as an already aligned face.
     """
     if path.suffix == ".txt":
         for name, eyes in _eyes(path).items():
             yield _face(path.with_name(f"{name}.pgm"), eyes)
         return
-    beside = path.with_name("coords.txt")
-    yield _face(path, _eyes(beside).get(path.stem) if beside.is_file() else None)
+    listing = path.with_name("coords.txt")
+    yield _face(path, _eyes(listing).get(path.stem) if listing.is_file() else None)
 
 
 def _eyes(path: Path) -> dict[str, list[float]]:
@@ -42,11 +42,11 @@ def _face(path: Path, eyes: list[float] | None) -> dict[str, object]:
 
 
 def _aligned(image: Image.Image, left_x: float, left_y: float, right_x: float, right_y: float) -> Image.Image:
-    """The similarity that moves the eyes to their places, as Pillow wants it: from the new picture to the old one."""
-    wanted = complex(*_RIGHT_EYE) - complex(*_LEFT_EYE)
-    turn = (complex(right_x, right_y) - complex(left_x, left_y)) / wanted
-    shift = complex(left_x, left_y) - turn * complex(*_LEFT_EYE)
-    if not math.isfinite(abs(turn)) or turn == 0:
+    """Rotate, scale and shift a picture so that its eyes are at the expected positions."""
+    expected = complex(*_RIGHT_EYE) - complex(*_LEFT_EYE)
+    rotation = (complex(right_x, right_y) - complex(left_x, left_y)) / expected
+    shift = complex(left_x, left_y) - rotation * complex(*_LEFT_EYE)
+    if not math.isfinite(abs(rotation)) or rotation == 0:
         raise ValueError("both eyes are in the same place")
-    matrix = (turn.real, -turn.imag, shift.real, turn.imag, turn.real, shift.imag)
+    matrix = (rotation.real, -rotation.imag, shift.real, rotation.imag, rotation.real, shift.imag)
     return image.transform((_SIDE, _SIDE), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)

@@ -1,4 +1,4 @@
-"""A network of layers that follow one another, out of an ONNX file."""
+"""A sequential network, loaded from an ONNX file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Options = dict[str, Any]  # the attributes of an ONNX node
 
 
 class _Affine(nn.Module):
-    """What comes first: pixels less a number, times another."""
+    """The first layer: subtracts a number from pixels, and multiplies them by another."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -26,10 +26,10 @@ class _Affine(nn.Module):
 
 
 def from_onnx(path: str) -> nn.Sequential:
-    """Layers with the weights of the file.
+    """Build the layers with the weights of the file.
 
     Raises:
-        ValueError: the file has layers of another kind, or they do not follow one another.
+        ValueError: the file has unsupported layers, or they are not sequential.
     """
     graph = onnx.load(path).graph
     weights = {each.name: torch.from_numpy(numpy_helper.to_array(each).copy()) for each in graph.initializer}
@@ -84,7 +84,7 @@ def _activation(node: NodeProto, _: Options, weights: Weights) -> nn.Module:
 
 
 class _FlatNorm(nn.BatchNorm2d):
-    """Of images and of vectors."""
+    """Batch norm of images and of vectors."""
 
     def _check_input_dim(self, input: torch.Tensor) -> None:
         del input

@@ -1,4 +1,4 @@
-"""A pre-trained encoder with a new last layer; all of it is trained, or only small matrices beside its own (LoRA)."""
+"""A pre-trained encoder with a new last layer. All of it is trained, or only low-rank adapters (LoRA)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _RANK = 8  # of LoRA's matrices (Hu et al. 2022)
 
 
 class Classifier(nn.Module):
-    """Tokens int64 ``[rows, length]``, 0 being padding, to logits ``[rows, classes]``."""
+    """Tokens int64 ``[rows, length]``, with 0 as padding, to logits ``[rows, classes]``."""
 
     def __init__(self, encoder: nn.Module, width: int, classes: int) -> None:
         super().__init__()
@@ -25,7 +25,7 @@ class Classifier(nn.Module):
         self.head = nn.Linear(width, classes)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Logits, of the mean over a text's tokens."""
+        """Compute logits from the mean over a text's tokens."""
         used = (tokens != 0).long()
         states = self.encoder(input_ids=tokens, attention_mask=used).last_hidden_state
         mean = (states * used[..., None]).sum(1) / used.sum(1, keepdim=True).clamp(min=1)
@@ -33,7 +33,7 @@ class Classifier(nn.Module):
 
 
 def classifier(pretrained: str, classes: int, mode: Mode = "full") -> Classifier:
-    """Build one from ``pretrained``, a folder with ``config.json`` and ``model.safetensors``."""
+    """Build the classifier from ``pretrained``, a folder with ``config.json`` and ``model.safetensors``."""
     config = AutoConfig.from_pretrained(pretrained)
     encoder = AutoModel.from_config(config, add_pooling_layer=False, attn_implementation="eager")
     if mode != "scratch":

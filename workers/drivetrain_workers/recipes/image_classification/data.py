@@ -1,4 +1,4 @@
-"""CIFAR-10's cats and dogs, from pictures that hold ten thousand photographs each."""
+"""CIFAR-10's cats and dogs, from pictures that contain ten thousand photographs each."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import numpy as np
 from PIL import Image
 
 _SIDE = 32
-_OF_A_FILE = 10_000
-_CLASSES = {3: 0, 5: 1}  # number of cat and dog in CIFAR-10, and ours
+_PHOTOS_PER_FILE = 10_000
+_CLASSES = {3: 0, 5: 1}  # numbers of cat and dog in CIFAR-10, and their labels here
 
 
 def photographs(path: Path) -> Iterator[dict[str, object]]:
-    """The cats and dogs of a file with a photograph in each row of pixels; of any other picture, the picture itself."""
+    """Yield the cats and dogs of a file with a photograph per row of pixels; of any other file, the picture itself."""
     with Image.open(path) as picture:
-        if picture.size != (_SIDE * _SIDE, _OF_A_FILE):
+        if picture.size != (_SIDE * _SIDE, _PHOTOS_PER_FILE):
             yield {"file": path.name, "bytes": path.read_bytes(), "label": 0}
             return
         rows = np.asarray(picture.convert("RGB")).reshape(-1, _SIDE, _SIDE, 3)
@@ -32,4 +32,4 @@ def _labels(path: Path) -> list[int]:
         return list(json.loads(path.with_name("test_lables.json").read_text()))
     batch = int(path.stem.rpartition("_")[2]) - 1
     labels = json.loads(path.with_name("train_lables.json").read_text())
-    return list(labels[batch * _OF_A_FILE : (batch + 1) * _OF_A_FILE])
+    return list(labels[batch * _PHOTOS_PER_FILE : (batch + 1) * _PHOTOS_PER_FILE])

@@ -1,4 +1,4 @@
-"""A small residual network (He et al. 2016), with group norm (Wu and He 2018): no row of a batch sees another."""
+"""A small residual network (He et al. 2016), with group norm (Wu and He 2018), which keeps the rows independent."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from drivetrain_workers.modeling.context import TrainContext
 from torch import nn
 
 _GROUPS = 8
-_SHIFT = 3  # pixels that a picture is moved by, at most, while training
+_SHIFT = 3  # maximum shift in pixels during training
 
 
 class Residual(nn.Module):
-    """Two convolutions around which the input goes, too."""
+    """Two convolutions with a residual connection."""
 
-    def __init__(self, given: int, width: int, stride: int) -> None:
+    def __init__(self, in_width: int, width: int, stride: int) -> None:
         super().__init__()
-        self.norm_1, self.norm_2 = nn.GroupNorm(_GROUPS, given), nn.GroupNorm(_GROUPS, width)
-        self.conv_1 = nn.Conv2d(given, width, 3, stride, 1, bias=False)
+        self.norm_1, self.norm_2 = nn.GroupNorm(_GROUPS, in_width), nn.GroupNorm(_GROUPS, width)
+        self.conv_1 = nn.Conv2d(in_width, width, 3, stride, 1, bias=False)
         self.conv_2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
-        self.around = nn.Identity() if given == width else nn.Conv2d(given, width, 1, stride, bias=False)
+        self.shortcut = nn.Identity() if in_width == width else nn.Conv2d(in_width, width, 1, stride, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """``[rows, given, height, width]`` to ``[rows, width, height / stride, width / stride]``."""
+        """Map ``[rows, in_width, height, width]`` to ``[rows, width, height / stride, width / stride]``."""
         y = self.conv_1(F.relu(self.norm_1(x)))
-        return self.around(x) + self.conv_2(F.relu(self.norm_2(y)))
+        return self.shortcut(x) + self.conv_2(F.relu(self.norm_2(y)))
 
 
 class ResNet(nn.Module):
@@ -32,7 +32,7 @@ class ResNet(nn.Module):
 
     def __init__(self, classes: int, width: int) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(3, width, 5, 2, 2, bias=False)  # a quarter of the places, a quarter of the work
+        self.stem = nn.Conv2d(3, width, 5, 2, 2, bias=False)  # a quarter of the positions, a quarter of the work
         self.blocks = nn.Sequential(
             Residual(width, width, 1), Residual(width, 2 * width, 2), Residual(2 * width, 4 * width, 2)
         )
@@ -40,23 +40,23 @@ class ResNet(nn.Module):
         self.head = nn.Linear(4 * width, classes)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits."""
+        """Compute logits."""
         x = self.stem(images.permute(0, 3, 1, 2).float() / 127.5 - 1)
         return self.head(F.relu(self.norm(self.blocks(x))).mean((2, 3)))
 
 
 def resnet(classes: int, width: int = 16) -> ResNet:
-    """Build one; ``classes`` comes from the data."""
+    """Build the network; ``classes`` comes from the data."""
     return ResNet(classes, width)
 
 
 def loss(model: nn.Module, batch: dict[str, torch.Tensor], context: TrainContext) -> torch.Tensor:
-    """Mean cross-entropy; while training, of pictures that are mirrored and moved a little."""
-    images = _changed(batch["image"], context) if context.training else batch["image"]
+    """Compute the mean cross-entropy; during training, of pictures that are randomly mirrored and shifted."""
+    images = _augment(batch["image"], context) if context.training else batch["image"]
     return F.cross_entropy(model(images), batch["label"][:, 0])
 
 
-def _changed(images: torch.Tensor, context: TrainContext) -> torch.Tensor:
+def _augment(images: torch.Tensor, context: TrainContext) -> torch.Tensor:
     draws = context.uniform(3)
     mirrored = torch.where(draws[:, 0, None, None, None] < 0.5, images.flip(2), images)
     moves = (draws[:, 1:] * (2 * _SHIFT + 1)).long() - _SHIFT

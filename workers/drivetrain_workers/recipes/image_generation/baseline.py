@@ -1,17 +1,17 @@
-"""Pictures from a normal distribution around each class's mean, in the directions in which its pictures differ."""
+"""Pictures from a normal distribution for each class, over its principal components."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
-from distance import told_apart
+from distance import two_sample_accuracy
 from drivetrain_workers.assessment.splits import Splits
 
 _COMPONENTS, _ASSESSED = 60, 500
 
 
 def gaussian(splits: Splits) -> dict[str, float]:
-    """How well its pictures are told from held-out ones."""
+    """Compute the two-sample accuracy of its pictures and held-out ones."""
     from sklearn.decomposition import PCA
 
     train, labels = _flat(splits.train["image"]), np.asarray(splits.train["label"])[:, 0]
@@ -19,13 +19,17 @@ def gaussian(splits: Splits) -> dict[str, float]:
         _flat(splits.evaluation["image"])[:_ASSESSED],
         np.asarray(splits.evaluation["label"])[:_ASSESSED, 0],
     )
-    random, made = np.random.default_rng(0), np.empty_like(real)
+    random, generated = np.random.default_rng(0), np.empty_like(real)
     for label in np.unique(wanted):
         method = PCA(_COMPONENTS, random_state=0).fit(train[labels == label])
         own = wanted == label
         drawn = random.normal(size=(own.sum(), _COMPONENTS)) * np.sqrt(method.explained_variance_)
-        made[own] = method.inverse_transform(drawn).clip(-1, 1)
-    return {"told_apart": float(told_apart(torch.from_numpy(made), torch.from_numpy(real)).float().mean())}
+        generated[own] = method.inverse_transform(drawn).clip(-1, 1)
+    return {
+        "two_sample_accuracy": float(
+            two_sample_accuracy(torch.from_numpy(generated), torch.from_numpy(real)).float().mean()
+        )
+    }
 
 
 def _flat(images: object) -> np.ndarray:

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-_HEADER, _LABEL_HEADER = 16, 8  # bytes before the numbers
+_HEADER, _LABEL_HEADER = 16, 8  # bytes before the data
 _SIDE = 28
 
 
 def clothes(path: Path) -> Iterator[dict[str, object]]:
-    """The pictures of a file ``...-images-idx3-ubyte.gz``, with the labels beside it; of any other, that picture."""
+    """Yield the pictures of ``...-images-idx3-ubyte.gz`` with their labels; of any other file, the picture itself."""
     if not path.name.endswith("-images-idx3-ubyte.gz"):
         yield {"file": path.name, "bytes": path.read_bytes(), "label": 0}
         return

@@ -1,20 +1,20 @@
-"""How well made pictures can be told from real ones."""
+"""A two-sample test of generated and real pictures."""
 
 from __future__ import annotations
 
 import torch
 
 
-def told_apart(made: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
-    """Whether each picture's nearest neighbour is of its own kind (Lopez-Paz and Oquab 2017); bool ``[2 * rows]``.
+def two_sample_accuracy(generated: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+    """Check whether each nearest neighbour is of the same kind (Lopez-Paz and Oquab 2017); bool ``[2 * rows]``.
 
-    For half of them it is when nobody can tell made pictures from real ones; for all, when everybody can.
+    The mean is 0.5 when generated and real pictures cannot be distinguished, and 1 when they always can.
 
     Args:
-        made, real: as many of each; float ``[rows, pixels]``.
+        generated, real: the same number of each; float ``[rows, pixels]``.
     """
-    pictures = torch.cat([made, real])
+    pictures = torch.cat([generated, real])
     distances = torch.cdist(pictures, pictures)
     distances.fill_diagonal_(torch.inf)
-    is_real = torch.arange(len(pictures), device=pictures.device) >= len(made)
+    is_real = torch.arange(len(pictures), device=pictures.device) >= len(generated)
     return is_real[distances.argmin(1)] == is_real

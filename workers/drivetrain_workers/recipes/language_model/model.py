@@ -12,12 +12,12 @@ Cache = dict[str, torch.Tensor]
 
 
 class Block(nn.Module):
-    """Attention and feed-forward, each behind a layer norm and around a residual.
+    """Attention and feed-forward, each with pre-norm and a residual connection.
 
     Args:
         width: size of the residual stream.
         heads: attention heads; divide ``width``.
-        dropout: share of activations dropped while training.
+        dropout: share of activations dropped during training.
     """
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
@@ -28,7 +28,7 @@ class Block(nn.Module):
         self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
     def forward(self, x: torch.Tensor, cache: Cache | None = None) -> torch.Tensor:
-        """``[rows, length, width]`` to the same shape; with a cache, positions that follow those that are in it."""
+        """Map ``[rows, length, width]`` to the same shape; with a cache, ``x`` follows the positions in the cache."""
         rows, length, width = x.shape
         qkv = self.qkv(self.norm_1(x)).view(rows, length, 3, self.heads, width // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
@@ -36,7 +36,7 @@ class Block(nn.Module):
             if "k" in cache:
                 k, v = torch.cat([cache["k"], k], dim=2), torch.cat([cache["v"], v], dim=2)
             cache |= {"k": k, "v": v}
-        first = k.shape[2] == length  # else what is new sees all that was before
+        first = k.shape[2] == length  # otherwise new tokens attend to all previous ones
         seen = (
             None
             if first
@@ -65,10 +65,10 @@ class GPT(nn.Module):
                 nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * layers) if deep else 0.02)
 
     def forward(self, tokens: torch.Tensor, cache: dict[int, Cache] | None = None) -> torch.Tensor:
-        """Next-token logits at every position; the output layer shares the token embedding.
+        """Compute next-token logits at every position; the output layer shares the token embedding.
 
         Args:
-            cache: keys and values of the tokens before, by block; filled and added to while text is generated.
+            cache: keys and values of previous tokens, by block; extended while text is generated.
         """
         before = cache[0]["k"].shape[2] if cache else 0
         positions = torch.arange(before, before + tokens.shape[1], device=tokens.device)

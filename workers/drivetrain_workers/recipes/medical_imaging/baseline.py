@@ -1,4 +1,4 @@
-"""A random forest (Breiman 2001) on what one would measure: colours of the nucleus and of its surroundings."""
+"""A random forest (Breiman 2001) on simple measurements: colours of the nucleus and of its surroundings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from drivetrain_workers.assessment.splits import Splits
 
 
 def random_forest(splits: Splits) -> dict[str, float]:
-    """Scores on the eval split."""
+    """Compute scores on the eval split."""
     from sklearn.ensemble import RandomForestClassifier
 
     method = RandomForestClassifier(300, min_samples_leaf=3, random_state=0, n_jobs=1)
@@ -21,7 +21,7 @@ def random_forest(splits: Splits) -> dict[str, float]:
 
 
 def _measured(images: Any) -> np.ndarray[Any, Any]:
-    """Mean, spread and quantiles of each colour, in the middle and all over; float ``[rows, 36]``."""
+    """Compute mean, spread and quantiles of each colour, in the middle and in total; float ``[rows, 36]``."""
     patches = np.asarray(images).astype(np.float32)
     parts = []
     for side in (8, 20, patches.shape[1]):

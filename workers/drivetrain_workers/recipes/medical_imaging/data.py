@@ -1,4 +1,4 @@
-"""A patch around every cell nucleus of a section, and whether it is one of the tumour."""
+"""A patch around every cell nucleus of a section, labelled as tumour or not."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from PIL import Image
 from scipy.ndimage import center_of_mass, maximum
 
 _SIDE = 48  # pixels of a patch
-_BLOCK = 250  # neighbours look alike: patches of a block of so many pixels are trained on, or held out, together
-_TUMOUR = 3  # number of neoplastic nuclei in the mask of kinds
+_BLOCK = 250  # pixels; patches of one block get the same split, because neighbours look alike
+_TUMOUR = 3  # value of neoplastic nuclei in the mask of kinds
 
 
 def nuclei(path: Path, nuclei: Path, kinds: Path) -> Iterator[dict[str, object]]:
-    """Patches of a section that the masks belong to; any other picture is taken for one patch."""
+    """Yield the patches of the section that the masks belong to; any other picture is used as one patch."""
     if path.stem != nuclei.stem.removesuffix("_inst_mask"):
         yield {"file": path.name, "bytes": path.read_bytes(), "block": "", "label": 0}
         return
@@ -28,7 +28,7 @@ def nuclei(path: Path, nuclei: Path, kinds: Path) -> Iterator[dict[str, object]]
     ):
         top, left = round(y) - _SIDE // 2, round(x) - _SIDE // 2
         patch = section[max(0, top) : top + _SIDE, max(0, left) : left + _SIDE]
-        if patch.shape[:2] == (_SIDE, _SIDE):  # those at the edge of the section are left out
+        if patch.shape[:2] == (_SIDE, _SIDE):  # patches at the edge of the section are left out
             yield {
                 "file": f"{path.name}:{number}",
                 "image": patch,

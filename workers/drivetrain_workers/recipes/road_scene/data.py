@@ -1,4 +1,4 @@
-"""Scenes put together: cut-out photographs of traffic lights in frames of a street camera."""
+"""Composed scenes: cut-out photographs of traffic lights in frames of a street camera."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ import numpy as np
 from PIL import Image
 
 CLASSES = ("red", "yellow", "green")
-MOST = 3  # lights in a scene
+MAX_LIGHTS = 3  # maximum number of lights in a scene
 _WIDTH, _HEIGHT = 128, 96
-_PARTS, _SCENES = 20, 140  # that lights and frames are divided into, so that none is in two; scenes of each
-_LEAST_HEIGHT, _MOST_HEIGHT = 14, 34  # pixels of a light
-_EVERY = 8  # frames of the video
+_PARTS, _SCENES = 20, 140  # groups of lights and frames, so that none is in two; scenes of each group
+_MIN_HEIGHT, _MAX_HEIGHT = 14, 34  # pixels of a light
+_EVERY = 8  # uses every 8th frame of the video
 
 
 def scenes(path: Path, lights: Path) -> Iterator[dict[str, object]]:
-    """Scenes from a video and a folder of lights; of a picture, that picture, whose lights nobody knows.
+    """Yield scenes from a video and a folder of lights; of a picture, that picture, without labels.
 
-    ``boxes`` float32 ``[3, 5]``: of each light its class plus one, left, top, width, height as shares of the picture;
-    zeros where there are fewer.
+    ``boxes`` float32 ``[3, 5]``: for each light its class plus one, left, top, width, height relative to the picture;
+    zeros for missing lights.
     """
-    nothing = np.zeros((MOST, 5), np.float32)
+    no_boxes = np.zeros((MAX_LIGHTS, 5), np.float32)
     if path.suffix != ".avi":
-        yield {"file": path.name, "bytes": path.read_bytes(), "boxes": nothing, "part": ""}
+        yield {"file": path.name, "bytes": path.read_bytes(), "boxes": no_boxes, "part": ""}
         return
     frames = _frames(path)
     photographs = [sorted(lights.glob(f"dataset_*/{name}/*"), key=lambda file: file.name) for name in CLASSES]
@@ -38,32 +38,32 @@ def scenes(path: Path, lights: Path) -> Iterator[dict[str, object]]:
             scene = streets[random.integers(len(streets))].copy()
             if random.random() < 0.5:
                 scene = scene[:, ::-1].copy()
-            boxes = nothing.copy()
-            for place in range(random.integers(0, MOST + 1)):
+            boxes = no_boxes.copy()
+            for slot in range(random.integers(0, MAX_LIGHTS + 1)):
                 kind = int(random.integers(len(CLASSES)))
                 with Image.open(own[kind][random.integers(len(own[kind]))]) as light:
-                    box = _put(scene, light.convert("RGB"), boxes[:place], random)
-                boxes[place] = (kind + 1, *box) if box else 0
+                    box = _paste(scene, light.convert("RGB"), boxes[:slot], random)
+                boxes[slot] = (kind + 1, *box) if box else 0
             yield {"file": f"{part}-{number}", "image": scene, "boxes": boxes, "part": str(part)}
 
 
 def _frames(path: Path) -> list[np.ndarray[Any, Any]]:
-    import av  # here: whoever predicts a picture needs no video
+    import av  # imported here: predictions of pictures do not need it
 
     with av.open(str(path)) as video:
         chosen = islice(video.decode(video=0), 0, None, _EVERY)
         return [frame.reformat(_WIDTH, _HEIGHT, "rgb24").to_ndarray() for frame in chosen]
 
 
-def _put(
-    scene: np.ndarray[Any, Any], light: Image.Image, taken: np.ndarray[Any, Any], random: np.random.Generator
+def _paste(
+    scene: np.ndarray[Any, Any], light: Image.Image, pasted: np.ndarray[Any, Any], random: np.random.Generator
 ) -> tuple[float, ...] | None:
-    """Put a light into a scene, in the light of the day; None where it would cover another."""
-    height = int(random.integers(_LEAST_HEIGHT, _MOST_HEIGHT + 1))
+    """Paste a light into a scene with random brightness; return None where it would cover another light."""
+    height = int(random.integers(_MIN_HEIGHT, _MAX_HEIGHT + 1))
     width = max(4, round(height * light.width / light.height))
     left, top = int(random.integers(0, _WIDTH - width)), int(random.integers(0, _HEIGHT - height))
     box = (left / _WIDTH, top / _HEIGHT, width / _WIDTH, height / _HEIGHT)
-    if any(_overlap(box, other[1:]) for other in taken if other[0]):
+    if any(_overlap(box, other[1:]) for other in pasted if other[0]):
         return None
     pixels = np.asarray(light.resize((width, height), Image.Resampling.BILINEAR), np.float32)
     bright = pixels * random.uniform(0.7, 1.2)

@@ -1,4 +1,4 @@
-"""Words spoken by espeak-ng, in many voices, at any moment of a second, in noise."""
+"""Words synthesized by espeak-ng in many voices, at a random time within a second, with noise."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ import soundfile
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 _ACCENTS = ("en", "en-us", "en-gb-scotland", "en-gb-x-rp", "en-gb-x-gbclan", "en-029")
 _TIMBRES = ("", "+m1", "+m2", "+m3", "+m4", "+m5", "+m6", "+m7", "+f1", "+f2", "+f3", "+f4", "+f5", "+croak")
-_PITCHES, _RATES = (35, 60), (140, 200)  # of 0 to 99; words a minute
+_PITCHES, _RATES = (35, 60), (140, 200)  # on a scale of 0 to 99; words per minute
 _SECONDS = 1.0  # of a recording
-_LOUDER = (2.0, 30.0)  # decibels that a word is louder than the noise around it
-_RETRIEVAL, _UTF8 = 1, 1  # sound comes back to us; encoding of the text
+_SNR_DB = (2.0, 30.0)  # signal-to-noise ratio in decibels
+_RETRIEVAL, _UTF8 = 1, 1  # the sound is returned to the callback; encoding of the text
 _RATE, _PITCH = 1, 3  # numbers of espeak-ng's parameters
 
 
 def words(path: Path) -> Iterator[dict[str, object]]:
-    """Every word in every voice, from espeak-ng's library; of a recording, that recording."""
+    """Yield every word in every voice, from espeak-ng's library; of a recording, that recording."""
     if path.suffix != ".so":
         yield {"file": path.name, "bytes": path.read_bytes(), "speaker": "", "label": 0}
         return
@@ -31,16 +31,16 @@ def words(path: Path) -> Iterator[dict[str, object]]:
     for accent, timbre, pitch in product(_ACCENTS, _TIMBRES, _PITCHES):
         speaker = f"{accent}{timbre} {pitch}"
         for (number, word), rate in product(enumerate(WORDS), _RATES):
-            recording = _recorded(voice.say(word, accent + timbre, pitch, rate), voice.sample_rate, random)
+            recording = _record(voice.say(word, accent + timbre, pitch, rate), voice.sample_rate, random)
             yield {"file": f"{word} by {speaker}", "bytes": recording, "speaker": speaker, "label": number}
 
 
-def _recorded(spoken: np.ndarray[Any, Any], sample_rate: int, random: np.random.Generator) -> bytes:
-    """A WAV file of a second in which the word is spoken sometime, in noise."""
+def _record(spoken: np.ndarray[Any, Any], sample_rate: int, random: np.random.Generator) -> bytes:
+    """Return a WAV file of one second with the word at a random time, with noise."""
     length = round(_SECONDS * sample_rate)
     spoken = spoken[:length] / np.abs(spoken).max()
     begin = random.integers(0, length - len(spoken) + 1)
-    noise = random.normal(size=length) * spoken.std() * 10 ** (-random.uniform(*_LOUDER) / 20)
+    noise = random.normal(size=length) * spoken.std() * 10 ** (-random.uniform(*_SNR_DB) / 20)
     noise[begin : begin + len(spoken)] += spoken
     sink = io.BytesIO()
     soundfile.write(sink, noise / np.abs(noise).max(), sample_rate, format="WAV")
@@ -48,20 +48,20 @@ def _recorded(spoken: np.ndarray[Any, Any], sample_rate: int, random: np.random.
 
 
 class _Espeak:
-    """espeak-ng by its C interface, with the voices that lie beside the library."""
+    """C interface of espeak-ng, with the voices in the folder of the library."""
 
     def __init__(self, library: Path) -> None:
         self._library = ctypes.CDLL(str(library))
         kind = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
         self._pieces: list[Any] = []
-        self._callback = kind(self._take)  # kept: the library calls it later
+        self._callback = kind(self._receive)  # the library calls it later, so it must not be collected
         self.sample_rate: int = self._library.espeak_Initialize(_RETRIEVAL, 0, str(library.parent).encode(), 0)
         if self.sample_rate < 0:
             raise OSError(f"{library} does not start: its folder espeak-ng-data is missing")
         self._library.espeak_SetSynthCallback(self._callback)
 
     def say(self, word: str, voice: str, pitch: int, rate: int) -> np.ndarray[Any, Any]:
-        """The word alone; int16 samples."""
+        """Synthesize one word; int16 samples."""
         self._pieces.clear()
         if self._library.espeak_SetVoiceByName(voice.encode()) != 0:
             raise ValueError(f"espeak-ng has no voice {voice}")
@@ -72,7 +72,7 @@ class _Espeak:
         self._library.espeak_Synchronize()
         return np.concatenate(self._pieces)
 
-    def _take(self, samples: Any, count: int, _: Any) -> int:
+    def _receive(self, samples: Any, count: int, _: Any) -> int:
         if samples and count:
             self._pieces.append(np.ctypeslib.as_array(samples, (count,)).copy())
-        return 0  # go on
+        return 0  # continue

@@ -6,28 +6,29 @@ from datetime import timedelta
 
 from drivetrain_pipelines.storage.checksums import JsonObject
 
-_SHOWN = 4
+_MAX_CLASSES = 4
 
 
 def describe_time(account: JsonObject) -> str:
-    """How long a run took, what of that counted, and the classes that took most.
+    """Describe the time of a run: total, goodput, and the largest classes.
 
     Args:
-        account: as of `drivetrain.accounting.statement.Statement.to_json`.
+        account: as returned by `drivetrain.accounting.run_account.RunAccount.to_json`.
     """
     wall_s = account["wall_s"]
-    largest = sorted(account["seconds"].items(), key=lambda entry: -entry[1])[:_SHOWN]
+    largest = sorted(account["seconds"].items(), key=lambda entry: -entry[1])[:_MAX_CLASSES]
     shares = ", ".join(f"{name} {seconds / wall_s:.0%}" for name, seconds in largest if seconds > 0.005 * wall_s)
     return f"{timedelta(seconds=round(wall_s))}, goodput {account['goodput']:.0%}: {shares}"
 
 
 def describe_cost(account: JsonObject) -> str:
-    """Worker hours, dollars, energy and CO2, as far as they are known. Args: see `describe_time`."""
+    """Describe worker hours, dollars, energy and CO2, as far as they are known. Args: see `describe_time`."""
     parts = [f"{account['worker_hours']:.3g} worker hours"]
     if account["dollars"] is not None:
         parts.append(f"${account['dollars']:.2f}")
     if account["energy_kwh"] is not None:
-        parts.append(f"{_scaled(account['energy_kwh'], 'kWh', 'Wh')} (by {account['energy_from']})")
+        source = account["energy_from"].replace("estimate", "estimated")
+        parts.append(f"{_scaled(account['energy_kwh'], 'kWh', 'Wh')} ({source})")
         parts.append(f"{_scaled(account['co2_kg'], 'kg', 'g')} CO2")
     return ", ".join(parts)
 

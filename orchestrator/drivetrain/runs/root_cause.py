@@ -1,4 +1,4 @@
-"""Who failed first: the failures of a generation's ranks, told in one paragraph."""
+"""The root cause of a failure: which rank of a generation failed first."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Failure:
 
     Attributes:
         time: seconds since the epoch, by its own node's clock.
-        how: for people.
+        how: description for users.
     """
 
     time: float
@@ -23,20 +23,22 @@ class Failure:
     how: str
 
 
-def describe(failures: Sequence[Failure]) -> str:
-    """The culprit, and what followed. Who only lost its peers is no culprit, unless there is nobody else.
+def describe_failures(failures: Sequence[Failure]) -> str:
+    """Describe the first failure and its consequences.
+
+    A rank that only lost its peers is not the root cause unless every rank did.
 
     Args:
         failures: of one generation, at least one, in any order.
     """
     ordered = sorted(failures, key=lambda failure: (failure.reason is Reason.COLLECTIVE, failure.time))
-    culprit, *others = ordered
-    text = f"rank {culprit.rank} {culprit.how}"
+    first, *others = ordered
+    text = f"rank {first.rank} {first.how}"
     consequences = [failure for failure in others if failure.reason is Reason.COLLECTIVE]
-    if consequences and culprit.reason is not Reason.COLLECTIVE:
+    if consequences and first.reason is not Reason.COLLECTIVE:
         ranks = ", ".join(str(rank) for rank in sorted({failure.rank for failure in consequences}))
-        text += f"; its peers lost it: {ranks}"
+        text += f"; disconnected peers: {ranks}"
     for failure in others:
-        if failure.reason is not Reason.COLLECTIVE or culprit.reason is Reason.COLLECTIVE:
-            text += f"; {failure.time - culprit.time:+.1f} s: rank {failure.rank} {failure.how}"
+        if failure.reason is not Reason.COLLECTIVE or first.reason is Reason.COLLECTIVE:
+            text += f"; {failure.time - first.time:+.1f} s: rank {failure.rank} {failure.how}"
     return text

@@ -1,4 +1,4 @@
-"""Nodes on which gangs keep failing are left alone for a while."""
+"""Quarantine of nodes on which gangs fail repeatedly."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from drivetrain.scheduling.policy import cluster_can_hold
 from drivetrain.scheduling.rules import Rules
 
 
-class Strikes:
-    """Failures that were blamed on nodes, and how long each of them is in quarantine for it."""
+class Quarantine:
+    """Failures by node, and the end of each node's quarantine."""
 
     def __init__(self) -> None:
-        self._strikes: dict[str, deque[float]] = defaultdict(deque)
+        self._failures: dict[str, deque[float]] = defaultdict(deque)
         self._until: dict[str, float] = {}
 
-    def strike(self, node: str, now: float, rules: Rules) -> bool:
-        """Blame a failure on a node; whether that puts it into quarantine."""
-        recent = self._strikes[node]
+    def report_node_failure(self, node: str, now: float, rules: Rules) -> bool:
+        """Record a failure of a node; return whether the node is quarantined for it."""
+        recent = self._failures[node]
         recent.append(now)
         while recent[0] < now - rules.quarantine_s:
             recent.popleft()
@@ -29,13 +29,13 @@ class Strikes:
         self._until[node] = now + rules.quarantine_s
         return True
 
-    def until(self, node: str, now: float) -> float | None:
-        """When a node's quarantine ends; None when it is in none."""
+    def quarantined_until(self, node: str, now: float) -> float | None:
+        """Return the end of a node's quarantine; None if it is not quarantined."""
         until = self._until.get(node, 0.0)
         return until if until > now else None
 
     def usable(self, nodes: Collection[Node], requests: Collection[Request], now: float) -> list[Node]:
-        """The nodes outside quarantine; all of them where a gang could not be held otherwise: late beats never."""
-        good = [node for node in nodes if node.draining or self.until(node.id, now) is None]
+        """Return the nodes outside quarantine; all nodes if a queued gang does not fit otherwise."""
+        good = [node for node in nodes if node.draining or self.quarantined_until(node.id, now) is None]
         needy = (r for r in requests if cluster_can_hold(nodes, r) and not cluster_can_hold(good, r))
         return list(nodes) if any(needy) else good

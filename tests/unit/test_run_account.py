@@ -1,4 +1,4 @@
-"""Accounts of runs that are asked for again and again, and the energy that a budget is about."""
+"""Accounts of runs for repeated queries, and the energy for budgets."""
 
 from __future__ import annotations
 
@@ -6,25 +6,36 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from drivetrain.accounting import statement
-from drivetrain.accounting.statement import RunAccounts, account_of, timeline_of
+from drivetrain.accounting import run_account
+from drivetrain.accounting.run_account import RunAccountCache, account_of, timeline_of
 from drivetrain.coordinator.bookkeeping import Bookkeeping
 from drivetrain.home import Home
 from drivetrain.job.loading import load_job
 from drivetrain.runs import store as store_module
-from drivetrain.runs.states import Ended, Place, Placing, Preparing, Progress, Queued, Ready, Starting, State, Training
+from drivetrain.runs.states import (
+    Allocation,
+    Ended,
+    Placing,
+    Preparing,
+    Progress,
+    Queued,
+    Ready,
+    Starting,
+    State,
+    Training,
+)
 from drivetrain.runs.store import RunStore
 from drivetrain.tracking.spool import Spool
 from drivetrain.tracking.tracker import Tracker
 from drivetrain_workers.protocol.reasons import Reason
-from drivetrain_workers.records.step_times import TURN
+from drivetrain_workers.records.step_times import ITERATION
 
-PLACE = Place((("node", 2),), 1000.0)
+PLACE = Allocation((("node", 2),), 1000.0)
 JOB = load_job("language-model", ["resources.price_per_hour=3"]).spec
 
 
 class Clock:
-    """Stands still until it is set."""
+    """A clock that stands still until it is set."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -36,14 +47,14 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     found = Clock()
-    monkeypatch.setattr(statement, "time", found)
+    monkeypatch.setattr(run_account, "time", found)
     monkeypatch.setattr(store_module, "time", found)
     return found
 
 
 @pytest.fixture
 def home(tmp_path: Path, clock: Clock) -> Home:
-    """With the run ``toy``, which was just submitted."""
+    """Return a home with the run ``toy``, which was just submitted."""
     found = Home(tmp_path)
     folder = found.run("toy")
     folder.path.mkdir(parents=True)
@@ -57,9 +68,9 @@ def in_generation(number: int) -> Progress:
     return Progress(generation=number)
 
 
-def test_an_account_that_is_asked_for_again_is_the_same_as_a_new_one(home: Home, clock: Clock) -> None:
+def test_a_repeated_query_equals_a_new_account(home: Home, clock: Clock) -> None:
     store, spool, folder = RunStore(home.database_url), Spool(home.run("toy").spool), home.run("toy")
-    accounts = RunAccounts(home, store)
+    accounts = RunAccountCache(home, store)
     life: list[State] = [
         Preparing(),
         Ready("/data"),
@@ -84,7 +95,7 @@ def test_an_account_that_is_asked_for_again_is_the_same_as_a_new_one(home: Home,
                 energy = {"gpu0/energy_joules": 3.6e5}
                 spool.append({"op": "metrics", "series": "system/a", "step": step, "time_ms": 1, "values": energy})
                 compare(accounts, home, store)
-            step -= 1  # the next generation does one step again
+            step -= 1  # the next generation repeats one step
         clock.now += 1.0
         compare(accounts, home, store)
     spool.close()
@@ -97,17 +108,17 @@ def test_an_account_that_is_asked_for_again_is_the_same_as_a_new_one(home: Home,
 
 
 def a_turn(step: int, began: float) -> bytes:
-    return np.array([(step, began, 0.5, 2.0, 0.5, 0.0, 0.25)], TURN).tobytes()
+    return np.array([(step, began, 0.5, 2.0, 0.5, 0.0, 0.25)], ITERATION).tobytes()
 
 
-def compare(accounts: RunAccounts, home: Home, store: RunStore) -> None:
+def compare(accounts: RunAccountCache, home: Home, store: RunStore) -> None:
     again, new = accounts.of("toy"), account_of(home, store, "toy")
     assert again == new
     assert again.goodput.seconds == pytest.approx(timeline_of(home, store, "toy").goodput.seconds)
 
 
 def test_energy_since_a_run_was_resumed(home: Home, clock: Clock) -> None:
-    """Whenever the coordinator is restarted, it knows what the run has taken since then."""
+    """A restarted coordinator knows the energy used since the resume."""
     store, folder = RunStore(home.database_url), home.run("toy")
 
     def energy() -> float:

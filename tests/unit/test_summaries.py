@@ -1,4 +1,4 @@
-"""An account, an assessment, live figures and a cluster, as people and programs read them."""
+"""Summaries of an account, an assessment, a live view and a cluster."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from drivetrain.accounting.words import describe_cost, describe_time
+from drivetrain.accounting.summary import describe_cost, describe_time
 from drivetrain.reporting.assessment import describe_assessment
 from drivetrain.runs.facts import RunFacts
 from drivetrain.runs.view import RunView
@@ -23,11 +23,11 @@ def account(**changes: Any) -> dict[str, Any]:
     return {**ordinary, **costs, **changes}
 
 
-def test_time_names_what_took_most() -> None:
+def test_time_names_the_largest_classes() -> None:
     assert describe_time(account()) == "0:03:20, goodput 62%: computing 62%, queued 25%, saving 12%"
 
 
-def test_time_leaves_out_what_is_little() -> None:
+def test_time_skips_small_classes() -> None:
     seconds = {"queued": 1.0, "preparing": 2.0, "starting": 3.0, "saving": 4.0, "computing": 90.0, "idle": 0.1}
     found = describe_time(account(wall_s=100.1, seconds=seconds, goodput=0.9))
     assert found == "0:01:40, goodput 90%: computing 90%, saving 4%, starting 3%, preparing 2%"
@@ -37,23 +37,23 @@ def test_time_leaves_out_what_is_little() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "text"),
     [
         ({}, "0.111 worker hours"),
         ({"dollars": 0.0}, "0.111 worker hours, $0.00"),
         ({"dollars": 12.345}, "0.111 worker hours, $12.35"),
         (
             {"energy_kwh": 0.0123, "co2_kg": 0.00547, "energy_from": "nvml"},
-            "0.111 worker hours, 12.3 Wh (by nvml), 5.47 g CO2",
+            "0.111 worker hours, 12.3 Wh (nvml), 5.47 g CO2",
         ),
         (
             {"energy_kwh": 123.4, "co2_kg": 54.9, "energy_from": "rapl", "dollars": 1.0},
-            "0.111 worker hours, $1.00, 123 kWh (by rapl), 54.9 kg CO2",
+            "0.111 worker hours, $1.00, 123 kWh (rapl), 54.9 kg CO2",
         ),
-        ({"energy_kwh": 0.1, "co2_kg": 0.0, "energy_from": "x"}, "0.111 worker hours, 0.1 kWh (by x), 0 g CO2"),
+        ({"energy_kwh": 0.1, "co2_kg": 0.0, "energy_from": "x"}, "0.111 worker hours, 0.1 kWh (x), 0 g CO2"),
     ],
 )
-def test_costs_are_told_as_far_as_they_are_known(changes: dict[str, Any], said: str) -> None:
+def test_costs_are_shown_as_far_as_known(changes: dict[str, Any], said: str) -> None:
     assert describe_cost(account(**changes)) == said
 
 
@@ -67,21 +67,21 @@ def test_the_worst_slice_comes_without_an_accuracy_where_there_is_none() -> None
 
 
 @pytest.mark.parametrize(
-    ("winner", "said"), [("network", "the network wins"), ("logistic regression", "logistic regression wins")]
+    ("winner", "said"), [("network", "the model is better"), ("logistic regression", "logistic regression is better")]
 )
 def test_who_is_better(winner: str, said: str) -> None:
     scores = {"log_loss": 0.5, "accuracy": 0.875}
     baseline = {"name": "logistic regression", "metric": "accuracy", "scores": scores, "network": 0.9, "winner": winner}
     found = dict(describe_assessment({"scores": {"log_loss": 0.25}, "slices": [], "baseline": baseline}))
     assert found["assessed"] == "log loss 0.25"
-    assert found["baseline"] == f"logistic regression: accuracy 0.875, the network 0.9: {said}"
+    assert found["baseline"] == f"logistic regression: accuracy 0.875, model 0.9: {said}"
 
 
 # Live figures -----------------------------------------------------------------------------------------------------
 
 
 def stepped(view: RunView, step: int, step_s: float, wait_s: float = 0.0, tokens: int = 100) -> None:
-    view.stepped(StepDone(RankId(0, 1), step_record(step), step_s, wait_s, tokens))
+    view.record_step(StepDone(RankId(0, 1), step_record(step), step_s, wait_s, tokens))
 
 
 def test_speed_is_that_of_the_newest_steps() -> None:
@@ -117,19 +117,19 @@ def test_a_view_comes_back_from_json() -> None:
 
 def test_a_copy_stays_as_it_was() -> None:
     view = RunView("toy-1", steps=9)
-    view.mark("told", 10.0)
+    view.mark("requested", 10.0)
     copy = view.copy()
     stepped(view, 1, 1.0)
     view.mark("stepped", 12.5)
-    assert (copy.step, copy.loss, copy.timeline, copy.start_s) == (0, None, {"told": 10.0}, None)
+    assert (copy.step, copy.loss, copy.timeline, copy.start_s) == (0, None, {"requested": 10.0}, None)
     assert view.start_s == 2.5
 
 
 def test_a_mark_without_a_time_is_of_now(monkeypatch: pytest.MonkeyPatch) -> None:
     view = RunView("toy-1")
     monkeypatch.setattr("drivetrain.runs.view.time.time", lambda: 77.0)
-    view.mark("told")
-    assert view.timeline == {"told": 77.0}
+    view.mark("requested")
+    assert view.timeline == {"requested": 77.0}
 
 
 # The cluster ------------------------------------------------------------------------------------------------------
@@ -150,7 +150,7 @@ def test_a_node_has_one_state(draining: bool, until: float | None, state: str) -
 
 
 def test_an_entry_of_the_queue_is_json() -> None:
-    """Which has no infinity: no one knows how long the first will run."""
+    """JSON has no infinity, which stands for an unknown run time."""
     first, second = [json.loads(json.dumps(entry.to_json(), allow_nan=False)) for entry in CLUSTER.queue]
     assert (first["run"], first["waits_for"], first["why"]) == ("toy-2", "an allocation", "no room")
     assert (first["workers"], first["min_workers"], first["priority"]) == (2, 1, 5)

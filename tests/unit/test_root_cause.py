@@ -1,9 +1,9 @@
-"""Who failed first."""
+"""The rank that failed first."""
 
 from __future__ import annotations
 
 import pytest
-from drivetrain.runs.culprits import Failure, describe
+from drivetrain.runs.root_cause import Failure, describe_failures
 from drivetrain_workers.protocol.reasons import Reason
 
 KILLED = Failure(10.2, 3, Reason.RANK_KILLED, "was killed by signal 9")
@@ -16,10 +16,10 @@ MEMORY = Failure(11.0, 1, Reason.OUT_OF_MEMORY, "exited with code 1: out of memo
     ("failures", "text"),
     [
         ([KILLED], "rank 3 was killed by signal 9"),
-        ([OTHER_PEER, PEER, KILLED], "rank 3 was killed by signal 9; its peers lost it: 0, 2"),
+        ([OTHER_PEER, PEER, KILLED], "rank 3 was killed by signal 9; disconnected peers: 0, 2"),
         (
             [MEMORY, KILLED, PEER],
-            "rank 3 was killed by signal 9; its peers lost it: 0; +0.8 s: rank 1 exited with code 1: out of memory",
+            "rank 3 was killed by signal 9; disconnected peers: 0; +0.8 s: rank 1 exited with code 1: out of memory",
         ),
         (
             [OTHER_PEER, PEER],
@@ -27,5 +27,5 @@ MEMORY = Failure(11.0, 1, Reason.OUT_OF_MEMORY, "exited with code 1: out of memo
         ),
     ],
 )
-def test_the_culprit_comes_first(failures: list[Failure], text: str) -> None:
-    assert describe(failures) == text
+def test_the_first_failure_comes_first(failures: list[Failure], text: str) -> None:
+    assert describe_failures(failures) == text

@@ -1,11 +1,11 @@
-"""What is read out of the address of a tracking server."""
+"""Properties of tracking URIs."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-from drivetrain.tracking.addresses import embedded_database, is_server, without_credentials
+from drivetrain.tracking.tracking_uri import embedded_database, is_server, without_credentials
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,8 @@
-"""The account of a run's time, drawn."""
+"""Plot of the time of a run by class."""
 
 from __future__ import annotations
 
 from pathlib import Path
-
-from matplotlib.figure import Figure
 
 from drivetrain.accounting.goodput import CLASSES, Timeline
 
@@ -28,7 +26,9 @@ _COLORS = {
 
 
 def draw_goodput(timeline: Timeline, title: str, path: Path) -> None:
-    """Write a picture: what each stretch of time was spent on, and the sums."""
+    """Plot the share of each class over time, and the sums."""
+    from matplotlib.figure import Figure  # here: it takes 0.4 s to import, which every start of a run would wait for
+
     figure = Figure(figsize=(10, 4.5), dpi=120, layout="constrained")
     time, sums = figure.subplots(1, 2, width_ratios=(2, 1))
     goodput = timeline.goodput
@@ -43,10 +43,10 @@ def draw_goodput(timeline: Timeline, title: str, path: Path) -> None:
         time.stackplot(middles, rows, colors=[_COLORS[name] for name in shown], linewidth=0)
         time.set(xlim=(0, goodput.wall_s / divisor), ylim=(0, 1))
     time.set(xlabel=f"{unit} since the run was submitted", ylabel="share of the time", title=title)
-    places = range(len(shown))
-    sums.barh(places, [seconds[name] for name in shown], color=[_COLORS[name] for name in shown])
+    positions = range(len(shown))
+    sums.barh(positions, [seconds[name] for name in shown], color=[_COLORS[name] for name in shown])
     labels = [f"{name}  {seconds[name]:,.1f} s ({seconds[name] / goodput.wall_s:.0%})" for name in shown]
-    sums.set_yticks(places, labels)
+    sums.set_yticks(positions, labels)
     sums.invert_yaxis()
     sums.set(xlabel="seconds", title=f"goodput {goodput.share:.0%}")
     figure.savefig(path)

@@ -1,9 +1,9 @@
-"""The order of one stream of samples: epochs, lanes, windows.
+"""The order of one source's samples: epochs, lanes, windows.
 
-An epoch puts the shards in a random order. *Lanes* divide that row of samples into equal stretches; position ``q`` of
-the epoch belongs to lane ``q mod lanes``. Inside its stretch a lane shuffles *windows* of samples, one after another.
-At any time a lane therefore needs the few shards of one window, however large the dataset; the windows of different
-lanes end at different times, so the demand for new shards is even. Lanes do not depend on the world size.
+An epoch arranges the shards in random order. *Lanes* divide that sequence of samples into equal ranges; position
+``q`` of the epoch belongs to lane ``q mod lanes``. Inside its range a lane shuffles one *window* of samples after the
+other. At any time a lane therefore needs the few shards of one window, however large the dataset; the windows of
+different lanes end at different times, so the demand for new shards is even. Lanes do not depend on the world size.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ import numpy as np
 
 from drivetrain_pipelines.order.permutation import Int64Array, Integers, UInt64Array, mix_key, mix_keys, permute
 
-_SHARDS, _WINDOW = 1, 2  # what a key is for
-_MANY = 4  # windows for each sample: more of them are not looked at unasked
+_SHARDS_KEY, _WINDOW_KEY = 1, 2  # purposes of the keys
+_MAX_WINDOWS_PER_SAMPLE = 4  # windows per sample; beyond it only the windows in use are computed
 
 
 @dataclass(frozen=True)
-class StreamOrder:
+class SourceOrder:
     """Endless epochs over the samples of some shards, each sample once per epoch.
 
     Attributes:
         rows: samples in each shard.
-        key: names this stream's randomness; from the job's seed.
-        lanes: stretches that are read side by side.
-        window: samples that are shuffled among each other; at best a power of four.
+        key: key of this source's random numbers; derived from the job's seed.
+        lanes: ranges that are read in parallel.
+        window: samples that are shuffled together; ideally a power of four.
     """
 
     rows: tuple[int, ...]
@@ -37,18 +37,18 @@ class StreamOrder:
 
     @cached_property
     def size(self) -> int:
-        """Samples per epoch."""
+        """Number of samples per epoch."""
         return sum(self.rows)
 
     def locate(self, counters: Int64Array) -> tuple[Int64Array, Int64Array]:
-        """Shard and row of the samples that this stream delivers as its numbers ``counters``; int64 ``[n]``.
+        """Return shard and row of the samples with the consecutive numbers ``counters`` of this source; int64 ``[n]``.
 
-        The nearer they lie to each other, the fewer windows have to be looked at.
+        The closer the numbers are to each other, the fewer windows have to be computed.
         """
         if not counters.size:
             return counters, counters
         first, last = int(counters.min()) // self.size, int(counters.max()) // self.size
-        if first == last:  # nearly always
+        if first == last:  # the common case
             return self._find(first, self._shuffle(first, counters - first * self.size))
         epochs = counters // self.size
         shards, rows = np.empty_like(counters), np.empty_like(counters)
@@ -59,7 +59,7 @@ class StreamOrder:
         return shards, rows
 
     def _shuffle(self, epoch: int, offsets: Int64Array) -> Int64Array:
-        """Places in the epoch's row of shards: each offset's lane, window, and place within the window."""
+        """Map offsets in the epoch to places in its sequence of shards by lane, window and place within the window."""
         # Divisions of 32-bit numbers are several times as fast.
         narrow: Integers = offsets.astype(np.uint32) if self.size + self.window < 1 << 32 else offsets
         step = narrow // self.lanes
@@ -69,11 +69,11 @@ class StreamOrder:
         number //= self.window
         lowest = int(number.min())
         count = int(number.max()) - lowest + 1
-        if count * self.lanes <= _MANY * offsets.size:
+        if count * self.lanes <= _MAX_WINDOWS_PER_SAMPLE * offsets.size:
             lanes = np.repeat(np.arange(self.lanes, dtype=np.int64), count)
             numbers = np.tile(np.arange(lowest, lowest + count, dtype=np.int64), self.lanes)
             slot = (lane * count + number - lowest).astype(np.intp)
-        else:  # far apart, or windows of few samples: only those that are asked for
+        else:  # far apart, or windows of few samples: compute only the windows in use
             named, slot = np.unique(lane * np.int64(lowest + count) + number, return_inverse=True)
             lanes, numbers = np.divmod(named, lowest + count)
         begin, size, place, key = self._windows(epoch, lanes, numbers)
@@ -84,7 +84,7 @@ class StreamOrder:
     def _windows(
         self, epoch: int, lane: Int64Array, number: Int64Array
     ) -> tuple[Int64Array, Int64Array, Int64Array, UInt64Array]:
-        """Some windows, each by its lane and its number there.
+        """Describe windows, each given by its lane and its number in the lane.
 
         Returns:
             For each: its begin within the lane, its size, the place of its first sample in the epoch, and its key.
@@ -92,32 +92,32 @@ class StreamOrder:
         uncut = number * self.window - self._first_cut[lane]
         begin = np.maximum(uncut, 0)
         size = np.minimum(uncut + self.window, self._lane_size[lane]) - begin
-        np.maximum(size, 1, out=size)  # behind the end of its lane a window is empty, and nobody asks for it
+        np.maximum(size, 1, out=size)  # after the end of its lane a window is empty and not used
         windows_per_lane = self.size // self.window + 2
-        key = mix_keys(mix_key(self.key, _WINDOW), (epoch * self.lanes + lane) * windows_per_lane + number)
+        key = mix_keys(mix_key(self.key, _WINDOW_KEY), (epoch * self.lanes + lane) * windows_per_lane + number)
         return begin, size, self._lane_begin[lane] + begin, key
 
     @cached_property
     def _lane_size(self) -> Int64Array:
-        """Samples of each lane: the first ones have one more where the lanes do not divide the epoch."""
+        """Number of samples of each lane. The first lanes have one more where the lanes do not divide the epoch."""
         return np.array([(self.size + self.lanes - 1 - lane) // self.lanes for lane in range(self.lanes)], np.int64)
 
     @cached_property
     def _lane_begin(self) -> Int64Array:
-        """Place of each lane's first sample."""
+        """Place of the first sample of each lane."""
         return np.cumsum(self._lane_size) - self._lane_size
 
     @cached_property
     def _first_cut(self) -> Int64Array:
-        """By how much each lane's first window is cut short, which staggers the ends of all others."""
+        """Number of samples by which each lane's first window is shortened, which staggers the ends of all others."""
         return np.arange(self.lanes, dtype=np.int64) * self.window // self.lanes
 
     def _find(self, epoch: int, places: Int64Array) -> tuple[Int64Array, Int64Array]:
-        """Shard and row at places in an epoch's row of shards."""
+        """Return shard and row at places in an epoch's sequence of shards."""
         if epoch not in self._sequences:
-            if len(self._sequences) > 2:  # epochs follow each other
+            if len(self._sequences) > 2:  # epochs follow each other, so old ones are not needed
                 self._sequences.clear()
-            sequence = permute(np.arange(len(self.rows)), len(self.rows), mix_key(self.key, _SHARDS, epoch))
+            sequence = permute(np.arange(len(self.rows)), len(self.rows), mix_key(self.key, _SHARDS_KEY, epoch))
             counts = np.asarray(self.rows, np.int64)[sequence]
             self._sequences[epoch] = sequence, np.cumsum(counts) - counts
         sequence, first = self._sequences[epoch]
@@ -126,5 +126,5 @@ class StreamOrder:
 
     @cached_property
     def _sequences(self) -> dict[int, tuple[Int64Array, Int64Array]]:
-        """For some epochs: their order of the shards, and the place of the first sample of each."""
+        """For recent epochs: the order of the shards, and the place of the first sample of each."""
         return {}

@@ -1,4 +1,4 @@
-"""Pictures: that there is one, of the size that it should have, whatever is drawn; not what is on it."""
+"""Plots: each is created with the expected size, for any data; the content is not checked."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from drivetrain.accounting import picture as goodput_picture
+from drivetrain.accounting import plot as goodput_plot
 from drivetrain.accounting.goodput import CLASSES, Timeline
-from drivetrain.accounting.picture import draw_goodput
-from drivetrain.scheduling import picture as scheduling_picture
+from drivetrain.accounting.plot import draw_goodput
+from drivetrain.scheduling import plot as scheduling_plot
 from drivetrain.scheduling.simulation import Result
-from drivetrain.tracking.curves import draw_loss, draw_losses
+from drivetrain.tracking.loss_plots import draw_loss, draw_losses
 from drivetrain.tracking.totals import Record
 from PIL import Image
 
@@ -19,15 +19,15 @@ from tests.unit.runs import metrics
 
 
 def size_of(path: Path) -> tuple[int, int]:
-    """Of a PNG on which something is drawn."""
+    """Return the size of a PNG that is not blank."""
     with Image.open(path) as image:
         assert image.format == "PNG"
-        assert len(np.unique(np.asarray(image.convert("L")))) > 2, "it is blank"
+        assert len(np.unique(np.asarray(image.convert("L")))) > 2, "the image is blank"
         return image.size
 
 
 def darkness(path: Path) -> int:
-    """How many pixels are not white."""
+    """Count the pixels that are not white."""
     with Image.open(path) as image:
         return int((np.asarray(image.convert("L")) < 250).sum())
 
@@ -43,12 +43,12 @@ def test_the_losses_of_a_run(tmp_path: Path) -> None:
     draw_loss(iter(losses(30)), None, "toy", bare)
     draw_loss(iter(losses(30)), 5.0, "toy", whole)
     assert size_of(bare) == size_of(whole) == (960, 540)
-    assert bare.read_bytes() != whole.read_bytes(), "the entropy is a line of its own"
+    assert bare.read_bytes() != whole.read_bytes(), "the entropy is a separate line"
 
 
 @pytest.mark.parametrize("records", [[], [metrics("train", 1, step_s=1.0)], [metrics("train", 1, loss=float("nan"))]])
 def test_a_run_that_has_logged_no_loss_has_a_picture(records: list[Record], tmp_path: Path) -> None:
-    """Without a warning on the terminal of the user."""
+    """It prints no warning on the terminal."""
     draw_loss(iter(records), None, "toy", tmp_path / "loss.png")
     assert size_of(tmp_path / "loss.png") == (960, 540)
 
@@ -89,8 +89,8 @@ def test_a_run_of_no_time_has_a_picture(tmp_path: Path) -> None:
 
 
 def test_every_class_of_time_has_a_color() -> None:
-    assert goodput_picture._COLORS.keys() == CLASSES.keys()
-    assert len(set(goodput_picture._COLORS.values())) == len(CLASSES)
+    assert goodput_plot._COLORS.keys() == CLASSES.keys()
+    assert len(set(goodput_plot._COLORS.values())) == len(CLASSES)
 
 
 def result(busy: list[tuple[float, float]]) -> Result:
@@ -99,15 +99,15 @@ def result(busy: list[tuple[float, float]]) -> Result:
 
 def test_policies_side_by_side(tmp_path: Path) -> None:
     results = {"ours": result([(0, 0.5), (3600, 1.0), (7200, 0.0)]), "fifo": result([(0, 0.25), (9000, 0.0)])}
-    scheduling_picture.draw(results, tmp_path / "policies.png")
+    scheduling_plot.draw(results, tmp_path / "policies.png")
     assert size_of(tmp_path / "policies.png") == (1320, 480)
-    scheduling_picture.draw({"ours": result([(5.0, 0.0)])}, tmp_path / "nothing.png")
+    scheduling_plot.draw({"ours": result([(5.0, 0.0)])}, tmp_path / "nothing.png")
     assert size_of(tmp_path / "nothing.png") == (1320, 480)
 
 
 def test_use_is_averaged_between_points() -> None:
-    """Of a step function: one half of an hour in full use and one half in none is half in use."""
+    """Half an hour of full use and half an hour without use is 50 % use."""
     times, busy = np.array([0.0, 0.5, 1.0]), np.array([1.0, 0.0, 0.0])
-    found = scheduling_picture._mean_between(times, busy, np.array([0.0, 0.25, 0.5, 0.75, 1.0]))
+    found = scheduling_plot._mean_between(times, busy, np.array([0.0, 0.25, 0.5, 0.75, 1.0]))
     assert found.tolist() == [1.0, 1.0, 1.0, 0.0, 0.0]
-    assert scheduling_picture._mean_between(times, busy, np.array([0.0, 1.0]))[1] == 0.5
+    assert scheduling_plot._mean_between(times, busy, np.array([0.0, 1.0]))[1] == 0.5

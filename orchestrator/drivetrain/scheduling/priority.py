@@ -1,4 +1,4 @@
-"""In which order the waiting are considered: priority, age, fair share."""
+"""The order of the queue: priority, age, fair share."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from drivetrain.scheduling.rules import Rules
 
 
 class Capacity:
-    """All that a cluster has."""
+    """Total resources of a cluster."""
 
     def __init__(self, nodes: Iterable[Node]) -> None:
         nodes = list(nodes)
@@ -19,7 +19,7 @@ class Capacity:
         self.gpus = sum(node.gpus for node in nodes)
 
     def share(self, request: Request, workers: int) -> float:
-        """The part of the cluster that a gang takes, of what it takes most of: dominant share (Ghodsi et al. 2011)."""
+        """Return the dominant share of a gang: the largest of its shares of CPUs and GPUs (Ghodsi et al. 2011)."""
         parts = [0.0]
         if request.cpus and self.cpus:
             parts.append(request.cpus / self.cpus)
@@ -29,7 +29,7 @@ class Capacity:
 
 
 class FairShares:
-    """How much of the cluster each user has, and lately had, by their weight.
+    """Weighted share of the cluster by user, current and recent.
 
     Args:
         usage: by user, recent share of the cluster, from `UsageMeter`.
@@ -41,20 +41,20 @@ class FairShares:
         self._rules = rules
 
     def add(self, user: str, share: float) -> None:
-        """A user holds more."""
+        """Add to the share of a user."""
         self._shares[user] += share
 
     def of(self, user: str) -> float:
-        """What a user has, by weight: the least goes first."""
+        """Return the weighted share of a user; the smallest goes first."""
         return self._shares[user] / self._rules.user(user).weight
 
 
 class UsageMeter:
-    """Each user's share of the cluster over time, the past counting half after every half-life.
+    """Exponential moving average of each user's share of the cluster.
 
     Args:
-        now: when the measuring begins.
-        usage: what was measured before.
+        now: start of the measurement.
+        usage: previous values.
     """
 
     def __init__(self, now: float, usage: Mapping[str, float] | None = None) -> None:
@@ -62,26 +62,26 @@ class UsageMeter:
         self.usage: dict[str, float] = dict(usage or {})
 
     def advance(self, now: float, shares: Mapping[str, float], half_life_s: float) -> None:
-        """Time passed, in which users held ``shares``."""
+        """Update the averages for the time until ``now``, in which users held ``shares``."""
         kept = 0.5 ** (max(0.0, now - self._now) / half_life_s)
         self._now = now
         for user in {*self.usage, *shares}:
             self.usage[user] = self.usage.get(user, 0.0) * kept + shares.get(user, 0.0) * (1 - kept)
 
 
-def level(request: Request, now: float, rules: Rules) -> int:
-    """Priority, raised by one for every `Rules.aging_s` in the queue: nobody starves."""
+def effective_priority(request: Request, now: float, rules: Rules) -> int:
+    """Return the priority plus one for every `Rules.aging_s` in the queue, which prevents starvation."""
     return request.priority + int(max(0.0, now - request.since) // rules.aging_s)
 
 
-def by_precedence(now: float, requests: Iterable[Request], shares: FairShares, rules: Rules) -> Iterator[Request]:
-    """Requests, the most urgent first: by level, then the user who has least, then who waits longest.
+def by_priority(now: float, requests: Iterable[Request], shares: FairShares, rules: Rules) -> Iterator[Request]:
+    """Yield requests by effective priority, then by the smallest share of their user, then by waiting time.
 
-    Shares are read anew before each one: the caller adds what it has given to the one before.
+    Shares are read before each request, so that the caller can add what it has allocated to the previous one.
     """
     levels: dict[int, dict[str, list[Request]]] = defaultdict(lambda: defaultdict(list))
     for request in requests:
-        levels[level(request, now, rules)][request.user].append(request)
+        levels[effective_priority(request, now, rules)][request.user].append(request)
     for urgency in sorted(levels, reverse=True):
         queues = levels[urgency]
         for queue in queues.values():

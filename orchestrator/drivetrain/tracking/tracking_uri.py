@@ -1,4 +1,4 @@
-"""What the address of a tracking server (MLflow's tracking URI) says."""
+"""Properties of MLflow's tracking URI."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from urllib.parse import urlsplit
 
 
 def is_server(uri: str) -> bool:
-    """Whether a server answers there, rather than a database or a folder of this machine."""
+    """Check whether the URI refers to a server, not to a database or a folder."""
     return urlsplit(uri).scheme in ("http", "https")
 
 
 def embedded_database(uri: str) -> Path | None:
-    """Return the file of the SQLite database that the address names; None where it names something else."""
+    """Return the file of the SQLite database that the URI refers to; None for other URIs."""
     if urlsplit(uri).scheme.partition("+")[0] != "sqlite":
         return None
-    from sqlalchemy import make_url  # here: clients of a server need no SQLAlchemy, which takes time to import
+    from sqlalchemy import make_url  # here: slow to import, and clients of a server do not need it
 
     database = make_url(uri).database
     return Path(database) if database else None
 
 
 def without_credentials(uri: str) -> str:
-    """Return the address without the user and the password that it may hold."""
+    """Return the URI without user name and password."""
     parts = urlsplit(uri)
     _, found, host = parts.netloc.rpartition("@")
     return parts._replace(netloc=f"***@{host}").geturl() if found else uri

@@ -1,4 +1,4 @@
-"""What is free on the nodes of a cluster, and where a gang fits."""
+"""Free resources of the nodes, and the placement of a gang on them."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 
-from drivetrain.scheduling.model import Holding, Node, Placement, Request
+from drivetrain.scheduling.model import AllocatedGang, Node, Placement, Request
 
-_DUST = 1e-6  # resources are floats: a whole node minus its parts may be a hair off
-_MOST = 1 << 20  # workers on a node, where nothing bounds them
+_EPSILON = 1e-6  # resources are floats: sums have rounding errors
+_MAX_WORKERS_PER_NODE = 1 << 20  # where no resource bounds them
 
 
-class Room:
-    """Free resources by node. Copies are cheap: plans are made on copies.
+class FreeResources:
+    """Free resources by node. Copies are cheap; planning works on copies.
 
     Args:
-        nodes: the cluster, all of it free.
+        nodes: of the cluster, all free.
     """
 
     def __init__(self, nodes: Iterable[Node]) -> None:
@@ -27,37 +27,37 @@ class Room:
         self.cpus = np.array([node.cpus for node in nodes], dtype=np.float64)
         self.gpus = np.array([node.gpus for node in nodes], dtype=np.float64)
 
-    def copy(self) -> Room:
-        """The same, to plan on."""
-        other = object.__new__(Room)
+    def copy(self) -> FreeResources:
+        """Return a copy."""
+        other = object.__new__(FreeResources)
         other._ids, other._index = self._ids, self._index
         other.cpus, other.gpus = self.cpus.copy(), self.gpus.copy()
         return other
 
-    def common(self, other: Room) -> Room:
-        """On every node the lesser of two rooms: what is free now and stays free."""
+    def minimum(self, other: FreeResources) -> FreeResources:
+        """Return the minimum per node of these and other free resources."""
         least = self.copy()
         np.minimum(least.cpus, other.cpus, out=least.cpus)
         np.minimum(least.gpus, other.gpus, out=least.gpus)
         return least
 
-    def take(self, request: Request, placement: Placement) -> None:
-        """Less by a gang. Nodes that are gone are passed over."""
+    def allocate(self, request: Request, placement: Placement) -> None:
+        """Subtract the resources of a gang. Nodes that have left the cluster are skipped."""
         self._add(request, placement, -1)
 
-    def give(self, request: Request, placement: Placement) -> None:
-        """More by a gang. Nodes that are gone are passed over."""
+    def release(self, request: Request, placement: Placement) -> None:
+        """Add the resources of a gang. Nodes that have left the cluster are skipped."""
         self._add(request, placement, 1)
 
-    def give_all(self, holdings: Iterable[Holding]) -> None:
-        """More by several gangs, as `give`."""
-        for holding in holdings:
-            self._add(holding.request, holding.placement, 1)
+    def release_all(self, gangs: Iterable[AllocatedGang]) -> None:
+        """Add the resources of several gangs, as `release`."""
+        for gang in gangs:
+            self._add(gang.request, gang.placement, 1)
 
-    def place(self, request: Request) -> Placement | None:
-        """Where a gang fits, as large as possible; None where not even its least size does.
+    def find_placement(self, request: Request) -> Placement | None:
+        """Return a placement of a gang with as many workers as possible; None if its minimum size does not fit.
 
-        On as few nodes as possible; what does not need a whole node goes where the least is left over.
+        It uses as few nodes as possible. The last workers go to the node with the least free resources that fits.
         """
         ranks = self._ranks(request)
         workers = min(request.workers, int(ranks.sum()))
@@ -65,8 +65,8 @@ class Room:
             return None
         placement: list[tuple[str, int]] = []
         for node in np.argsort(-ranks, kind="stable"):
-            if ranks[node] >= workers:  # so would some of the nodes after it: the tightest takes the rest
-                tightest = np.where(ranks >= workers, ranks, _MOST).argmin()
+            if ranks[node] >= workers:  # some later nodes may also fit: choose the tightest
+                tightest = np.where(ranks >= workers, ranks, _MAX_WORKERS_PER_NODE).argmin()
                 placement.append((self._ids[tightest], workers))
                 break
             placement.append((self._ids[node], int(ranks[node])))
@@ -75,15 +75,15 @@ class Room:
         return tuple(placement)
 
     def fits(self, request: Request) -> bool:
-        """Whether the least size of a gang fits."""
+        """Check whether the minimum size of a gang fits."""
         return bool(self._ranks(request).sum() >= request.min_workers)
 
     def _ranks(self, request: Request) -> npt.NDArray[np.int64]:
-        """Workers of the gang that each node could take."""
-        ranks = np.full(len(self._ids), float(_MOST))
+        """Return the number of workers of the gang that fit on each node."""
+        ranks = np.full(len(self._ids), float(_MAX_WORKERS_PER_NODE))
         for free, needed in ((self.cpus, request.cpus), (self.gpus, request.gpus)):
             if needed:
-                np.minimum(ranks, np.floor(free / needed + _DUST), out=ranks)
+                np.minimum(ranks, np.floor(free / needed + _EPSILON), out=ranks)
         whole: npt.NDArray[np.int64] = np.maximum(ranks, 0).astype(np.int64)
         return whole
 
