@@ -81,7 +81,7 @@ def test_commands_of_a_shared_cluster_work(short_job: Path, tmp_path: Path) -> N
             if words[0] == "submit":
                 run = run or done.stdout.strip()
         with service.client() as admin:
-            assert {admin.wait(one["run_id"], 240)["reason"] for one in admin.runs()} == {"completed"}
+            assert {admin.wait(one.id, 240).reason for one in admin.list()} == {"completed"}
 
 
 # Examples ---------------------------------------------------------------------------------------------------------
