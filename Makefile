@@ -11,20 +11,25 @@ LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-header 
 	--constraints constraints.txt --extra recipes --extra cluster pyproject.toml
 GPU_PACKAGES := torch triton $(filter-out nvidia-ml-py,$(shell sed -n 's/^\(nvidia-[a-z0-9-]*\|cuda-[a-z]*\)==.*/\1/p' infra/requirements.lock))
 
-.PHONY: run check lock audit test test-all test-packages test-recipes bench bench-throughput bench-recovery bench-data bench-storage bench-checkpoint bench-scheduling bench-plan bench-tracking bench-growth clean
+.PHONY: run check docs lock audit test test-all test-packages test-recipes bench bench-throughput bench-recovery bench-data bench-storage bench-checkpoint bench-scheduling bench-plan bench-tracking bench-growth clean
 
 run: .venv/installed
 	$(BIN)/drivetrain run $(JOB)
 
-check: .venv/installed
+check: .venv/installed .venv-sbom/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	@mkdir -p build
-	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-file build/sbom.json $(BIN)/python
+	.venv-sbom/bin/cyclonedx-py environment --pyproject pyproject.toml --output-file build/sbom.json $(BIN)/python
 	$(BIN)/hadolint infra/containers/Dockerfile
 	git ls-files '*.sh' '*.sbatch' .ci/run | xargs $(BIN)/shellcheck
+
+# The site in build/site; its reference pages are written from the code first.
+docs: .venv/installed
+	$(BIN)/python docs/generate.py
+	$(BIN)/mkdocs build --strict --quiet
 
 # What images are built from; the second is without torch and what only GPUs need.
 lock: .venv/installed
@@ -35,7 +40,7 @@ lock: .venv/installed
 audit: .venv/installed
 	$(BIN)/pip-audit --disable-pip --require-hashes --requirement infra/requirements.lock
 
-# Two files of tests at a time, each with a Ray of its own that its tests share.
+# Two files of tests at a time, each with a separate Ray that its tests share.
 test: check
 	$(PYTEST) -m "not slow" $(TESTS)
 
@@ -68,6 +73,12 @@ bench-throughput bench-recovery bench-data bench-storage bench-checkpoint bench-
 	$(if $(UV),$(UV) pip install --python .venv,$(BIN)/pip install) --constraint constraints.txt --editable ".[dev]"
 	touch $@
 
+# In an environment of its own: it brings rfc3987-syntax, which every import of Ray would load, for a second.
+.venv-sbom/installed: constraints.txt
+	$(PYTHON) -m venv .venv-sbom
+	.venv-sbom/bin/pip install --quiet --constraint constraints.txt cyclonedx-bom
+	touch $@
+
 # MosaicML Streaming wants an older numpy than we do, and clients of four clouds that nothing here calls.
 .venv-mosaicml/installed:
 	$(PYTHON) -m venv .venv-mosaicml
@@ -77,4 +88,4 @@ bench-throughput bench-recovery bench-data bench-storage bench-checkpoint bench-
 	touch $@
 
 clean:
-	rm -rf .venv .venv-mosaicml build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-mosaicml .venv-sbom build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

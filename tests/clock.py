@@ -1,4 +1,4 @@
-"""A clock that a test sets."""
+"""A clock for tests."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 
 
 class Clock:
-    """Put it where a module has imported `time`: it shows ``now``, whichever clock is asked for."""
+    """A replacement for the module `time` in a module under test: every function returns ``now``."""
 
     sleep = staticmethod(time.sleep)
 

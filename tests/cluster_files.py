@@ -1,4 +1,4 @@
-"""The cluster files of this repository, for tests: with everything filled in."""
+"""The cluster files of this repository with all placeholders replaced, for tests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Document = dict[str, Any]
 
 
 def document(cloud_name: str) -> Document:
-    """A file of infra/clusters with everything filled in."""
+    """Return a file of infra/clusters with all placeholders replaced."""
     text = re.sub(r"<[a-z][^<>\n]*>", "filled-in", (FILES / f"{cloud_name}.yaml").read_text(), flags=re.IGNORECASE)
     found: Document = yaml.safe_load(text)
     return found

@@ -1,4 +1,4 @@
-"""For all tests: no example is too slow, Ray's files are of one process's tests alone, and what was skipped is said."""
+"""Settings for all tests: no deadline for examples, separate Ray files per process, a report of skipped tests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ settings.load_profile("drivetrain")
 
 @pytest.fixture(scope="session", autouse=True)
 def _places_of_ray() -> Iterator[None]:
-    """Commands that look for the machine's cluster find no cluster of those who test at the same time."""
+    """Isolate commands that look for the machine's Ray cluster from other tests that run at the same time."""
     folder = Path(tempfile.mkdtemp(prefix="dt-", dir="/tmp"))  # the paths of Ray's sockets must be short
     token = folder / "auth_token"
     token.touch(mode=0o600)
@@ -31,16 +31,16 @@ def _places_of_ray() -> Iterator[None]:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """One last line: how many tests were skipped, and why."""
+    """Print one last line: the number of skipped tests with the reasons."""
     reporter = config.pluginmanager.get_plugin("terminalreporter")
     if not isinstance(reporter, pytest.TerminalReporter):
-        return  # where tests are run for another process, which reports
+        return  # a worker process of pytest-xdist; its controller reports
     skipped = Counter(reason_of(report) for report in reporter.stats.get("skipped", []))
     reasons = "; ".join(f"{reason} ({count})" for reason, count in skipped.most_common())
     reporter.write_line(f"{sum(skipped.values())} skipped: {reasons}" if reasons else "none skipped")
 
 
 def reason_of(report: pytest.TestReport) -> str:
-    """Why a test was skipped, as its mark or call says."""
+    """Return the reason for a skip, from its mark or call."""
     assert isinstance(report.longrepr, tuple)
     return report.longrepr[2].removeprefix("Skipped: ")

@@ -1,4 +1,4 @@
-"""EC2 by moto, whose instances are hosts that programs run on: what a cloud is to Ray's cluster launcher.
+"""EC2 with moto, whose instances are hosts that run programs: a cloud for Ray's cluster launcher.
 
 Launcher and autoscaler reach the hosts by `ssh` and `rsync`, as everywhere; here these are small scripts that ask this
 process to run the command in the host's namespaces.
@@ -40,7 +40,7 @@ sys.exit(said)
 """
 
 
-# AWS starts as many instances as it can, up to MaxCount; moto starts as few as are asked for.
+# AWS starts as many instances as possible, up to MaxCount; moto starts MinCount.
 _MOTO = """
 import sys
 from moto.ec2.responses.instances import InstanceResponse
@@ -54,7 +54,7 @@ main(sys.argv[1:])
 
 
 class Cloud:
-    """Instances, and the hosts that they are.
+    """Instances and their hosts.
 
     Attributes:
         environment: for programs that use this cloud.
@@ -77,7 +77,7 @@ class Cloud:
             "AWS_DEFAULT_REGION": REGION,
             "RAY_USAGE_STATS_ENABLED": "0",
             "GLOO_SOCKET_IFNAME": "eth0",
-            "RAY_raylet_start_wait_time_s": "120",  # beside other tests
+            "RAY_raylet_start_wait_time_s": "120",  # in parallel to other tests
         }
         for name in PLACES_OF_RAY:
             self.environment.pop(name, None)
@@ -94,24 +94,24 @@ class Cloud:
         self.image = self.ec2.describe_images(Owners=["amazon"])["Images"][0]["ImageId"]
 
     def instances(self) -> list[dict[str, Any]]:
-        """All that have not been ended."""
+        """Return all instances that have not ended."""
         states = [{"Name": "instance-state-name", "Values": ["pending", "running", "stopping", "stopped"]}]
         reservations = self.ec2.describe_instances(Filters=states)["Reservations"]
         return [instance for reservation in reservations for instance in reservation["Instances"]]
 
     def host(self, address: str) -> Host:
-        """The host that an instance is, made when it is first asked for."""
+        """Return the host of an instance, created on first use."""
         with self._lock:
             if address not in self._hosts:
                 made = self._network.add(int(address.rpartition(".")[2]))
-                # /etc/profile has a PATH of its own
+                # /etc/profile sets another PATH
                 (made.home / ".bashrc").write_text(f"export PATH={self.environment['PATH']}\n")
                 serve_metadata(made)
                 self._hosts[address] = made
             return self._hosts[address]
 
     def take_back(self, address: str, within_s: float) -> None:
-        """What happens to a spot instance that somebody pays more for."""
+        """Interrupt a spot instance, as the cloud does."""
         give_notice(notice_of(self.host(address)), datetime.now(UTC) + timedelta(seconds=within_s))
         (found,) = [instance["InstanceId"] for instance in self.instances() if instance["PrivateIpAddress"] == address]
         end = threading.Timer(within_s, self.ec2.terminate_instances, kwargs={"InstanceIds": [found]})
@@ -119,7 +119,7 @@ class Cloud:
         self._ends.append(end)
 
     def follow(self) -> None:
-        """Power hosts off when their instances have been ended."""
+        """Power hosts off when their instances have ended."""
         while not self._closed.wait(0.5):
             there = {instance["PrivateIpAddress"] for instance in self.instances()}
             with self._lock:
@@ -167,12 +167,12 @@ class Cloud:
                 link.send(process.wait())
 
     def _ssh(self, words: list[str]) -> tuple[Host, str]:
-        """``ssh OPTIONS... USER@ADDRESS COMMAND...``."""
+        """Run ``ssh OPTIONS... USER@ADDRESS COMMAND...``."""
         place = next(index for index, word in enumerate(words) if "@" in word)
         return self.host(words[place].rpartition("@")[2]), " ".join(words[place + 1 :])
 
     def _rsync(self, words: list[str]) -> tuple[Host, str]:
-        """``rsync OPTIONS... SOURCE USER@ADDRESS:TARGET``; the hosts share this machine's files."""
+        """Run ``rsync OPTIONS... SOURCE USER@ADDRESS:TARGET``; the hosts share this machine's files."""
         source, target = words[-2:]
         address, path = target.rpartition("@")[2].split(":", 1)
         inside = path.replace("~", "$HOME", 1)
@@ -181,7 +181,7 @@ class Cloud:
 
 @contextmanager
 def cloud(folder: Path) -> Iterator[Cloud]:
-    """A cloud for the time of a test."""
+    """Run a cloud for the duration of a test."""
     with Network(folder / "hosts") as network, moto(f"{network.prefix}.254") as uri:
         made = Cloud(network, folder, uri)
         followers = [threading.Thread(target=work, daemon=True) for work in (made.follow, made.serve)]
@@ -196,7 +196,7 @@ def cloud(folder: Path) -> Iterator[Cloud]:
 
 @contextmanager
 def moto(address: str) -> Iterator[str]:
-    """Amazon's interfaces, at the URL that it gives, for the time of a test."""
+    """Run Amazon's interfaces at the yielded URL for the duration of a test."""
     with socket.create_server((address, 0)) as probe:
         port = probe.getsockname()[1]
     command = [sys.executable, "-c", _MOTO, "-H", address, "-p", str(port)]

@@ -19,11 +19,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-PLACES_OF_RAY = ("RAY_TMPDIR", "TMPDIR", "RAY_AUTH_TOKEN_PATH")  # variables; hosts have a /tmp/ray of their own
+PLACES_OF_RAY = ("RAY_TMPDIR", "TMPDIR", "RAY_AUTH_TOKEN_PATH")  # variables; each host has its own /tmp/ray
 
 
 def available() -> bool:
-    """Whether this machine allows it."""
+    """Check whether this machine supports network namespaces."""
     probe = ["unshare", "--net", "--mount", "--pid", "--uts", "--fork", "true"]
     return (
         all(shutil.which(tool) for tool in ("unshare", "nsenter", "ip"))
@@ -37,7 +37,7 @@ needs_hosts = pytest.mark.skipif(
 
 
 class Host:
-    """One of them.
+    """One host.
 
     Attributes:
         name: of the host.
@@ -70,7 +70,7 @@ class Host:
         self._services: list[subprocess.Popen[bytes]] = []
 
     def command(self, *words: str) -> list[str]:
-        """A command line that runs inside the host."""
+        """Return a command line that runs inside the host."""
         return ["nsenter", "--target", str(self._init), "--net", "--mount", "--uts", "--pid", *words]
 
     def start(self, *words: str, **environment: str) -> subprocess.Popen[str]:
@@ -97,7 +97,7 @@ class Host:
         return output
 
     def processes(self) -> list[psutil.Process]:
-        """Everything that runs inside, but for the host's first process."""
+        """Return all processes inside, except the host's first process."""
         return [p for p in psutil.process_iter() if p.pid != self._init and _process_ids_of(p.pid) == self._process_ids]
 
     def end_processes(self) -> None:
@@ -112,19 +112,19 @@ class Host:
         _ip("link", "set", self._link, "down")
 
     def power_off(self) -> None:
-        """Everything inside ends at once."""
+        """End everything inside immediately."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(self._init, signal.SIGKILL)
         for process in (self._keeper, *self._services):
             process.wait()
 
     def remove(self) -> None:
-        """Power off, and leave nothing."""
+        """Power off and remove everything."""
         self.power_off()
         _ip("netns", "del", self._namespace)
 
     def _wait_for_init(self) -> int:
-        """The process id, seen from outside, of the host's first process, once its mounts are done."""
+        """Return the process id of the host's first process, seen from outside, once its mounts are ready."""
         for _ in range(100):
             time.sleep(0.05)
             for process in psutil.Process(self._keeper.pid).children(recursive=True):
@@ -135,7 +135,7 @@ class Host:
 
 
 class Network:
-    """A bridge that hosts are joined to; this machine has the address 254 on it.
+    """A bridge that connects hosts; this machine has the address 254 on it.
 
     Attributes:
         prefix: the first three parts of all addresses.
@@ -147,7 +147,7 @@ class Network:
         self._hosts: list[Host] = []
 
     def add(self, number: int) -> Host:
-        """A host, by the last part of its address."""
+        """Add a host by the last part of its address."""
         name = f"h{number}"
         made = Host(self._bridge, name, f"{self.prefix}.{number}", self._folder / name)
         self._hosts.append(made)
@@ -172,13 +172,13 @@ class Network:
 
 @contextlib.contextmanager
 def hosts(count: int, folder: Path) -> Iterator[list[Host]]:
-    """Some hosts for the time of a test."""
+    """Create some hosts for the duration of a test."""
     with Network(folder) as network:
         yield [network.add(number) for number in range(1, count + 1)]
 
 
 def _process_ids_of(pid: int) -> str:
-    """Names the process id namespace that a process is in."""
+    """Return the process id namespace of a process."""
     with contextlib.suppress(OSError):
         return os.readlink(f"/proc/{pid}/ns/pid")
     return ""

@@ -1,4 +1,4 @@
-"""The metadata service of a spot machine, as Amazon, Google and Microsoft document theirs.
+"""The metadata service of a spot machine, as documented by Amazon, Google and Microsoft.
 
 As a program, with the file of the notice, it serves where they all do, for the host that it runs on.
 """
@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # the program is started without this package
 
 ADDRESS = "169.254.169.254"
 OWN_NAME = "vm-2"
-_TOKEN = "token-of-this-session"  # nobody's
+_TOKEN = "token-of-this-session"  # no real token
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -65,7 +65,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def service(notice: Path, address: tuple[str, int] = ("127.0.0.1", 0)) -> ThreadingHTTPServer:
-    """A service that says, once there is a notice, that its machine is taken back."""
+    """Run a service that announces the interruption of its machine once there is a notice."""
     return ThreadingHTTPServer(address, partial(_Handler, notice))
 
 
@@ -84,7 +84,7 @@ def serve_metadata(host: Host) -> None:
 
 
 def notice_of(host: Host) -> Path:
-    """The file that a host's service looks at."""
+    """Return the file that the service of a host checks."""
     return host.home / "notice"
 
 

@@ -1,4 +1,4 @@
-"""A real MLflow server, behind a proxy that can be slow, broken or away."""
+"""A real MLflow server behind a proxy that can be slow, broken or unavailable."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ authorization_function = mlflow.server.auth:authenticate_request_basic_auth
 
 
 class MlflowServer:
-    """Listens on loopback.
+    """The server; it listens on loopback.
 
     Attributes:
         uri: of the proxy, for clients.
@@ -79,14 +79,14 @@ class MlflowServer:
         raise AssertionError("the MLflow server did not start")
 
     def kill(self) -> None:
-        """At once, with its workers."""
+        """Kill the server immediately, with its workers."""
         if self._process:
             subprocess.run(["kill", "-9", "--", f"-{self._process.pid}"], check=True)
             self._process.wait()
             self._process = None
 
     async def serve(self) -> None:
-        """The proxy, until it is cancelled."""
+        """Run the proxy until it is cancelled."""
         app = web.Application(client_max_size=1 << 30)
         app.router.add_route("*", "/{path:.*}", self._forward)
         runner = web.AppRunner(app)
@@ -119,14 +119,14 @@ class MlflowServer:
                         headers={"Content-Type": answer.headers.get("Content-Type", "application/json")},
                     )
         except aiohttp.ClientError:
-            return web.Response(status=503, text="nobody behind the proxy")
+            return web.Response(status=503, text="no server behind the proxy")
 
 
 @contextmanager
 def mlflow_server(
     folder: Path, store: str | None = None, artifacts: str | None = None, users: bool = False
 ) -> Iterator[MlflowServer]:
-    """A server for the time of a test.
+    """Run a server for the duration of a test.
 
     Args:
         store: URL of its database; SQLite in ``folder`` by default.

@@ -1,4 +1,4 @@
-"""Programs of Debian's packages that tests need."""
+"""Programs from Debian packages for tests."""
 
 from __future__ import annotations
 

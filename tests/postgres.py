@@ -1,4 +1,4 @@
-"""A PostgreSQL server on loopback, from Debian's packages, for the time of a test."""
+"""A PostgreSQL server on loopback, from Debian's packages, for the duration of a test."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.packages import INSTALL
 
 
 class Postgres:
-    """Use as a context manager."""
+    """The server, as a context manager."""
 
     def __init__(self) -> None:
         self._bin = _binaries()
@@ -44,7 +44,7 @@ class Postgres:
         shutil.rmtree(self._folder)
 
     def new_database(self) -> str:
-        """URL of an empty database."""
+        """Return the URL of an empty database."""
         name = f"test_{uuid4().hex[:8]}"
         address = ("--host", "127.0.0.1", "--port", str(self._port), "--username", "drivetrain")
         self._run("createdb", *address, name)
@@ -60,7 +60,7 @@ class Postgres:
 
     def _run(self, program: str, *arguments: str | Path) -> None:
         command: Sequence[str | Path] = [self._bin / program, *arguments]
-        # Its output would be inherited by the server, and with a pipe we would wait for that one to end.
+        # The server inherits the output; with a pipe, this call would wait for the end of the server.
         with (self._folder / "output").open("ab") as output:
             subprocess.run(command, check=True, stdout=output, stderr=output, cwd="/", **self._user)  # type: ignore[call-overload]
 

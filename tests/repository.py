@@ -1,4 +1,4 @@
-"""A git repository of a test's own."""
+"""A temporary git repository for tests."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import git
 
 
 def make_repository(folder: Path) -> str:
-    """A repository with one commit of all that is in the folder; returns the commit."""
+    """Create a repository with one commit of all files in the folder; return the commit."""
     repository = git.Repo.init(folder)
     repository.git.add(".")
     who = git.Actor("Somebody", "somebody@localhost")

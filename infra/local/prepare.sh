@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# What the services need before they start; done once, except for what follows from settings.
+# Prepares the services; data is created once, configuration on every start.
 set -euo pipefail
 
 for program in weed honcho mlflow prometheus ray drivetrain "$POSTGRES_BIN/initdb"; do
     if ! command -v "$program" > /dev/null; then
-        echo "error: $program is not installed; $LOCAL/up.sh says what is needed" >&2
+        echo "error: $program is not installed; see $LOCAL/up.sh for the required packages" >&2
         exit 2
     fi
 done
@@ -21,7 +21,7 @@ source "$STACK/secrets"
 
 database=postgresql://drivetrain:$POSTGRES_PASSWORD@127.0.0.1:$POSTGRES_PORT
 
-# Of people and programs on this machine.
+# Environment of users and programs on this machine.
 cat > "$STACK/environment" << END
 export DRIVETRAIN_HOME=$STACK/home DRIVETRAIN_SERVER=http://127.0.0.1:$SERVER_PORT
 export DRIVETRAIN_DATABASE_URL=$database/drivetrain
@@ -31,7 +31,7 @@ export AWS_ENDPOINT_URL=http://127.0.0.1:$S3_PORT AWS_DEFAULT_REGION=us-east-1
 export AWS_ACCESS_KEY_ID=drivetrain AWS_SECRET_ACCESS_KEY=$S3_SECRET
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN=$RAY_AUTH_TOKEN RAY_USAGE_STATS_ENABLED=0
 export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=1
-# Ray's word for: a node by itself, all of which listens on loopback.
+# Makes Ray start a single node that listens only on loopback.
 export RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0
 END
 
@@ -40,7 +40,7 @@ cat > "$STACK/s3.json" << END
   "credentials": [{"accessKey": "drivetrain", "secretKey": "$S3_SECRET"}]}]}
 END
 
-# For what SeaweedFS' parts say to one another; its filer and volumes listen to nobody else.
+# Keys for the communication between the parts of SeaweedFS; other clients are rejected.
 cat > "$STACK/security.toml" << END
 [jwt.signing]
 key = "$S3_INNER_SECRET"
@@ -68,7 +68,7 @@ if [ "$(id -u)" = 0 ]; then
     chmod 711 "$STACK"
     install --directory --owner=postgres --mode=700 "$STACK/postgres"
     if ! runuser -u postgres -- test -x "$STACK/postgres"; then
-        echo "error: STACK: user postgres cannot enter $STACK; set it to a folder that is not below a private one" >&2
+        echo "error: STACK: user postgres cannot enter $STACK; set STACK to a folder without private parent folders" >&2
         exit 2
     fi
 fi

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# One service of the stack, in the foreground, once those that it needs are there: service.sh NAME
+# Runs one service of the stack in the foreground, after the services that it needs: service.sh NAME
 set -euo pipefail
 # shellcheck source=/dev/null
 source "$STACK/secrets"
@@ -19,8 +19,8 @@ postgres)
     exec "${as_postgres[@]}" "$POSTGRES_BIN/postgres" -D "$STACK/postgres/data" -h 127.0.0.1 -p "$POSTGRES_PORT" -k ''
     ;;
 s3)
-    base=$((S3_PORT + 1)) # what its parts say to one another goes over the ports that follow
-    cd "$STACK" # where security.toml is
+    base=$((S3_PORT + 1)) # its parts communicate over the following ports
+    cd "$STACK" # for security.toml
     exec weed server -ip=127.0.0.1 -ip.bind=127.0.0.1 -dir="$STACK/s3" -master.telemetry=false -volume.max=50 \
         -master.volumeSizeLimitMB=1024 -s3 -s3.config="$STACK/s3.json" -s3.port="$S3_PORT" -s3.port.iceberg=0 \
         -s3.port.lance=0 -s3.port.grpc=$base -master.port=$((base + 1)) -master.port.grpc=$((base + 2)) -volume.port=$((base + 3)) \
@@ -36,7 +36,7 @@ mlflow)
         --artifacts-destination s3://mlflow
     ;;
 ray)
-    # Killed, it would leave its address for the next `ray.init`.
+    # Removes the address file, which the next `ray.init` would use.
     trap 'rm -f "${RAY_TMPDIR:-${TMPDIR:-/tmp}}/ray/ray_current_cluster"; kill $ray; wait $ray' TERM INT
     ray start --head --block --port="$RAY_PORT" --dashboard-host=127.0.0.1 --log-style=record > "$STACK/ray.log" 2>&1 &
     ray=$!
@@ -59,7 +59,7 @@ prometheus)
         --web.listen-address="127.0.0.1:$PROMETHEUS_PORT" --log.level=warn
     ;;
 *)
-    echo "error: no service $1" >&2
+    echo "error: unknown service $1" >&2
     exit 2
     ;;
 esac

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Where things are and listen; set any of them before.
+# Folders and ports; override them with environment variables.
 STACK=$(realpath -m "${STACK:-$HOME/.drivetrain-stack}")
 POSTGRES_BIN=${POSTGRES_BIN:-$(find /usr/lib/postgresql -name bin -type d 2>/dev/null | sort -V | tail -n 1)}
 POSTGRES_PORT=${POSTGRES_PORT:-5433}

@@ -1,4 +1,4 @@
-"""Where Drivetrain keeps its things on this machine: one folder, ``DRIVETRAIN_HOME`` (default ``~/.drivetrain``)."""
+"""Drivetrain's folder on this machine: ``DRIVETRAIN_HOME`` (default ``~/.drivetrain``)."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from drivetrain_workers.records.run_folder import RunFolder
 
 @dataclass(frozen=True)
 class Home:
-    """The folder and its parts."""
+    """The home folder and its content."""
 
     path: Path
 
     @classmethod
     def from_environment(cls) -> Home:
-        """``DRIVETRAIN_HOME``, made if it is not there; private to the user, since job files may be."""
+        """Return the home of ``DRIVETRAIN_HOME``; create it if necessary, readable by the user only."""
         path = Path(os.environ.get("DRIVETRAIN_HOME", "~/.drivetrain")).expanduser().resolve()
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
         return cls(path)
 
     @property
     def database_url(self) -> str:
-        """``DRIVETRAIN_DATABASE_URL``, or SQLite in this folder."""
+        """``DRIVETRAIN_DATABASE_URL``, or a SQLite database in this folder."""
         return os.environ.get("DRIVETRAIN_DATABASE_URL") or f"sqlite:///{self.path / 'drivetrain.db'}"
 
     @property
     def coordinator_log(self) -> Path:
-        """What the coordinator has decided, and why."""
+        """Log of the coordinator's decisions and their reasons."""
         return self.path / "coordinator.log"
 
     @property
     def scheduling_rules(self) -> Path:
-        """How runs share the cluster; the defaults where there is no such file."""
+        """Rules of the scheduler; without this file the defaults apply."""
         return self.path / "scheduling.yaml"
 
     @property
@@ -45,41 +45,41 @@ class Home:
 
     @property
     def downloads(self) -> Path:
-        """Raw data that came from packages."""
+        """Raw data from packages."""
         return self.path / "downloads"
 
     @property
     def files(self) -> Path:
-        """Files that jobs name beside their data, by digest."""
+        """Files named in jobs, other than data, by digest."""
         return self.path / "files"
 
     @property
     def packages(self) -> Path:
-        """Job folders that were submitted, by digest."""
+        """Submitted job folders, by digest."""
         return self.path / "packages"
 
     @property
     def token_file(self) -> Path:
-        """A token for the server, for clients on this machine."""
+        """Server token for clients on this machine."""
         return self.path / "token"
 
     @property
     def mlflow_uri(self) -> str:
-        """``MLFLOW_TRACKING_URI``, or the embedded default."""
+        """``MLFLOW_TRACKING_URI``, or the embedded database."""
         return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.path / 'mlflow.db'}"
 
     @property
     def mlflow_artifacts(self) -> Path:
-        """Artifacts of the embedded default."""
+        """Artifacts of the embedded database."""
         return self.path / "mlartifacts"
 
     def run(self, run_id: str) -> RunFolder:
-        """Folder of a run."""
+        """Return the folder of a run."""
         return RunFolder(self.path / "runs" / run_id)
 
 
 def user_name() -> str:
-    """Who runs this process."""
+    """Return the name of the user who runs this process."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # a user id without a name, as in containers

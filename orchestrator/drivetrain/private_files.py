@@ -1,4 +1,4 @@
-"""Files that hold secrets: readable by their owner alone, from the first moment on."""
+"""Files with secrets, readable only by their owner from their creation on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from drivetrain_pipelines.errors import InputError
 
 
 def write_private(path: Path, text: str) -> None:
-    """Write a file that nobody else may read; what was there is replaced."""
+    """Write or replace a file that only its owner can read."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.unlink(missing_ok=True)
@@ -19,11 +19,11 @@ def write_private(path: Path, text: str) -> None:
 
 
 def read_private(path: Path) -> str:
-    """The text of a file that nobody else may read.
+    """Return the text of a file that only its owner can read.
 
     Raises:
-        InputError: others may.
+        InputError: other users can read it.
     """
     if path.stat().st_mode & 0o077:
-        raise InputError(str(path), "a file that others may read", "one of mode 0600", f"chmod 600 {path}")
+        raise InputError(str(path), "a file that other users can read", "a file with mode 0600", f"chmod 600 {path}")
     return path.read_text().strip()

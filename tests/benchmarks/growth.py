@@ -18,17 +18,18 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from drivetrain.accounting.statement import RunAccounts, account_of
+from drivetrain.accounting.run_account import RunAccountCache, account_of
 from drivetrain.api.session import Session
 from drivetrain.coordinator.scheduler import Scheduler
 from drivetrain.coordinator.wiring import _build_loop
 from drivetrain.database.engine import open_database
 from drivetrain.database.tables import Run, Transition
+from drivetrain.errors import NotFoundError
 from drivetrain.home import Home
 from drivetrain.job.loading import load_job
 from drivetrain.runs.states import (
+    Allocation,
     Ended,
-    Place,
     Placing,
     Preparing,
     Progress,
@@ -51,7 +52,6 @@ from drivetrain.tracking.destination import Destination
 from drivetrain.tracking.spool import Spool
 from drivetrain.tracking.totals import Record
 from drivetrain.tracking.tracker import Tracker
-from drivetrain_pipelines.errors import InputError
 from drivetrain_workers.protocol.reasons import Reason
 from drivetrain_workers.records.step_times import ITERATION, PARTS
 from prometheus_client import generate_latest
@@ -123,7 +123,7 @@ def steps(home: Home) -> Iterator[Row]:
         yield measure("open spool and tracker", size, lambda: open_tracker(here))  # noqa: B023  # it is called at once
         yield measure("adopt a run", size, lambda: adopt(here, store))  # noqa: B023
         yield measure("account of a run", size, lambda: account_of(here, store, _LIVE))  # noqa: B023
-        accounts, scrape = RunAccounts(here, store), metrics_of(here, store)
+        accounts, scrape = RunAccountCache(here, store), metrics_of(here, store)
         accounts.of(_LIVE)
         scrape()
         log_step(spool, count + 1)
@@ -160,7 +160,7 @@ def restarts(home: Home) -> Iterator[Row]:
         here = Home(home.path / str(count))
         store, spool = make_long_run(here, 1000)
         make_history(store, count)
-        accounts = RunAccounts(here, store)
+        accounts = RunAccountCache(here, store)
         accounts.of(_LIVE)
         size = f"{count:,} restarts"
         yield measure("history of a run", size, lambda: store.history(_LIVE))  # noqa: B023
@@ -190,7 +190,9 @@ def adopt(home: Home, store: RunStore) -> None:
 
 def metrics_of(home: Home, store: RunStore) -> Callable[[], bytes]:
     """Return the function that renders ``/metrics``; without the coordinator, which answers from memory."""
-    parts = Parts(cast("Session", _NoCoordinator()), store, Tokens(home.database_url), home, RunAccounts(home, store))
+    parts = Parts(
+        cast("Session", _NoCoordinator()), store, Tokens(home.database_url), home, RunAccountCache(home, store)
+    )
     collector = registry(parts)
     return lambda: generate_latest(collector)
 
@@ -199,7 +201,7 @@ def missing(store: RunStore) -> None:
     """Look up a run that does not exist."""
     try:
         store.get("nothing")
-    except InputError:
+    except NotFoundError:
         return
     raise AssertionError
 
@@ -262,16 +264,16 @@ def make_long_run(home: Home, count: int) -> tuple[RunStore, Spool]:
     folder.job_written.write_text("")
     (folder.path / "code_version").write_text("0")
     store.create(_LIVE, "fingerprint", Queued(), "user-0", gpus_per_worker=0, energy_from="nvml", unigram_entropy=None)
-    place = Place((("node", 1),), began)
+    allocation = Allocation((("node", 1),), began)
     progress = Progress(generation=1, step=count // 2)
     for state in (
         Preparing(),
         Ready("/data"),
-        Placing("/data", place),
-        Starting("/data", place, progress=Progress(generation=1)),
-        Training("/data", place, progress=progress),
-        Starting("/data", place, progress=Progress(generation=2, step=count // 2, restarts=1)),
-        Training("/data", place, progress=Progress(generation=2, step=count, restarts=1)),
+        Placing("/data", allocation),
+        Starting("/data", allocation, progress=Progress(generation=1)),
+        Training("/data", allocation, progress=progress),
+        Starting("/data", allocation, progress=Progress(generation=2, step=count // 2, restarts=1)),
+        Training("/data", allocation, progress=Progress(generation=2, step=count, restarts=1)),
     ):
         store.save(_LIVE, state, "benchmark")
     spool = Spool(folder.spool)
@@ -324,9 +326,9 @@ def make_many_runs(home: Home, count: int) -> RunStore:
 
 
 def _rows(number: int, created: float, live: bool) -> Iterator[Run | Transition]:
-    run_id, place = f"language-model-{number * _SPREAD % (1 << 24):06x}", Place((("node", 1),), created)
-    states: list[State] = [Preparing(), Ready("/data"), Placing("/data", place), Starting("/data", place)]
-    states += [Training("/data", place)] + ([] if live else [Ended(Reason.COMPLETED)])
+    run_id, allocation = f"language-model-{number * _SPREAD % (1 << 24):06x}", Allocation((("node", 1),), created)
+    states: list[State] = [Preparing(), Ready("/data"), Placing("/data", allocation), Starting("/data", allocation)]
+    states += [Training("/data", allocation)] + ([] if live else [Ended(Reason.COMPLETED)])
     for state in states:
         yield Transition(run_id=run_id, time=created, event="benchmark", state=to_record(state))
     yield Run(
@@ -345,11 +347,14 @@ def _rows(number: int, created: float, live: bool) -> Iterator[Run | Transition]
 
 def make_history(store: RunStore, count: int) -> None:
     """Make the live run fail this many times."""
-    place = Place((("node", 1),), 0.0)
+    allocation = Allocation((("node", 1),), 0.0)
     with Transaction(store._engine) as session, session.begin():
         for number in range(count):
             progress = Progress(generation=3 + number, restarts=2 + number)
-            for state in (Starting("/data", place, progress=progress), Training("/data", place, progress=progress)):
+            for state in (
+                Starting("/data", allocation, progress=progress),
+                Training("/data", allocation, progress=progress),
+            ):
                 session.add(Transition(run_id=_LIVE, time=time.time(), event="benchmark", state=to_record(state)))
 
 

@@ -1,4 +1,4 @@
-"""Simulated nodes: real agents, over fork servers and ranks that only send the messages of real ones."""
+"""Simulated nodes: real agents with fork servers and ranks that only send messages."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from drivetrain_workers.agent.event_log import LoggedEvent
 from drivetrain_workers.agent.node_meter import Reading
 from drivetrain_workers.agent.rank_supervisor import Link
 from drivetrain_workers.model_processes.requests import Request
-from drivetrain_workers.protocol import events as told
+from drivetrain_workers.protocol import events as protocol
 from drivetrain_workers.protocol.events import RankId
 from drivetrain_workers.protocol.messages import (
     Address,
@@ -37,11 +37,11 @@ _LEASE_S = 120.0
 
 
 class BlockedError(BaseException):
-    """A call would have to wait; it is made again later."""
+    """A call would block; it is repeated later."""
 
 
 class Rank:
-    """A rank process, as its agent sees it."""
+    """A rank process as seen by its agent."""
 
     def __init__(self, server: ForkServer, task: RankTask, pid: int) -> None:
         self.server, self.task, self.pid, self.id = server, task, pid, task.id
@@ -53,12 +53,12 @@ class Rank:
         return self.server.ranks.get(self.id) is self
 
     def send(self, message: Message) -> None:
-        """As its agent sends it something."""
+        """Receive a message from its agent."""
         if isinstance(message, StopTraining):
             self.stop_asked = True
 
-    def report(self, event: told.AgentEvent) -> None:
-        """Over its own socket: in order, and perhaps when its end is known already."""
+    def report(self, event: protocol.AgentEvent) -> None:
+        """Report over its own socket: in order, possibly after its end is known."""
         world = self.server.world
         self._arrives = max(self._arrives, world.now + (world.random.choice([0.0, 0.0, 0.5]) if not world.calm else 0))
         at = self._arrives - world.now
@@ -71,9 +71,9 @@ class Rank:
         """End: with a report of the error, unless it was killed."""
         if self.alive:
             if reason:
-                self.report(told.RankFailed(self.id, reason, "it went wrong", ""))
+                self.report(protocol.RankFailed(self.id, reason, "it went wrong", ""))
             del self.server.ranks[self.id]
-            self.server.deliver(told.RankExited(self.id, self.pid, code), self.server)
+            self.server.deliver(protocol.RankExited(self.id, self.pid, code), self.server)
 
 
 class ForkServer:
@@ -83,15 +83,15 @@ class ForkServer:
         self.world, self._run, self._on_message, self._wake = world, run, on_message, wake
         self.endpoint, self.pid, self.is_alive = Endpoint("simulated", "00"), world.next_pid(), True
         self.ranks: dict[RankId, Rank] = {}
-        self.deliver(told.ForkServerReady(self.pid), self)
+        self.deliver(protocol.ForkServerReady(self.pid), self)
 
     def send(self, message: Message) -> None:
-        """As its agent asks it for something."""
+        """Receive a request from its agent."""
         if isinstance(message, ForkRank):
             self.world.later(0, 1, lambda: self._fork(message))
         elif isinstance(message, KillRanks):
             self.ranks.clear()
-            self.deliver(told.RanksKilled(), self)
+            self.deliver(protocol.RanksKilled(), self)
 
     def kill(self) -> None:
         self.is_alive = False
@@ -108,13 +108,13 @@ class ForkServer:
             return  # it was killed while it was in the queue
         rank = Rank(self, task, self.world.next_pid())
         self.ranks[rank.id] = rank
-        self.deliver(told.RankForked(rank.id, rank.pid), self)
-        self.deliver(told.PhaseReached(rank.id, "forked"), rank)
+        self.deliver(protocol.RankForked(rank.id, rank.pid), self)
+        self.deliver(protocol.PhaseReached(rank.id, "forked"), rank)
         self.world.ranks_joined(self._run, task.generation)
 
 
 class Node:
-    """What an agent sees of its node: see `drivetrain_workers.agent.node.AgentNode`."""
+    """The node as seen by an agent: see `drivetrain_workers.agent.node.AgentNode`."""
 
     memory_folder = Path("/nowhere")
 
@@ -144,7 +144,7 @@ class Node:
         return self._world.now
 
     def every(self, seconds: float, work: Callable[[], None]) -> None:
-        """Rarely: what is looked at here does not change by the second."""
+        """Call a periodic check, but rarely: its result does not change every second."""
 
         def again() -> None:
             if self._process.alive:
@@ -189,13 +189,13 @@ class AgentProcess:
             self.wake()
 
     def wake(self) -> None:
-        """Its long polls have something to answer."""
+        """Wake the long polls, which have something to return."""
         for listener in self.listeners:
             self.world.poll_soon(listener)
 
 
 class Handle:
-    """The way from the coordinator to an agent; see `AgentHandle`. Calls are lost, late, or answered by an error."""
+    """The connection from the coordinator to an agent; see `AgentHandle`. Calls are lost, delayed or fail."""
 
     def __init__(self, process: AgentProcess) -> None:
         self._process = process
@@ -245,7 +245,7 @@ class Handle:
             raise AgentLostError(self.index, "its process is dead")
 
     def _send(self, call: Callable[[], None]) -> None:
-        """A call whose answer is not awaited."""
+        """Make a call without awaiting its result."""
         self._process.world.perhaps_crash()
         most = 0.1 if self._process.world.calm else 3.0
         self._process.world.later(0, most, lambda: call() if self._process.alive else None)
@@ -257,7 +257,7 @@ class Group:
 
     placement: Placement
     cpus: float
-    unfit: bool = False  # agents die there at once
+    unfit: bool = False  # agents die there immediately
     agents: dict[str, AgentProcess] = field(default_factory=dict)  # by node
 
     @property
@@ -265,7 +265,7 @@ class Group:
         return [rank for process in self.agents.values() for rank in process.fork_server.ranks.values()]
 
     def newest(self, server: ForkServer) -> int:
-        """The generation that the agent of a fork server is at."""
+        """Return the newest generation of a fork server's agent."""
         owner = next((p for p in self.agents.values() if p.fork_server is server), None)
         return owner.agent.snapshot().generation if owner else 1 << 30
 

@@ -1,4 +1,4 @@
-"""What a simulated cluster gives the real control plane in place of a database, a tracker, data and sockets."""
+"""Simulated database, tracker, data and sockets for the real control plane."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from drivetrain.cluster.protocols import AgentHandle
 from drivetrain.coordinator.live_run import Work
+from drivetrain.errors import StoreUnavailableError
 from drivetrain.runs import events as ev
 from drivetrain.runs import states as st
 from drivetrain.runs.facts import RunFacts
-from drivetrain.runs.store import RunRecord, StoreUnavailableError
+from drivetrain.runs.store import RunRecord
 
 if TYPE_CHECKING:
     from tests.chaos.world import World
@@ -23,11 +24,11 @@ DATASET = "/data/v1"
 
 
 class CrashError(BaseException):
-    """The coordinator dies here; nothing in it may catch this."""
+    """The coordinator dies here; its code must not catch this error."""
 
 
 class Store:
-    """The database. It survives the coordinator, and is away at times."""
+    """The database. It survives the coordinator, and is sometimes unavailable."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -71,7 +72,7 @@ class Store:
     def usage(self) -> tuple[dict[str, float], float]:
         return {}, 0.0
 
-    def remember_usage(self, shares: Any, now: float) -> None:
+    def save_usage(self, shares: Any, now: float) -> None:
         pass
 
     def _change(self, run: str, **change: Any) -> None:
@@ -81,7 +82,7 @@ class Store:
 
 
 class Inbox:
-    """The queue of a run's loop: what is put there is decided on a moment later.
+    """The queue of a run's loop: items are processed after a delay.
 
     Attributes:
         newest: what was taken last.
@@ -105,7 +106,7 @@ class Inbox:
 
 
 class Tracker:
-    """Metrics that are not read."""
+    """A tracker that discards everything but the newest steps."""
 
     identity: dict[str, str] = {}
     problem = ""
@@ -139,8 +140,8 @@ class Tracker:
         pass
 
 
-class Stages:
-    """What comes before and after training, without any work: see `Preparation`, `Conclusion`, `Bookkeeping`."""
+class NoWork:
+    """The steps before and after training, without any work: see `Preparation`, `Conclusion`, `Bookkeeping`."""
 
     def prepare(self, on_progress: Callable[[int, int, str], None]) -> RunFacts:
         return RunFacts(dataset=DATASET, dataset_version="v1")
@@ -159,7 +160,7 @@ class Stages:
 
 
 class OwnerLock:
-    """A run's lock. Who dies lets go of it, so it is never found taken."""
+    """A run's lock. A process that dies releases it, so it is always free."""
 
     def release(self) -> None:
         pass

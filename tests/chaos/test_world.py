@@ -1,4 +1,4 @@
-"""Seeded lives of a simulated cluster: whatever happens, nothing is given twice, and every run ends."""
+"""Seeded lives of a simulated cluster: no resource is allocated twice, and every run ends."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_a_seed_is_one_life(tmp_path: Path) -> None:
 
 
 def test_lives_are_eventful(tmp_path: Path) -> None:
-    """The test is worth nothing if what it is about does not happen."""
+    """The test is useless if the events in question never occur."""
     text = "\n".join(line for seed in range(150) for line in live(seed, tmp_path).trace)
     for event in (
         "the coordinator crashes",
@@ -48,11 +48,11 @@ def test_lives_are_eventful(tmp_path: Path) -> None:
         "the agent on",
         "dies of",
         "a connection is lost",
-        "training -> stopping on yield asked",
+        "training -> stopping on preemption requested",
         "stopping -> ready on ranks finished",
-        "placing -> ready on place lost",
-        "placing -> ready on place unfit",
-        "training -> stopping on cancel asked",
+        "placing -> ready on allocation lost",
+        "placing -> ready on allocation unusable",
+        "training -> stopping on cancel requested",
         "training -> waiting on rank lost",
         "finishing -> ended on concluded",
     ):

@@ -1,4 +1,4 @@
-"""A simulated cluster around the real control plane: seeded, on a virtual clock, and hostile.
+"""A simulated cluster around the real control plane: seeded, on a virtual clock, with faults.
 
 Real are the coordinator, the loop of each run with its actions and its listeners, the scheduler, the agents with their
 supervision of ranks and their event log, and the form in which states are stored. Simulated are time and threads,
@@ -29,13 +29,13 @@ from drivetrain.runs import events as ev
 from drivetrain.runs import states as st
 from drivetrain.scheduling.model import Node, Request
 from drivetrain.scheduling.rules import Rules, UserRules
-from drivetrain_workers.protocol import events as told
+from drivetrain_workers.protocol import events as protocol
 from drivetrain_workers.protocol.messages import Generation
 from drivetrain_workers.protocol.reasons import Reason
 from drivetrain_workers.protocol.step_record import StepRecord
 
 from tests.chaos.nodes import BlockedError, Gang, Group, Rank
-from tests.chaos.parts import CrashError, Inbox, OwnerLock, Stages, Store, Tracker
+from tests.chaos.parts import CrashError, Inbox, NoWork, OwnerLock, Store, Tracker
 
 RULES = Rules(users={"bob": UserRules(max_workers=6)}, aging_s=2000.0)
 JOB = {
@@ -49,7 +49,7 @@ JOB = {
 
 @dataclass
 class Job:
-    """What the world knows of a run, apart from what is stored."""
+    """The world's data on a run, apart from the stored record."""
 
     steps: int
     request: Request
@@ -57,12 +57,12 @@ class Job:
     step: int = 0
     writers: set[int] = field(default_factory=set)
     faults: int = 0  # of its ranks, agents and connections
-    cancelled: bool = False  # by somebody
-    cancelled_at: int = 1 << 30  # the generation in which that was heard for sure
+    cancelled: bool = False  # by a user
+    cancelled_at: int = 1 << 30  # the generation in which the request was certainly received
 
 
 class SteppedLoop(RunLoop):
-    """The loop of a run without its thread: the world has it take its turns."""
+    """The loop of a run without its thread: the world calls its iterations."""
 
     world: World
     run: str
@@ -73,10 +73,10 @@ class SteppedLoop(RunLoop):
         self.world.loops[self.run] = self
         self.world.while_alive(0, 0.1, self.begin)
 
-    def take_turn(self) -> None:
+    def take_step(self) -> None:
         if not self.ended:
-            self.turn()
-            if isinstance(self.inbox.newest, ev.CancelAsked):
+            self.iterate()
+            if isinstance(self.inbox.newest, ev.CancelRequested):
                 job = self.world.jobs[self.run]
                 job.cancelled_at = min(job.cancelled_at, self.world.state(self.run).progress.generation)
             if self.ended:
@@ -116,7 +116,7 @@ class World:
         heapq.heappush(self._queue, (self.now + self.random.uniform(least, most), next(self._number), what))
 
     def while_alive(self, least: float, most: float, what: Callable[[], None]) -> None:
-        """Something that happens in the coordinator, unless that has died by then."""
+        """Schedule an action of the coordinator, to be skipped if the coordinator has died by then."""
         life = self._life
 
         def do() -> None:
@@ -126,7 +126,7 @@ class World:
         self.later(least, most, do)
 
     def run(self) -> None:
-        """Chaos first; then calm, in which everything has to come to its end."""
+        """Run the chaos phase, then a calm phase in which every run must end."""
         runs = self.random.randint(1, 5)
         for number in range(runs):
             self.later(0, 200, lambda number=number: self._submit(number))  # type: ignore[misc]
@@ -148,7 +148,7 @@ class World:
         return not self.calm and self.random.random() < probability
 
     def perhaps_crash(self) -> None:
-        """Crash, perhaps. After that, whatever its ``finally`` blocks still try has no effect."""
+        """Crash with some probability. Actions in ``finally`` blocks have no effect afterwards."""
         if self._crashed or (self.coordinator and self.chance(0.005)):
             self._crashed = True
             raise CrashError
@@ -182,11 +182,11 @@ class World:
     # What happens ----------------------------------------------------------------------------------------------
 
     def _heartbeat(self) -> None:
-        """Every few seconds something goes wrong, and the scheduler looks again."""
+        """Inject a fault every few seconds, and run a scheduling pass."""
         self.later(1, 5, self._heartbeat)
         if self.coordinator:
             for loop in list(self.loops.values()):
-                loop.take_turn()
+                loop.take_step()
             self._scheduler.run_pass()
         if self.chance(0.15):
             self.random.choice(
@@ -246,26 +246,26 @@ class World:
         self._scheduler = Scheduler(rules, nodes, self.store, lambda: self.now)
         parts = (self._build, lambda run: None, lambda run: OwnerLock(), self._scheduler.status)
         self.coordinator = Coordinator(self.store, "session", *parts)  # type: ignore[arg-type]
-        for record in self.store.unended(""):  # submitted while there was no coordinator; the client asks again
+        for record in self.store.unended(""):  # submitted without a coordinator; the client retries
             self.coordinator.adopt(record.id)
 
     def _build(self, run: str) -> RunLoop:
-        """As `drivetrain.coordinator.wiring` builds it."""
-        inbox = Inbox(lambda: self.while_alive(0, 0.5, self.loops[run].take_turn))
+        """Build a run as in `drivetrain.coordinator.wiring`."""
+        inbox = Inbox(lambda: self.while_alive(0, 0.5, self.loops[run].take_step))
         parts: Any = (self.store.get(run), self.store, 0.0, inbox, lambda: self.now)
-        live, tracker, stages = LiveRun(*parts), Tracker(), Stages()
+        live, tracker, work = LiveRun(*parts), Tracker(), NoWork()
         scheduler = self._scheduler.handle_of(self.jobs[run].request)
         observer = Observer(live, tracker, self._folder / "ledger")  # type: ignore[arg-type]
         agents = AgentEvents(live, observer, scheduler, self._listen)
         gang = Gang(self, run, self._folder)
-        shared: Any = (live, self.store, gang, agents, scheduler, tracker, stages, stages, stages)
+        shared: Any = (live, self.store, gang, agents, scheduler, tracker, work, work, work)
         actions = Actions(*shared, spawn=self._spawn, sleep=lambda _: None)
         loop = SteppedLoop(live, actions, scheduler, tracker, lambda joules: "")  # type: ignore[arg-type]
         loop.world, loop.run, loop.inbox = self, run, inbox
         return loop
 
     def _spawn(self, work: Callable[[], None]) -> None:
-        """A thread of the coordinator."""
+        """Run a thread of the coordinator."""
 
         def attempt() -> None:
             try:
@@ -291,13 +291,13 @@ class World:
             self.note(f"{run}: rank {rank.id.rank} dies of {reason}")
             self.jobs[run].faults += 1
             if reason is Reason.HUNG:
-                rank.report(told.RankHung(rank.id, "it hangs"))
+                rank.report(protocol.RankHung(rank.id, "it hangs"))
                 return
             rank.exit(1 if reason else -9, reason)
             self._lose_peers(run, rank.id.generation)
 
     def _lose_peers(self, run: str, generation: int) -> None:
-        """The other ranks notice that one is gone."""
+        """Let the other ranks detect the loss of a rank."""
         group = self.groups.get(run)
         for rank in group.ranks if group else []:
             if rank.id.generation == generation:
@@ -344,12 +344,12 @@ class World:
     # What ranks do ---------------------------------------------------------------------------------------------
 
     def ranks_joined(self, run: str, generation: Generation) -> None:
-        """A rank was forked; when all are there they load and train."""
+        """Fork a rank; once all ranks exist, they load and train."""
         ranks = self._gang(run, generation.number)
         if len(ranks) == generation.world_size:
             job, first = self.jobs[run], ranks[0]
             job.step = job.committed
-            first.report(told.RankLoaded(first.id, job.committed, job.steps))
+            first.report(protocol.RankLoaded(first.id, job.committed, job.steps))
             self.later(1, 10, lambda: self._step(run, generation))
 
     def _gang(self, run: str, generation: int) -> list[Rank]:
@@ -363,17 +363,17 @@ class World:
         job, number, first = self.jobs[run], generation.number, ranks[0]
         job.writers.add(number)
         stop_asked = any(rank.stop_asked for rank in ranks)
-        if job.step < job.steps:  # a generation that has loaded the last step has nothing left to do
+        if job.step < job.steps:  # a generation that has loaded the last step is complete
             job.step += 1
             positions = (job.step - 1, job.step)
             record = StepRecord(job.step, positions, generation.world_size, number, self.now, 1.0, 0.1, 1.0)
-            first.report(told.StepDone(first.id, record, 5.0, 0.0, 1))
+            first.report(protocol.StepDone(first.id, record, 5.0, 0.0, 1))
             if job.step == job.steps or stop_asked or self.random.random() < 0.3:
                 assert job.step >= job.committed, "a checkpoint was overtaken by an older one"
                 job.committed = job.step
-                first.report(told.CheckpointCommitted(first.id, job.step, "folder", 1, 0.0, 0.0))
+                first.report(protocol.CheckpointCommitted(first.id, job.step, "folder", 1, 0.0, 0.0))
         if job.step == job.steps or stop_asked:
-            first.report(told.TrainingFinished(first.id, job.step, job.step == job.steps, 1, 1))
+            first.report(protocol.TrainingFinished(first.id, job.step, job.step == job.steps, 1, 1))
             for rank in ranks:
                 rank.exit(0)
         else:
@@ -391,7 +391,7 @@ class World:
         given = dict.fromkeys(self.nodes, 0.0)
         for run, job in self.jobs.items():
             state = self.state(run)
-            for node, ranks in state.place.placement if isinstance(state, st.Allocated) else ():
+            for node, ranks in state.allocation.placement if isinstance(state, st.Allocated) else ():
                 if node in given:
                     given[node] += ranks * job.request.cpus
         for node, cpus in given.items():
@@ -406,7 +406,7 @@ class World:
                 assert len(generations) <= 1, f"{run} has ranks of two generations on one node"
 
     def check_forgotten(self, run: str) -> None:
-        """A run that has ended holds nothing and waits for nothing."""
+        """Check that a run that has ended holds no resources and waits for none."""
         status = self._scheduler.status()
         assert not any(run in node.ranks for node in status.nodes), f"the scheduler believes that {run} holds nodes"
         assert all(entry.request.run != run for entry in status.queue), f"the scheduler believes that {run} waits"
@@ -420,7 +420,7 @@ class World:
                 assert job.committed == job.steps, f"{run} is reported complete and is not"
             else:
                 assert job.cancelled or job.faults, f"{run} was lost for no reason: {state}"
-            assert state.reason is not Reason.CANCELLED or job.cancelled, f"nobody has cancelled {run}"
+            assert state.reason is not Reason.CANCELLED or job.cancelled, f"no user has cancelled {run}"
             assert state.reason is not Reason.INTERNAL, f"{run}: {state.detail}"
             assert state.progress.restarts <= job.faults, f"{run} was restarted more often than something has failed"
             assert state.progress.generation <= job.cancelled_at, f"{run} continued after it was cancelled"

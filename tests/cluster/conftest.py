@@ -1,4 +1,4 @@
-"""A toy job, and one undisturbed run of it that the disturbed ones are compared with."""
+"""A toy job, and an undisturbed run of it as the reference for disturbed runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from PIL import Image
 from tests.cluster.harness import Result, forget_unended, run_job, started
 from tests.cluster.warm_ray import warm_ray
 
-# Fixed sentences: what comes next can be learned in forty steps, and no single token's frequency tells it.
+# Fixed sentences: the next token can be learned in forty steps, but not from token frequencies alone.
 SENTENCES = (
     "the cat sat on a mat and then it ran away",
     "far over the hill was an old red house",
@@ -24,7 +24,7 @@ SENTENCES = (
     "then the hill and the tree were far away",
 )
 
-# The pause makes steps long enough to be hit, although they are told once a second; it is user code too.
+# The pause makes steps long enough to be killed, although steps are reported once a second; it is also user code.
 LOSS = """
 import time
 
@@ -58,13 +58,13 @@ def loss(model, batch):
 
 @pytest.fixture(scope="session")
 def shared_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One home for all runs of the session: its dataset is prepared once."""
+    """Return one home for all runs of the session, whose dataset is prepared once."""
     return tmp_path_factory.mktemp("home")
 
 
 @pytest.fixture(scope="session")
 def toy_job(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a tiny language model job: 2 ranks, 40 steps, dropout, checkpoints every 8 steps."""
+    """Return a folder with a tiny language model job: 2 ranks, 40 steps, dropout, checkpoints every 8 steps."""
     folder = tmp_path_factory.mktemp("toy")
     choose = random.Random(0).choice
     lines = [choose(SENTENCES) for _ in range(3000)]
@@ -95,7 +95,7 @@ def toy_job(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def short_job(toy_job: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The toy job over a few steps, with code that prints."""
+    """Return the toy job with a few steps, and code that prints."""
     folder = tmp_path_factory.mktemp("jobs") / "short"
     shutil.copytree(toy_job, folder)
     job = yaml.safe_load((folder / "job.yaml").read_text())
@@ -111,13 +111,13 @@ def short_job(toy_job: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def undisturbed(toy_job: Path, shared_home: Path) -> Result:
-    """The toy job, left alone."""
+    """Run the toy job without disturbance."""
     return run_job(toy_job, shared_home).finish()
 
 
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A job folder with 200 small pictures, reddish and bluish, one of them broken."""
+    """Return a job folder with 200 small images, reddish and bluish, one of them broken."""
     folder = tmp_path_factory.mktemp("pictures")
     draw = np.random.default_rng(0)
     for number in range(200):
@@ -166,7 +166,7 @@ def _nothing_left_running() -> Iterator[None]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Iterator[None]:
-    """What a failed test has left in the warm Ray goes with it, and what it has not ended is not gone on with."""
+    """Discard the warm Ray and the unfinished runs of a failed test."""
     report = yield
     if report.failed:
         warm_ray.stop()

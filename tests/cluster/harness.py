@@ -1,4 +1,4 @@
-"""Running the real command as a user does, watching it through ``--json``, and killing parts of it by process id."""
+"""Run the real command, follow it through ``--json``, and kill parts of it by process id."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from drivetrain.api.interface import RunInfo
 from drivetrain.runs.store import RunStore
 from drivetrain_workers.records import ledger
 from drivetrain_workers.records.run_folder import RunFolder
@@ -27,8 +28,8 @@ from tests.cluster.warm_ray import warm_ray
 
 View = dict[str, Any]
 COMMAND = Path(sys.executable).with_name("drivetrain")
-LEISURE = "model.loss=toy_loss:slower_loss"  # the toy job's same numbers in four times the time, to do much meanwhile
-_PATIENCE_S = 180
+LEISURE = "model.loss=toy_loss:slower_loss"  # slower steps with the same results
+_TIMEOUT_S = 180
 
 
 @dataclass(frozen=True)
@@ -43,12 +44,13 @@ class Result:
     errors: str
 
     @classmethod
-    def of(cls, found: View, home: Path) -> Result:
-        """Of a run that a server has told of."""
-        return cls(0, found["run_id"], found["facts"], found["view"], home, "")
+    def of(cls, found: RunInfo, home: Path) -> Result:
+        """Return the result of a run of a server."""
+        assert found.view
+        return cls(0, found.id, found.facts.to_json(), found.view.to_json(), home, "")
 
     def series(self, key: str) -> dict[int, float]:
-        """A metric by step, as MLflow's own client reads it. Fails when a step was logged twice."""
+        """Return a metric by step, as read by MLflow's client. Fails if a step was logged twice."""
         from mlflow import MlflowClient
 
         history = MlflowClient(self.facts["mlflow_uri"]).get_metric_history(self.facts["mlflow_run_id"], key)
@@ -57,13 +59,13 @@ class Result:
         return by_step
 
     def weights_digest(self) -> str:
-        """Digest over the raw files of the final checkpoint: weights and optimizer state, to the bit."""
+        """Return a digest over the raw files of the final checkpoint: weights and optimizer state, bit for bit."""
         folder = Path(self.facts["checkpoint"])
         return hashlib.sha256(b"".join(p.read_bytes() for p in sorted(folder.glob("*.bin")))).hexdigest()
 
 
 def assert_same(result: Result, undisturbed: Result) -> None:
-    """Two runs of one job cannot be told apart by what came of them."""
+    """Assert that two runs of one job have identical results."""
     assert result.facts["reason"] == undisturbed.facts["reason"] == "completed", result.facts
     assert result.series("loss") == undisturbed.series("loss")
     assert result.series("eval_loss") == undisturbed.series("eval_loss")
@@ -71,23 +73,23 @@ def assert_same(result: Result, undisturbed: Result) -> None:
 
 
 def step_gaps(home: Path, run_id: str) -> list[float]:
-    """Seconds from step to step, by the ranks' own clock."""
+    """Return the seconds between steps, by the ranks' own clock."""
     times = [record.time for record in ledger.read(RunFolder(home / "runs" / run_id).ledger)]
     return [later - earlier for earlier, later in pairwise(times)]
 
 
-started: list[RunningJob] = []  # so that a failed test leaves nothing running
+started: list[RunningJob] = []  # a failed test leaves no process running
 
 
 def environment_of(home: Path, own_ray: bool = False) -> dict[str, str]:
-    """For commands; with ``own_ray`` those start a Ray that ends with them, else they join the tests' warm one."""
+    """Return the environment of commands; with ``own_ray`` they start a separate Ray, not the warm one."""
     found = {**os.environ, "DRIVETRAIN_HOME": str(home)}
     found.pop("RAY_ADDRESS", None)
     return found if own_ray else found | warm_ray.environment
 
 
 class RunningJob:
-    """A `drivetrain run` or `resume` in a process of its own.
+    """A `drivetrain run` or `resume` in a separate process.
 
     Args:
         own_ray: see `environment_of`.
@@ -110,8 +112,8 @@ class RunningJob:
         started.append(self)
 
     def wait_for(self, condition: Callable[[View], bool]) -> View:
-        """The first view that fulfils ``condition``."""
-        deadline = time.monotonic() + _PATIENCE_S
+        """Return the first view that fulfils ``condition``."""
+        deadline = time.monotonic() + _TIMEOUT_S
         while (view := self._views.get(timeout=max(0.1, deadline - time.monotonic()))) is not None:
             self._last = view
             if "phase" in view and condition(view):
@@ -119,24 +121,24 @@ class RunningJob:
         raise AssertionError(f"it ended first: {self._last}\n{self.errors()}")
 
     def wait_for_step(self, step: int) -> View:
-        """Training has reached ``step``."""
+        """Wait until training has reached ``step``."""
         return self.wait_for(lambda view: view["phase"] == "training" and view["step"] >= step)
 
     def kill_part(self, part: str, step: int) -> View:
-        """SIGKILL one process of the run, found by the ids that the run itself shows, once ``step`` is reached."""
+        """SIGKILL one process of the run, by the ids in its view, once ``step`` is reached."""
         view = self.wait_for_step(step)
         os.kill(view["pids"][part], signal.SIGKILL)
         return view
 
     def descendants(self) -> list[psutil.Process]:
-        """Every process that this command has started, directly or not; of a run only if it has a Ray of its own."""
+        """Return every process that this command has started; includes those of the run only with a separate Ray."""
         return psutil.Process(self.process.pid).children(recursive=True)
 
     def finish(self) -> Result:
         """Wait for the end; returns what the command printed last."""
         view: View = {}
         last_line: View = {}
-        while (line := self._views.get(timeout=_PATIENCE_S)) is not None:
+        while (line := self._views.get(timeout=_TIMEOUT_S)) is not None:
             view = line if "phase" in line else view
             last_line = line
         code = self.process.wait(timeout=30)
@@ -147,12 +149,12 @@ class RunningJob:
         return result
 
     def errors(self) -> str:
-        """What the command wrote to stderr."""
+        """Return the stderr of the command."""
         self._errors.seek(0)
         return self._errors.read()
 
     def close(self) -> None:
-        """SIGKILL the command if it still runs, and let go of its output."""
+        """SIGKILL the command if it still runs, and close its output."""
         if not self._errors.closed:
             self.process.kill()
             self.process.wait()
@@ -178,7 +180,7 @@ def resume_run(run_id: str, home: Path, own_ray: bool = False) -> RunningJob:
 
 
 def wait_until_gone(processes: list[psutil.Process], seconds: float = 60) -> list[psutil.Process]:
-    """Processes that still run after ``seconds``."""
+    """Return the processes that still run after ``seconds``."""
     return psutil.wait_procs(processes, timeout=seconds)[1]
 
 
@@ -198,8 +200,8 @@ def wait_until(true: Callable[[], bool], timeout_s: float = 240.0) -> None:
 
 
 def forget_unended(home: Path) -> None:
-    """The next run of the same job begins at its first step."""
+    """Delete unended runs, so that the next run of the same job starts at its first step."""
     store = RunStore(f"sqlite:///{home / 'drivetrain.db'}")
     for record in store.runs():
         if not record.ended:
-            store.forget(record.id)
+            store.delete(record.id)

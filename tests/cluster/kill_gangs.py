@@ -1,4 +1,4 @@
-"""Kill a small training run again and again, and start it again as the agent would; takes a folder and a number."""
+"""Kill and restart a small training run repeatedly, as the agent would; arguments: folder, number of kills."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ def gang(case: Case, life_s: float | None) -> tuple[bool, bool]:
     while alive:
         ended = wait([rank.sentinel for rank in alive], None if until is None else max(0.0, until - time.monotonic()))
         alive = [rank for rank in alive if rank.exitcode is None]
-        if not ended or any(rank.exitcode for rank in ranks):  # as the agent does: all of a generation end together
+        if not ended or any(
+            rank.exitcode for rank in ranks
+        ):  # as the agent does: all ranks of a generation end together
             for rank in ranks:
                 rank.kill()
                 rank.join()
@@ -46,10 +48,10 @@ def main() -> None:
         finished, by_itself = gang(case, None if case.die_at_call else draw.uniform(0, _LONGEST_LIFE_S))
         found, problems = newest_valid(Path(case.folder) / "checkpoints")
         step = int(found.name.split("-")[1].split(".")[0]) if found else 0
-        assert problems == []  # a kill leaves nothing that looks like a checkpoint and is none
+        assert problems == []  # a kill leaves no invalid checkpoint
         assert step >= newest, f"step {step} after step {newest}"
         newest = step
-        if finished:  # go on from the begin
+        if finished:  # continue from the beginning
             case = replace(case, folder=str(folder / f"disturbed-{done}"))
             newest = 0
             continue

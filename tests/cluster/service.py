@@ -1,4 +1,4 @@
-"""A Drivetrain server as a team has it: a Ray cluster of its own, the real command, clients over HTTP."""
+"""A Drivetrain server as in production: a separate Ray cluster, the real command, clients over HTTP."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.cluster.harness import COMMAND, wait_until_gone
 
 
 class Service:
-    """A server, over a cluster or over the one that it starts itself; `start` and `kill` it as often as you like."""
+    """A server on a given cluster or on its own; `start` and `kill` may be called repeatedly."""
 
     def __init__(self, home: Path, cluster: Cluster | None = None) -> None:
         self.home, self.cluster = home, cluster
@@ -56,12 +56,12 @@ class Service:
         raise AssertionError(self.errors())
 
     def add_node(self, cpus: int) -> None:
-        """A machine joins the cluster."""
+        """Add a node to the cluster."""
         assert self.cluster
         self.cluster.add_node(num_cpus=cpus)
 
     def kill_node(self, node_id: str) -> None:
-        """A machine dies."""
+        """Kill a node."""
         assert self.cluster
         (node,) = (node for node in self.cluster.worker_nodes if node.node_id == node_id)
         for each in node.all_processes.values():
@@ -69,12 +69,12 @@ class Service:
         self.cluster.remove_node(node, allow_graceful=False)
 
     def kill(self) -> None:
-        """SIGKILL."""
+        """SIGKILL the server."""
         assert self._process
         self._end(signal.SIGKILL)
 
     def stop(self) -> None:
-        """As an administrator ends it."""
+        """Stop the server as an administrator does."""
         if self._process and self._process.poll() is None:
             self._end(signal.SIGTERM)
         self._output.close()
@@ -87,14 +87,14 @@ class Service:
         self._process.stdout.close()
 
     def client(self, user: str = "", role: str = "user") -> Client:
-        """Of a new token for a user; of the server's own first token without one."""
+        """Return a client with a new token of a user; without a user, with the first token of the server."""
         if not user:
             return Client(self.url, (self.home / "token").read_text())
         secret, _ = Tokens(f"sqlite:///{self.home / 'drivetrain.db'}").create(user, role)
         return Client(self.url, secret)
 
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """`drivetrain` on the server's machine."""
+        """Run `drivetrain` on the server's machine."""
         return subprocess.run(
             [str(COMMAND), *arguments], env=self.environment, capture_output=True, text=True, check=False, timeout=240
         )
@@ -106,7 +106,7 @@ class Service:
 
 @contextmanager
 def running_service(home: Path, cpus: tuple[int, ...] = (2,)) -> Iterator[Service]:
-    """A server over a new Ray cluster with as many nodes as ``cpus`` has entries."""
+    """Run a server on a new Ray cluster with one node per entry of ``cpus``."""
     os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112  # as Ray calls it
     before = set(psutil.Process().children(recursive=True))
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": cpus[0], "include_dashboard": False})

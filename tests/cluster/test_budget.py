@@ -1,4 +1,4 @@
-"""A run that may cost only so much."""
+"""A run with a budget."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import pytest
 from tests.cluster.harness import resume_run, run_job
 
 
-@pytest.mark.slow  # unit tests count what is spent, and have the controller save and end
+@pytest.mark.slow  # unit tests cover the spent budget, and the controller's save and end
 def test_a_spent_budget_saves_and_ends(toy_job: Path, shared_home: Path) -> None:
-    """What is left to do is done by a resume, which gives it as much again."""
+    """A resume completes the run, with a new budget."""
     settings = ["training.steps=120", "resources.price_per_hour=3.6", "budget.dollars=0.03"]  # 15 s of two workers
     job = run_job(toy_job, shared_home, *settings)
     first = job.finish()
     assert (first.code, first.facts["reason"]) == (1, "budget_spent"), first.facts
-    assert first.facts["detail"].startswith("budget.dollars is 0.03, and spent; stopped after step ")
+    assert first.facts["detail"].startswith("budget.dollars of 0.03 is spent; stopped after step ")
     spent = first.facts["account"]["dollars"]
     assert spent > 0.03
     reached = first.last_view["step"]

@@ -1,4 +1,4 @@
-"""What a user does with checkpoints: choose which stay, list, check, export."""
+"""Checkpoint commands: retention, list, verify, export."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_listing_checking_exporting(undisturbed: Result, tmp_path: Path) -> None
     assert [line["step"] for line in listed] == [40, 32, 24]
     assert listed[0]["eval_loss"] == undisturbed.facts["eval_loss"]
     assert listed[1]["eval_loss"] is None
-    assert command_line(home, "checkpoints", run_id, "--verify").stdout.count("every byte is what was written") == 3
+    assert command_line(home, "checkpoints", run_id, "--verify").stdout.count("verified") == 3
     done = command_line(home, "export", run_id, "--to", str(tmp_path / "out"))
     assert done.stdout.strip() == str(tmp_path / "out"), done.stderr
     with safe_open(tmp_path / "out" / "model.safetensors", "pt") as file:
@@ -33,13 +33,13 @@ def test_listing_checking_exporting(undisturbed: Result, tmp_path: Path) -> None
     with safe_open(tmp_path / "older" / "model.safetensors", "pt") as file:
         assert not file.get_tensor("tokens.weight").equal(newest)
     missing = command_line(home, "export", run_id, "--to", str(tmp_path / "none"), "--step=23")
-    assert missing.returncode == 1
-    assert "no checkpoint of step 23" in missing.stderr
+    assert missing.returncode == 2
+    assert f"there is no checkpoint '23' in {run_id}" in missing.stderr
 
 
 @pytest.mark.slow
 def test_the_best_stays_and_the_interval_is_found(toy_job: Path, shared_home: Path, undisturbed: Result) -> None:
-    """`auto` saves at steps that depend on the clock; the result does not, killed or not."""
+    """`auto` saves at steps that depend on the clock; the result does not, with or without a kill."""
     keep = "checkpoint.keep={last: 1, every: 20, best: 1}"
     job = run_job(toy_job, shared_home, keep, "checkpoint.every=5")
     result = job.finish()
@@ -55,7 +55,7 @@ def test_the_best_stays_and_the_interval_is_found(toy_job: Path, shared_home: Pa
 
 
 def test_a_resume_is_proven_by_a_step(toy_job: Path, shared_home: Path, undisturbed: Result) -> None:
-    """What is computed must be what was computed; then the job's code is changed behind the run's back."""
+    """The recomputed step must be identical; then the code of the job is changed in the run's folder."""
     job = run_job(toy_job, shared_home, "checkpoint.verify=step")
     job.kill_part("rank-1", 9)
     view = job.wait_for(lambda view: view["generation"] == 2 and view["phase"] == "training" and view["step"] >= 17)
@@ -68,12 +68,12 @@ def test_a_resume_is_proven_by_a_step(toy_job: Path, shared_home: Path, undistur
     assert len(computed) >= 17
     assert computed.items() <= undisturbed.series("loss").items()
     assert refused.facts["reason"] == "resume_mismatch"
-    told = r"step-\d{8}\.g0002 was loaded, but the loss of the batch before it is"
-    assert re.search(told, refused.facts["detail"])
+    problem = r"step-\d{8}\.g0002 was loaded, but the loss of the batch before it is"
+    assert re.search(problem, refused.facts["detail"])
 
 
 def test_a_run_ends_when_it_gets_no_better(toy_job: Path, shared_home: Path) -> None:
-    """The patience counts over a kill, and the last step is saved and concluded like any run's."""
+    """The patience survives a kill, and the last step is saved and concluded as in any run."""
     stop = "training.early_stop={patience: 2, min_delta: 1.0}"
     job = run_job(toy_job, shared_home, stop, "training.eval_every=5")
     job.kill_part("rank-0", 13)

@@ -1,4 +1,4 @@
-"""Checkpoints across ZeRO stages and world sizes, with real DeepSpeed engines and nothing else around them."""
+"""Checkpoints across ZeRO stages and world sizes, with real DeepSpeed engines only."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _EVERYWHERE = [(0, 1), (0, 2), *((stage, world) for stage in (1, 2, 3) for world
 
 
 def run(*cases: Case) -> list[dict[str, Any]]:
-    """Results of cases that are run one after another by ranks forked from one process."""
+    """Return the results of cases that run one after another in ranks forked from one process."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
     command = [sys.executable, "-m", "tests.cluster.checkpoint_ranks", json.dumps([asdict(case) for case in cases])]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -38,7 +38,7 @@ def losses(result: dict[str, Any], after: int = 0) -> list[float]:
 
 
 def state(root: Path, step: int) -> dict[tuple[str, str], torch.Tensor]:
-    """Every weight and moment of a checkpoint, whole."""
+    """Return all weights and moments of a checkpoint."""
     (folder,) = root.glob(f"checkpoints/step-{step:08d}.*")
     checkpoint = Checkpoint(folder)
     whole = {}
@@ -50,7 +50,7 @@ def state(root: Path, step: int) -> dict[tuple[str, str], torch.Tensor]:
 
 
 def check_matrix(folder: Path, origins: list[tuple[int, int]], targets: list[tuple[int, int]]) -> None:
-    """Saved at each of ``origins`` (stage, world size), loaded at each of ``targets``."""
+    """Save at each of ``origins`` (stage, world size), and load at each of ``targets``."""
     saved = [Case(str(folder / f"{origin}"), *origin, keep=2) for origin in origins]
     loaded = [
         Case(str(folder / f"{origin}{target}"), *target, source=f"{folder}/at{origin}", save_loaded=True, keep=3)
@@ -58,7 +58,7 @@ def check_matrix(folder: Path, origins: list[tuple[int, int]], targets: list[tup
         for target in targets
     ]
     whole = run(*saved)
-    for case in saved:  # what a crash right after step 3 would have left
+    for case in saved:  # the state after a crash right after step 3
         (at,) = Path(case.folder).glob(f"checkpoints/step-{_SAVED_AT:08d}.*")
         source = folder / f"at{(case.stage, case.world_size)}" / "checkpoints"
         shutil.copytree(at, source / at.name)
@@ -79,19 +79,19 @@ def _equal(a: dict[Any, torch.Tensor], b: dict[Any, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
-def test_any_stage_and_world_size_goes_on(tmp_path: Path) -> None:
+def test_any_stage_and_world_size_resumes(tmp_path: Path) -> None:
     check_matrix(tmp_path, [(2, 2), (3, 3)], [(2, 2), (0, 1), (1, 3), (3, 2), (3, 1)])
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("stage", [1, 2, 3])
-def test_every_stage_and_world_size_goes_on_from_every_other(tmp_path: Path, stage: int) -> None:
+def test_every_stage_and_world_size_loads_every_other(tmp_path: Path, stage: int) -> None:
     check_matrix(tmp_path, [(stage, world) for world in (1, 2, 3, 4)], _EVERYWHERE)
 
 
 @pytest.mark.slow  # stages 1 to 3 do so above and below, with other optimizers
-def test_every_stage_saves_what_the_same_stage_resumes_to_the_bit(tmp_path: Path) -> None:
+def test_every_stage_resumes_its_own_checkpoint_bit_for_bit(tmp_path: Path) -> None:
     for stage in (0, 1, 3):
         check_matrix(tmp_path / str(stage), [(stage, 2)], [(stage, 2)])
 
@@ -108,7 +108,7 @@ def test_bf16_resumes_to_the_bit(tmp_path: Path) -> None:
     ("stage", "optimizer", "offload"),
     [(1, "SGD", "none"), pytest.param(2, "AdamW", "cpu", marks=pytest.mark.slow), (3, "AdamW", "cpu")],
 )
-def test_other_optimizers_and_places_resume_to_the_bit(
+def test_other_optimizers_and_offloading_resume_bit_for_bit(
     tmp_path: Path, stage: int, optimizer: str, offload: str
 ) -> None:
     settings: dict[str, Any] = {"stage": stage, "world_size": 2, "optimizer": optimizer, "offload": offload}
@@ -122,7 +122,7 @@ def test_other_optimizers_and_places_resume_to_the_bit(
 
 @pytest.fixture(scope="module")
 def two_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with checkpoints of steps 3 and 6."""
+    """Return a run with checkpoints of steps 3 and 6."""
     folder = tmp_path_factory.mktemp("two")
     run(Case(str(folder), 2, 2, keep=2))
     return folder
@@ -130,7 +130,7 @@ def two_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("times", [200, pytest.param(2000, marks=pytest.mark.slow)])
 def test_no_damage_is_loaded(two_checkpoints: Path, times: int) -> None:
-    """Flipped bits and cuts, one at a time: each is refused by the file's name, and step 3 loads."""
+    """Flipped bits and truncation, one at a time: each is rejected with the file name, and step 3 loads."""
     draw = random.Random(0)
     root = two_checkpoints / "checkpoints"
     newest, before = (checkpoint.folder(root) for checkpoint in committed(root))
@@ -159,7 +159,7 @@ class _Malicious:
 
 
 def test_a_pickle_in_a_checkpoint_is_never_opened(two_checkpoints: Path, tmp_path: Path) -> None:
-    """Planted as any of its files; and what restoring a sound one opens is listened to as well."""
+    """For every file of a checkpoint; the files opened while loading a valid one are recorded as well."""
     names = sorted(
         path.name
         for path in committed(two_checkpoints / "checkpoints")[0].folder(two_checkpoints / "checkpoints").iterdir()
@@ -182,15 +182,15 @@ def test_a_pickle_in_a_checkpoint_is_never_opened(two_checkpoints: Path, tmp_pat
 
 @pytest.mark.parametrize("kills", [12, pytest.param(100, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
 def test_killed_at_any_instant(tmp_path: Path, kills: int) -> None:
-    """Ranks killed at random moments and at random calls of the file system, between and inside saves."""
+    """Ranks are killed at random times and at random file system calls, between and during saves."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
     command = [sys.executable, "-m", "tests.cluster.kill_gangs", str(tmp_path), str(kills)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr[-5000:]
-    told = json.loads(done.stdout.splitlines()[-1])
-    print(told)
-    assert told["kills"] == kills
-    assert told["in_saves"] >= kills // 4
+    result = json.loads(done.stdout.splitlines()[-1])
+    print(result)
+    assert result["kills"] == kills
+    assert result["in_saves"] >= kills // 4
     root = tmp_path / "disturbed" / "checkpoints"
     assert [path.name for path in sorted(tmp_path.rglob("*.tmp"))] == []
     assert sorted(path.name for path in root.iterdir()) == sorted(path.folder(root).name for path in committed(root))
@@ -198,8 +198,8 @@ def test_killed_at_any_instant(tmp_path: Path, kills: int) -> None:
     assert _equal(state(tmp_path / "disturbed", final.step), state(tmp_path / "calm", final.step))
 
 
-def test_what_was_loaded_is_proven(two_checkpoints: Path, tmp_path: Path) -> None:
-    """A weight that is off by a millionth, in memory, is found where all files are sound."""
+def test_the_loaded_state_is_verified(two_checkpoints: Path, tmp_path: Path) -> None:
+    """A weight in memory that differs by a millionth is detected although all files are valid."""
     (result,) = run(Case(str(tmp_path), 2, 2, source=str(two_checkpoints), tamper=True))
     assert "blocks [0] of rank 0 differ in memory, which hold parts of 0." in result["refused"]
 

@@ -1,4 +1,4 @@
-"""A server where no Ray runs: it starts one."""
+"""A server that starts its own Ray cluster."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from tests.cluster.test_server import wait_for_step
 
 
 def test_a_default_start_listens_on_loopback_alone(toy_job: Path, tmp_path: Path) -> None:
-    """The server, and the whole Ray cluster that it starts where there is none, with a run that trains on it."""
+    """This holds for the server and the Ray cluster that it starts, with a training run."""
     service = Service(tmp_path)
     try:
         service.start()
         with service.client() as admin:
-            run = admin.submit(str(toy_job))["run_id"]
+            run = admin.submit(str(toy_job)).id
             wait_for_step(admin, run, 1)
             serving = psutil.Process(service.pid)
             parts = {part.pid: part.name() for part in (serving, *serving.children(recursive=True))}
@@ -25,7 +25,7 @@ def test_a_default_start_listens_on_loopback_alone(toy_job: Path, tmp_path: Path
                 for connection in psutil.net_connections("inet")
                 if connection.pid in parts and connection.status == psutil.CONN_LISTEN
             ]
-            assert admin.wait(run, 240)["reason"] == "completed"
+            assert admin.wait(run, 240).reason == "completed"
     finally:
         service.stop()
     assert {ip for _, ip in listening} == {"127.0.0.1"}, listening

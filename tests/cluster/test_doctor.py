@@ -1,4 +1,4 @@
-"""`drivetrain doctor`: what it says of a machine that is well, of one that is not, and of several hosts."""
+"""`drivetrain doctor` on a machine without problems, on one with problems, and on several hosts."""
 
 from __future__ import annotations
 
@@ -60,10 +60,10 @@ def test_each_failure_comes_with_its_fix(tmp_path: Path) -> None:
     assert all(finding["fix"] for finding in findings.values() if finding["verdict"] != "ok")
 
 
-@pytest.mark.slow  # what it says of machines, clocks and sums is tested in tests/unit/test_doctor.py
+@pytest.mark.slow  # findings about machines, clocks and all-reduces are tested in tests/unit/test_doctor.py
 @needs_hosts
 def test_three_hosts(tmp_path: Path) -> None:
-    """All is well; then one does not see the shared folder, and is named."""
+    """No problem at first; then one host does not see the shared folder and is reported."""
     with site(2, tmp_path) as here:
         well = ask_cluster(here)
         assert [finding for finding in well.values() if finding["verdict"] == "failed"] == []

@@ -1,4 +1,4 @@
-"""Settings of the engine that must not change what is computed."""
+"""Engine settings that must not change the results."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_where_and_how_it_is_computed(
 
 @pytest.mark.slow
 def test_packed_documents_weigh_by_their_tokens(toy_job: Path, shared_home: Path) -> None:
-    """Seven samples over one worker or two, in micro-batches of unequal fill: the same mean over all tokens."""
+    """Seven samples on one or two workers, in micro-batches of unequal length: the mean over all tokens is the same."""
     settings = ["data.packing=fit", "data.format=csv", "training.global_batch_size=7", "training.steps=12"]
     lines = (toy_job / "text.txt").read_text().splitlines()
     (toy_job / "lines.csv").write_text(
@@ -53,7 +53,7 @@ def test_packed_documents_weigh_by_their_tokens(toy_job: Path, shared_home: Path
 
 @pytest.mark.slow
 def test_a_network_of_120_layers(toy_job: Path, shared_home: Path) -> None:
-    """Deep, partitioned and recomputed; killed and resumed, it computes the same."""
+    """Deep, partitioned and recomputed; killed and resumed with the same result."""
     settings = [
         "model.args={layers: 120, width: 16, heads: 2, dropout: 0.1}",
         "training={steps: 4, global_batch_size: 4, zero: 3, activation_checkpointing: true}",

@@ -1,4 +1,4 @@
-"""The main job at toy size: what a user gets from it."""
+"""The main job at toy size and its results."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def test_second_run_prepares_nothing(toy_job: Path, shared_home: Path, undisturb
     again = run_job(toy_job, shared_home, "tracking.register_as=toy").finish()
     assert again.run_id != undisturbed.run_id
     registered(again)
-    told_apart(again, undisturbed)
+    assert_one_difference(again, undisturbed)
     assert not again.facts["dataset_made"]
     assert {p: p.stat().st_mtime_ns for p in Path(again.facts["dataset"]).iterdir()} == shards
     assert again.weights_digest() == undisturbed.weights_digest()
 
 
-def told_apart(again: Result, undisturbed: Result) -> None:
-    """By `drivetrain diff`: in nothing but one setting."""
+def assert_one_difference(again: Result, undisturbed: Result) -> None:
+    """Assert with `drivetrain diff` that two runs differ in one setting only."""
     picture = again.home / "losses.png"
     runs = (undisturbed.run_id, again.run_id)
     found = json.loads(command_line(again.home, "diff", *runs, "--json", f"--picture={picture}").stdout)
@@ -49,11 +49,11 @@ def told_apart(again: Result, undisturbed: Result) -> None:
     assert picture.read_bytes().startswith(b"\x89PNG")
     text = command_line(again.home, "diff", *runs).stdout
     assert "tracking.register_as" in text
-    assert "the losses of the first 40 steps are the same to the bit" in text
+    assert "the losses of the first 40 steps are bitwise equal" in text
 
 
 def registered(result: Result) -> None:
-    """Its checkpoints are logged models, its weights a version of a registered one."""
+    """Assert that checkpoints are logged models, and the weights a version of a registered model."""
     from mlflow import MlflowClient
 
     client = MlflowClient(result.facts["mlflow_uri"])
@@ -107,7 +107,7 @@ def test_every_second_is_accounted_for(undisturbed: Result) -> None:
     assert sum(seconds.values()) == pytest.approx(account["wall_s"])
     timeline = undisturbed.last_view["timeline"]
     assert seconds["computing"] + seconds["communicating"] >= 40 * 0.12, "the loss sleeps as long in each step"
-    assert timeline["told"] < timeline["forked"] < timeline["loaded"]
+    assert timeline["requested"] < timeline["forked"] < timeline["loaded"]
     assert seconds["starting"] > 0
     assert seconds["recomputing"] == seconds["recovering"] == 0
     assert account["worker_hours"] * 3600 < 2 * account["wall_s"], "its two workers were not there from the beginning"
@@ -159,7 +159,7 @@ def test_predict_and_list(undisturbed: Result) -> None:
 @pytest.mark.slow  # test_checkpoints goes from stage to stage
 @pytest.mark.parametrize("stage", [0, 1, 3])
 def test_zero_stages_give_the_same_losses(toy_job: Path, shared_home: Path, undisturbed: Result, stage: int) -> None:
-    """Stage 2 is the undisturbed run. Killed once, each stage also resumes from its own checkpoint."""
+    """Stage 2 is the undisturbed run. Each stage is killed once and also resumes from its own checkpoint."""
     job = run_job(toy_job, shared_home, f"training.zero={stage}")
     job.kill_part("rank-1", 20)
     result = job.finish()
@@ -179,7 +179,7 @@ def test_user_code_that_fails(toy_job: Path, shared_home: Path, tmp_path: Path) 
     assert result.code == 1
     assert result.facts["reason"] == "user_code"
     assert "KeyError: 'no such column'" in result.facts["detail"]
-    assert result.last_view["restarts"] == 2  # tried once more, then given up
+    assert result.last_view["restarts"] == 2  # one retry, then the run fails
 
 
 def test_transform_and_failing_transform(toy_job: Path, shared_home: Path, tmp_path: Path) -> None:

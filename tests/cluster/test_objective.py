@@ -1,4 +1,4 @@
-"""A job's own metrics and predictions, and random numbers of its loss, through a whole run."""
+"""Metrics, predictions and random numbers of a job, through a whole run."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def predict(model, batch):
 
 
 def test_metrics_and_predictions(pictures: Path, shared_home: Path, tmp_path: Path) -> None:
-    """The same at one worker and two, where micro-batches are uneven; the best checkpoint is the best by a metric."""
+    """The same with one worker and two, with uneven micro-batches; the best checkpoint is chosen by a metric."""
     folder, home = tmp_path / "job", shared_home
     shutil.copytree(pictures, folder)
     (folder / "model.py").write_text((folder / "model.py").read_text() + FUNCTIONS)
@@ -76,8 +76,8 @@ def test_a_metric_that_is_not_there(pictures: Path, shared_home: Path, tmp_path:
     shutil.copytree(pictures, folder)
     (folder / "model.py").write_text((folder / "model.py").read_text() + FUNCTIONS)
     best = "training.best.metric=f1"
-    told = "training.best.metric: got 'f1'; allowed: loss. Set model.metrics for others."
-    with pytest.raises(InputError, match=re.escape(told)):
+    problem = "training.best.metric: got 'f1'; allowed: loss. Set model.metrics to use other metrics."
+    with pytest.raises(InputError, match=re.escape(problem)):
         validate(str(folder), [best])
     late = run_job(folder, shared_home, best, "model.metrics=model:metrics").finish()
     assert late.code == 1

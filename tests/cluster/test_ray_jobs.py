@@ -1,4 +1,4 @@
-"""Ray's own job queue instead of a server of ours."""
+"""Ray's job queue instead of our server."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ RAY = Path(sys.executable).with_name("ray")
 
 @pytest.fixture
 def jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The address of a cluster's job server."""
-    monkeypatch.setenv("PATH", f"{RAY.parent}:/usr/bin:/bin")  # from where Ray takes what it is to run
+    """Return the address of a cluster's job server."""
+    monkeypatch.setenv("PATH", f"{RAY.parent}:/usr/bin:/bin")  # working directory of the Ray job
     monkeypatch.setenv("DRIVETRAIN_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("RAY_worker_niceness", "0")
     with socket.socket() as probe:
@@ -42,9 +42,9 @@ def ray_job(verb: str, jobs: str, *words: str) -> str:
     return done.stdout
 
 
-@pytest.mark.slow  # Ray's own way to do what the server does
+@pytest.mark.slow  # an alternative to the server
 def test_submitted_and_stopped(jobs: str, toy_job: Path, undisturbed: Result, tmp_path: Path) -> None:
-    """As the page on clusters shows it. The run is the same as without; stopping the job saves and ends it."""
+    """As in the documentation. The result equals that of a direct run; stopping the job saves and ends the run."""
     command = ["--working-dir", str(toy_job), "--", "drivetrain", "run", "job.yaml"]
     first = ray_job("submit", jobs, *command)
     assert "all steps are done" in first

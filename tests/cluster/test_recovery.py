@@ -1,4 +1,4 @@
-"""kill -9 of any part, at several steps: the run completes by itself, and nobody can tell from its result."""
+"""kill -9 of any part at several steps: the run completes by itself with the same result."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def test_ranks_killed(toy_job: Path, shared_home: Path, undisturbed: Result) -> 
     assert_same(result, undisturbed)
 
 
-@pytest.mark.slow  # one that hangs is told below
+@pytest.mark.slow  # a rank that hangs is tested below
 def test_rank_stopped(toy_job: Path, shared_home: Path, undisturbed: Result) -> None:
-    """A process that does nothing keeps its connections, and its peers wait for it; the agent sees it."""
+    """A stopped process keeps its connections, and its peers wait for it; the agent detects it."""
     job = run_job(toy_job, shared_home)
     view = job.wait_for_step(13)
     os.kill(view["pids"]["rank-1"], signal.SIGSTOP)
@@ -47,7 +47,7 @@ def test_rank_stopped(toy_job: Path, shared_home: Path, undisturbed: Result) -> 
 
 
 def test_rank_hangs(toy_job: Path, shared_home: Path, undisturbed: Result, tmp_path: Path) -> None:
-    """The job's own code never returns, on one of two ranks; all stacks are kept."""
+    """The code of the job never returns on one of two ranks; all stacks are stored."""
     folder = tmp_path / "job"
     shutil.copytree(toy_job, folder)
     code = folder / "toy_loss.py"
@@ -89,7 +89,7 @@ def test_agent_killed(toy_job: Path, shared_home: Path, undisturbed: Result, ste
     assert_same(result, undisturbed)
 
 
-@pytest.mark.slow  # test_shared_cluster kills it at every turn
+@pytest.mark.slow  # test_shared_cluster kills it at every transition
 @pytest.mark.parametrize("step", [1, 18, 30])
 def test_coordinator_killed(toy_job: Path, shared_home: Path, undisturbed: Result, step: int) -> None:
     job = run_job(toy_job, shared_home)
@@ -109,7 +109,7 @@ def test_fork_server_killed(toy_job: Path, shared_home: Path, undisturbed: Resul
     assert_same(result, undisturbed)
 
 
-@pytest.mark.slow  # test_shared_cluster kills it at every turn
+@pytest.mark.slow  # test_shared_cluster kills it at every transition
 def test_coordinator_killed_while_finishing(toy_job: Path, shared_home: Path, undisturbed: Result) -> None:
     job = run_job(toy_job, shared_home)
     view = job.wait_for(lambda view: view["phase"] == "finishing")
@@ -131,7 +131,7 @@ def test_command_killed_while_finishing(toy_job: Path, shared_home: Path, undist
 
 
 def test_preprocessors_killed(toy_job: Path, shared_home: Path, tmp_path: Path) -> None:
-    """Two folders of datasets, because one that is there is not made again."""
+    """Two dataset folders, because an existing dataset is not prepared again."""
     small = "data.chunk_bytes=1024"
     assert command_line(tmp_path, "data", "prepare", str(toy_job), f"--set={small}").returncode == 0
     job = run_job(toy_job, shared_home, small, "training.steps=1")
@@ -149,7 +149,7 @@ def test_preprocessors_killed(toy_job: Path, shared_home: Path, tmp_path: Path) 
 
 
 def test_command_killed_then_run_again(toy_job: Path, shared_home: Path, undisturbed: Result) -> None:
-    """Each with a Ray that it has started; nothing is left behind of the one that was killed, nor of the other."""
+    """Each command starts its own Ray; neither leaves anything behind."""
     first = run_job(toy_job, shared_home, own_ray=True)
     view = first.wait_for_step(10)
     processes = first.descendants()
@@ -169,7 +169,7 @@ def test_command_killed_then_run_again(toy_job: Path, shared_home: Path, undistu
 def test_interrupted_then_resumed_from_an_older_checkpoint(
     toy_job: Path, shared_home: Path, undisturbed: Result
 ) -> None:
-    """Asked to end it saves; that is damaged, and the checkpoint before it is loaded."""
+    """It saves on interruption; that checkpoint is damaged, and the previous one is loaded."""
     first = run_job(toy_job, shared_home)
     first.wait_for_step(9)
     first.process.send_signal(signal.SIGINT)

@@ -1,4 +1,4 @@
-"""A real MLflow server, as a team has it and in trouble: in the end it has everything, once."""
+"""A real MLflow server, as in production and with faults: finally it has every record exactly once."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from tests.s3 import s3_server
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("trouble", ["killed", "slow", "broken"])
-def test_a_tracking_server_in_trouble(
-    trouble: str, toy_job: Path, undisturbed: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("fault", ["killed", "slow", "broken"])
+def test_a_tracking_server_with_faults(
+    fault: str, toy_job: Path, undisturbed: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "server"
     folder.mkdir()
@@ -27,24 +27,24 @@ def test_a_tracking_server_in_trouble(
         monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
         job = run_job(toy_job, tmp_path / "home", "tracking.register_as=toy", own_ray=True)
         job.wait_for_step(5)
-        if trouble == "killed":
+        if fault == "killed":
             server.kill()
         else:
-            server.mode = trouble
+            server.mode = fault
         ended = job.finish()
         assert ended.facts["reason"] == "completed"
         assert ended.facts["tracked"] is False
         server.mode = "good"
-        if trouble == "killed":
+        if fault == "killed":
             server.start()
         done = command_line(tmp_path / "home", "sync", ended.run_id)
-        assert done.stdout == "MLflow has everything\n"
+        assert done.stdout == "MLflow has received everything\n"
         facts = RunStore(f"sqlite:///{tmp_path / 'home' / 'drivetrain.db'}").get(ended.run_id).facts.to_json()
         found = Result(0, ended.run_id, facts, {}, ended.home, "")
         assert found.series("loss") == undisturbed.series("loss")
         assert found.series("eval_loss") == undisturbed.series("eval_loss")
         steps = found.series("step_s").values()
-        print(f"{trouble}: {median(steps):.4f} s a step; {median(undisturbed.series('step_s').values()):.4f} without")
+        print(f"{fault}: {median(steps):.4f} s a step; {median(undisturbed.series('step_s').values()):.4f} without")
         client = MlflowClient(server.direct)
         run = client.get_run(found.facts["mlflow_run_id"])
         assert run.info.status == "FINISHED"
@@ -60,7 +60,7 @@ def test_a_tracking_server_in_trouble(
 def test_a_server_with_users_postgresql_and_s3(
     toy_job: Path, undisturbed: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A wrong password costs the run nothing but its place in MLflow, until `sync` has the right one."""
+    """With a wrong password only the tracking fails, until `sync` uses the right one."""
     places = [tmp_path / name for name in ("server", "s3")]
     for place in places:
         place.mkdir()
@@ -78,10 +78,10 @@ def test_a_server_with_users_postgresql_and_s3(
             assert "401" in ended.facts["tracking_problem"]
             refused = command_line(tmp_path / "home", "sync", ended.run_id, "--timeout", "3")
             assert refused.returncode == 1
-            assert "MLflow has not taken everything within 3 s; the rest is kept. " in refused.stderr
+            assert "MLflow has not accepted everything within 3 s; the rest is kept. " in refused.stderr
             assert "401" in refused.stderr
             monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", PASSWORD)
-            assert command_line(tmp_path / "home", "sync", ended.run_id).stdout == "MLflow has everything\n"
+            assert command_line(tmp_path / "home", "sync", ended.run_id).stdout == "MLflow has received everything\n"
             facts = RunStore(f"sqlite:///{tmp_path / 'home' / 'drivetrain.db'}").get(ended.run_id).facts.to_json()
             found = Result(0, ended.run_id, facts, {}, ended.home, "")
             assert found.series("loss") == undisturbed.series("loss")

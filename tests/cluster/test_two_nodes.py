@@ -1,4 +1,4 @@
-"""A gang over two nodes: two agents, a rendezvous over TCP, and the same result as on one node."""
+"""A gang on two nodes: two agents, a rendezvous over TCP, and the same result as on one node."""
 
 from __future__ import annotations
 
@@ -23,6 +23,9 @@ def test_two_agents(toy_job: Path, shared_home: Path, undisturbed: Result, monke
         cluster.shutdown()
     assert {"agent-0", "agent-1"} <= view["pids"].keys()
     assert result.code == 0, result.errors
-    assert result.last_view["restarts"] in (1, 2)  # seen first as a lost peer, then as a lost agent, or at once
+    assert result.last_view["restarts"] in (
+        1,
+        2,
+    )  # detected first as a lost peer, then as a lost agent, or both together
     assert result.series("loss") == undisturbed.series("loss")
     assert result.weights_digest() == undisturbed.weights_digest()

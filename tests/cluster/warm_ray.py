@@ -1,4 +1,4 @@
-"""One Ray for all tests of a session that do not ask whose it is, started as the product starts its own.
+"""One Ray cluster shared by the tests of a session, started as the product starts its own.
 
 Run as a module it is that Ray: it prints its address, and ends when its standard input does, that is with the
 process that has started it, however that ends.
@@ -19,10 +19,10 @@ _TRIES = 3  # its raylet gives up after 15 s, which a busy machine may need for 
 
 
 class WarmRay:
-    """It starts when it is first asked for; after `stop` it starts again.
+    """It starts on first use, and again after `stop`.
 
     Attributes:
-        offered: whether tests may join it. Programs that borrow the harness of the tests have a Ray of their own.
+        offered: whether tests may join it. Programs that use the harness of the tests start a separate Ray.
         cache: folder of its nodes' copies of data in object storage.
     """
 
@@ -42,7 +42,7 @@ class WarmRay:
         return {"RAY_ADDRESS": self._address, "RAY_AUTH_MODE": "token"}
 
     def processes(self) -> list[psutil.Process]:
-        """All that run in it."""
+        """Return all its processes."""
         assert self._process
         return psutil.Process(self._process.pid).children(recursive=True)
 
@@ -62,7 +62,7 @@ class WarmRay:
             process.kill()
 
     def _start(self) -> None:
-        # Nodes have the keys and the cache that an administrator gives them, not those of who submits.
+        # Nodes have the keys and the cache of the administrator, not those of the submitting user.
         environment = {**os.environ, **KEYS, "DRIVETRAIN_CACHE": str(self.cache)}
         environment.pop("RAY_ADDRESS", None)
         for _ in range(_TRIES):
@@ -85,7 +85,7 @@ warm_ray = WarmRay()
 
 
 def main() -> None:
-    """Be the Ray."""
+    """Run the warm Ray."""
     import ray
     from drivetrain.api.session import connect
 

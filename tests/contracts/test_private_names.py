@@ -1,4 +1,4 @@
-"""Private names of Ray and DeepSpeed stand in one module each."""
+"""Private names of Ray and DeepSpeed are used in one module each."""
 
 from __future__ import annotations
 

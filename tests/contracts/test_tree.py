@@ -1,4 +1,4 @@
-"""The shape of the source tree: small files and classes, in folders that say what they hold."""
+"""The source tree: small files and classes, in folders with a docstring that lists their files."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def relative(path: Path) -> str:
 
 
 @pytest.mark.parametrize("package", PACKAGES, ids=relative)
-def test_few_files_lie_loose(package: Path) -> None:
+def test_few_files_are_in_the_root(package: Path) -> None:
     assert len(modules(package)) <= MAX_LOOSE_FILES, sorted(modules(package))
 
 
@@ -53,7 +53,7 @@ def test_no_class_is_long() -> None:
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=relative)
-def test_a_folder_says_what_it_holds(folder: Path) -> None:
+def test_a_folder_lists_its_files(folder: Path) -> None:
     docstring = ast.get_docstring(ast.parse((folder / "__init__.py").read_text()))
     assert docstring
     _, _, lines = docstring.partition("\n")

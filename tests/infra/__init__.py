@@ -1,1 +1,1 @@
-"""What infra/ holds, checked by the tools that would read it."""
+"""The files of infra/, checked by the tools that read them."""

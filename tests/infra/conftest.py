@@ -1,4 +1,4 @@
-"""The toy job of the cluster's tests."""
+"""The toy job of the cluster tests."""
 
 from __future__ import annotations
 

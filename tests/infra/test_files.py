@@ -1,4 +1,4 @@
-"""Every file of infra/ is read by the tool that it is for, as far as there is one here."""
+"""Every file of infra/ is parsed by its tool, if that is installed."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_every_package_of_a_lock_has_hashes(lock: Path) -> None:
     assert all("--hash=sha256:" in package for package in packages)
 
 
-def test_locks_hold_what_the_tests_ran_with() -> None:
+def test_lock_files_contain_the_tested_versions() -> None:
     full, without_gpus = (pins(path) for path in sorted(LOCKS, key=lambda path: "cpu" in path.name))
     constraints = dict(re.findall(r"^([\w.-]+)==(\S+)$", (REPOSITORY / "constraints.txt").read_text(), re.MULTILINE))
     tested = {name.lower().replace("_", "-"): version for name, version in constraints.items()}
@@ -87,7 +87,7 @@ def test_locks_hold_all_that_is_needed() -> None:
         assert SpecifierSet(str(wanted.specifier)).contains(full[wanted.name.lower()]), line
 
 
-def test_slurm_script_wants_a_job() -> None:
+def test_slurm_script_requires_a_job() -> None:
     done = subprocess.run(["bash", INFRA / "slurm" / "drivetrain.sbatch"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "JOB" in done.stderr

@@ -39,7 +39,7 @@ def of_kind(kind: str, values: str) -> Document:
 
 
 def pods(document: Document) -> list[Document]:
-    """Templates of pods in a document."""
+    """Return the pod templates in a document."""
     spec = document.get("spec", {})
     if document["kind"] == "RayCluster":
         return [group["template"] for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"])]
@@ -65,13 +65,13 @@ def test_everything_that_is_rendered_is_valid(values: str) -> None:
 
 
 @pytest.mark.parametrize("file", ["kueue.yaml", "rayjob.yaml"])
-def test_files_beside_the_chart_are_valid(file: str) -> None:
+def test_files_next_to_the_chart_are_valid(file: str) -> None:
     for document in yaml.safe_load_all((INFRA / "kubernetes" / file).read_text()):
         validate(document)
 
 
 @pytest.mark.parametrize("values", SETTINGS)
-def test_no_pod_has_more_rights_or_room_than_it_needs(values: str) -> None:
+def test_pods_have_minimal_permissions_and_resource_limits(values: str) -> None:
     for template in (template for document in documents(values) for template in pods(document)):
         spec = template["spec"]
         assert spec["securityContext"]["runAsNonRoot"] is True
@@ -85,7 +85,7 @@ def test_no_pod_has_more_rights_or_room_than_it_needs(values: str) -> None:
 
 @pytest.mark.parametrize("values", SETTINGS)
 def test_users_code_has_no_rights_on_the_cluster(values: str) -> None:
-    """The head's account may change pods, for the autoscaler; the workers' is another, and is not shown to them."""
+    """The head's account may change pods, for the autoscaler; workers use another account without a token."""
     head, *workers = pods(of_kind("RayCluster", values))
     for worker in workers:
         assert worker["spec"]["automountServiceAccountToken"] is False
@@ -93,7 +93,7 @@ def test_users_code_has_no_rights_on_the_cluster(values: str) -> None:
 
 
 @pytest.mark.parametrize("values", SETTINGS)
-def test_the_scheduler_knows_the_pools_that_ray_has(values: str) -> None:
+def test_the_scheduler_has_the_pools_of_ray(values: str) -> None:
     rules = Rules.model_validate(yaml.safe_load(of_kind("ConfigMap", values)["data"]["scheduling.yaml"]))
     cluster = of_kind("RayCluster", values)["spec"]
     if not cluster.get("enableInTreeAutoscaling"):
@@ -118,7 +118,7 @@ def test_ray_asks_for_a_token_and_so_does_the_way_in(values: str) -> None:
         assert ingress["spec"]["tls"][0]["secretName"]
 
 
-def test_what_must_be_given_is_asked_for() -> None:
+def test_required_values_are_enforced() -> None:
     command = [helm(), "template", "x", str(CHART), "--set", "mlflow.enabled=true"]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     assert done.returncode != 0

@@ -1,4 +1,4 @@
-"""infra/local: a team's whole stack, started as its README says; a run on it; and what its Prometheus then knows."""
+"""infra/local: the complete stack, started as in its README; a run on it; and its metrics in Prometheus."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from tests.packages import needs
 
 # Slow: six services. A server, an MLflow server and PostgreSQL are each tested elsewhere, and scripts by test_files.py.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), needs("prometheus", "psql")]
-NOTHING_TO_TELL = ("gpu", "gram", "queue_length")  # on a machine without GPUs, while nobody waits
+NOTHING_TO_TELL = ("gpu", "gram", "queue_length")  # on a machine without GPUs, with an empty queue
 
 
 class Stack:
-    """It runs until `stop`.
+    """The stack; it runs until `stop`.
 
     Attributes:
         environment: of those who use it.
@@ -88,7 +88,7 @@ class Stack:
 def stack() -> Iterator[Stack]:
     with tempfile.TemporaryDirectory(prefix="drivetrain-stack-") as name:  # pytest's folders are private
         folder = Path(name)
-        folder.chmod(0o711)  # PostgreSQL has a user of its own
+        folder.chmod(0o711)  # PostgreSQL runs as another user
         made = Stack(folder)
         yield made
         made.stop()
@@ -96,13 +96,13 @@ def stack() -> Iterator[Stack]:
 
 @pytest.fixture(scope="module")
 def run(stack: Stack, toy_job: Path) -> Iterator[str]:
-    """A run that has trained for some scrapes, and goes on."""
+    """Return an active run that has trained for some scrapes."""
     with stack.client() as client:
-        found = client.submit(str(toy_job), [LEISURE, "training.steps=400"])["run_id"]
+        found = client.submit(str(toy_job), [LEISURE, "training.steps=400"]).id
         wait_until(lambda: len(samples(stack, f'drivetrain_run_step{{run="{found}"}}[10m]')) >= 3, stack.said, 240)
         yield found
         client.cancel(found)
-        assert client.wait(found, 120)["reason"] == "cancelled"
+        assert client.wait(found, 120).reason == "cancelled"
 
 
 def samples(stack: Stack, query: str) -> list[Any]:
@@ -120,8 +120,8 @@ def test_runs_are_in_postgresql_and_mlflow(stack: Stack, run: str) -> None:
     ask = ["psql", "--no-password", "--tuples-only", "--no-align", "--command", "SELECT id FROM runs"]
     database = stack.environment["DRIVETRAIN_DATABASE_URL"]
     assert subprocess.check_output([*ask, database], text=True).split() == [run]
-    nobody = re.sub(r":[^:@]*@", "@", database)
-    assert subprocess.run([*ask, nobody], check=False, capture_output=True).returncode != 0
+    without_password = re.sub(r":[^:@]*@", "@", database)
+    assert subprocess.run([*ask, without_password], check=False, capture_output=True).returncode != 0
     uri = stack.environment["MLFLOW_TRACKING_URI"]
     search = f"{uri}/api/2.0/mlflow/experiments/search?max_results=10"
     assert httpx.get(search).status_code == 401
@@ -135,7 +135,7 @@ def test_runs_are_in_postgresql_and_mlflow(stack: Stack, run: str) -> None:
 
 
 def queries() -> list[str]:
-    """Of all panels and alerts."""
+    """Return the queries of all panels and alerts."""
     found = []
     for path in sorted((INFRA / "monitoring" / "dashboards").glob("*.json")):
         panels = json.loads(path.read_text())["panels"]
@@ -145,7 +145,7 @@ def queries() -> list[str]:
 
 
 def _without_threshold(expression: str) -> str:
-    """What an alert looks at, whether it fires or not."""
+    """Return the expression of an alert without its threshold."""
     return re.sub(r" (==|<|>) (bool )?[\d.]+.*$", "", expression)
 
 
@@ -183,7 +183,7 @@ def free_port() -> int:
 
 
 def _free_block(count: int) -> int:
-    """The first of so many ports in a row."""
+    """Return the first port of a block of free ports."""
     for first in range(20000, 30000, count):
         ports = range(first, first + count)
         with socket.socket() as probe:

@@ -1,4 +1,4 @@
-"""The batch script, by a real Slurm on loopback: a run over two nodes that is told of its time limit, and goes on."""
+"""The batch script, with a real Slurm on loopback: a run on two nodes that is requeued at its time limit."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Slurm:
         self.environment = {**os.environ, **home, "PATH": path, "SLURM_CONF": str(configuration)}
 
     def daemons(self) -> list[list[str]]:
-        """Commands, each of which stays in the foreground."""
+        """Return the commands of the daemons, which stay in the foreground."""
         folder = self.folder
         socket, key = f"--socket={folder}/munge.socket", f"--key-file={folder}/munge.key"
         files = [f"--{name}={folder}/munge.{name}" for name in ("pid-file", "log-file", "seed-file")]

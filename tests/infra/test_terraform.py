@@ -1,4 +1,4 @@
-"""The fixed parts of a cluster on AWS: made and taken away by terraform, against moto."""
+"""The fixed resources of a cluster on AWS: created and destroyed by terraform, against moto."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from tests.ec2 import REGION, moto
 from tests.infra.tools import INFRA
 
-# Where machines without the internet may have providers.
+# Providers on machines without Internet access.
 MIRRORS = sorted(path.parent for path in Path("/opt").glob("*/registry.terraform.io"))
 pytestmark = pytest.mark.skipif(not shutil.which("terraform"), reason="no terraform here, which Debian does not have")
 
@@ -38,7 +38,7 @@ resource "aws_efs_file_system" "this" {
 
 
 class Terraform:
-    """Our files in a folder of their own, and the cloud that they are applied to."""
+    """Our files in a separate folder, and the cloud to which they are applied."""
 
     def __init__(self, folder: Path, uri: str) -> None:
         self.folder = shutil.copytree(INFRA / "terraform" / "aws", folder / "aws")
@@ -75,7 +75,7 @@ def test_files_are_formatted_and_valid(terraform: Terraform) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_made_and_taken_away(terraform: Terraform) -> None:
+def test_created_and_destroyed(terraform: Terraform) -> None:
     terraform("apply", "-auto-approve", variables=VARIABLES)
     outputs = terraform("output")
     for name in ("subnet_id", "security_group_id", "head_profile_arn", "node_profile_arn", "file_system_address"):
@@ -94,8 +94,8 @@ def test_made_and_taken_away(terraform: Terraform) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value", "said"),
-    [("admin_addresses", '["0.0.0.0/0"]', "is everybody"), ("zones", '["us-east-1a"]', "Give two zones")],
+    [("admin_addresses", '["0.0.0.0/0"]', "is the whole Internet"), ("zones", '["us-east-1a"]', "Give two zones")],
 )
-def test_wrong_variables_are_told(terraform: Terraform, name: str, value: str, said: str) -> None:
+def test_wrong_variables_are_reported(terraform: Terraform, name: str, value: str, said: str) -> None:
     with pytest.raises(AssertionError, match=said):
         terraform("plan", variables={**VARIABLES, name: value})

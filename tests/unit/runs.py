@@ -11,7 +11,18 @@ from typing import Any
 import pytest
 from drivetrain.home import Home
 from drivetrain.job.spec import JobSpec
-from drivetrain.runs.states import Ended, Place, Placing, Preparing, Progress, Queued, Ready, Starting, State, Training
+from drivetrain.runs.states import (
+    Allocation,
+    Ended,
+    Placing,
+    Preparing,
+    Progress,
+    Queued,
+    Ready,
+    Starting,
+    State,
+    Training,
+)
 from drivetrain.runs.store import RunStore
 from drivetrain.tracking.spool import Spool
 from drivetrain.tracking.totals import Record
@@ -33,7 +44,7 @@ TOY: dict[str, Any] = {
     "model": {"factory": "model:make"},
     "training": {"steps": 4, "global_batch_size": 8},
 }
-PLACE = Place((("node-a", 2),), 1000.0)
+PLACE = Allocation((("node-a", 2),), 1000.0)
 
 
 def home_in(folder: Path, patch: pytest.MonkeyPatch) -> Home:

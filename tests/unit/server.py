@@ -6,7 +6,7 @@ import secrets
 from pathlib import Path
 from typing import Any, cast
 
-from drivetrain.accounting.statement import RunAccounts
+from drivetrain.accounting.run_account import RunAccountCache
 from drivetrain.api.session import Session
 from drivetrain.home import Home
 from drivetrain.job.loading import Job
@@ -32,7 +32,7 @@ CLUSTER = ClusterStatus(
     ),
     queue=(
         QueueEntry(Request("toy-2", "bob", "default", 5, 10.0, 2, 1, 1.0, 0.0), "an allocation", "no room"),
-        QueueEntry(Request("toy-3", "ann", "default", 0, 20.0, 4, 4, 1.0, 0.0, 60.0), "its turn to prepare"),
+        QueueEntry(Request("toy-3", "ann", "default", 0, 20.0, 4, 4, 1.0, 0.0, 60.0), "data preparation"),
     ),
     usage={"ann": 0.5},
 )
@@ -86,7 +86,7 @@ class Server:
         self.home, self.store, self.tokens = home, RunStore(home.database_url), Tokens(home.database_url)
         self.session = LocalSession(home)
         session = cast("Session", self.session)
-        self.parts = Parts(session, self.store, self.tokens, home, RunAccounts(home, self.store))
+        self.parts = Parts(session, self.store, self.tokens, home, RunAccountCache(home, self.store))
         self.app = create_app(self.parts)
 
     def headers(self, user: str, role: Role = Role.USER) -> dict[str, str]:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from drivetrain.cluster import autoscaler, devices, gang, nodes, ray_internals
 from drivetrain.cluster.autoscaler import Autoscaler
-from drivetrain.cluster.devices import room_for
+from drivetrain.cluster.devices import hardware_for
 from drivetrain.cluster.gang import RayAgent, RayGang
 from drivetrain.cluster.protocols import AgentHandle, AgentLostError, NodesGoneError
 from drivetrain.planning.hardware import gpu
@@ -369,7 +369,7 @@ class Leaving:
         self.drained: list[tuple[Any, ...]] = []
         self.accepts = True
         self._clock = clock
-        monkeypatch.setattr(nodes, "_LOOK_S", 0.0)
+        monkeypatch.setattr(nodes, "_POLL_INTERVAL_S", 0.0)
         monkeypatch.setattr(nodes, "time", clock)
         monkeypatch.setattr(ray_internals, "resources_in_use", self.resources_in_use)
         monkeypatch.setattr(ray_internals, "drain_node", self.drain)
@@ -423,7 +423,7 @@ def test_a_node_that_is_not_accepted_is_announced_again(leaving: Leaving) -> Non
 
 def test_a_node_of_another_cluster_is_rejected(leaving: Leaving) -> None:
     leaving.uses = iter([BUSY])
-    with pytest.raises(InputError, match="one of the cluster"):
+    with pytest.raises(InputError, match="a node of the cluster"):
         nodes.leave("z" * 20, "gcs", 60.0, "spot")
     assert leaving.drained == []
 
@@ -442,7 +442,7 @@ def with_nodes(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 def test_workers_on_cpus_have_the_least_of_any_node(with_nodes: Callable[..., None]) -> None:
     with_nodes({"CPU": 8.0, "memory": 64e9}, {"CPU": 4.0, "memory": 8e9}, {"CPU": 1.0, "memory": 1e9})
-    found = room_for(3, 2, 0)
+    found = hardware_for(3, 2, 0)
     assert (found.workers, found.nodes, found.gpu, found.worker_bytes) == (3, 1, None, 4e9)
 
 
@@ -450,18 +450,18 @@ def test_workers_on_gpus_have_the_least_of_any_kind(with_nodes: Callable[..., No
     h100 = {"CPU": 8.0, "GPU": 4.0, "memory": 64e9, "accelerator_type:H100": 1.0}
     l4 = {"CPU": 8.0, "GPU": 2.0, "memory": 64e9, "accelerator_type:L4": 1.0}
     with_nodes(h100, {"CPU": 8.0, "memory": 1e9})
-    assert (room_for(6, 1, 1).gpu, room_for(6, 1, 1).nodes) == (gpu("h100", ""), 2)
+    assert (hardware_for(6, 1, 1).gpu, hardware_for(6, 1, 1).nodes) == (gpu("h100", ""), 2)
     with_nodes(h100, l4)
-    assert (room_for(5, 1, 1).gpu, room_for(5, 1, 1).nodes) == (gpu("l4", ""), 3)
+    assert (hardware_for(5, 1, 1).gpu, hardware_for(5, 1, 1).nodes) == (gpu("l4", ""), 3)
 
 
 def test_unknown_gpus_are_rejected(with_nodes: Callable[..., None]) -> None:
     with_nodes({"CPU": 8.0, "GPU": 4.0, "memory": 64e9})
-    with pytest.raises(InputError, match="Ray does not know the kind"):
-        room_for(1, 1, 1)
+    with pytest.raises(InputError, match="Ray does not report the GPU type"):
+        hardware_for(1, 1, 1)
     with_nodes({"CPU": 8.0, "GPU": 4.0, "memory": 64e9, "accelerator_type:ABACUS": 1.0})
     with pytest.raises(InputError, match="ABACUS"):
-        room_for(1, 1, 1)
+        hardware_for(1, 1, 1)
 
 
 # The autoscaler ---------------------------------------------------------------------------------------------------

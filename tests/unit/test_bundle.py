@@ -1,4 +1,4 @@
-"""What `drivetrain submit` sends: the same bytes for the same files, no secrets, no bombs."""
+"""The package of `drivetrain submit`: identical bytes for identical files, no secrets, a size limit."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_times_and_owners_do_not_matter(tmp_path: Path) -> None:
     assert bundle.pack(first) != bundle.pack(second)
 
 
-def test_what_is_left_out(tmp_path: Path) -> None:
+def test_excluded_files(tmp_path: Path) -> None:
     files = [
         ".env", ".git/config", "__pycache__/x.pyc", "big.bin", "build/out", "id_rsa", "keys/server.pem", "token",
         "kept.txt", "build.py", "tokens.py",

@@ -1,4 +1,4 @@
-"""Cluster files: which are refused, and why; and what the others cost."""
+"""Cluster files: rejected ones, and the prices of valid ones."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_our_files_are_valid_safe_and_priced(cloud_name: str, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("cloud_name", CLOUDS)
-def test_what_is_not_filled_in_is_named(cloud_name: str) -> None:
+def test_a_placeholder_is_reported(cloud_name: str) -> None:
     with pytest.raises(InputError, match=r"provider\.(region|location)"):
         ClusterFile(FILES / f"{cloud_name}.yaml")
 
@@ -124,7 +124,7 @@ def _no_machine(file: Document) -> None:
         (_no_machine, "available_node_types.cpu.node_config.InstanceType"),
     ],
 )
-def test_each_mistake_is_told_by_its_key(spoil: Callable[[Document], None], where: str, tmp_path: Path) -> None:
+def test_each_mistake_is_reported_with_its_key(spoil: Callable[[Document], None], where: str, tmp_path: Path) -> None:
     file = document("aws")
     spoil(file)
     with pytest.raises(InputError) as caught:
@@ -139,21 +139,21 @@ def check(folder: Path, contents: Document) -> None:
 
 
 @pytest.mark.parametrize("missing", ["serviceAccounts", "networkInterfaces"])
-def test_what_google_would_open_is_told(missing: str, tmp_path: Path) -> None:
+def test_unsafe_settings_on_google_are_reported(missing: str, tmp_path: Path) -> None:
     file = document("gcp")
     del file["available_node_types"]["gpu"]["node_config"][missing]
     with pytest.raises(InputError, match=rf"gpu\.node_config\.{missing}"):
         check(tmp_path, file)
 
 
-def test_what_a_shell_redirects_is_no_placeholder(tmp_path: Path) -> None:
+def test_a_shell_redirection_is_no_placeholder(tmp_path: Path) -> None:
     file = document("aws")
     file["setup_commands"] = ["sort <in >out"]
     load(tmp_path, file)
 
 
 @pytest.mark.parametrize("text", ["a: [", "- a list", "provider: {type: [aws]}"])
-def test_what_is_no_cluster_file_is_told(text: str, tmp_path: Path) -> None:
+def test_other_files_are_rejected(text: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"cluster\.yaml"):
         load(tmp_path, text)
 

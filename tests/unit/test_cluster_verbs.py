@@ -1,4 +1,4 @@
-"""`drivetrain cluster`: what it asks a cloud, what it prints, and what it does only after a yes; without a cloud."""
+"""`drivetrain cluster` without a cloud: requests to the cloud, output, and confirmation."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ClusterFile:
 
 
 class Provider:
-    """The machines of a cluster: what Ray's node provider says of them."""
+    """The machines of a cluster, as listed by Ray's node provider."""
 
     def __init__(self) -> None:
         self.tags: dict[str, dict[str, str]] = {}
@@ -68,7 +68,7 @@ def provider(monkeypatch: pytest.MonkeyPatch) -> Provider:
 
 @pytest.fixture
 def commands(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, provider: Provider) -> list[list[str]]:
-    """What is run of Ray's launcher; `ray down` ends every machine."""
+    """Record the commands of Ray's launcher; `ray down` ends every machine."""
     done: list[list[str]] = []
 
     def run(command: list[str], check: bool) -> subprocess.CompletedProcess[str]:
@@ -115,8 +115,8 @@ def test_a_cloud_that_cannot_be_asked_is_one_line(file: ClusterFile, monkeypatch
     monkeypatch.setattr(launcher, "node_provider", fail)
     with pytest.raises(LauncherError) as caught:
         launcher.nodes(file)
-    assert str(caught.value) == "aws cannot be asked: no credentials"
-    assert invoke("status", str(file.path), code=1).stderr == "error: aws cannot be asked: no credentials\n"
+    assert str(caught.value) == "aws cannot be queried: no credentials"
+    assert invoke("status", str(file.path), code=1).stderr == "error: aws cannot be queried: no credentials\n"
 
 
 def test_starting_brings_a_token_along(file: ClusterFile, commands: list[list[str]], tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_ending_waits_until_nothing_is_left(
     file: ClusterFile, commands: list[list[str]], provider: Provider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     left = [["i-1", "i-2"], ["i-2"], []]
-    monkeypatch.setattr(launcher, "_LOOK_S", 0.0)
+    monkeypatch.setattr(launcher, "_POLL_INTERVAL_S", 0.0)
     monkeypatch.setattr(provider, "non_terminated_nodes", lambda _: left.pop(0))
     monkeypatch.setattr(provider, "node_tags", lambda _: {})
     launcher.down(file)
@@ -155,7 +155,7 @@ def test_machines_that_stay_are_named(
     monkeypatch.setattr(launcher, "time", clock)
     monkeypatch.setattr(provider, "non_terminated_nodes", lambda _: ["i-1", "i-2"])
     monkeypatch.setattr(provider, "node_tags", lambda _: {})
-    with pytest.raises(LauncherError, match=r"still there, and paid for: i-1, i-2"):
+    with pytest.raises(LauncherError, match=r"machines still running and billed: i-1, i-2"):
         launcher.down(file)
 
 
@@ -181,11 +181,13 @@ def test_a_cloud_without_its_client_is_refused(file: ClusterFile, monkeypatch: p
 
 def test_what_only_a_console_tells_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: object())
-    assert preflight.preflight(load(tmp_path, document("gcp"))) == ["quotas and credentials of gcp: its console tells"]
+    assert preflight.preflight(load(tmp_path, document("gcp"))) == [
+        "quotas and credentials of gcp; check them in its console"
+    ]
 
 
 class Amazon:
-    """What AWS answers: which machines it offers, and how many virtual CPUs each quota allows."""
+    """The answers of AWS: available machine types, and virtual CPUs by quota."""
 
     def __init__(self, offered: set[str], limit: float) -> None:
         self.offered, self.limit = offered, limit
@@ -231,7 +233,7 @@ def test_machines_that_a_zone_lacks_are_named(file: ClusterFile, amazon: Amazon)
 
 def test_a_quota_that_is_too_low_is_named(file: ClusterFile, amazon: Amazon) -> None:
     amazon.limit = 4
-    with pytest.raises(InputError, match="4, by your quota") as caught:
+    with pytest.raises(InputError, match="at most 4, your quota") as caught:
         preflight.preflight(file)
     assert caught.value.where.endswith("max_workers")
     assert "Ask AWS to raise quota L-" in caught.value.fix
@@ -259,7 +261,7 @@ def test_a_dry_run_tells_the_price_and_starts_nothing(
     assert rows["head"][1] == "1"
     assert rows["gpu-spot"][-2:] == ["spot", "10.49"]
     least, most = file.hourly_price()
-    assert said[-1] == f"${least:.2f} an hour while idle, ${most:.2f} at its largest"
+    assert said[-1] == f"price: ${least:.2f} per hour when idle, ${most:.2f} per hour at its largest"
     assert commands == []
 
 
@@ -280,24 +282,24 @@ def test_an_unsafe_cluster_is_not_started(amazon: Amazon, commands: list[list[st
 
 
 def test_machines_are_shown_with_their_price(file: ClusterFile, provider: Provider) -> None:
-    assert invoke("status", str(file.path)).stdout.splitlines()[-1].startswith("0 head, 0 workers: $0.00")
+    assert invoke("status", str(file.path)).stdout.splitlines()[-1].startswith("0 heads, 0 workers: at most $0.00")
     provider.add("i-1", "head", "head")
     provider.add("i-2", "worker", "cpu")
     said = invoke("status", str(file.path)).stdout.splitlines()
     assert said[1].split() == ["i-1", "head", "head", "52.0.0.1", "up-to-date"]
     price = (file.head.price or 0) + (file.workers[0].price or 0)
-    assert said[-1] == f"1 head, 1 workers: ${price:.2f} an hour at the most"
+    assert said[-1] == f"1 head, 1 worker: at most ${price:.2f} per hour"
     found = [json.loads(line) for line in invoke("status", str(file.path), "--json").stdout.splitlines()]
     assert [node["id"] for node in found] == ["i-1", "i-2"]
 
 
 def test_machines_are_ended_after_a_yes(file: ClusterFile, provider: Provider, commands: list[list[str]]) -> None:
     provider.add("i-1", "head", "head")
-    assert "End all 1 machines" in invoke("down", str(file.path), code=1, answer="n\n").stdout
+    assert "Terminate 1 machine of" in invoke("down", str(file.path), code=1, answer="n\n").stdout
     assert commands == []
-    assert "nothing is left of cluster" in invoke("down", str(file.path), answer="y\n").stdout
+    assert "no machine is left" in invoke("down", str(file.path), answer="y\n").stdout
     assert commands == [["ray", "down", str(file.path), "--yes"]]
-    invoke("down", str(file.path))  # nothing is there: no one is asked
+    invoke("down", str(file.path))  # no machine exists: no confirmation is needed
 
 
 def test_pools_are_those_of_the_file(file: ClusterFile) -> None:
@@ -306,6 +308,7 @@ def test_pools_are_those_of_the_file(file: ClusterFile) -> None:
     assert found.keys() == groups.keys()
     assert found["gpu"]["gpus"] == groups["gpu"].gpus
     assert found["gpu"]["max"] == groups["gpu"].most
+    assert json.loads(invoke("pools", str(file.path), "--json").stdout)["pools"] == found
 
 
 @contextmanager
@@ -334,17 +337,18 @@ def leaving(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], list[tuple[Any,
 
 def test_a_node_leaves(leaving: Callable[[bool], list[tuple[Any, ...]]]) -> None:
     asked = leaving(True)
-    assert invoke("leave").stdout == "nobody uses this node any more\n"
-    assert invoke("leave", "--within", "30").stdout == "nobody uses this node any more\n"
-    said = invoke("leave", "--on-notice", "aws").stdout
-    assert said == "aws takes this machine back in 90 s\nnobody uses this node any more\n"
+    assert invoke("leave").stdout == "this node is no longer in use\n"
+    assert invoke("leave", "--within", "30").stdout == "this node is no longer in use\n"
+    noticed = invoke("leave", "--on-notice", "aws", "--json")
+    assert json.loads(noticed.stdout) == {"node": "node-1", "unused": True}
+    assert noticed.stderr == "aws terminates this machine in 90 s\n"
     here = "node-1", "10.0.0.1:6379"
     assert asked == [(*here, 120.0, "asked to leave"), (*here, 30.0, "asked to leave"), (*here, 90.0, "aws")]
 
 
 def test_a_node_that_is_still_in_use(leaving: Callable[[bool], list[tuple[Any, ...]]]) -> None:
     leaving(False)
-    assert invoke("leave", "--within", "5", code=1).stdout == "still in use after 5 s\n"
+    assert invoke("leave", "--within", "5", code=1).stdout == "this node is still in use after 5 s\n"
 
 
 @pytest.mark.parametrize("words", [["--on-notice", "ibm"], ["--on-notice", "aws", "--within", "5"]])

@@ -1,4 +1,4 @@
-"""The functions that a job names are looked for in its code, which is read and never run."""
+"""The functions that a job names are found by parsing its code, which never runs."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def test_a_function_is_found_and_not_run(code: str, tmp_path: Path) -> None:
         ("if True:\n    def make(): ...", "a function of"),
         ("", "none"),
         ("def make(:", "model.py:1"),
-        ("import not_there_at_all\ndef make(): ...", "there is no not_there_at_all; Install it."),
-        ("from not_there_at_all.inner import x\ndef make(): ...", "there is no not_there_at_all"),
+        ("import not_there_at_all\ndef make(): ...", "not_there_at_all is not installed; Install not_there_at_all."),
+        ("from not_there_at_all.inner import x\ndef make(): ...", "not_there_at_all is not installed"),
     ],
 )
 def test_a_function_that_is_not_there(code: str, said: str, tmp_path: Path) -> None:
@@ -63,8 +63,10 @@ def test_modules_of_folders_are_found(tmp_path: Path) -> None:
 def test_a_module_may_be_installed_or_ours(tmp_path: Path) -> None:
     check_function("model.factory", "yaml:safe_load", tmp_path)
     check_function("model.loss", "drivetrain_workers.classification:loss", tmp_path)
-    assert refused("nowhere:make", tmp_path).fix == "There is no nowhere."
-    assert refused("drivetrain_workers.nowhere:make", tmp_path).fix == "There is no drivetrain_workers.nowhere."
+    assert refused("nowhere:make", tmp_path).fix == "Module nowhere does not exist."
+    assert (
+        refused("drivetrain_workers.nowhere:make", tmp_path).fix == "Module drivetrain_workers.nowhere does not exist."
+    )
 
 
 def test_a_module_may_not_hide_one_of_pythons(tmp_path: Path) -> None:
@@ -72,8 +74,8 @@ def test_a_module_may_not_hide_one_of_pythons(tmp_path: Path) -> None:
     assert refused("random:make", tmp_path).fix == f"Rename {tmp_path / 'random.py'}."
 
 
-def test_what_other_files_of_the_job_import_is_looked_at_too(tmp_path: Path) -> None:
-    """Also where they import one another in a circle, and where one cannot be parsed."""
+def test_imports_of_other_files_of_the_job_are_checked(tmp_path: Path) -> None:
+    """Also with circular imports, and with a file that cannot be parsed."""
     (tmp_path / "model.py").write_text("import layers\ndef make(): ...")
     (tmp_path / "layers.py").write_text("import model, broken, os\nimport not_there_at_all")
     (tmp_path / "broken.py").write_text("def (")
@@ -87,8 +89,8 @@ def test_imports_within_functions_are_the_users_affair(tmp_path: Path) -> None:
     check_function("model.factory", "model:make", tmp_path)
 
 
-def test_what_recipes_need_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(code_checks, "_OF_RECIPES", ("not_there_at_all",))
+def test_missing_recipe_packages_name_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(code_checks, "_RECIPE_PACKAGES", ("not_there_at_all",))
     (tmp_path / "model.py").write_text("import not_there_at_all\ndef make(): ...")
     assert "drivetrain[recipes]" in refused("model:make", tmp_path).fix
 
@@ -109,7 +111,7 @@ def check(folder: Path, code: str, args: dict[str, int] | None = None, files: tu
         "from elsewhere import make",
     ],
 )
-def test_a_factory_that_takes_what_it_is_given(code: str, tmp_path: Path) -> None:
+def test_a_factory_that_accepts_its_arguments(code: str, tmp_path: Path) -> None:
     check(tmp_path, code, {"width": 8})
 
 
@@ -123,7 +125,7 @@ def test_a_factory_that_takes_what_it_is_given(code: str, tmp_path: Path) -> Non
         ("def make(): ...\ndef make(width, heads): ...", "model.args", "no heads"),
     ],
 )
-def test_a_factory_that_takes_something_else(code: str, where: str, said: str, tmp_path: Path) -> None:
+def test_a_factory_with_other_arguments(code: str, where: str, said: str, tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         check(tmp_path, code, {"width": 8})
     assert caught.value.where == where

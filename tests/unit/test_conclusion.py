@@ -1,4 +1,4 @@
-"""What a run does when its training is done, with a gang and without one."""
+"""The work of a run after training, with a gang and without one."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Memory:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> RunFolder:
-    """Of a run that has trained four steps, and saved after two and four."""
+    """Return the folder of a run that has trained four steps, with checkpoints after two and four."""
     found = RunFolder(tmp_path / "toy-1")
     for step in (2, 4):
         make_checkpoint(found.path, CheckpointId(step, 1), 2)
@@ -67,7 +67,7 @@ def tracker(folder: RunFolder, memory: Memory) -> Iterator[Tracker]:
 
 
 def gang(agent: Agent) -> list[AgentHandle]:
-    """A gang of one agent, of which two methods are called."""
+    """Return a gang of one agent with two fake methods."""
     return [cast("AgentHandle", agent)]
 
 
@@ -76,7 +76,7 @@ def conclusion(tracker: Tracker, folder: RunFolder, **sections: Any) -> Conclusi
     return Conclusion(spec, folder, tracker)
 
 
-def test_facts_come_from_what_was_logged(tracker: Tracker, memory: Memory, folder: RunFolder) -> None:
+def test_facts_come_from_the_logged_records(tracker: Tracker, memory: Memory, folder: RunFolder) -> None:
     facts = conclusion(tracker, folder).conclude([], "data", None)
     assert (facts.train_loss, facts.eval_loss, facts.metrics) == (0.25, 0.5, {"accuracy": 0.75})
     assert (facts.tokens_per_s, facts.step_s) == (40.0, 0.375)  # a mean, and a median
@@ -88,7 +88,7 @@ def test_facts_come_from_what_was_logged(tracker: Tracker, memory: Memory, folde
 
 
 def test_without_a_logged_step_there_are_no_figures(tmp_path: Path, memory: Memory) -> None:
-    """Every step was done before the coordinator lost its disk; there is a checkpoint all the same."""
+    """All steps were done before the coordinator lost its disk; the checkpoint still exists."""
     folder = RunFolder(tmp_path / "toy-2")
     make_checkpoint(folder.path, CheckpointId(4, 1), 2)
     tracker = Tracker(Spool(folder.spool), lambda: memory)
@@ -98,7 +98,7 @@ def test_without_a_logged_step_there_are_no_figures(tmp_path: Path, memory: Memo
     assert facts.checkpoint
 
 
-def test_the_gang_is_asked_for_sample_and_assessment(tracker: Tracker, memory: Memory, folder: RunFolder) -> None:
+def test_the_gang_computes_sample_and_assessment(tracker: Tracker, memory: Memory, folder: RunFolder) -> None:
     folder.assessment.mkdir()
     for name in ("assessment.json", "reliability.png"):
         (folder.assessment / name).write_text("x")
@@ -132,14 +132,14 @@ def test_the_gang_is_asked_for_sample_and_assessment(tracker: Tracker, memory: M
     ],
 )
 def test_a_sample_that_fails_does_not_fail_the_run(error: Exception, tracker: Tracker, folder: RunFolder) -> None:
-    """What comes after it is made all the same."""
+    """The following parts are still created."""
     folder.assessment.mkdir()
     agent = Agent({PredictRequest: error, AssessRequest: json.dumps(ASSESSED)})
     made = conclusion(tracker, folder, sample={}, explain=True)
     facts = made.conclude(gang(agent), "data", None)
     assert facts.sample is None
     assert facts.assessment == ASSESSED
-    assert facts.problem == f"the model is trained, but there is no sample: {error}"
+    assert facts.problem == f"the model is trained, but the sample failed: {error}"
     assert (facts.train_loss, facts.eval_loss) == (0.25, 0.5)
 
 
@@ -150,10 +150,10 @@ def test_an_error_that_no_one_expects_is_not_hidden(tracker: Tracker, folder: Ru
         made.conclude(gang(agent), "data", None)
 
 
-def test_after_a_crash_the_model_is_asked_here(
+def test_after_a_crash_requests_run_here(
     tracker: Tracker, memory: Memory, folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without agents; and the trained model is registered."""
+    """Without agents; the trained model is registered."""
     asked: list[Request] = []
 
     def ask_here(request: Request) -> str:
@@ -182,7 +182,7 @@ def test_a_model_that_cannot_be_exported_is_an_error(
     assert not any(record["op"] == "register" for record in read_records(folder.spool))
 
 
-def test_the_gang_uploads_what_is_on_its_node(tracker: Tracker, folder: RunFolder, tmp_path: Path) -> None:
+def test_the_gang_uploads_the_files_of_its_node(tracker: Tracker, folder: RunFolder, tmp_path: Path) -> None:
     agent = Agent()
     made = conclusion(tracker, folder, checkpoint={"location": str(tmp_path / "storage")})
     assert made.finish_uploads(gang(agent), 5.0) == ""
@@ -209,7 +209,7 @@ def test_without_a_gang_checkpoints_are_uploaded_from_here(tracker: Tracker, fol
     assert committed(tmp_path / "storage" / "toy-1" / "checkpoints") == committed(folder.checkpoints)
 
 
-def test_without_a_location_no_one_is_asked(tracker: Tracker, folder: RunFolder) -> None:
+def test_without_a_location_there_is_no_upload(tracker: Tracker, folder: RunFolder) -> None:
     agent = Agent(uploaded=False)
     assert conclusion(tracker, folder).finish_uploads(gang(agent), 5.0) == ""
     assert agent.waited_s == []

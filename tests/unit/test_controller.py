@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st_
 
 DATASET = "/data/v1"
-PLACE = st.Place((("node", 2),), 1.0)
+PLACE = st.Allocation((("node", 2),), 1.0)
 
 
 def after(*events: ev.Event) -> tuple[st.State, list[ev.Action]]:
-    """State after events from the start, and the actions of the last."""
+    """Return the state after events from the start, and the actions of the last event."""
     state: st.State = st.Queued()
     actions: list[ev.Action] = []
     for event in events:
@@ -26,7 +26,7 @@ def after(*events: ev.Event) -> tuple[st.State, list[ev.Action]]:
 TO_TRAINING = (
     ev.Admitted(),
     ev.Prepared(DATASET),
-    ev.PlaceGiven(PLACE),
+    ev.AllocationGranted(PLACE),
     ev.GangPlaced(),
     ev.RanksReady(1, 0),
 )
@@ -40,19 +40,22 @@ def lost(generation: int, reason: Reason = Reason.RANK_KILLED, at: float = 100.0
     ("event", "words"),
     [
         (ev.Admitted(), "admitted"),
-        (ev.PlaceGiven(st.Place((("a" * 56, 2), ("b", 1)))), "place given: 2 on node aaaaaaaaaaaa, 1 on node b"),
-        (ev.YieldAsked("node b is about to leave"), "yield asked: node b is about to leave"),
+        (
+            ev.AllocationGranted(st.Allocation((("a" * 56, 2), ("b", 1)))),
+            "allocation granted: 2 on node aaaaaaaaaaaa, 1 on node b",
+        ),
+        (ev.PreemptionRequested("node b is draining"), "preemption requested: node b is draining"),
         (lost(3), "rank lost: generation 3, reason rank_killed, rank 1 was killed"),
         (ev.Failed(Reason.USER_CODE, "first\n\tsecond \x1b[31mred"), "failed: reason user_code, first second [31mred"),
     ],
 )
-def test_what_happened_is_told_in_one_line_of_words(event: ev.Event, words: str) -> None:
+def test_events_are_one_line_of_text(event: ev.Event, words: str) -> None:
     assert str(event) == words
 
 
 def test_undisturbed_life() -> None:
     assert after(ev.Admitted()) == (st.Preparing(), [ev.Prepare()])
-    assert after(*TO_TRAINING[:2]) == (st.Ready(DATASET), [ev.GiveBack()])
+    assert after(*TO_TRAINING[:2]) == (st.Ready(DATASET), [ev.ReleaseAllocation()])
     assert after(*TO_TRAINING[:3]) == (st.Placing(DATASET, PLACE), [ev.PlaceGang(DATASET, PLACE)])
     state, actions = after(*TO_TRAINING[:4])
     assert isinstance(state, st.Starting)
@@ -71,7 +74,7 @@ def test_lost_rank_starts_the_next_generation_at_once() -> None:
     assert isinstance(state, st.Starting)
     assert actions == [ev.StartGeneration(2)]
     assert (state.progress.restarts, state.progress.failures) == (1, {Reason.RANK_KILLED: 1})
-    same, nothing = step(state, lost(1))  # the peers of the dead rank die too; that is old news
+    same, nothing = step(state, lost(1))  # the peers of the dead rank die too; these events are outdated
     assert same is state
     assert nothing == []
 
@@ -86,7 +89,7 @@ def test_progress_forgives_failures_and_repetition_does_not() -> None:
     state, _ = after(*TO_TRAINING, ev.Stepped(1, 5), lost(1), ev.RanksReady(2, 4), ev.Stepped(2, 5))
     assert state.progress.failures == {
         Reason.RANK_KILLED: 1
-    }  # step 5 was seen before the failure: done again, it is no progress
+    }  # step 5 was reached before the failure: its repetition is no progress
     state, _ = step(state, ev.Stepped(2, 6))
     assert state.progress.failures == {}
 
@@ -106,11 +109,11 @@ def test_repeated_failures_wait_and_then_end_the_run() -> None:
     assert delays == [1.0, 2.0, 4.0, 8.0]
     assert state.reason is Reason.RANK_KILLED
     assert state.progress.failures == {Reason.RANK_KILLED: 6}
-    assert state.detail == "rank 1 was killed; it has failed like this 6 times without getting beyond step 0"
+    assert state.detail == "rank 1 was killed; failed 6 times for this reason without progress beyond step 0"
 
 
 def test_each_reason_has_its_own_budget() -> None:
-    """Machines that died are no reason to try the job's own code less often than it is worth."""
+    """Lost machines do not reduce the retries for errors in user code."""
     state, _ = after(*TO_TRAINING, lost(1), lost(2, Reason.USER_CODE))
     assert isinstance(state, st.Waiting)
     state, _ = step(state, ev.Tick(state.not_before))
@@ -126,7 +129,7 @@ def test_wrong_input_is_not_tried_again() -> None:
     assert actions == [ev.Release(Reason.INPUT, "rank 1 was killed")]
 
 
-def test_lost_agent_is_placed_anew() -> None:
+def test_a_lost_agent_is_placed_again() -> None:
     state, actions = after(*TO_TRAINING, ev.AgentLost(1, "gone"))
     assert isinstance(state, st.Placing)
     assert actions == [ev.StopRanks(), ev.PlaceGang(DATASET, PLACE)]
@@ -136,42 +139,42 @@ def test_lost_agent_is_placed_anew() -> None:
 
 @pytest.mark.parametrize("reached", range(5))
 def test_cancel_anywhere(reached: int) -> None:
-    state, actions = after(*TO_TRAINING[:reached], ev.CancelAsked())
+    state, actions = after(*TO_TRAINING[:reached], ev.CancelRequested())
     assert isinstance(state, st.Ended)
     assert isinstance(actions[0], ev.Release)
 
 
 def test_cancel_while_training_saves_first() -> None:
-    state, actions = after(*TO_TRAINING, ev.CancelAsked())
+    state, actions = after(*TO_TRAINING, ev.CancelRequested())
     assert isinstance(state, st.Stopping)
-    assert actions == [ev.AskStop()]
+    assert actions == [ev.RequestStop()]
     state, _ = step(state, ev.RanksFinished(1, complete=False))
     assert isinstance(state, st.Ended)
     assert state.reason is Reason.CANCELLED
 
 
-def test_a_run_that_yields_saves_first_and_waits_for_another_place() -> None:
-    state, actions = after(*TO_TRAINING, ev.YieldAsked("makes room"))
-    assert state == st.Stopping(DATASET, PLACE, "makes room", progress=state.progress)
-    assert actions == [ev.AskStop()]
+def test_a_preempted_run_saves_and_waits_for_an_allocation() -> None:
+    state, actions = after(*TO_TRAINING, ev.PreemptionRequested("preempted"))
+    assert state == st.Stopping(DATASET, PLACE, "preempted", progress=state.progress)
+    assert actions == [ev.RequestStop()]
     ready, actions = step(state, ev.RanksFinished(1, complete=False))
-    assert ready == st.Ready(DATASET, "makes room", progress=state.progress)
-    assert actions == [ev.GiveBack()]
+    assert ready == st.Ready(DATASET, "preempted", progress=state.progress)
+    assert actions == [ev.ReleaseAllocation()]
     assert isinstance(step(state, lost(1))[0], st.Ready)
     assert isinstance(step(state, ev.AgentLost(1, "gone"))[0], st.Ready)
-    cancelled, _ = step(state, ev.CancelAsked())
+    cancelled, _ = step(state, ev.CancelRequested())
     ended, _ = step(cancelled, ev.RanksFinished(1, complete=False))
     assert isinstance(ended, st.Ended)
 
 
 def test_a_spent_budget_saves_and_says_so() -> None:
-    spent = ev.CancelAsked(Reason.BUDGET_SPENT, "budget.hours is 3, and spent")
-    state, actions = after(*TO_TRAINING, ev.YieldAsked("makes room"), spent)
-    assert actions == []  # it is stopping already
+    spent = ev.CancelRequested(Reason.BUDGET_SPENT, "budget.hours of 3 is spent")
+    state, actions = after(*TO_TRAINING, ev.PreemptionRequested("preempted"), spent)
+    assert actions == []  # it is already stopping
     ended, _ = step(state, ev.RanksFinished(1, complete=False))
     assert isinstance(ended, st.Ended)
     assert ended.reason is Reason.BUDGET_SPENT
-    assert ended.detail == "budget.hours is 3, and spent; stopped after step 0, with a checkpoint"
+    assert ended.detail == "budget.hours of 3 is spent; stopped after step 0, with a checkpoint"
     waiting, _ = after(*TO_TRAINING[:2], spent)
     assert isinstance(waiting, st.Ended)
     assert waiting.reason is Reason.BUDGET_SPENT
@@ -179,29 +182,29 @@ def test_a_spent_budget_saves_and_says_so() -> None:
 
 @pytest.mark.parametrize("reached", [3, 4])
 def test_a_run_that_does_not_train_yet_yields_at_once(reached: int) -> None:
-    state, actions = after(*TO_TRAINING[:reached], ev.YieldAsked("makes room"))
+    state, actions = after(*TO_TRAINING[:reached], ev.PreemptionRequested("preempted"))
     assert isinstance(state, st.Ready)
-    assert actions == [ev.GiveBack()]
+    assert actions == [ev.ReleaseAllocation()]
 
 
-def test_a_lost_node_means_another_place() -> None:
+def test_a_lost_node_requires_another_allocation() -> None:
     state, _ = after(*TO_TRAINING, ev.AgentLost(1, "gone"))
-    ready, actions = step(state, ev.PlaceLost("the node has left"))
+    ready, actions = step(state, ev.AllocationLost("the node has left"))
     assert ready == st.Ready(DATASET, "the node has left", PLACE.placement, progress=state.progress)
-    assert actions == [ev.GiveBack(keep_copies=True)]
-    again, _ = step(ready, ev.PlaceGiven(st.Place((("other", 1),))))
+    assert actions == [ev.ReleaseAllocation(keep_copies=True)]
+    again, _ = step(ready, ev.AllocationGranted(st.Allocation((("other", 1),))))
     assert step(again, ev.GangPlaced())[1] == [ev.StartGeneration(2)]
 
 
-def test_an_unfit_place_is_given_back_as_often_as_an_agent_may_die() -> None:
+def test_an_unusable_allocation_is_released_up_to_the_retries_of_an_agent() -> None:
     state, _ = after(*TO_TRAINING[:3])
     for failures in range(1, OUTCOMES[Reason.AGENT_LOST].retries + 1):
-        ready, actions = step(state, ev.PlaceUnfit("its agent dies at once"))
+        ready, actions = step(state, ev.AllocationUnusable("its agent dies at once"))
         assert isinstance(ready, st.Ready)
         assert ready.progress.failures == {Reason.AGENT_LOST: failures}
-        assert actions == [ev.GiveBack(keep_copies=True)]
-        state, _ = step(ready, ev.PlaceGiven(PLACE))
-    ended, _ = step(state, ev.PlaceUnfit("its agent dies at once"))
+        assert actions == [ev.ReleaseAllocation(keep_copies=True)]
+        state, _ = step(ready, ev.AllocationGranted(PLACE))
+    ended, _ = step(state, ev.AllocationUnusable("its agent dies at once"))
     assert isinstance(ended, st.Ended)
     assert ended.reason is Reason.AGENT_LOST
 
@@ -211,12 +214,12 @@ EVENTS = st_.one_of(
         [
             ev.Admitted(),
             ev.Prepared(DATASET),
-            ev.PlaceGiven(PLACE),
-            ev.PlaceLost("a node is gone"),
-            ev.PlaceUnfit("agents die at once"),
-            ev.YieldAsked("for another"),
+            ev.AllocationGranted(PLACE),
+            ev.AllocationLost("a node is gone"),
+            ev.AllocationUnusable("agents die at once"),
+            ev.PreemptionRequested("for another"),
             ev.GangPlaced(),
-            ev.CancelAsked(),
+            ev.CancelRequested(),
             ev.Concluded(),
         ]
     ),
@@ -233,7 +236,7 @@ EVENTS = st_.one_of(
 
 @given(st_.lists(EVENTS, max_size=40))
 def test_any_events_in_any_order(events: list[ev.Event]) -> None:
-    """The table is never broken, generations only grow and are started once, an ended run stays ended."""
+    """The table is never violated, generations only increase and start once, and an ended run stays ended."""
     state: st.State = st.Queued()
     started = []
     for event in events:
@@ -254,7 +257,7 @@ def test_records_with_unknown_keys_load() -> None:
     assert st.from_record(record) == st.Training(DATASET, PLACE, progress=st.Progress(step=3))
 
 
-def test_every_state_knows_how_to_go_on() -> None:
+def test_every_state_can_be_resumed() -> None:
     states = [
         st.Queued(),
         st.Preparing(),

@@ -1,4 +1,4 @@
-"""Who looks after a run."""
+"""The coordinator that manages a run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from drivetrain.coordinator.coordinator import Coordinator, RunOwnedError, hold_owner_lock
+from drivetrain.coordinator.coordinator import Coordinator, hold_owner_lock
+from drivetrain.errors import RunOwnedError
 from drivetrain.runs.states import Queued
 from drivetrain.runs.store import RunStore
 
@@ -18,7 +19,7 @@ RUN = "toy-1"
 
 
 class Loop:
-    """A run that is looked after until `end` is called."""
+    """A run that is managed until `end` is called."""
 
     def __init__(self) -> None:
         self.ended = False

@@ -4,19 +4,19 @@ from typing import Any
 
 import pytest
 from drivetrain.accounting.budget import overspent, since_resumed
-from drivetrain.accounting.cost import cost, held_seconds, worker_seconds
+from drivetrain.accounting.cost import allocated_seconds, cost, worker_seconds
 from drivetrain.job.spec import JobSpec, ResourcesSpec
 from drivetrain.runs import states as st
 from drivetrain_workers.protocol.reasons import Reason
 from pydantic import ValidationError
 
-PLACE = st.Place((("a", 2), ("b", 1)))
+PLACE = st.Allocation((("a", 2), ("b", 1)))
 HISTORY = [
     (100.0, "", st.Preparing()),
     (110.0, "", st.Placing("d", PLACE)),
     (120.0, "", st.Training("d", PLACE)),
     (3710.0, "", st.Ready("d")),
-    (3720.0, "", st.Training("d", st.Place((("a", 1),)))),
+    (3720.0, "", st.Training("d", st.Allocation((("a", 1),)))),
     (7320.0, "", st.Ended(Reason.CANCELLED)),
 ]
 
@@ -34,8 +34,8 @@ def job(budget: dict[str, Any], **resources: Any) -> JobSpec:
     )
 
 
-def test_workers_count_while_there_is_a_place() -> None:
-    assert held_seconds(HISTORY, 9999.0) == 7200
+def test_workers_count_during_an_allocation() -> None:
+    assert allocated_seconds(HISTORY, 9999.0) == 7200
     assert worker_seconds(HISTORY, 9999.0) == 3 * 3600 + 3600
     assert worker_seconds(HISTORY[:3], 150.0) == 3 * 40
 
@@ -48,23 +48,23 @@ def test_cost() -> None:
 
 
 @pytest.mark.parametrize(
-    ("budget", "told"),
+    ("budget", "expected"),
     [
         ({}, ""),
         ({"hours": 2.1}, ""),
-        ({"hours": 2.0}, "budget.hours is 2, and spent"),
+        ({"hours": 2.0}, "budget.hours of 2 is spent"),
         ({"dollars": 8.1}, ""),
-        ({"dollars": 8, "hours": 1}, "budget.hours is 1, and spent, budget.dollars is 8, and spent"),
-        ({"energy_kwh": 1.0}, "budget.energy_kwh is 1, and spent"),
+        ({"dollars": 8, "hours": 1}, "budget.hours of 1 is spent, budget.dollars of 8 is spent"),
+        ({"energy_kwh": 1.0}, "budget.energy_kwh of 1 is spent"),
     ],
 )
-def test_budget(budget: dict[str, float], told: str) -> None:
-    assert overspent(job(budget, price_per_hour=2.0), HISTORY, 3.6e6, 9999.0) == told
+def test_budget(budget: dict[str, float], expected: str) -> None:
+    assert overspent(job(budget, price_per_hour=2.0), HISTORY, 3.6e6, 9999.0) == expected
 
 
-def test_a_user_who_resumes_gives_as_much_again() -> None:
+def test_a_resume_resets_the_budget() -> None:
     resumed = [*HISTORY, (8000.0, "", st.Queued()), (8010.0, "", st.Training("d", PLACE))]
-    assert held_seconds(since_resumed(resumed), 8030.0) == 20
+    assert allocated_seconds(since_resumed(resumed), 8030.0) == 20
     assert since_resumed(HISTORY) == HISTORY
 
 

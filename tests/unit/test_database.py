@@ -1,4 +1,4 @@
-"""The database: made, opened by many at once, and on PostgreSQL too."""
+"""The database: creation, concurrent access, SQLite and PostgreSQL."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from drivetrain.database.engine import open_database
+from drivetrain.database.engine import TABLES_REVISION, open_database
 from drivetrain.database.tables import Base
+from drivetrain.errors import NotFoundError
 from drivetrain.runs import store as store_module
 from drivetrain.runs.facts import RunFacts
-from drivetrain.runs.states import Ended, Place, Placing, Progress, Queued, Starting
+from drivetrain.runs.states import Allocation, Ended, Placing, Progress, Queued, Starting
 from drivetrain.runs.store import RunRecord, RunStore
 from drivetrain_pipelines.errors import InputError
 from drivetrain_workers.protocol.reasons import Reason
@@ -30,7 +31,7 @@ def postgres() -> Iterator[Postgres]:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Of an empty database."""
+    """Return the URL of an empty database."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'drivetrain.db'}"
     return request.getfixturevalue("postgres").new_database()  # type: ignore[no-any-return]
@@ -39,7 +40,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def test_migrations_lead_to_the_tables_of_this_version(url: str) -> None:
     with open_database(url).connect() as connection:
         context = MigrationContext.configure(connection)
-        assert context.get_current_revision() == "0003"
+        assert context.get_current_revision() == TABLES_REVISION
         assert compare_metadata(context, Base.metadata) == []
 
 
@@ -50,16 +51,16 @@ def test_runs_and_their_history(url: str) -> None:
     assert store.create("toy-3", "f", Queued(), "bob", "key")
     assert store.create("toy-4", "f", Queued(), "bob")
     assert store.create("toy-5", "f", Queued(), "bob")
-    place = Place((("node", 2), ("other", 1)), 5.0, 1)
-    store.save("toy-1", Placing("/data", place), "PlaceGiven()")
+    allocation = Allocation((("node", 2), ("other", 1)), 5.0, 1)
+    store.save("toy-1", Placing("/data", allocation), "AllocationGranted()")
     store.update_facts("toy-1", parameters=2)
     found = store.by_key("ann", "key")
     assert found
-    assert (found.id, found.state) == ("toy-1", Placing("/data", place))
+    assert (found.id, found.state) == ("toy-1", Placing("/data", allocation))
     assert found.facts == RunFacts(mlflow_uri="sqlite:///m.db", parameters=2)
-    assert [event for _, event, _ in store.history("toy-1")] == ["PlaceGiven()"]
-    store.remember_usage({"ann": 0.25}, 9.0)
-    store.remember_usage({"ann": 0.5, "bob": 0.1}, 10.0)
+    assert [event for _, event, _ in store.history("toy-1")] == ["AllocationGranted()"]
+    store.save_usage({"ann": 0.25}, 9.0)
+    store.save_usage({"ann": 0.5, "bob": 0.1}, 10.0)
     assert store.usage() == ({"ann": 0.5, "bob": 0.1}, 10.0)
 
 
@@ -74,7 +75,7 @@ def _update_often(url: str, name: str) -> None:
 
 
 def test_many_processes_open_and_write_at_once(url: str) -> None:
-    """The first ones to come migrate; nothing that one learns is lost to another."""
+    """The first processes migrate; no process loses the update of another."""
     spawn = multiprocessing.get_context("spawn")
     opening = [spawn.Process(target=RunStore, args=(url,)) for _ in range(3)]
     for process in opening:
@@ -100,7 +101,7 @@ def test_a_restarted_server_is_found_again(postgres: Postgres) -> None:
 
 
 def test_what_cannot_be_opened_is_told(tmp_path: Path) -> None:
-    for url in ("nonsense", "postgresql://nobody:secret@127.0.0.1:1/none", f"sqlite:///{tmp_path}/no/such/folder.db"):
+    for url in ("nonsense", "postgresql://user:secret@127.0.0.1:1/none", f"sqlite:///{tmp_path}/no/such/folder.db"):
         with pytest.raises(InputError, match="database URL") as caught:
             open_database(url)
         assert "secret" not in str(caught.value)
@@ -112,14 +113,14 @@ def test_what_cannot_be_opened_is_told(tmp_path: Path) -> None:
 
 
 def test_the_third_migration_fills_what_runs_are_looked_up_by(url: str) -> None:
-    """Runs that an older version has stored are found, and their transitions are counted."""
+    """Runs of an older version are found, and their transitions are counted."""
     engine = open_database(url)
     store = RunStore(url)
     store.create("toy-1", "f", Queued())
-    store.save("toy-1", Placing("/data", Place()), "PlaceGiven()")
-    store.save("toy-1", Starting("/data", Place(), progress=_after_a_failure(1)), "RankLost()")
-    store.save("toy-1", Starting("/data", Place(), progress=_after_a_failure(2)), "RankLost()")
-    store.save("toy-1", Ended(Reason.CANCELLED, progress=_after_a_failure(2)), "CancelAsked()")
+    store.save("toy-1", Placing("/data", Allocation()), "AllocationGranted()")
+    store.save("toy-1", Starting("/data", Allocation(), progress=_after_a_failure(1)), "RankLost()")
+    store.save("toy-1", Starting("/data", Allocation(), progress=_after_a_failure(2)), "RankLost()")
+    store.save("toy-1", Ended(Reason.CANCELLED, progress=_after_a_failure(2)), "CancelRequested()")
     store.create("toy-2", "f", Ended(Reason.CANCELLED))
     store.create("toy-3", "f", Queued(), released=True)
     store.update_facts("toy-1", released=True, dataset="/data")
@@ -187,7 +188,7 @@ def test_runs_of_the_same_moment_are_paged_once_each(url: str, monkeypatch: pyte
 
 
 def test_a_prefix_is_looked_up_in_the_index(url: str) -> None:
-    """Ids with capitals, punctuation and letters beyond ASCII: every one is found by each prefix that no other has."""
+    """Ids with capitals, punctuation and non-ASCII letters: each is found by every unique prefix."""
     store = RunStore(url)
     ids = ["toy-1", "toy-10", "Toy-2", "toy_3", "toy.4", "tor-5", "toz-6", "töy-7"]
     for name in ids:
@@ -202,7 +203,7 @@ def test_a_prefix_is_looked_up_in_the_index(url: str) -> None:
                     store.get(name[:length])
     with open_database(url).connect() as connection:
         explain = "EXPLAIN QUERY PLAN"
-        if connection.dialect.name == "postgresql":  # which reads so small a table as a whole, if it is let
+        if connection.dialect.name == "postgresql":  # otherwise it scans such a small table completely
             connection.execute(text("SET enable_seqscan = off"))
             explain = "EXPLAIN"
         plan = connection.execute(text(f"{explain} SELECT id FROM runs WHERE id >= 'toy' AND id < 'toz'")).all()
@@ -214,6 +215,6 @@ def test_the_message_about_an_unknown_run_stays_short(url: str) -> None:
     for number in range(12):
         store.create(f"toy-{number:02}", "f", Queued())
     for wrong in ("nothing", "toy"):
-        with pytest.raises(InputError) as caught:
+        with pytest.raises((InputError, NotFoundError)) as caught:
             store.get(wrong)
         assert str(caught.value).count("toy-") == 10

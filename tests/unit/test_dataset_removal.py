@@ -1,4 +1,4 @@
-"""Removing dataset versions while others are made."""
+"""Removal of dataset versions while others are prepared."""
 
 from __future__ import annotations
 

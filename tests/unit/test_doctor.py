@@ -1,4 +1,4 @@
-"""What the doctor says of a machine, its services and a cluster, well and ill."""
+"""Findings of the doctor about a machine, its services and a cluster, with and without problems."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from drivetrain.api.client import Client
 from drivetrain.cli import doctor as doctor_verb
 from drivetrain.cli.app import app
 from drivetrain.doctor import cluster, collectives, machine, services
-from drivetrain.doctor.cluster import judge_clock
-from drivetrain.doctor.finding import Finding, Verdict, attempt, failed, ok, warning
+from drivetrain.doctor.cluster import check_clock
+from drivetrain.doctor.finding import Finding, Verdict, failed, ok, run_check, warning
 from drivetrain.home import Home
 from drivetrain_pipelines.spec import StorageSpec
 from ray.exceptions import RayActorError
@@ -54,18 +54,18 @@ def test_a_finding_is_of_this_machine() -> None:
 
 
 def test_a_check_that_raises_has_failed_with_its_fix() -> None:
-    def look() -> Finding:
+    def check_function() -> Finding:
         raise ValueError("first line\nsecond line")
 
-    found = attempt("tracker", look, "check the address")
+    found = run_check("tracker", check_function, "check the address")
     assert (found.verdict, found.found, found.fix) == (Verdict.FAILED, "ValueError: first line", "check the address")
-    assert attempt("tracker", lambda: ok("tracker", "well"), "").verdict is Verdict.OK
+    assert run_check("tracker", lambda: ok("tracker", "well"), "").verdict is Verdict.OK
 
 
 # A machine --------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_installed_is_what_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_installed_versions_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     assert machine.versions().verdict is Verdict.OK
     needed = [
         "numpy>=999",
@@ -95,7 +95,7 @@ def test_what_is_installed_is_what_is_needed(monkeypatch: pytest.MonkeyPatch) ->
         ("disk", 64 << 30, Verdict.OK),
     ],
 )
-def test_too_little_room_is_told(
+def test_too_little_space_is_reported(
     check: str, free: int, verdict: Verdict, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     usage = SimpleNamespace(total=128 << 30, used=0, free=free)
@@ -135,11 +135,11 @@ def test_storage_is_written_read_and_left_as_it_was(home: Home) -> None:
 
 def test_slow_storage_is_a_warning(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     for speed, verdict in ((1e15, Verdict.WARNING), (0.0, Verdict.OK)):
-        monkeypatch.setattr(machine, "_SLOW_BYTES_PER_S", speed)
+        monkeypatch.setattr(machine, "_MIN_BYTES_PER_S", speed)
         assert machine.storage(str(home.path), StorageSpec()).verdict is verdict
 
 
-def test_storage_that_gives_back_something_else_is_not_to_be_used(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_storage_that_returns_other_data_is_rejected(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     system, folder = machine.open_storage(str(home.path), StorageSpec())
     monkeypatch.setattr(system, "cat_file", lambda _: b"something else")
     monkeypatch.setattr(machine, "open_storage", lambda *_: (system, folder))
@@ -172,7 +172,7 @@ def findings(found: list[Finding]) -> dict[str, Finding]:
     return {finding.check: finding for finding in found}
 
 
-def test_a_machine_without_services_is_well(home: Home, nothing_listens: None) -> None:
+def test_a_machine_without_services_has_no_problem(home: Home, nothing_listens: None) -> None:
     found = findings(services.examine(home))
     assert found.keys() == {"tracker", "token file", "server", "ports"}
     assert {finding.verdict for finding in found.values()} == {Verdict.OK}
@@ -187,7 +187,7 @@ def test_a_server_that_is_named_must_answer(home: Home, nothing_listens: None, m
     assert "Connection refused" in found.found
 
 
-def test_a_server_that_knows_the_token(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_accepts_the_token(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     connected: list[tuple[str, int]] = []
 
     def create(address: tuple[str, int], timeout: float) -> Any:
@@ -199,12 +199,12 @@ def test_a_server_that_knows_the_token(home: Home, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(services.socket, "create_connection", create)
     monkeypatch.setattr(Client, "me", lambda _: {"user": "ann", "role": "admin"})
     found = findings(services.examine(home))["server"]
-    assert found.found == "https://example.org knows this token: ann, admin"
+    assert found.found == "https://example.org accepts this token: ann, admin"
     assert connected == [("example.org", 443)]
 
 
 @pytest.mark.parametrize(("status", "verdict"), [(200, Verdict.OK), (403, Verdict.FAILED)])
-def test_a_tracking_server_is_asked_with_its_password(
+def test_a_tracking_server_is_queried_with_its_password(
     status: int, verdict: Verdict, home: Home, nothing_listens: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[httpx.Request] = []
@@ -244,7 +244,7 @@ def test_a_token_is_for_one_user(mode: int, verdict: Verdict, home: Home, nothin
     assert found.fix == ("" if verdict is Verdict.OK else f"chmod 600 {home.token_file}")
 
 
-def test_ports_that_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ports_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
     def listener(port: int, status: str) -> SimpleNamespace:
         return SimpleNamespace(laddr=SimpleNamespace(port=port), status=status)
 
@@ -256,7 +256,7 @@ def test_ports_that_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
 # Sums -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_wrong_sum_is_told() -> None:
+def test_a_wrong_sum_is_reported() -> None:
     assert collectives.verdict("all-reduce", [GOOD, GOOD]).verdict is Verdict.OK
     assert collectives.verdict("all-reduce", [GOOD, replace(GOOD, right=False)]).verdict is Verdict.FAILED
 
@@ -264,21 +264,21 @@ def test_a_wrong_sum_is_told() -> None:
 def test_a_sum_is_as_fast_as_its_slowest() -> None:
     found = collectives.verdict("all-reduce", [GOOD, replace(GOOD, bytes_per_s=25e6)])
     assert found.found == "2 processes by gloo: 25 MB/s"
-    assert collectives.not_through("all-reduce", "refused").fix.startswith("Let nodes reach one another")
+    assert collectives.all_reduce_failed("all-reduce", "refused").fix.startswith("Let nodes reach one another")
 
 
 def said(code: str) -> subprocess.Popen[str]:
-    """A process of an all-reduce that does this instead."""
+    """Start a process of an all-reduce that runs other code."""
     return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def test_what_a_process_has_found() -> None:
+def test_the_result_of_a_process() -> None:
     text = json.dumps({"right": True, "bytes_per_s": 1e9, "backend": "gloo"})
     assert collectives.outcome(said(f"print('a warning')\nprint('{text}')")) == GOOD
 
 
 @pytest.mark.parametrize(
-    ("code", "why"), [("raise ValueError('no way')", "ValueError: no way"), ("exit(3)", "it ended without a word")]
+    ("code", "why"), [("raise ValueError('no way')", "ValueError: no way"), ("exit(3)", "it ended without output")]
 )
 def test_a_process_that_fails(code: str, why: str) -> None:
     with pytest.raises(RuntimeError, match=why):
@@ -288,7 +288,7 @@ def test_a_process_that_fails(code: str, why: str) -> None:
 def test_a_process_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(collectives, "_TIMEOUT_S", 0.1)
     process = said("import threading; threading.Event().wait()")
-    with pytest.raises(RuntimeError, match="no answer from the others"):
+    with pytest.raises(RuntimeError, match="no answer from the other processes"):
         collectives.outcome(process)
     assert process.returncode
 
@@ -311,16 +311,16 @@ def test_gpus_that_ray_hides_are_seen_by_the_sum(monkeypatch: pytest.MonkeyPatch
     ("skew", "way", "verdict"),
     [(0.1, 0.01, Verdict.OK), (-0.8, 0.01, Verdict.WARNING), (7.0, 0.01, Verdict.FAILED), (7.0, 20.0, Verdict.OK)],
 )
-def test_clocks_are_judged_by_what_is_certain(skew: float, way: float, verdict: Verdict) -> None:
-    late = (100.0, 100.0 + skew + 30, 160.0)  # an answer that took long says little
-    assert judge_clock([late, (200.0, 200.0 + way / 2 + skew, 200.0 + way)]).verdict is verdict
+def test_clock_offsets_account_for_the_uncertainty(skew: float, way: float, verdict: Verdict) -> None:
+    late = (100.0, 100.0 + skew + 30, 160.0)  # a slow answer is imprecise
+    assert check_clock([late, (200.0, 200.0 + way / 2 + skew, 200.0 + way)]).verdict is verdict
 
 
 Work = Callable[..., Any]
 
 
 class Nodes:
-    """A Ray cluster of two nodes, on which work is done in this process.
+    """A Ray cluster of two nodes whose functions run in this process.
 
     Attributes:
         does: what a node does instead of some work, by the node's name and the work's.
@@ -358,7 +358,7 @@ def examined(home: Home) -> dict[tuple[str, str], Finding]:
     return {(finding.node.replace(here, "here"), finding.check): finding for finding in cluster.examine(home)}
 
 
-def test_a_cluster_that_is_well(home: Home, nodes: Nodes) -> None:
+def test_a_cluster_without_problems(home: Home, nodes: Nodes) -> None:
     found = examined(home)
     assert {finding.verdict for finding in found.values()} == {Verdict.OK}
     assert {("a", "disk"), ("b", "disk"), ("a", "clock"), ("b", "clock")} < found.keys()
@@ -368,14 +368,14 @@ def test_a_cluster_that_is_well(home: Home, nodes: Nodes) -> None:
     assert list(home.path.iterdir()) == []
 
 
-def test_a_node_that_does_not_see_the_home_is_named(home: Home, nodes: Nodes) -> None:
+def test_a_node_that_does_not_see_the_home_is_reported(home: Home, nodes: Nodes) -> None:
     nodes.does["b", "_read"] = lambda _: ""
     found = examined(home)["here", "shared home"]
     assert found.verdict is Verdict.FAILED
     assert found.found.startswith("b cannot see")
 
 
-def test_a_node_with_other_versions_is_named(home: Home, nodes: Nodes) -> None:
+def test_a_node_with_other_versions_is_reported(home: Home, nodes: Nodes) -> None:
     mine = cluster._versions()
     nodes.does["b", "_versions"] = lambda: (mine[0], "1.0", *mine[2:])
     found = examined(home)["here", "same versions"]
@@ -383,19 +383,19 @@ def test_a_node_with_other_versions_is_named(home: Home, nodes: Nodes) -> None:
     assert found.found == f"b has ray 1.0, not {mine[1]}"
 
 
-def test_a_clock_that_is_wrong_is_its_nodes(home: Home, nodes: Nodes) -> None:
+def test_a_wrong_clock_is_reported_for_its_node(home: Home, nodes: Nodes) -> None:
     nodes.does["b", "_now"] = lambda: 0.0
     found = examined(home)
     assert (found["a", "clock"].verdict, found["b", "clock"].verdict) == (Verdict.OK, Verdict.FAILED)
 
 
-def test_nodes_that_cannot_sum(home: Home, nodes: Nodes) -> None:
+def test_nodes_whose_all_reduce_fails(home: Home, nodes: Nodes) -> None:
     def hang(*_: object) -> None:
-        raise TimeoutError("no answer from the others")
+        raise TimeoutError("no answer from the other processes")
 
     nodes.does["b", "_join"] = hang
     found = examined(home)["here", "all-reduce between nodes"]
-    assert (found.verdict, found.found) == (Verdict.FAILED, "no answer from the others")
+    assert (found.verdict, found.found) == (Verdict.FAILED, "no answer from the other processes")
     assert "GLOO_SOCKET_IFNAME" in found.fix
 
 
@@ -441,7 +441,7 @@ def test_the_exit_code_says_whether_runs_will_fail(
     assert [each["verdict"] for each in found] == [str(finding.verdict), "ok", "ok"]
 
 
-def test_a_cluster_is_looked_at_on_request(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cluster_is_checked_on_request(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     joined: list[str | None] = []
 
     @contextmanager

@@ -5,9 +5,9 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
-from drivetrain.accounting import sums
-from drivetrain.accounting.goodput import CLASSES, Timeline, account, stays
-from drivetrain.accounting.sums import RunSums
+from drivetrain.accounting import running_totals
+from drivetrain.accounting.goodput import CLASSES, Timeline, account, phase_intervals
+from drivetrain.accounting.running_totals import RunningTotals
 from drivetrain_workers.records.step_times import ITERATION, Iterations, StepTimes, read_iterations
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from tests.clock import Clock
 
 
-def turns(first: int, last: int, began: float, step_s: float = 1.0) -> Iterations:
-    """Steps that take ``step_s``: six tenths for computing, one each for the other parts."""
+def iterations(first: int, last: int, began: float, step_s: float = 1.0) -> Iterations:
+    """Return iterations that take ``step_s``: six tenths computing, one tenth each for the other parts."""
     parts = (0.1 * step_s, 0.6 * step_s, 0.1 * step_s, 0.1 * step_s, 0.1 * step_s)
     return np.array([(step, began + (step - first) * step_s, *parts) for step in range(first, last + 1)], ITERATION)
 
@@ -36,7 +36,7 @@ UNDISTURBED = [
 
 def test_an_undisturbed_run() -> None:
     history = [*UNDISTURBED, (122.5, "finishing", 1), (124.0, "ended", 1)]
-    found = account(stays(100.0, history, 999.0), {1: turns(1, 10, 112.0)})
+    found = account(phase_intervals(100.0, history, 999.0), {1: iterations(1, 10, 112.0)})
     assert found.goodput.wall_s == 24.0
     assert spent(found) == {
         "queued": 3.0,
@@ -53,8 +53,8 @@ def test_an_undisturbed_run() -> None:
     assert found.goodput.share == pytest.approx(7 / 18)
 
 
-def test_what_is_done_again_and_what_was_lost() -> None:
-    """Killed in the midst of step 9, begun again after step 4."""
+def test_recomputed_and_lost_time() -> None:
+    """Killed during step 9, restarted after step 4."""
     history = [
         *UNDISTURBED,
         (120.5, "starting", 2),
@@ -62,7 +62,7 @@ def test_what_is_done_again_and_what_was_lost() -> None:
         (133.0, "finishing", 2),
         (133.0, "ended", 2),
     ]
-    found = account(stays(100.0, history, 999.0), {1: turns(1, 8, 112.0), 2: turns(5, 14, 123.0)})
+    found = account(phase_intervals(100.0, history, 999.0), {1: iterations(1, 8, 112.0), 2: iterations(5, 14, 123.0)})
     seconds = spent(found)
     assert seconds["recomputing"] == 0.5 + 4.0
     assert seconds["recovering"] == 2.5
@@ -71,7 +71,7 @@ def test_what_is_done_again_and_what_was_lost() -> None:
     assert sum(found.goodput.seconds.values()) == pytest.approx(found.goodput.wall_s) == 33.0
 
 
-def test_a_run_that_made_room_waits_in_the_queue() -> None:
+def test_a_preempted_run_is_queued() -> None:
     history = [
         *UNDISTURBED,
         (114.0, "stopping", 1),
@@ -80,16 +80,18 @@ def test_a_run_that_made_room_waits_in_the_queue() -> None:
         (127.0, "starting", 2),
         (128.0, "training", 2),
     ]
-    found = account(stays(100.0, history, 131.5), {1: turns(1, 3, 112.0), 2: turns(4, 6, 128.5)})
+    found = account(phase_intervals(100.0, history, 131.5), {1: iterations(1, 3, 112.0), 2: iterations(4, 6, 128.5)})
     seconds = spent(found)
     assert (seconds["queued"], seconds["provisioning"], seconds["starting"]) == (13.0, 3.0, 5.5)
     assert "recovering" not in seconds
     assert "recomputing" not in seconds
 
 
-def test_a_gap_between_turns_is_idle() -> None:
-    records = np.concatenate([turns(1, 3, 112.0), turns(4, 4, 117.0)])
-    found = account(stays(100.0, [*UNDISTURBED, (118.0, "finishing", 1), (118.0, "ended", 1)], 0.0), {1: records})
+def test_a_gap_between_iterations_is_idle() -> None:
+    records = np.concatenate([iterations(1, 3, 112.0), iterations(4, 4, 117.0)])
+    found = account(
+        phase_intervals(100.0, [*UNDISTURBED, (118.0, "finishing", 1), (118.0, "ended", 1)], 0.0), {1: records}
+    )
     assert spent(found)["idle"] == 2.0
 
 
@@ -107,13 +109,13 @@ def test_a_gap_between_turns_is_idle() -> None:
 def test_every_second_is_in_one_class(
     entries: list[tuple[str, float, bool]], steps: list[tuple[int, int, float, float]]
 ) -> None:
-    """Whatever the records say: clocks that differ, turns that overlap, generations that nobody knows."""
+    """This holds for any records: different clocks, overlapping iterations, unknown generations."""
     at, generation, history = 100.0, 1, []
     for phase, after, next_one in entries:
         at, generation = at + after, generation + next_one
         history.append((at, phase, generation))
-    records = {number: turns(1, count, began, step_s) for number, count, began, step_s in steps}
-    found = account(stays(100.0, history, at + 5.0), records)
+    records = {number: iterations(1, count, began, step_s) for number, count, began, step_s in steps}
+    found = account(phase_intervals(100.0, history, at + 5.0), records)
     assert (found.ends >= found.begins).all()
     assert (found.begins[1:] == found.ends[:-1]).all()
     assert sum(found.goodput.seconds.values()) == pytest.approx(found.goodput.wall_s)
@@ -122,7 +124,7 @@ def test_every_second_is_in_one_class(
 
 def test_over_time() -> None:
     history = [*UNDISTURBED, (122.0, "finishing", 1), (124.0, "ended", 1)]
-    shares = account(stays(100.0, history, 0.0), {1: turns(1, 10, 112.0)}).over_time(24)
+    shares = account(phase_intervals(100.0, history, 0.0), {1: iterations(1, 10, 112.0)}).over_time(24)
     assert shares.shape == (len(CLASSES), 24)
     assert shares.sum(axis=0) == pytest.approx(1.0)
     assert shares[list(CLASSES).index("queued"), :2] == pytest.approx(1.0)
@@ -154,7 +156,7 @@ Happening = tuple[str, int, float, float]
 
 
 def happenings() -> st.SearchStrategy[list[Happening]]:
-    """What, which generation, how long after the one before, how long a step, or how late a transition is stored."""
+    """Generate events: kind, generation, delay after the previous one, step time or delay of the transition."""
     seconds = st.sampled_from([0.0, 0.25, 0.5, 1.0, 2.0, 5.0])
     turn = st.tuples(st.just("turn"), st.sampled_from([0, 0, 0, 0, 1, 2]), seconds, seconds)
     transition = st.tuples(st.sampled_from(_PHASES), st.integers(0, 1), seconds, seconds)
@@ -168,24 +170,24 @@ _PHASES = ("ready", "placing", "starting", "training", "starting", "training", "
 
 @settings(max_examples=300, deadline=None)
 @given(happenings(), st.integers(1, 9), st.sampled_from([-4.0, -0.5, 0.0, 0.0, 0.0, 0.5, 4.0]))
-def test_sums_that_grow_are_those_of_all_turns(entries: list[Happening], piece: int, skew: float) -> None:
-    """While turns are written and states change: steps done again, late turns and transitions, clocks that differ.
+def test_running_totals_equal_the_totals_of_all_iterations(entries: list[Happening], piece: int, skew: float) -> None:
+    """While iterations are written and states change: repeated steps, late records, different clocks.
 
     Read bit by bit or all at once, the sums are the same to the bit; those of every stretch differ by the order in
     which they are added alone.
     """
     with TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sums, "_PIECE", piece)
+        patch.setattr(running_totals, "_CHUNK_ITERATIONS", piece)
         folder, now, generation, steps = Path(name), 100.0, 1, {0: 0}
         history = [(now, "training", generation)]
-        run = RunSums(folder)
+        run = RunningTotals(folder)
         for what, which, after, seconds in entries:
             now += after
             match what:
                 case "?":
-                    found = stays(100.0, history, now)
+                    found = phase_intervals(100.0, history, now)
                     grown = run.goodput(found)
-                    assert grown == RunSums(folder).goodput(found)
+                    assert grown == RunningTotals(folder).goodput(found)
                     whole = account(found, read_iterations(folder)).goodput
                     assert grown.wall_s == pytest.approx(whole.wall_s)
                     assert grown.seconds == pytest.approx(whole.seconds, abs=1e-9)
@@ -193,7 +195,7 @@ def test_sums_that_grow_are_those_of_all_turns(entries: list[Happening], piece: 
                     of = max(1, generation - which)
                     steps[of] = steps.get(of, 0) + 1
                     with (folder / f"{of:06d}.times").open("ab") as file:
-                        file.write(turns(steps[of], steps[of], now - seconds + skew, seconds).tobytes())
+                        file.write(iterations(steps[of], steps[of], now - seconds + skew, seconds).tobytes())
                 case "loaded":
                     steps[generation] = max(0, steps.get(generation, 0) - which)
                 case _:
@@ -202,27 +204,29 @@ def test_sums_that_grow_are_those_of_all_turns(entries: list[Happening], piece: 
                     history.append((max(now - seconds, history[-1][0]), what, generation))
 
 
-def test_a_turn_is_read_once(tmp_path: Path) -> None:
-    """Of a run that goes on, only what is new, and of what was there the last turn, is looked at again."""
+def test_an_iteration_is_read_once(tmp_path: Path) -> None:
+    """For an active run, only new records and the last iteration are read again."""
     history = [*UNDISTURBED]
     path = tmp_path / "000001.times"
-    run = RunSums(tmp_path)
+    run = RunningTotals(tmp_path)
     for last in (10, 20, 30):
-        path.write_bytes(turns(1, last, 112.0).tobytes())
-        assert run.goodput(stays(100.0, history, 112.0 + last)).seconds["computing"] == pytest.approx(0.6 * last)
-        assert len(run.generation(1)._open) == 1
-        damaged = turns(1, last, 112.0)
+        path.write_bytes(iterations(1, last, 112.0).tobytes())
+        assert run.goodput(phase_intervals(100.0, history, 112.0 + last)).seconds["computing"] == pytest.approx(
+            0.6 * last
+        )
+        assert len(run.generation(1)._pending) == 1
+        damaged = iterations(1, last, 112.0)
         damaged["compute"] = 1000.0
         path.write_bytes(damaged.tobytes())  # nothing of it is read
 
 
-def test_a_late_turn_of_an_older_generation_is_counted(tmp_path: Path) -> None:
-    """What the younger one has done again is counted again then: it had reached less than it seemed."""
+def test_a_late_iteration_of_an_older_generation_is_counted(tmp_path: Path) -> None:
+    """The repeated steps of the newer generation are counted again: the older one had reached a later step."""
     history = [*UNDISTURBED, (120.5, "starting", 2), (122.0, "training", 2)]
-    (tmp_path / "000001.times").write_bytes(turns(1, 7, 112.0).tobytes())
-    (tmp_path / "000002.times").write_bytes(turns(5, 14, 123.0).tobytes())
-    run = RunSums(tmp_path)
-    assert run.goodput(stays(100.0, history, 133.0)).seconds["recomputing"] == pytest.approx(1.5 + 3.0)
+    (tmp_path / "000001.times").write_bytes(iterations(1, 7, 112.0).tobytes())
+    (tmp_path / "000002.times").write_bytes(iterations(5, 14, 123.0).tobytes())
+    run = RunningTotals(tmp_path)
+    assert run.goodput(phase_intervals(100.0, history, 133.0)).seconds["recomputing"] == pytest.approx(1.5 + 3.0)
     with (tmp_path / "000001.times").open("ab") as file:
-        file.write(turns(8, 8, 119.0).tobytes())
-    assert run.goodput(stays(100.0, history, 133.0)).seconds["recomputing"] == pytest.approx(0.5 + 4.0)
+        file.write(iterations(8, 8, 119.0).tobytes())
+    assert run.goodput(phase_intervals(100.0, history, 133.0)).seconds["recomputing"] == pytest.approx(0.5 + 4.0)

@@ -12,7 +12,7 @@ from drivetrain.coordinator.gang_request import check_request, gang_request, wai
 from drivetrain.job.loading import load_job
 from drivetrain.job.spec import JobSpec
 from drivetrain.runs.facts import RunFacts
-from drivetrain.runs.states import Ended, Place, Placing, Preparing, Queued, Ready, Starting
+from drivetrain.runs.states import Allocation, Ended, Placing, Preparing, Queued, Ready, Starting
 from drivetrain.runs.store import RunRecord
 from drivetrain.scheduling.model import Node
 from drivetrain.scheduling.rules import QueueRules, Rules, UserRules
@@ -51,13 +51,13 @@ def test_scientific_notation_is_a_number(folder: Path) -> None:
     assert load_job(str(folder), ["training.optimizer.lr=3e-4"]).spec.training.optimizer.lr == 3e-4
 
 
-def test_what_code_imports_must_be_here(folder: Path) -> None:
-    """Told before a rank finds out, also where a file of the job's own imports it."""
+def test_imports_of_the_code_must_be_installed(folder: Path) -> None:
+    """A missing import is reported before the start, also for imports of other files of the job."""
     (folder / "model.py").write_text("from layers import make\n")
     (folder / "layers.py").write_text("import os, yaml\nimport not_installed.at_all\n\ndef make(): ...\n")
-    with pytest.raises(InputError, match="there is no not_installed") as told:
+    with pytest.raises(InputError, match="not_installed is not installed") as caught:
         load_job(str(folder))
-    assert told.value.where == "model.factory"
+    assert caught.value.where == "model.factory"
     (folder / "not_installed").mkdir()
     load_job(str(folder))
 
@@ -66,10 +66,10 @@ def test_what_code_imports_must_be_here(folder: Path) -> None:
     ("named", "problem"),
     [
         ("drivetrain_workers.classification:metriks", "Did you mean drivetrain_workers.classification:metrics"),
-        ("drivetrain_workers.nowhere:f", "There is no drivetrain_workers.nowhere"),
+        ("drivetrain_workers.nowhere:f", "Module drivetrain_workers.nowhere does not exist"),
     ],
 )
-def test_our_own_functions_are_looked_for_too(folder: Path, named: str, problem: str) -> None:
+def test_functions_of_this_package_are_found(folder: Path, named: str, problem: str) -> None:
     load_job(str(folder), ["model.metrics=drivetrain_workers.classification:metrics"])
     with pytest.raises(InputError, match=problem):
         load_job(str(folder), [f"model.metrics={named}"])
@@ -100,10 +100,10 @@ def test_fingerprint_follows_settings_and_code(folder: Path) -> None:
         ("training.deepspeed={zero_optimization: {stage: 3}}", ["zero_optimization.stage: got 3", "training.zero (1)"]),
         ("model.factory=model:mak", ["model.factory: got 'model:mak'", "Did you mean model:make?"]),
         ("model.args.dept=2", ["model.args.dept: got 2", "(width, vocab_size, depth)", "Did you mean depth?"]),
-        ("model.args={}", ["model.args: got no width", "all that model:make wants"]),
-        ("model.factory=nowhere:make", ["model.factory", "There is no nowhere"]),
+        ("model.args={}", ["model.args: got no width", "all required arguments of model:make"]),
+        ("model.factory=nowhere:make", ["model.factory", "Module nowhere does not exist"]),
         ("model.factory=make", ["model.factory: got 'make'"]),
-        ("model.factory=code:make", ["model.factory: got 'code:make'", "Python's own", "code.py"]),
+        ("model.factory=code:make", ["model.factory: got 'code:make'", "Python's standard library", "code.py"]),
         ("data.online={transform: model:mak}", ["data.online.transform", "Did you mean model:make?"]),
         ("data.online={transform: model:make, actors: 0}", ["data.online.actors: got 0"]),
         ("model.loss=model:los", ["model.loss", "Did you mean model:loss?"]),
@@ -127,7 +127,7 @@ def test_fingerprint_follows_settings_and_code(folder: Path) -> None:
         ("name.x=1", ["--set name.x", "a key inside a section"]),
     ],
 )
-def test_mistakes_are_named(folder: Path, override: str, parts: list[str]) -> None:
+def test_mistakes_are_reported(folder: Path, override: str, parts: list[str]) -> None:
     with pytest.raises(InputError) as caught:
         load_job(str(folder), [override])
     for part in parts:
@@ -135,7 +135,7 @@ def test_mistakes_are_named(folder: Path, override: str, parts: list[str]) -> No
 
 
 @pytest.mark.parametrize(
-    ("code", "told"),
+    ("code", "expected"),
     [
         ("def make(vocab_size): ...", r"model\.args\.width: got 8; allowed: an argument of model:make \(vocab_size\)"),
         ("def make(width, weights, depth, *, extra): ...", "model.args: got no depth, extra"),
@@ -149,13 +149,13 @@ def test_mistakes_are_named(folder: Path, override: str, parts: list[str]) -> No
         ("def make(): ...\nif True:\n    def make(width, weights): ...", ""),
     ],
 )
-def test_a_factory_must_take_what_it_is_given(code: str, told: str, folder: Path) -> None:
+def test_a_factory_must_accept_its_arguments(code: str, expected: str, folder: Path) -> None:
     (folder / "model.py").write_text(code)
     overrides = ["model.files={weights: text.txt}"]
-    if not told:
+    if not expected:
         load_job(str(folder), overrides)
         return
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=expected):
         load_job(str(folder), overrides)
 
 
@@ -201,7 +201,7 @@ GANG = JobSpec.model_validate(VALID | {"resources": {"workers": 4, "cpus_per_wor
 RUN = RunRecord("x-1", "f", 5.0, "", Queued(), RunFacts(gpus_per_worker=0), "ann")
 
 
-def test_a_gang_is_asked_for_as_the_job_says() -> None:
+def test_the_request_follows_the_job() -> None:
     rules = Rules(queues={"default": QueueRules(priority=7)})
     request = gang_request(RUN, 5.0, GANG, rules)
     assert (request.run, request.user, request.priority, request.since) == ("x-1", "ann", 7, 5.0)
@@ -210,28 +210,32 @@ def test_a_gang_is_asked_for_as_the_job_says() -> None:
 
 
 @pytest.mark.parametrize(
-    ("nodes", "rules", "told"),
+    ("nodes", "rules", "expected"),
     [
-        ([Node("a", 7, 0)], Rules(), "what fits on 1 nodes with 7 CPUs"),
+        ([Node("a", 7, 0)], Rules(), "workers that fit on 1 nodes with 7 CPUs"),
         ([Node("a", 8, 0)], Rules(queues={"fast": QueueRules()}), "scheduling.queue: got 'default'; allowed: fast"),
-        ([Node("a", 8, 0)], Rules(queues={"default": QueueRules(max_workers=3)}), "the 3 of queue default"),
-        ([Node("a", 8, 0)], Rules(others=UserRules(max_workers=3)), "the 3 of user ann"),
+        (
+            [Node("a", 8, 0)],
+            Rules(queues={"default": QueueRules(max_workers=3)}),
+            "at most 3, the limit of queue default",
+        ),
+        ([Node("a", 8, 0)], Rules(others=UserRules(max_workers=3)), "at most 3, the limit of user ann"),
     ],
 )
-def test_what_could_never_run_is_refused(nodes: list[Node], rules: Rules, told: str) -> None:
-    with pytest.raises(InputError, match=told):
+def test_a_run_that_can_never_fit_is_rejected(nodes: list[Node], rules: Rules, expected: str) -> None:
+    with pytest.raises(InputError, match=expected):
         check_request(gang_request(RUN, 5.0, GANG, rules), nodes, rules)
 
 
-def test_time_with_a_place_is_no_waiting() -> None:
-    place = Place((("a", 1),))
+def test_time_with_an_allocation_is_no_waiting() -> None:
+    allocation = Allocation((("a", 1),))
     first = [
         (10.0, "", Preparing()),
         (20.0, "", Ready("d")),
-        (30.0, "", Placing("d", place)),
-        (31.0, "", Starting("d", place)),
+        (30.0, "", Placing("d", allocation)),
+        (31.0, "", Starting("d", allocation)),
     ]
     assert waiting_since(5.0, first) == 5.0
-    stopped = [*first, (130.0, "", Ready("d", "makes room"))]
+    stopped = [*first, (130.0, "", Ready("d", "preempted"))]
     assert waiting_since(5.0, stopped) == 105.0, "it has waited for 25 s, until 130"
     assert waiting_since(5.0, [*stopped, (140.0, "", Ended(Reason.CANCELLED)), (500.0, "", Queued())]) == 500.0

@@ -1,4 +1,4 @@
-"""What a run logs arrives in MLflow, once, however often it is sent."""
+"""Each record arrives in MLflow once, even if it is sent repeatedly."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:The specified dataset source can
 
 @pytest.fixture(scope="module")
 def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """An MLflow of this module's; making its tables takes seconds."""
+    """Create an MLflow database for this module, which takes seconds."""
     folder = tmp_path_factory.mktemp("mlflow")
     before = dict(os.environ)
     make_database(folder / "mlflow.db", folder / "artifacts")
@@ -88,7 +88,7 @@ def test_everything_that_a_run_logs_arrives(database: Path, client: MlflowClient
     assert client.get_run(run.run_id).info.status == "RUNNING", "it was resumed"
 
 
-def test_what_is_sent_twice_is_there_once(database: Path, client: MlflowClient, tmp_path: Path) -> None:
+def test_a_record_that_is_sent_twice_is_stored_once(database: Path, client: MlflowClient, tmp_path: Path) -> None:
     (tmp_path / "export").mkdir()
     (tmp_path / "export" / "model.safetensors").write_bytes(b"weights")
     records: list[Record] = [
@@ -98,7 +98,7 @@ def test_what_is_sent_twice_is_there_once(database: Path, client: MlflowClient, 
         {"op": "checkpoint", "step": 4, "location": "/runs/step-4", "values": {"eval_loss": 0.5}, "time_ms": 4000},
         {"op": "register", "name": "toy-model", "folder": str(tmp_path / "export")},
     ]
-    for _ in range(2):  # by the process that was restarted, too
+    for _ in range(2):  # also by the restarted process
         run = open_run(database, "twice-1", "twice")
         run.ship(records)
         run.ship(records)
@@ -117,7 +117,7 @@ def test_what_is_sent_twice_is_there_once(database: Path, client: MlflowClient, 
     assert len(client.search_model_versions("name = 'toy-model'")) == 2
 
 
-def test_what_mlflow_refuses_is_raised(database: Path) -> None:
+def test_errors_of_mlflow_are_raised(database: Path) -> None:
     run = open_run(database, "refused-1")
     run.ship([{"op": "params", "values": {"seed": "1"}}])
     with pytest.raises(MlflowException, match="seed"):

@@ -1,4 +1,4 @@
-"""A machine learns from its cloud that it is taken back."""
+"""Interruption notices of clouds."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.metadata_service import give_notice, service
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(notices, "_LOOK_S", 0.01)
+    monkeypatch.setattr(notices, "_POLL_INTERVAL_S", 0.01)
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def at_looks(acts: dict[int, Callable[[], None]], monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("cloud", CLOUDS)
-def test_it_is_told_how_much_time_is_left(
+def test_a_notice_has_the_remaining_time(
     cloud: str, notice: Path, metadata: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     at_looks({3: lambda: give_notice(notice, datetime.now(UTC) + timedelta(seconds=60))}, monkeypatch)
@@ -65,7 +65,7 @@ def test_a_notice_that_came_late_leaves_no_time(notice: Path, metadata: str) -> 
 @pytest.mark.parametrize("cloud", CLOUDS)
 @pytest.mark.parametrize("answer", [(503, ""), (200, "<html>"), (200, "{}")])
 @pytest.mark.parametrize("away_at", [0, 2])
-def test_a_service_that_is_away_is_asked_again(
+def test_an_unavailable_service_is_retried(
     cloud: str,
     answer: tuple[int, str],
     away_at: int,
@@ -73,7 +73,7 @@ def test_a_service_that_is_away_is_asked_again(
     server: ThreadingHTTPServer,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Before it has ever answered, and after."""
+    """Before and after its first answer."""
 
     def away() -> None:
         server.instead = answer  # type: ignore[attr-defined]
@@ -89,7 +89,7 @@ def test_a_service_that_is_away_is_asked_again(
 
 
 def test_where_no_cloud_answers_it_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(notices, "_PATIENCE_S", 0.0)
+    monkeypatch.setattr(notices, "_FIRST_ANSWER_TIMEOUT_S", 0.0)
     with pytest.raises(InputError, match=r"--on-notice: got gcp; .*cloud of this machine"):
         wait_for_notice("gcp", "http://127.0.0.1:9")
 

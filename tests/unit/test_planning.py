@@ -1,4 +1,4 @@
-"""What a plan says: against the figures of the ZeRO paper, and where nothing fits."""
+"""Plans: compared with the figures of the ZeRO paper, and for jobs that do not fit."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from drivetrain.job.spec import JobSpec
 from drivetrain.planning.hardware import Device, cpu, gpu
 from drivetrain.planning.memory_estimate import Setting, host_memory, memory
 from drivetrain.planning.pace import Speed, assumed_speed, learned_speed, pace
-from drivetrain.planning.plan import Plan, Site, chosen, make_plan
+from drivetrain.planning.plan import Plan, Site, chosen_settings, make_plan
 from drivetrain_pipelines.errors import InputError
 from drivetrain_workers.model_processes.requests import ModelProfile
 from hypothesis import given
@@ -59,7 +59,7 @@ def plan(spec: JobSpec, where: Site, profile: ModelProfile = LARGE) -> Plan:
 
 
 @pytest.mark.parametrize(("zero", "weights", "gradients"), [(1, 15.0, 15.0), (2, 15.0, 0.23), (3, 0.23, 0.23)])
-def test_stages_share_what_the_paper_says(zero: int, weights: float, gradients: float) -> None:
+def test_stages_partition_the_memory_as_in_the_paper(zero: int, weights: float, gradients: float) -> None:
     needed = memory(LARGE, setting(zero), H100)
     assert needed.weights / 1e9 == pytest.approx(weights, abs=0.01)
     assert needed.gradients / 1e9 == pytest.approx(gradients, abs=0.01)
@@ -94,7 +94,7 @@ def test_the_simplest_of_the_fastest_is_best() -> None:
     assert 0 < found.mfu <= 0.41
 
 
-def test_what_fits_decides() -> None:
+def test_the_best_setting_fits() -> None:
     found = plan(job(), site(H100, 8))
     assert [choice.fits for choice in found.choices if choice.setting.zero == 1] == [True]
     few = plan(job(), site(H100, 2))
@@ -108,18 +108,18 @@ def test_micro_batches_shrink_until_they_fit() -> None:
         plan(job(global_batch_size=512, micro_batch_size="auto"), site(H100, 16, 2), heavy).best.setting.micro_batch
         == 8
     )
-    with pytest.raises(InputError, match=r"training: .*needs .* GB of each worker at least"):
+    with pytest.raises(InputError, match=r"training: .*needs at least .* GB per worker"):
         plan(job(global_batch_size=512, micro_batch_size=32), site(H100, 16, 2), heavy)
 
 
 def test_a_named_stage_stays() -> None:
     found = plan(job(zero=3), site(H100, 64, 8))
     assert found.best.setting.zero == 1
-    assert chosen(found)["zero"] == 3
+    assert chosen_settings(found)["zero"] == 3
     with pytest.raises(
-        InputError, match=r"training: got settings that do not fit; the plan's are zero 2 offload, 32 rows"
+        InputError, match=r"training: got settings that do not fit; the plan recommends zero 2 offload, 32 rows"
     ):
-        chosen(plan(job(zero=1), site(H100, 2)))
+        chosen_settings(plan(job(zero=1), site(H100, 2)))
     compiled = plan(job(compile="inductor"), site(H100, 64, 8))
     assert {choice.setting.zero for choice in compiled.choices} == {1, 2}
 
@@ -141,7 +141,7 @@ def test_unknown_gpus_are_refused() -> None:
         gpu("h1000", "--gpu")
 
 
-def test_past_runs_tell_what_a_step_takes() -> None:
+def test_past_runs_give_the_step_time() -> None:
     cores = cpu(64e9, 3e8, 1e11, 1)
     assumed = assumed_speed(replace(LARGE, trained=10**7), cores, "fp32")
     assert (assumed.rate, assumed.updating_s) == (8e10, pytest.approx(0.2))

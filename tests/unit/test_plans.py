@@ -1,4 +1,4 @@
-"""`drivetrain plan`: what is asked of the model, what past runs have shown, and what is printed."""
+"""`drivetrain plan`: profile requests, use of past runs, and output."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from drivetrain.job.loading import load_job
 from drivetrain.job.spec import JobSpec
 from drivetrain.planning import forecast as forecast_module
 from drivetrain.planning.forecast import forecast
-from drivetrain.planning.hardware import Room, gpu
+from drivetrain.planning.hardware import Hardware, gpu
 from drivetrain.planning.plan import Plan
 from drivetrain_pipelines.errors import InputError
 from drivetrain_pipelines.prepare.prepare import prepare
@@ -38,7 +38,7 @@ PROFILE = ModelProfile(
     row_bytes=16.0,
     matmul_flops=1e10,
 )
-CPUS = Room(2, 1, None, 4e9)
+CPUS = Hardware(2, 1, None, 4e9)
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
 
 @pytest.fixture
 def profiled(monkeypatch: pytest.MonkeyPatch) -> list[ProfileRequest]:
-    """What is asked of the model's process, which takes torch."""
+    """Record the requests to the profiling process, which would need torch."""
     asked: list[ProfileRequest] = []
 
     def profile(request: ProfileRequest) -> ModelProfile:
@@ -63,7 +63,7 @@ def profiled(monkeypatch: pytest.MonkeyPatch) -> list[ProfileRequest]:
 
 @pytest.fixture
 def folder(tmp_path: Path, home: Home) -> Path:
-    """Of a job whose dataset is there."""
+    """Return the folder of a job with a prepared dataset."""
     found = tmp_path / "toy"
     found.mkdir()
     write_numbers(found / "numbers.csv")
@@ -77,7 +77,7 @@ def folder(tmp_path: Path, home: Home) -> Path:
 
 
 def ignore(*_: object) -> None:
-    """Progress that no one follows."""
+    """Ignore progress."""
 
 
 def spec_of(folder: Path, *overrides: str) -> JobSpec:
@@ -111,7 +111,7 @@ def past_run(home: Home, run: str, spec: JobSpec, step_s: float | None = 0.5, **
     train(home, run, reason=Reason.COMPLETED, step_s=step_s, **known)
 
 
-def test_past_runs_of_the_model_tell_its_speed(folder: Path, home: Home, profiled: list[ProfileRequest]) -> None:
+def test_past_runs_of_the_model_give_its_speed(folder: Path, home: Home, profiled: list[ProfileRequest]) -> None:
     spec = spec_of(folder)
     past_run(home, "toy-1", spec, 0.5)
     found = forecast(spec, folder, dataset_of(home), CPUS, home)
@@ -123,7 +123,7 @@ def test_past_runs_of_the_model_tell_its_speed(folder: Path, home: Home, profile
     assert forecast(spec, folder, dataset_of(home), CPUS, home).best.pace.total > 2 * found.best.pace.total
 
 
-def test_a_run_that_did_not_reach_its_summary_tells_it_by_its_steps(
+def test_a_run_without_a_summary_gives_the_speed_by_its_steps(
     folder: Path, home: Home, profiled: list[ProfileRequest]
 ) -> None:
     spec = spec_of(folder)
@@ -144,7 +144,7 @@ def test_a_run_that_did_not_reach_its_summary_tells_it_by_its_steps(
         ("seed=1", {"base_bytes": None}),
     ],
 )
-def test_other_runs_tell_nothing(
+def test_other_runs_are_ignored(
     override: str, facts: dict[str, object], folder: Path, home: Home, profiled: list[ProfileRequest]
 ) -> None:
     past_run(home, "toy-1", spec_of(folder, override), **facts)
@@ -152,7 +152,7 @@ def test_other_runs_tell_nothing(
     assert found.site.speed.known_from.startswith("an assumed")
 
 
-def test_a_run_that_goes_on_tells_nothing(folder: Path, home: Home, profiled: list[ProfileRequest]) -> None:
+def test_an_active_run_is_ignored(folder: Path, home: Home, profiled: list[ProfileRequest]) -> None:
     past_run(home, "toy-1", spec_of(folder), released=False)
     found = forecast(spec_of(folder), folder, dataset_of(home), CPUS, home)
     assert found.site.speed.known_from.startswith("an assumed")
@@ -247,7 +247,7 @@ def test_a_plan_for_programs(folder: Path, home: Home, profiled: list[ProfileReq
     assert found["as_written"]["setting"]["zero"] == 1
 
 
-def test_what_fits_nowhere_is_one_line(
+def test_a_job_that_does_not_fit_is_one_line(
     folder: Path, home: Home, profiled: list[ProfileRequest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     huge = ModelProfile(**{**PROFILE.__dict__, "parameters": 10**13, "trained": 10**13, "largest": 10**10})
@@ -257,7 +257,7 @@ def test_what_fits_nowhere_is_one_line(
     assert len(error.splitlines()) == 1
 
 
-def test_offloading_names_what_it_takes_of_the_host(
+def test_offloading_shows_the_host_memory(
     folder: Path, home: Home, profiled: list[ProfileRequest], capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = plan(folder, kind="h100")

@@ -1,4 +1,4 @@
-"""Nodes that an autoscaler can add: what is asked for, and that such gangs are let in."""
+"""Nodes that an autoscaler can add: the requests for them, and the admission of gangs that need them."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class _NoUsage:
     def usage(self) -> tuple[dict[str, float], float]:
         return {}, 0.0
 
-    def remember_usage(self, shares: Mapping[str, float], now: float) -> None:
+    def save_usage(self, shares: Mapping[str, float], now: float) -> None:
         pass
 
 
 class Cluster:
-    """A scheduler, and what it has asked the autoscaler for."""
+    """A scheduler, and its requests to the autoscaler."""
 
     def __init__(self, rules: Rules = RULES) -> None:
         self.nodes = [HEAD]
@@ -38,7 +38,7 @@ class Cluster:
     def submit(self, run: str, workers: int, user: str = "ann") -> SchedulerHandle:
         handle = self.scheduler.handle_of(request(run, workers, user))
         handle.connect(lambda _: None, lambda _: None)
-        handle.want_place(None, 0.0)
+        handle.request_allocation(None, 0.0)
         return handle
 
 
@@ -46,7 +46,7 @@ def request(run: str, workers: int, user: str = "ann") -> Request:
     return Request(run, user, "default", 0, 0.0, workers, workers, cpus=2, gpus=1)
 
 
-def test_gangs_ask_for_nodes_while_they_wait_and_while_they_run() -> None:
+def test_waiting_and_running_gangs_request_nodes() -> None:
     cluster = Cluster()
     first, _ = cluster.submit("a", 6), cluster.submit("b", 2)
     cluster.scheduler.run_pass()
@@ -55,26 +55,26 @@ def test_gangs_ask_for_nodes_while_they_wait_and_while_they_run() -> None:
     cluster.scheduler.run_pass()
     cluster.scheduler.run_pass()
     assert cluster.asked[-1] == [("a", 6), ("b", 2)]
-    first.leave()
+    first.release()
     cluster.scheduler.run_pass()
     assert cluster.asked[-1] == [("b", 2)]
 
 
-def test_a_gang_beyond_its_quota_asks_for_no_nodes() -> None:
+def test_a_gang_beyond_its_quota_requests_no_nodes() -> None:
     cluster = Cluster()
     cluster.submit("a", 2, "bob")
     cluster.scheduler.run_pass()
     assert cluster.asked == [[]]
 
 
-def test_without_pools_nobody_is_asked() -> None:
+def test_without_pools_there_are_no_requests() -> None:
     cluster = Cluster(Rules())
     cluster.submit("a", 2)
     cluster.scheduler.run_pass()
     assert cluster.asked == []
 
 
-def test_possible_nodes_are_those_that_are_not_there_yet() -> None:
+def test_possible_nodes_are_the_missing_nodes() -> None:
     assert [node.id for node in RULES.possible_nodes([HEAD])] == ["gpu-0", "gpu-1"]
     assert [node.id for node in RULES.possible_nodes([HEAD, Node("n1", 8, 4)])] == ["gpu-0"]
     assert RULES.possible_nodes([Node(name, 8, 4) for name in "abc"]) == []

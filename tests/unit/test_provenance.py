@@ -1,4 +1,4 @@
-"""What a run is begun with: versions, and what git knows of the code."""
+"""Package versions and git state at the start of a run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import git
 import torch
-from drivetrain.job.provenance import GitState, keep_environment, kept_environment, kept_git_state
+from drivetrain.job.provenance import GitState, load_environment, load_git_state, save_environment
 from drivetrain_workers.records.run_folder import RunFolder
 
 from tests.repository import make_repository
@@ -18,7 +18,7 @@ def test_a_folder_without_a_commit_has_no_state(tmp_path: Path) -> None:
     assert GitState.of(tmp_path) == GitState()
 
 
-def test_what_is_not_committed_is_told_without_secrets(tmp_path: Path) -> None:
+def test_uncommitted_changes_are_stored_without_secrets(tmp_path: Path) -> None:
     job = tmp_path / "jobs" / "one"
     job.mkdir(parents=True)
     for path in (tmp_path / "other.py", job / "model.py", job / ".env"):
@@ -32,13 +32,13 @@ def test_what_is_not_committed_is_told_without_secrets(tmp_path: Path) -> None:
     assert "jobs/one/model.py" in found.uncommitted
     assert "-before\n+after" in found.uncommitted
     assert ".env" not in found.uncommitted
-    assert "other.py" not in found.uncommitted  # what is not in the job's folder does not run
+    assert "other.py" not in found.uncommitted  # code outside the job's folder does not run
 
 
 def test_a_runs_folder_keeps_it(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     state = GitState("0" * 40, "-before\n+after")
-    keep_environment(folder, state)
-    assert kept_git_state(folder) == state
-    assert kept_environment(folder)["torch"] == torch.__version__
-    assert kept_environment(folder)["git commit"] == state.commit
+    save_environment(folder, state)
+    assert load_git_state(folder) == state
+    assert load_environment(folder)["torch"] == torch.__version__
+    assert load_environment(folder)["git commit"] == state.commit

@@ -1,4 +1,4 @@
-"""The page about a run."""
+"""The HTML report of a run."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from drivetrain.errors import NotFoundError
 from drivetrain.home import Home
 from drivetrain.reporting.report import write_report
 from drivetrain.runs.store import RunStore
-from drivetrain_pipelines.errors import InputError
 from drivetrain_workers.protocol.reasons import Reason
 
 from tests.unit.runs import home_in, job, make_run, train
@@ -33,7 +33,7 @@ def page_of(home: Home, **facts: Any) -> str:
 
 
 def cells(page: str) -> dict[str, str]:
-    """The rows of all tables, by their first cell."""
+    """Return the rows of all tables, by their first cell."""
     rows = re.findall(r"<tr><td[^>]*>(.*?)</td>\s*<td[^>]*>(.*?)</td>", page, re.DOTALL)
     return {unescape(title): unescape(value) for title, value in reversed(rows)}
 
@@ -60,9 +60,9 @@ def test_a_page_says_what_came_of_a_run(home: Home) -> None:
     assert (found["train loss"], found["eval loss"], found["accuracy"]) == ("0.25", "0.5", "0.75")
     assert found["parameters"] == "1,234,567"
     assert found["throughput"] == "2,048 tokens/s"
-    assert found["memory"] == "at most 1.50 GB for a rank"
+    assert found["memory"] == "at most 1.50 GB per rank"
     assert found["assessed"] == "accuracy 0.9"
-    expected = "zero 1, micro-batches of 4; 2.00 GB foretold, 1.50 GB used; 0.5 s a step foretold, 0.25 s taken"
+    expected = "zero 1, micro-batches of 4; 2.00 GB predicted, 1.50 GB used; 0.5 s per step predicted, 0.25 s measured"
     assert found["plan"] == expected
     assert "goodput" in found["time"]
     assert found["training.steps"] == "4"
@@ -73,7 +73,7 @@ def test_a_page_says_what_came_of_a_run(home: Home) -> None:
 
 
 def test_a_page_needs_nothing_else(home: Home) -> None:
-    """Every picture is in it, and is the file's."""
+    """Every image is embedded, with the content of its file."""
     folder = make_run(home, "toy-1")
     train(home, "toy-1")
     folder.assessment.mkdir()
@@ -89,7 +89,7 @@ def test_a_page_needs_nothing_else(home: Home) -> None:
     assert [title for _, title in sources] == [
         "Loss",
         "Confidence and accuracy",
-        "Where the time has gone",
+        "Time",
         "digit-3",
         "digit-4",
         "digit-5",
@@ -118,7 +118,7 @@ def test_words_of_others_are_no_html(home: Home) -> None:
     page = write_report("toy-1").read_text()
     assert "<script>" not in page
     found = cells(page)
-    assert found["user"] == found["because"] == found["note"] == found["model.args.name"] == ATTACK
+    assert found["user"] == found["reason"] == found["note"] == found["model.args.name"] == ATTACK
     assert found[ATTACK] == "1"
 
 
@@ -141,5 +141,5 @@ def test_a_page_is_written_again(home: Home, tmp_path: Path) -> None:
 
 def test_a_run_that_is_not_there(home: Home) -> None:
     make_run(home, "toy-1")
-    with pytest.raises(InputError, match="toy-1"):
+    with pytest.raises(NotFoundError, match="toy-1"):
         write_report("other")

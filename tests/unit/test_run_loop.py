@@ -1,4 +1,4 @@
-"""The loop of one run with its actions and its listeners: real, over a gang, a store and a tracker that are not."""
+"""The real loop of one run with its actions and listeners; gang, store and tracker are fakes."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from drivetrain.coordinator.live_run import LiveRun
 from drivetrain.coordinator.observer import Observer
 from drivetrain.coordinator.run_loop import RunLoop
 from drivetrain.coordinator.scheduler import Scheduler
+from drivetrain.errors import StoreUnavailableError
 from drivetrain.runs import events as ev
 from drivetrain.runs import states as st
 from drivetrain.runs.facts import RunFacts
-from drivetrain.runs.store import RunRecord, StoreUnavailableError
+from drivetrain.runs.store import RunRecord
 from drivetrain.scheduling.model import Node, Request
 from drivetrain.scheduling.rules import Rules
 from drivetrain_pipelines.errors import PrepareError
 from drivetrain_workers.agent.event_log import LoggedEvent
-from drivetrain_workers.protocol import events as told
+from drivetrain_workers.protocol import events as protocol
 from drivetrain_workers.protocol.events import RankId
 from drivetrain_workers.protocol.messages import AgentSnapshot
 from drivetrain_workers.protocol.reasons import Reason
@@ -31,20 +32,20 @@ from drivetrain_workers.protocol.step_record import Evaluation, StepRecord
 
 RUN = "toy-1"
 REQUEST = Request(RUN, "ann", "default", 0, 0.0, 2, 2, 1.0, 0.0)
-PLACE = st.Place((("n0", 1), ("n1", 1)), 5.0, 0)
+PLACE = st.Allocation((("n0", 1), ("n1", 1)), 5.0, 0)
 
 
 class Store:
-    """A run's record; `trouble` is raised by the next calls."""
+    """The record of a run; the next calls raise `error`."""
 
     def __init__(self, state: st.State) -> None:
         self.record = RunRecord(RUN, "f", 1.0, "s", state, RunFacts())
         self.saved: list[tuple[st.State, str]] = []
-        self.trouble: list[Exception] = []
+        self.error: list[Exception] = []
 
     def save(self, run: str, state: st.State, why: str) -> None:
-        if self.trouble:
-            raise self.trouble.pop()
+        if self.error:
+            raise self.error.pop()
         self.saved.append((state, why))
         self.record = replace(self.record, state=state)
 
@@ -57,12 +58,12 @@ class Store:
     def usage(self) -> tuple[dict[str, float], float]:
         return {}, 0.0
 
-    def remember_usage(self, shares: Any, now: float) -> None:
+    def save_usage(self, shares: Any, now: float) -> None:
         pass
 
 
 class Agent:
-    """An agent that says what the test has it say."""
+    """An agent that sends the events of the test."""
 
     def __init__(self, index: int, generation: int = 0) -> None:
         self.id, self.index, self.ranks = f"agent-{index}", index, 1
@@ -84,7 +85,7 @@ class Agent:
     def request_stop(self) -> None:
         self.calls.append("request_stop")
 
-    def say(self, *events: told.AgentEvent) -> None:
+    def say(self, *events: protocol.AgentEvent) -> None:
         self.log += [LoggedEvent(len(self.log) + number, event) for number, event in enumerate(events)]
 
     def _check(self) -> None:
@@ -93,7 +94,7 @@ class Agent:
 
 
 class Gang:
-    """Two agents. ``outcomes`` of the next tries to place them are raised, if they are errors."""
+    """Two agents. Errors in ``outcomes`` are raised by the next placements."""
 
     def __init__(self) -> None:
         self.agents = [Agent(0), Agent(1)]
@@ -152,23 +153,23 @@ class Tracker:
     def artifact(self, path: Path, folder: str | None = None) -> None: ...
 
 
-class Stages:
-    """Preparation, conclusion and books."""
+class Work:
+    """Preparation, conclusion and bookkeeping."""
 
     def __init__(self) -> None:
-        self.trouble: Exception | None = None
+        self.error: Exception | None = None
         self.version = "v1"
         self.unaccounted = False
 
     def prepare(self, on_progress: Callable[[int, int, str], None]) -> RunFacts:
         on_progress(1, 2, "making shards")
-        if self.trouble:
-            raise self.trouble
+        if self.error:
+            raise self.error
         return RunFacts(dataset="/data/v1", dataset_version=self.version)
 
     def conclude(self, agents: Any, dataset: str, entropy: float | None) -> RunFacts:
-        if self.trouble:
-            raise self.trouble
+        if self.error:
+            raise self.error
         return RunFacts(train_loss=0.5)
 
     def finish_uploads(self, agents: Any, timeout_s: float) -> str:
@@ -183,11 +184,11 @@ class Stages:
 
 
 class Run:
-    """A run in a given state, and everything around it."""
+    """A run in a given state with all its parts."""
 
     def __init__(self, state: st.State, folder: Path) -> None:
         self.now = 10.0
-        self.store, self.gang, self.tracker, self.stages = Store(state), Gang(), Tracker(), Stages()
+        self.store, self.gang, self.tracker, self.work = Store(state), Gang(), Tracker(), Work()
         nodes = [Node("n0", 4.0, 0.0), Node("n1", 4.0, 0.0)]
         self.scheduler = Scheduler(Rules, lambda: nodes, self.store, lambda: self.now)
         self.listeners: list[AgentListener] = []
@@ -198,13 +199,13 @@ class Run:
         handle = self.scheduler.handle_of(REQUEST)
         observer = Observer(self.live, tracker, folder / "ledger")
         agents = AgentEvents(self.live, observer, handle, self.listeners.append)
-        shared: Any = (self.live, self.store, self.gang, agents, handle, tracker, *[self.stages] * 3)
+        shared: Any = (self.live, self.store, self.gang, agents, handle, tracker, *[self.work] * 3)
         actions = Actions(*shared, spawn=lambda work: work(), sleep=lambda seconds: None)
         self.loop = RunLoop(self.live, actions, handle, tracker, lambda joules: self.spent)
         self.loop.begin()
 
-    def turn(self, *events: ev.Event) -> Run:
-        """Decide on each event, and on everything that comes of it."""
+    def iterate(self, *events: ev.Event) -> Run:
+        """Process each event and all resulting events."""
         for event in events:
             self.live.post(event)
             self._drain()
@@ -213,13 +214,13 @@ class Run:
 
     def _drain(self) -> None:
         while not self.live.inbox.empty():  # type: ignore[attr-defined]  # a SimpleQueue
-            self.loop.turn()
+            self.loop.iterate()
 
     def listen(self) -> Run:
         for listener in self.listeners:
             if not listener.ended:
                 listener.poll(0.0)
-        return self.turn()
+        return self.iterate()
 
     @property
     def state(self) -> st.State:
@@ -235,36 +236,36 @@ def fresh(tmp_path: Path) -> Run:
 @pytest.fixture
 def training(tmp_path: Path) -> Run:
     run = Run(st.Starting("/data/v1", PLACE, progress=st.Progress(generation=1)), tmp_path)
-    run.turn()
-    run.gang.agents[0].say(told.RankLoaded(RankId(0, 1), 0, 40))
+    run.iterate()
+    run.gang.agents[0].say(protocol.RankLoaded(RankId(0, 1), 0, 40))
     return run.listen()
 
 
-def step_done(step: int, generation: int = 1, evaluation: Evaluation | None = None) -> told.StepDone:
+def step_done(step: int, generation: int = 1, evaluation: Evaluation | None = None) -> protocol.StepDone:
     positions = (8 * step - 8, 8 * step)
     record = StepRecord(step, positions, 2, generation, 10.0 + step, 1 / step, 0.1, 1.0, evaluation)
-    return told.StepDone(RankId(0, generation), record, 0.5, 0.1, 100)
+    return protocol.StepDone(RankId(0, generation), record, 0.5, 0.1, 100)
 
 
 def test_a_run_from_its_beginning_to_its_end(fresh: Run) -> None:
     fresh.scheduler.run_pass()
-    fresh.turn()
+    fresh.iterate()
     assert isinstance(fresh.state, st.Ready)
     fresh.scheduler.run_pass()
-    fresh.turn()
+    fresh.iterate()
     assert isinstance(fresh.state, st.Starting)
     assert fresh.gang.started == [1]
     first, second = fresh.gang.agents
     assert fresh.loop.view(-1, 0).pids["agent-1"] == 101
-    first.say(told.RankForked(RankId(0, 1), 7), told.RankLoaded(RankId(0, 1), 0, 2), step_done(1), step_done(2))
-    second.say(told.RankForked(RankId(1, 1), 8))
+    first.say(protocol.RankForked(RankId(0, 1), 7), protocol.RankLoaded(RankId(0, 1), 0, 2), step_done(1), step_done(2))
+    second.say(protocol.RankForked(RankId(1, 1), 8))
     fresh.listen()
     view = fresh.loop.view(-1, 0)
     assert (view.phase, view.step, view.steps, view.loss) == ("training", 2, 2, 0.5)
     assert {view.pids[f"rank-{rank}"] for rank in (0, 1)} == {7, 8}
     first.say(
-        told.CheckpointCommitted(RankId(0, 1), 2, "/run/checkpoints/2", 1, 0.0, 0.0),
-        told.TrainingFinished(RankId(0, 1), 2, True, 100, 50),
+        protocol.CheckpointCommitted(RankId(0, 1), 2, "/run/checkpoints/2", 1, 0.0, 0.0),
+        protocol.TrainingFinished(RankId(0, 1), 2, True, 100, 50),
     )
     fresh.listen()
     assert fresh.state == st.Ended(Reason.COMPLETED, "", progress=fresh.state.progress)
@@ -282,29 +283,29 @@ def test_a_state_is_stored_before_it_is_acted_on(fresh: Run) -> None:
     seen: list[str] = []
     fresh.gang.while_placing = lambda: seen.append(fresh.store.record.state.phase)
     fresh.scheduler.run_pass()
-    fresh.turn()
+    fresh.iterate()
     fresh.scheduler.run_pass()
-    fresh.turn()
+    fresh.iterate()
     assert seen == ["placing"]
 
 
-def test_a_database_that_is_away_delays_a_run_and_ends_none(fresh: Run) -> None:
-    fresh.store.trouble = [StoreUnavailableError("connection refused")] * 3
-    fresh.turn(ev.Admitted())
+def test_an_unavailable_database_delays_a_run(fresh: Run) -> None:
+    fresh.store.error = [StoreUnavailableError("connection refused")] * 3
+    fresh.iterate(ev.Admitted())
     assert isinstance(fresh.state, st.Ready)
     assert "connection refused" in fresh.loop.view(-1, 0).problem
 
 
 def test_a_fault_of_our_own_ends_the_run_with_its_words(fresh: Run) -> None:
-    fresh.store.trouble = [KeyError("x")]
-    fresh.turn(ev.Admitted())
+    fresh.store.error = [KeyError("x")]
+    fresh.iterate(ev.Admitted())
     assert fresh.store.record.facts.reason == "internal"
     assert fresh.store.record.facts.detail == "KeyError('x')"
 
 
 def test_data_that_cannot_be_prepared_ends_the_run(fresh: Run) -> None:
-    fresh.stages.trouble = PrepareError("no text")
-    fresh.turn(ev.Admitted())
+    fresh.work.error = PrepareError("no text")
+    fresh.iterate(ev.Admitted())
     assert fresh.store.record.facts.reason == "prepare_failed"
     assert fresh.store.record.facts.problem == "s3://b lacks checkpoints"
 
@@ -312,8 +313,8 @@ def test_data_that_cannot_be_prepared_ends_the_run(fresh: Run) -> None:
 def test_data_that_has_changed_ends_the_run(tmp_path: Path) -> None:
     run = Run(st.Queued(), tmp_path)
     run.live.update_facts(dataset_version="v0")
-    run.turn(ev.Admitted())
-    assert "the data is version v1 now, the run began with v0" in run.store.record.facts.detail
+    run.iterate(ev.Admitted())
+    assert "the data has changed from version v0 to v1" in run.store.record.facts.detail
 
 
 @pytest.mark.parametrize(
@@ -326,40 +327,40 @@ def test_data_that_has_changed_ends_the_run(tmp_path: Path) -> None:
         ([RuntimeError("no group")], "ended"),
     ],
 )
-def test_what_comes_of_placing(fresh: Run, outcomes: list[Exception | None], phase: str) -> None:
+def test_outcomes_of_placing(fresh: Run, outcomes: list[Exception | None], phase: str) -> None:
     fresh.gang.outcomes = outcomes
-    fresh.turn(ev.Admitted(), ev.PlaceGiven(PLACE))
+    fresh.iterate(ev.Admitted(), ev.AllocationGranted(PLACE))
     assert fresh.state.phase == phase
 
 
-def test_agents_of_a_place_that_is_not_wanted_any_more_are_not_used(fresh: Run) -> None:
-    fresh.gang.while_placing = lambda: fresh.live.post(ev.YieldAsked("somebody else needs it"))
-    fresh.turn(ev.Admitted(), ev.PlaceGiven(PLACE))
+def test_agents_of_an_outdated_allocation_are_not_used(fresh: Run) -> None:
+    fresh.gang.while_placing = lambda: fresh.live.post(ev.PreemptionRequested("somebody else needs it"))
+    fresh.iterate(ev.Admitted(), ev.AllocationGranted(PLACE))
     assert isinstance(fresh.state, st.Ready)
     assert fresh.gang.started == []
     assert fresh.listeners == []
 
 
 def test_agents_that_come_after_a_cancel_are_released(fresh: Run) -> None:
-    fresh.gang.while_placing = lambda: fresh.live.post(ev.CancelAsked())
-    fresh.turn(ev.Admitted(), ev.PlaceGiven(PLACE))
+    fresh.gang.while_placing = lambda: fresh.live.post(ev.CancelRequested())
+    fresh.iterate(ev.Admitted(), ev.AllocationGranted(PLACE))
     assert fresh.store.record.facts.reason == "cancelled"
     assert fresh.gang.started == []
 
 
 def test_a_lost_rank_starts_the_next_generation(training: Run) -> None:
     training.gang.agents[0].say(step_done(1))
-    training.gang.agents[1].say(told.RankLost(RankId(1, 1), -9, Reason.RANK_KILLED))
+    training.gang.agents[1].say(protocol.RankLost(RankId(1, 1), -9, Reason.RANK_KILLED))
     training.listen()
     assert training.gang.started == [1, 2]
     assert "rank 1 was killed by signal 9" in training.loop.view(-1, 0).problem
-    training.gang.agents[0].say(told.RankLost(RankId(0, 1), 1, Reason.COLLECTIVE))  # of the one before
+    training.gang.agents[0].say(protocol.RankLost(RankId(0, 1), 1, Reason.COLLECTIVE))  # of the previous generation
     training.listen()
     assert training.gang.started == [1, 2]
 
 
 def test_a_rank_that_hangs_is_replaced(training: Run) -> None:
-    training.gang.agents[1].say(told.RankHung(RankId(1, 1), "rank 1 makes no progress"))
+    training.gang.agents[1].say(protocol.RankHung(RankId(1, 1), "rank 1 makes no progress"))
     training.listen()
     assert training.gang.started == [1, 2]
 
@@ -372,14 +373,14 @@ def test_a_dead_agent_is_replaced(training: Run) -> None:
     assert training.gang.released[-1] is True  # the other node keeps its copies
 
 
-def test_a_dead_agent_that_was_replaced_meanwhile_is_no_news(training: Run) -> None:
+def test_a_dead_agent_that_has_been_replaced_is_ignored(training: Run) -> None:
     stale = training.listeners[1]
     training.gang.agents[1] = Agent(1)
-    training.turn(ev.AgentLost(1, "its process is dead"))
+    training.iterate(ev.AgentLost(1, "its process is dead"))
     assert training.gang.started == [1, 2]
     stale.agent.dead = True  # type: ignore[attr-defined]
     stale.poll(0.0)
-    training.turn()
+    training.iterate()
     assert training.gang.started == [1, 2]
 
 
@@ -396,8 +397,8 @@ def test_steps_whose_report_was_lost_come_with_the_loaded_state(training: Run) -
         step_done(step, evaluation=Evaluation(0.3, {"accuracy": 0.9}, 0.3) if step == 2 else None).record
         for step in (1, 2, 3)
     )
-    training.turn(ev.RankLost(1, Reason.RANK_KILLED, "killed", 10.0))
-    training.gang.agents[0].say(told.RankLoaded(RankId(0, 2), 3, 40, unsaved))
+    training.iterate(ev.RankLost(1, Reason.RANK_KILLED, "killed", 10.0))
+    training.gang.agents[0].say(protocol.RankLoaded(RankId(0, 2), 3, 40, unsaved))
     training.listen()
     assert {step for series, step in training.tracker.logged if series == "train"} == {1, 2, 3}
     assert training.tracker.logged["eval", 2] == {"eval_loss": 0.3, "eval_accuracy": 0.9}
@@ -405,20 +406,20 @@ def test_steps_whose_report_was_lost_come_with_the_loaded_state(training: Run) -
 
 def test_cancelling_has_the_ranks_save_and_end(training: Run) -> None:
     training.loop.cancel()
-    training.turn()
+    training.iterate()
     assert training.gang.agents[0].calls == training.gang.agents[1].calls == ["request_stop"]
-    training.gang.agents[0].say(told.TrainingFinished(RankId(0, 1), 5, False, 1, 1))
+    training.gang.agents[0].say(protocol.TrainingFinished(RankId(0, 1), 5, False, 1, 1))
     training.listen()
     assert training.store.record.facts.reason == "cancelled"
     assert training.tracker.ended == "KILLED"
 
 
 def test_a_spent_budget_stops_the_run(training: Run) -> None:
-    training.spent = "budget.hours is 1, and spent"
-    training.turn(ev.Tick(11.0))
-    assert isinstance(training.state, st.Training)  # it is looked at every two seconds
+    training.spent = "budget.hours of 1 is spent"
+    training.iterate(ev.Tick(11.0))
+    assert isinstance(training.state, st.Training)  # it is checked every two seconds
     training.now += 3.0
-    training.turn(ev.Tick(14.0))
+    training.iterate(ev.Tick(14.0))
     assert training.state == st.Stopping(
         "/data/v1", PLACE, "", Reason.BUDGET_SPENT, training.spent, progress=training.state.progress
     )
@@ -427,10 +428,10 @@ def test_a_spent_budget_stops_the_run(training: Run) -> None:
 @pytest.mark.parametrize(
     ("generations", "dead", "started", "phase"),
     [
-        ((0, 0), False, [1], "starting"),  # nobody was asked yet
+        ((0, 0), False, [1], "starting"),  # no stop was requested
         ((1, 1), False, [], "starting"),
         ((1, 0), False, [2], "starting"),  # half of them were
-        ((1, 1), True, [2], "starting"),  # its agent has died: found again at the same place
+        ((1, 1), True, [2], "starting"),  # its agent has died: a new one on the same allocation
     ],
 )
 def test_a_coordinator_that_was_restarted_finds_the_agents(
@@ -446,25 +447,25 @@ def test_a_coordinator_that_was_restarted_finds_the_agents(
         return make
 
     monkeypatch.setattr(Gang, "__init__", gang())
-    run = Run(st.Starting("/data/v1", PLACE, progress=st.Progress(generation=1)), tmp_path).turn()
+    run = Run(st.Starting("/data/v1", PLACE, progress=st.Progress(generation=1)), tmp_path).iterate()
     assert (run.gang.started, run.state.phase) == (started, phase)
 
 
-def test_what_fails_at_the_end_is_reported_and_takes_nothing_else_along(training: Run) -> None:
-    training.stages.trouble, training.stages.unaccounted = OSError("no space"), True
-    training.gang.agents[0].say(told.TrainingFinished(RankId(0, 1), 40, True, 1, 1))
+def test_failures_at_the_end_are_reported_individually(training: Run) -> None:
+    training.work.error, training.work.unaccounted = OSError("no space"), True
+    training.gang.agents[0].say(protocol.TrainingFinished(RankId(0, 1), 40, True, 1, 1))
     training.listen()
     facts = training.store.record.facts
     assert (facts.reason, facts.released) == ("completed", True)
-    assert facts.problem == "the account of the run is not complete: disk"
+    assert facts.problem == "the account of the run is incomplete: disk"
     assert training.gang.released == [False]
 
 
 def test_an_older_generation_changes_no_figures(training: Run) -> None:
-    """What its last steps have reached is done again by the generation that has replaced it."""
-    training.turn(ev.RankLost(1, Reason.RANK_KILLED, "killed", 10.0))
+    """The steps of an older generation are repeated by its successor."""
+    training.iterate(ev.RankLost(1, Reason.RANK_KILLED, "killed", 10.0))
     training.gang.agents[0].say(
-        step_done(9, generation=1), told.RankForked(RankId(0, 1), 77), told.RankHung(RankId(0, 1), "hangs")
+        step_done(9, generation=1), protocol.RankForked(RankId(0, 1), 77), protocol.RankHung(RankId(0, 1), "hangs")
     )
     training.listen()
     view = training.loop.view(-1, 0)
@@ -476,11 +477,11 @@ def test_an_older_generation_changes_no_figures(training: Run) -> None:
 
 def test_the_wait_before_a_retry_does_not_depend_on_a_node_s_clock(training: Run) -> None:
     for generation in (1, 2):
-        wrong = told.RankLost(RankId(0, generation), -9, Reason.RANK_KILLED, time=training.now + 1e9)
+        wrong = protocol.RankLost(RankId(0, generation), -9, Reason.RANK_KILLED, time=training.now + 1e9)
         training.gang.agents[0].say(wrong)
         training.listen()
     assert isinstance(training.state, st.Waiting)
-    training.turn(ev.Tick(training.now + 0.5))
+    training.iterate(ev.Tick(training.now + 0.5))
     assert isinstance(training.state, st.Waiting)
-    training.turn(ev.Tick(training.now + 1.5))
+    training.iterate(ev.Tick(training.now + 1.5))
     assert training.gang.started == [1, 2, 3]

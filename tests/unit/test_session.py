@@ -1,4 +1,4 @@
-"""Which Ray cluster is joined when nobody says."""
+"""The Ray cluster that is joined by default."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from drivetrain.api import session
 
 @pytest.fixture
 def left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where `ray start` leaves its address."""
+    """Return the file in which `ray start` stores its address."""
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     (tmp_path / "ray").mkdir()
     return tmp_path / "ray" / "ray_current_cluster"

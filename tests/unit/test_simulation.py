@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from drivetrain.cli.simulate import simulate_trace
 from drivetrain.scheduling.rules import Rules
-from drivetrain.scheduling.simulation import START_S, STOP_S, first_in_first_out, policy_in_use, simulate
+from drivetrain.scheduling.simulation import START_S, STOP_S, coordinator_policy, first_in_first_out, simulate
 from drivetrain.scheduling.trace import TraceJob, parse_cluster, read_trace
 from drivetrain_pipelines.errors import InputError
 
@@ -26,7 +26,7 @@ def job(
 
 
 def test_one_after_the_other() -> None:
-    result = simulate([job("a", 0, 100, 8), job("b", 10, 100, 8)], NODES, policy_in_use(RULES), RULES)
+    result = simulate([job("a", 0, 100, 8), job("b", 10, 100, 8)], NODES, coordinator_policy(RULES), RULES)
     assert result.completion_s.tolist() == [100, 190]
     assert result.waited_s.tolist() == [0, 90]
     assert result.utilisation == 1.0
@@ -35,34 +35,36 @@ def test_one_after_the_other() -> None:
 def test_backfill_where_first_in_first_out_waits() -> None:
     jobs = [job("a", 0, 100, 6), job("b", 1, 100, 8), job("c", 2, 50, 2)]
     strict = simulate(jobs, NODES, first_in_first_out, RULES)
-    ours = simulate(jobs, NODES, policy_in_use(RULES), RULES)
+    ours = simulate(jobs, NODES, coordinator_policy(RULES), RULES)
     assert strict.completion_s.tolist() == [100, 199, 248]
     assert ours.completion_s.tolist() == [100, 199, 50]
 
 
 def test_preemption_costs_a_stop_and_a_start_and_no_work() -> None:
-    result = simulate([job("low", 0, 1000, 8), job("high", 100, 50, 8, priority=1)], NODES, policy_in_use(RULES), RULES)
+    result = simulate(
+        [job("low", 0, 1000, 8), job("high", 100, 50, 8, priority=1)], NODES, coordinator_policy(RULES), RULES
+    )
     assert result.preemptions == 1
     assert result.completion_s.tolist() == [1000 + 50 + START_S, STOP_S + 50]
 
 
-def test_elastic_jobs_take_what_is_there() -> None:
+def test_elastic_jobs_use_the_free_resources() -> None:
     jobs = [job("a", 0, 1000, 4), job("b", 0, 100, 8, least=2)]
-    assert simulate(jobs, NODES, policy_in_use(RULES), RULES).completion_s.tolist() == [1000, 200]
+    assert simulate(jobs, NODES, coordinator_policy(RULES), RULES).completion_s.tolist() == [1000, 200]
 
 
-def test_what_never_fits_is_counted() -> None:
-    result = simulate([job("a", 0, 10, 9), job("b", 0, 10, 1)], NODES, policy_in_use(RULES), RULES)
+def test_jobs_that_never_fit_are_counted() -> None:
+    result = simulate([job("a", 0, 10, 9), job("b", 0, 10, 1)], NODES, coordinator_policy(RULES), RULES)
     assert result.refused == 1
     assert result.completion_s.tolist() == [10]
 
 
 def test_work_is_conserved(tmp_path: Path) -> None:
-    """Whatever is preempted, grown and shrunk: the GPUs' busy time is the jobs' work and the price of the restarts."""
+    """With any preemptions and scaling, the busy time of the GPUs equals the work of the jobs plus the restarts."""
     trace = tmp_path / "trace.csv"
     write_trace(trace, 400, 80, 0.9)
     jobs, nodes = read_trace(str(trace)), parse_cluster("10x8")
-    result = simulate(jobs, nodes, policy_in_use(RULES), RULES)
+    result = simulate(jobs, nodes, coordinator_policy(RULES), RULES)
     assert result.preemptions > 0
     times, parts = result.busy[:, 0], result.busy[:, 1]
     spent = float((np.diff(times) * parts[:-1]).sum() * 80)
@@ -83,7 +85,7 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected"),
     [
         ("job,submitted_s,gpus\na,0,1\n", "no column duration_s"),
         ("job,submitted_s,duration_s,gpus,color\na,0,1,1,red\n", "the column color"),
@@ -92,10 +94,10 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ("", "trace.csv"),
     ],
 )
-def test_wrong_traces_are_named(tmp_path: Path, text: str, told: str) -> None:
+def test_wrong_traces_are_reported(tmp_path: Path, text: str, expected: str) -> None:
     path = tmp_path / "trace.csv"
     path.write_text(text)
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=expected):
         read_trace(str(path))
 
 

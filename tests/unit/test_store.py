@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from drivetrain.errors import NotFoundError
 from drivetrain.runs.facts import RunFacts
-from drivetrain.runs.states import Ended, Place, Placing, Preparing, Progress, Queued
+from drivetrain.runs.states import Allocation, Ended, Placing, Preparing, Progress, Queued
 from drivetrain.runs.store import RunStore
 from drivetrain_pipelines.errors import CorruptFileError, InputError
 from drivetrain_pipelines.storage.checksums import block_digests, read_json, write_json
@@ -27,7 +28,7 @@ from drivetrain_workers.protocol.reasons import Reason
 from drivetrain_workers.protocol.step_record import Evaluation
 from drivetrain_workers.spec import KeepSpec
 
-PLACE = Place((("node", 2),), 1.0)
+PLACE = Allocation((("node", 2),), 1.0)
 
 
 def open_store(folder: Path) -> RunStore:
@@ -51,7 +52,7 @@ def test_history_survives_the_process(tmp_path: Path) -> None:
 
 def test_runs_are_found_by_prefix(tmp_path: Path) -> None:
     store = open_store(tmp_path)
-    with pytest.raises(InputError, match="no run yet"):
+    with pytest.raises(NotFoundError, match="Known runs: none"):
         store.get("x")
     store.create("toy-1a", "f", Queued())
     store.create("toy-1b", "f", Ended(Reason.COMPLETED), released=True)
@@ -59,7 +60,7 @@ def test_runs_are_found_by_prefix(tmp_path: Path) -> None:
     assert store.get("toy-1b").ended
     with pytest.raises(InputError, match="toy-1a, toy-1b"):
         store.get("toy")
-    with pytest.raises(InputError, match="%"):
+    with pytest.raises(NotFoundError, match="%"):
         store.get("%")
 
 

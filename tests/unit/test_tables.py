@@ -1,4 +1,4 @@
-"""Tables are not cut where there is room, or where cutting would make nonsense."""
+"""Tables are cut only where necessary and useful."""
 
 from __future__ import annotations
 

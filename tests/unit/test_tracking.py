@@ -20,7 +20,7 @@ from mlflow import MlflowClient
 
 
 class Recorder:
-    """A destination that fails as often as told, and remembers what arrived."""
+    """A destination that fails a given number of times, and keeps the received records."""
 
     def __init__(self, failures: int = 0) -> None:
         self.identity = {"where": "memory"}
@@ -104,7 +104,7 @@ def test_spool_survives_a_torn_line_and_a_lost_mark(tmp_path: Path) -> None:
 
 
 def log_everything(spool: Spool, steps: Iterable[int]) -> None:
-    """A step's records of all kinds: each must leave its mark in the totals."""
+    """Log the records of all kinds of one step: each must be reflected in the totals."""
     for step in steps:
         values = {"loss": 1 / step, "tokens_per_s": 10.0 * step}
         spool.append({"op": "metrics", "series": "train", "step": step, "time_ms": step, "values": values})
@@ -137,18 +137,18 @@ def test_totals_are_those_of_all_records(tmp_path: Path) -> None:
         "eval": {"eval_loss": 2 / 6, "eval_accuracy": 0.5},
     }
     assert found.joules == pytest.approx(0.1 * 28 + 0.2 * 7)
-    assert found.joules_since_begin == pytest.approx(0.7 + 0.2)  # begun again within step 6
+    assert found.joules_since_begin == pytest.approx(0.7 + 0.2)  # restarted during step 6
     assert (found.mean("tokens_per_s"), found.mean("loss")) == (40.0, None)
     spool.close()
 
 
-def test_opening_reads_only_what_is_behind_the_totals(tmp_path: Path) -> None:
+def test_opening_reads_only_records_after_the_totals(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
     log_everything(spool, range(1, 20))
     spool.close()
     known = json.loads((tmp_path / "totals.json").read_text())["content"]["offset"]
     assert known == spool.size() == (tmp_path / "spool.jsonl").stat().st_size
-    with (tmp_path / "spool.jsonl").open("r+b") as file:  # whoever reads these would fail
+    with (tmp_path / "spool.jsonl").open("r+b") as file:  # a reader of these records would fail
         file.write(b"x" * (known - 1))
     again = Spool(tmp_path)
     assert again.totals == spool.totals
@@ -158,7 +158,7 @@ def test_opening_reads_only_what_is_behind_the_totals(tmp_path: Path) -> None:
 
 
 def test_totals_are_written_while_the_spool_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However long the run is, what a killed writer leaves behind the totals is short."""
+    """For any length of the run, a killed writer leaves only a few records after the stored totals."""
     monkeypatch.setattr(spool_module, "_TOTALS_EVERY_BYTES", 1000)
     spool = Spool(tmp_path)
     for step in range(1, 200):
@@ -167,7 +167,7 @@ def test_totals_are_written_while_the_spool_grows(tmp_path: Path, monkeypatch: p
         known = SpoolReader(tmp_path).offset
         assert size - known < 1000 + 1000, "of one step there are fewer than 1000 bytes"
     assert known > 10_000
-    shutil.copytree(tmp_path, tmp_path / "left")  # as a writer that is killed would leave it
+    shutil.copytree(tmp_path, tmp_path / "left")  # the state after a kill of the writer
     again = Spool(tmp_path / "left")
     assert again.totals == spool.totals == totals_of_all(tmp_path)
     again.close()
@@ -212,7 +212,7 @@ def test_a_reader_follows_a_spool_that_grows(tmp_path: Path) -> None:
         file.write(b'{"op": "torn')
     assert reader.update() == spool.totals
     spool.close()
-    (tmp_path / "spool" / "spool.jsonl").write_bytes(b'{"op": "begin"}\n')  # the disk has lost what was not synced
+    (tmp_path / "spool" / "spool.jsonl").write_bytes(b'{"op": "begin"}\n')  # data that was not synced is lost
     assert reader.update() == Totals(begun=True)
 
 
@@ -226,8 +226,8 @@ def test_a_torn_line_is_cut_wherever_it_begins(tmp_path: Path, monkeypatch: pyte
             assert path.read_bytes() == whole
 
 
-def test_a_record_for_which_the_disk_has_no_room_leaves_nothing(tmp_path: Path) -> None:
-    """Not in the file, not in the totals; the one after it is whole. The limit on file sizes plays the full disk."""
+def test_a_record_that_does_not_fit_on_the_disk_leaves_nothing(tmp_path: Path) -> None:
+    """Neither file nor totals contain it, and the next record is complete. A file size limit simulates a full disk."""
     script = f"""
 import resource, signal
 from pathlib import Path
@@ -252,7 +252,7 @@ spool.close()
 
 
 def test_a_database_is_made_whole_or_not_at_all(tmp_path: Path) -> None:
-    """Killed while MLflow makes its tables, which takes it seconds, and made by the next who needs it."""
+    """The process is killed while MLflow creates its tables; the next one creates the database."""
     path, artifacts = tmp_path / "mlflow.db", tmp_path / "artifacts"
     script = f"""
 from pathlib import Path

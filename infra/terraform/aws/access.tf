@@ -19,7 +19,7 @@ data "aws_iam_policy_document" "bucket" {
   }
 }
 
-# The head starts and ends nodes: in this network, and only what it has tagged as its own.
+# The head may start nodes in this network, and terminate only nodes with its own tag.
 data "aws_iam_policy_document" "head" {
   source_policy_documents = [data.aws_iam_policy_document.bucket.json]
 

@@ -31,7 +31,7 @@ resource "aws_route_table_association" "this" {
   route_table_id = aws_route_table.this.id
 }
 
-# Datasets and checkpoints do not leave Amazon's network, and cost nothing on the way.
+# Datasets and checkpoints stay in Amazon's network, without transfer costs.
 resource "aws_vpc_endpoint" "s3" {
   vpc_id          = aws_vpc.this.id
   service_name    = "com.amazonaws.${var.region}.s3"
@@ -44,7 +44,7 @@ resource "aws_security_group" "nodes" {
   vpc_id      = aws_vpc.this.id
 
   ingress {
-    description = "one another, on all ports: collectives choose theirs"
+    description = "all ports between nodes; collectives use random ports"
     from_port   = 0
     to_port     = 0
     protocol    = "-1"
@@ -58,7 +58,7 @@ resource "aws_security_group" "nodes" {
     cidr_blocks = var.admin_addresses
   }
   egress {
-    description = "packages, S3, what the cloud itself offers"
+    description = "packages, S3, cloud services"
     from_port   = 0
     to_port     = 0
     protocol    = "-1"

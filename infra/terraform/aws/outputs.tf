@@ -28,5 +28,5 @@ output "database_address" {
 
 output "database_secret" {
   value       = one(aws_db_instance.this.master_user_secret[*].secret_arn)
-  description = "Where AWS keeps the database's password."
+  description = "Secret with the password of the database."
 }

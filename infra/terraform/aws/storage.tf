@@ -20,7 +20,7 @@ resource "aws_s3_bucket_server_side_encryption_configuration" "this" {
   }
 }
 
-# What an upload that died has left is paid for until it is aborted.
+# Incomplete uploads are billed until they are aborted.
 resource "aws_s3_bucket_lifecycle_configuration" "this" {
   bucket = aws_s3_bucket.this.id
   rule {
@@ -39,7 +39,7 @@ resource "aws_efs_file_system" "this" {
   throughput_mode = "elastic"
   tags            = { Name = var.name }
 
-  # All runs and checkpoints: take this out to destroy them.
+  # It holds all runs and checkpoints; remove this block to destroy it.
   lifecycle {
     prevent_destroy = true
   }
@@ -56,7 +56,7 @@ resource "aws_db_subnet_group" "this" {
   subnet_ids = aws_subnet.this[*].id
 }
 
-# Runs, tokens and MLflow's records.
+# Database for runs, tokens and MLflow.
 resource "aws_db_instance" "this" {
   identifier                  = var.name
   engine                      = "postgres"

@@ -1,10 +1,10 @@
-"""Where the time, money and energy of a run went.
+"""Time, cost and energy of a run.
 
-budget: whether a run has spent its budget.
+budget: check whether a run has spent its budget.
 cost: worker time, dollars, energy and CO2 of a run.
 goodput: every second of a run in exactly one class.
-picture: the account as a picture.
-statement: the account of a run: its time by class, and its cost.
-sums: the account as sums that are kept while a run goes on.
-words: the account in two lines of text.
+plot: the account as a plot.
+run_account: the account of a run: its time by class, and its cost.
+running_totals: the account as totals that are updated while a run is active.
+summary: the account in two lines of text.
 """

@@ -1,4 +1,4 @@
-"""What a run has cost: time of workers, dollars, energy and CO2. Pure functions."""
+"""Cost of a run: worker time, dollars, energy and CO2. Pure functions."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _History = Iterable[tuple[float, str, State]]
 
 @dataclass(frozen=True)
 class Cost:
-    """Of a run, so far.
+    """The cost of a run so far.
 
     Attributes:
-        worker_hours: for which the run has held a place, times the workers there.
+        worker_hours: hours with an allocation, times its workers.
         dollars: at ``resources.price_per_hour``; None without a price.
-        energy_kwh: of the run's processes and GPUs; None where nothing was measured.
-        energy_from: how it was measured: ``nvml``, ``rapl``, ``estimate``.
+        energy_kwh: of the run's processes and GPUs; None without a measurement.
+        energy_from: source of the measurement: ``nvml``, ``rapl``, ``estimate``.
         co2_kg: at ``resources.co2_g_per_kwh``.
     """
 
@@ -34,11 +34,11 @@ class Cost:
 
 
 def cost(seconds: float, joules: float | None, energy_from: str, resources: ResourcesSpec) -> Cost:
-    """The cost of a run.
+    """Return the cost of a run.
 
     Args:
-        seconds: as of `worker_seconds`.
-        joules: that were measured; None where nothing was.
+        seconds: as returned by `worker_seconds`.
+        joules: measured energy; None without a measurement.
     """
     hours = seconds / 3600
     kwh = None if joules is None else joules / _JOULES_PER_KWH
@@ -52,21 +52,23 @@ def cost(seconds: float, joules: float | None, energy_from: str, resources: Reso
 
 
 def worker_seconds(history: _History, now: float) -> float:
-    """Seconds in which a run had a place, times its workers there.
+    """Return the seconds in which a run had an allocation, times its workers.
 
     Args:
-        history: its transitions, as of `drivetrain.runs.store.RunStore.history`.
-        now: until when, unless it has given the place back.
+        history: its transitions, as returned by `drivetrain.runs.store.RunStore.history`.
+        now: end of the interval if the allocation is not released.
     """
-    return sum(workers * seconds for workers, seconds in _held(history, now))
+    return sum(workers * seconds for workers, seconds in _allocated_intervals(history, now))
 
 
-def held_seconds(history: _History, now: float) -> float:
-    """Seconds in which a run had a place. Args: see `worker_seconds`."""
-    return sum(seconds for workers, seconds in _held(history, now) if workers)
+def allocated_seconds(history: _History, now: float) -> float:
+    """Return the seconds in which a run had an allocation. Args: see `worker_seconds`."""
+    return sum(seconds for workers, seconds in _allocated_intervals(history, now) if workers)
 
 
-def _held(history: _History, now: float) -> Iterator[tuple[int, float]]:
-    marks = [(at, workers_of(state.place.placement) if isinstance(state, Allocated) else 0) for at, _, state in history]
+def _allocated_intervals(history: _History, now: float) -> Iterator[tuple[int, float]]:
+    marks = [
+        (at, workers_of(state.allocation.placement) if isinstance(state, Allocated) else 0) for at, _, state in history
+    ]
     for (at, workers), (then, _) in pairwise([*marks, (now, 0)]):
         yield workers, max(0.0, then - at)

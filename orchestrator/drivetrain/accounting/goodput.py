@@ -1,4 +1,4 @@
-"""Every second of a run, from when it was submitted to its end, in exactly one class. Pure functions."""
+"""Time accounting: every second of a run, from submission to end, in exactly one class. Pure functions."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from drivetrain_workers.records.step_times import ITERATION, PARTS, Iterations
 from numpy.typing import NDArray
 
 CLASSES = {
-    "queued": "waiting for a place on the cluster",
-    "provisioning": "waiting for agents at the place",
+    "queued": "waiting for an allocation on the cluster",
+    "provisioning": "waiting for agents on the allocated nodes",
     "preparing": "preparing data",
-    "starting": "forking ranks, joining, building the model",
+    "starting": "forking ranks, joining the process group, building the model",
     "computing": "forward, backward and optimizer",
-    "waiting for data": "the next batch was not there yet",
+    "waiting for data": "the next batch was not ready",
     "communicating": "ranks waiting in collectives",
     "saving": "training waiting for checkpoints",
     "evaluating": "evaluations and predictions",
-    "recomputing": "lost to a failure, or done again because of it",
+    "recomputing": "lost or repeated because of a failure",
     "recovering": "from a failure to the next step",
-    "finishing": "sample, pictures and the last uploads",
+    "finishing": "sample, plots and the last uploads",
     "idle": "none of these",
 }
 
-_WITHOUT_RANKS = {
+_CLASS_WITHOUT_RANKS = {
     "queued": "queued",
     "preparing": "preparing",
     "ready": "queued",
@@ -36,20 +36,20 @@ _WITHOUT_RANKS = {
     "finishing": "finishing",
     "ended": "idle",
 }
-_LIVE = ("starting", "training", "stopping")  # phases in which there are ranks
-_OF_PART = dict(
+_PHASES_WITH_RANKS = ("starting", "training", "stopping")  # phases with ranks
+_CLASS_OF_PART = dict(
     zip(PARTS, ("waiting for data", "computing", "communicating", "evaluating", "saving"), strict=True),
 )
 NUMBER_OF_CLASS = {name: number for number, name in enumerate(CLASSES)}
-NO_TURNS: Iterations = np.empty(0, ITERATION)
+NO_ITERATIONS: Iterations = np.empty(0, ITERATION)
 
 
 @dataclass(frozen=True)
-class Stay:
-    """How long a run was in one phase.
+class PhaseInterval:
+    """An interval in which a run was in one phase.
 
     Attributes:
-        generation: of ranks, at the time.
+        generation: number of the generation of ranks.
         begin, end: seconds since the epoch.
     """
 
@@ -61,11 +61,11 @@ class Stay:
 
 @dataclass(frozen=True)
 class Goodput:
-    """The account of a run.
+    """The time of a run by class.
 
     Attributes:
-        seconds: by class of `CLASSES`; they add up to ``wall_s``.
-        wall_s: from when it was submitted until its end, or until now.
+        seconds: by class of `CLASSES`; their sum is ``wall_s``.
+        wall_s: from submission until the end of the run, or until now.
     """
 
     seconds: dict[str, float]
@@ -73,18 +73,18 @@ class Goodput:
 
     @property
     def share(self) -> float:
-        """Of the time since the run got its first place, what went into steps that count: 0 to 1."""
+        """Fraction of the time since the first allocation that was spent on useful steps: 0 to 1."""
         running = self.wall_s - self.seconds["queued"] - self.seconds["preparing"]
         return (self.seconds["computing"] + self.seconds["communicating"]) / running if running > 0 else 0.0
 
 
 @dataclass(frozen=True)
 class Timeline:
-    """The account of a run, stretch by stretch.
+    """The time of a run, interval by interval.
 
     Attributes:
-        begins, ends: of stretches of time, in order and without gaps; seconds since the epoch.
-        classes: of each stretch, as an index into `CLASSES`.
+        begins, ends: of the intervals, in order and without gaps; seconds since the epoch.
+        classes: class of each interval, as an index into `CLASSES`.
     """
 
     begins: NDArray[np.float64]
@@ -93,107 +93,112 @@ class Timeline:
 
     @property
     def goodput(self) -> Goodput:
-        """The sums of all stretches."""
+        """Sums over all intervals."""
         sums = np.bincount(self.classes, self.ends - self.begins, len(CLASSES)).astype(np.float64)
         return Goodput(by_class(sums), float(self.ends[-1] - self.begins[0]) if len(self.ends) else 0.0)
 
     def over_time(self, slices: int) -> NDArray[np.float64]:
-        """Shares of each class ``[classes, slices]`` in equal slices of the whole time."""
+        """Return the share of each class ``[classes, slices]`` in equal slices of the total time."""
         edges = np.linspace(self.begins[0], self.ends[-1], slices + 1)
         shares = np.empty((len(CLASSES), slices))
         for number in range(len(CLASSES)):
-            mine = self.classes == number
-            lengths = np.where(mine, self.ends - self.begins, 0.0)
-            spent = np.concatenate([[0.0], np.cumsum(lengths)])  # up to the end of each stretch
+            lengths = np.where(self.classes == number, self.ends - self.begins, 0.0)
+            spent = np.concatenate([[0.0], np.cumsum(lengths)])  # up to the end of each interval
             at = np.interp(edges, np.concatenate([self.begins[:1], self.ends]), spent)
             shares[number] = np.diff(at) / np.diff(edges)
         return shares
 
 
-def stays(created: float, history: Iterable[tuple[float, str, int]], now: float) -> list[Stay]:
-    """The stays of a run, from its transitions (when, phase, generation) and when it was submitted.
+def phase_intervals(created: float, history: Iterable[tuple[float, str, int]], now: float) -> list[PhaseInterval]:
+    """Return the phase intervals of a run from its submission time and its transitions (time, phase, generation).
 
     Args:
-        now: where the account ends, unless the run has ended before.
+        now: end of the last interval if the run has not ended.
     """
     marks = [(created, "queued", 0), *history]
     if marks[-1][1] != "ended":
         marks.append((now, "", 0))
-    return [Stay(phase, generation, at, max(at, then)) for (at, phase, generation), (then, *_) in pairwise(marks)]
+    return [
+        PhaseInterval(phase, generation, at, max(at, then)) for (at, phase, generation), (then, *_) in pairwise(marks)
+    ]
 
 
-class Book(Protocol):
-    """Where a run's time is entered, one stretch behind the other."""
+class TimeAccumulator(Protocol):
+    """Accumulates the time of a run, interval by interval."""
 
     def add(self, end: float, name: str) -> None:
-        """Enter the time from where the last stretch ended to ``end`` under a class."""
+        """Add the time from the end of the last interval to ``end`` to a class."""
 
-    def begin_of_turns(self, generation: int, limit: float) -> float | None:
-        """Return when the first turn of a generation began; None if none began before ``limit``."""
+    def first_iteration_begin(self, generation: int, limit: float) -> float | None:
+        """Return the begin of the first loop iteration of a generation; None if none began before ``limit``."""
 
-    def add_turns(self, generation: int, limit: float, reached: int) -> int:
-        """Enter the turns of a generation that began before ``limit``, up to there; return their highest step.
+    def add_iterations(self, generation: int, limit: float, reached: int) -> int:
+        """Add the iterations of a generation that began before ``limit``; return their highest step.
 
-        What lies between turns is idle. Steps up to ``reached`` are done again.
+        Time between iterations is idle. Steps up to ``reached`` are recomputed.
         """
 
 
-def account(found: Sequence[Stay], turns: Mapping[int, Iterations]) -> Timeline:
-    """Account for the time of a run, reading all its turns. `drivetrain.accounting.sums` reads them as they come.
+def account(intervals: Sequence[PhaseInterval], iterations: Mapping[int, Iterations]) -> Timeline:
+    """Account for the time of a run from all its loop iterations.
+
+    `drivetrain.accounting.running_totals` does the same incrementally.
 
     Args:
-        found: as of `stays`.
-        turns: of each generation, as of `drivetrain_workers.records.step_times.read_iterations`.
+        intervals: as returned by `phase_intervals`.
+        iterations: by generation, as returned by `drivetrain_workers.records.step_times.read_iterations`.
     """
-    stretches = _Stretches(found[0].begin, turns)
-    enter(found, stretches)
-    return stretches.done()
+    accumulator = _IntervalAccumulator(intervals[0].begin, iterations)
+    accumulate(intervals, accumulator)
+    return accumulator.timeline()
 
 
-def enter(found: Sequence[Stay], book: Book) -> None:
-    """Enter the time of a run into a book.
+def accumulate(intervals: Sequence[PhaseInterval], accumulator: TimeAccumulator) -> None:
+    """Add the time of a run to an accumulator.
 
-    Where ranks lived, the turns that rank 0 has written say what was done; what lies between them is idle. A turn that
-    ends with a step which an earlier generation had reached before is done again. What follows the last turn of a
-    generation that has failed is lost.
+    In phases with ranks, the loop iterations recorded by rank 0 determine the class; time between them is idle. An
+    iteration whose step an earlier generation had already reached is recomputed. The time after the last iteration of a
+    failed generation is lost.
 
     Args:
-        found: as of `stays`.
+        intervals: as returned by `phase_intervals`.
     """
     failed, reached = False, 0
-    groups = [list(group) for _, group in groupby(found, key=_life)]
+    groups = [list(group) for _, group in groupby(intervals, key=_ranks_of)]
     for group, after in zip(groups, [*groups[1:], []], strict=True):
         first, last = group[0], group[-1]
-        if first.phase not in _LIVE:
-            for stay in group:
-                failed = failed and stay.phase != "ended"  # a user who resumes it begins with a clean slate
-                book.add(stay.end, "recovering" if failed else _WITHOUT_RANKS[stay.phase])
+        if first.phase not in _PHASES_WITH_RANKS:
+            for interval in group:
+                failed = failed and interval.phase != "ended"  # a resume by a user is not a recovery
+                accumulator.add(interval.end, "recovering" if failed else _CLASS_WITHOUT_RANKS[interval.phase])
             continue
-        begins_training = book.begin_of_turns(first.generation, last.end)
-        book.add(last.end if begins_training is None else begins_training, "recovering" if failed else "starting")
+        begins_training = accumulator.first_iteration_begin(first.generation, last.end)
+        accumulator.add(
+            last.end if begins_training is None else begins_training, "recovering" if failed else "starting"
+        )
         failed = bool(after) and after[0].phase != "finishing" and last.phase != "stopping"
         if begins_training is not None:
-            reached = max(reached, book.add_turns(first.generation, last.end, reached))
-            book.add(last.end, "recomputing" if failed else "saving" if after else "computing")
+            reached = max(reached, accumulator.add_iterations(first.generation, last.end, reached))
+            accumulator.add(last.end, "recomputing" if failed else "saving" if after else "computing")
 
 
 def by_class(seconds: NDArray[np.float64]) -> dict[str, float]:
-    """Name the entries of an array with a sum for each class."""
+    """Return an array of sums as a dictionary by class."""
     return dict(zip(CLASSES, seconds.tolist(), strict=True))
 
 
-def turn_stretches(
+def iteration_intervals(
     records: Iterations, at: float, limit: float, reached: int
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Divide the time of turns into stretches: the parts of each turn, and what lies between it and the next one.
+    """Divide the time of loop iterations into intervals: the parts of each iteration, and the gap to the next one.
 
     Args:
-        records: turns of one generation, in the order in which they were written.
-        at, limit: the stretches lie between these two.
-        reached: steps up to this one are done again.
+        records: iterations of one generation, in the order of the file.
+        at, limit: bounds of the intervals.
+        reached: steps up to this one are recomputed.
 
     Returns:
-        Edges ``[turns, parts + 2]``, which never fall, and the classes ``[turns, parts + 1]`` of what lies between.
+        Non-decreasing edges ``[iterations, parts + 2]``, and the classes ``[iterations, parts + 1]`` between them.
     """
     edges = np.empty((len(records), len(PARTS) + 2))
     edges[:, 0] = records["began"]
@@ -204,27 +209,27 @@ def turn_stretches(
     edges = np.clip(np.minimum(edges, following[:, None]), at, max(at, limit))
     edges = np.maximum.accumulate(edges.ravel()).reshape(len(records), -1)
     classes = np.tile(
-        [NUMBER_OF_CLASS[_OF_PART[part]] for part in PARTS] + [NUMBER_OF_CLASS["idle"]], (len(records), 1)
+        [NUMBER_OF_CLASS[_CLASS_OF_PART[part]] for part in PARTS] + [NUMBER_OF_CLASS["idle"]], (len(records), 1)
     )
     classes[records["step"] <= reached, : len(PARTS)] = NUMBER_OF_CLASS["recomputing"]
     return edges, classes
 
 
-def _life(stay: Stay) -> tuple[bool, int]:
-    """Stays in which the same ranks live belong together."""
-    return (True, stay.generation) if stay.phase in _LIVE else (False, 0)
+def _ranks_of(interval: PhaseInterval) -> tuple[bool, int]:
+    """Return a key that groups intervals with the same ranks."""
+    return (True, interval.generation) if interval.phase in _PHASES_WITH_RANKS else (False, 0)
 
 
-class _Stretches:
-    """A book that keeps every stretch.
+class _IntervalAccumulator:
+    """Keeps every interval.
 
     Args:
-        begin: of the first one.
-        turns: see `account`.
+        begin: of the first interval.
+        iterations: see `account`.
     """
 
-    def __init__(self, begin: float, turns: Mapping[int, Iterations]) -> None:
-        self._at, self._turns = begin, turns
+    def __init__(self, begin: float, iterations: Mapping[int, Iterations]) -> None:
+        self._at, self._iterations = begin, iterations
         self._parts: list[tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]] = []
 
     def add(self, end: float, name: str) -> None:
@@ -232,22 +237,22 @@ class _Stretches:
         self._parts.append((np.array([self._at]), np.array([end]), np.array([NUMBER_OF_CLASS[name]])))
         self._at = end
 
-    def begin_of_turns(self, generation: int, limit: float) -> float | None:
+    def first_iteration_begin(self, generation: int, limit: float) -> float | None:
         records = self._begun(generation, limit)
         return float(records["began"][0]) if len(records) else None
 
-    def add_turns(self, generation: int, limit: float, reached: int) -> int:
+    def add_iterations(self, generation: int, limit: float, reached: int) -> int:
         records = self._begun(generation, limit)
-        edges, classes = turn_stretches(records, self._at, limit, reached)
+        edges, classes = iteration_intervals(records, self._at, limit, reached)
         self._parts.append((edges[:, :-1].ravel(), edges[:, 1:].ravel(), classes.ravel()))
         self._at = float(edges[-1, -1])
         return int(records["step"].max())
 
     def _begun(self, generation: int, limit: float) -> Iterations:
-        records = self._turns.get(generation, NO_TURNS)
+        records = self._iterations.get(generation, NO_ITERATIONS)
         return records[records["began"] < limit]
 
-    def done(self) -> Timeline:
-        """All of them."""
+    def timeline(self) -> Timeline:
+        """Return all intervals."""
         begins, ends, classes = (np.concatenate(column) for column in zip(*self._parts, strict=True))
         return Timeline(begins, ends, classes)

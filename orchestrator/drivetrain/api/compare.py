@@ -1,4 +1,4 @@
-"""What differs between two runs, in what they were given and in what came of it."""
+"""The differences between two runs: their input, and their results."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from difflib import unified_diff
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from drivetrain_pipelines.storage.checksums import JsonObject
 from drivetrain_workers.protocol.step_record import StepRecord
@@ -15,10 +15,10 @@ from drivetrain_workers.records import ledger
 from drivetrain_workers.records.run_folder import RunFolder
 
 from drivetrain.home import Home
-from drivetrain.job.provenance import kept_environment
+from drivetrain.job.provenance import load_environment
 from drivetrain.job.spec import flatten
 from drivetrain.runs.store import RunRecord, RunStore
-from drivetrain.tracking.curves import draw_losses
+from drivetrain.tracking.loss_plots import draw_losses
 from drivetrain.tracking.spool import read_records
 
 Pair = tuple[Any, Any]
@@ -26,16 +26,16 @@ Pair = tuple[Any, Any]
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two runs, side by side.
+    """Two runs side by side.
 
     Attributes:
-        settings, environment: what differs, by key.
+        settings, environment: the values that differ, by key.
         code: a unified diff of the jobs' code.
         data: the dataset versions.
-        worlds: of each, (first step, world size), whenever the world size changed.
-        same_steps: steps from the first on whose losses are the same to the bit.
-        losses: of both at the step after those; None where one has no such step.
-        results: figures of the summaries that both have.
+        worlds: for each run (first step, world size), one pair for every change of the world size.
+        same_steps: number of steps, from the first, whose losses are bitwise equal.
+        losses: the losses at the next step; None where a run has no such step.
+        results: figures of the runs' summaries.
     """
 
     runs: tuple[str, str]
@@ -48,18 +48,31 @@ class Comparison:
     losses: tuple[float, float] | None
     results: dict[str, Pair]
 
+    @classmethod
+    def from_json(cls, found: JsonObject) -> Self:
+        """Return the comparison that `dataclasses.asdict` and JSON have made lists of."""
+        pairs = {
+            name: {key: tuple(pair) for key, pair in found[name].items()}
+            for name in ("settings", "environment", "results")
+        }
+        worlds = tuple([(step, size) for step, size in each] for each in found["worlds"])
+        losses = None if found["losses"] is None else tuple(found["losses"])
+        runs, data = tuple(found["runs"]), tuple(found["data"])
+        return cls(**{**found, **pairs, "worlds": worlds, "losses": losses, "runs": runs, "data": data})
+
     @property
     def same_input(self) -> bool:
-        """Whether nothing that a result may depend on differs."""
+        """Whether everything that determines the result is equal."""
         return not (self.settings or self.environment or self.code) and self.data[0] == self.data[1]
 
 
 def compare(first: str, second: str, picture: Path | None = None) -> Comparison:
-    """Compare two runs of this home; their losses over each other go to ``picture``.
+    """Compare two runs of this home, and draw their losses into the file ``picture``.
 
     Raises:
-        InputError: there is no such run, or several.
-        CorruptFileError: a ledger is not what was written.
+        NotFoundError: there is no such run.
+        InputError: several runs have this prefix.
+        CorruptFileError: a ledger does not hold what was written.
     """
     home = Home.from_environment()
     store = RunStore(home.database_url)
@@ -75,7 +88,7 @@ def compare(first: str, second: str, picture: Path | None = None) -> Comparison:
     return Comparison(
         (records[0].id, records[1].id),
         _different(*(flatten(folder.resolved()) for folder in folders)),
-        _different(*(kept_environment(folder) for folder in folders)),
+        _different(*(load_environment(folder) for folder in folders)),
         list(_code_diff(*folders)),
         (records[0].facts.dataset_version, records[1].facts.dataset_version),
         (_worlds(steps[0]), _worlds(steps[1])),

@@ -1,4 +1,4 @@
-"""Planning a job from outside a run."""
+"""The plan of a job, without a run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from drivetrain.home import Home
 from drivetrain.job.files import with_files
 from drivetrain.job.loading import load_job
 from drivetrain.planning.forecast import forecast
-from drivetrain.planning.hardware import Room, gpu
+from drivetrain.planning.hardware import Hardware, gpu
 from drivetrain.planning.plan import Plan
 
 
@@ -25,7 +25,7 @@ def plan_job(
     nodes: int,
     on_progress: Callable[[int, int, str], None],
 ) -> Plan:
-    """Plan a job. Its dataset is prepared first if that was not done before.
+    """Plan a job. Its dataset is prepared first if necessary.
 
     Args:
         gpu_name: see `drivetrain.planning.hardware.gpu`; None plans for CPUs of this machine.
@@ -51,5 +51,5 @@ def plan_job(
     data = spec.data
     prepared = find(data, data.location or str(home.datasets), home.downloads, job.folder)
     prepared = prepared or prepare_data(path, overrides, None, on_progress)
-    room = Room(workers, nodes, device, psutil.virtual_memory().total * nodes / workers)
-    return forecast(spec, job.folder, prepared.folder.location, room, home)
+    hardware = Hardware(workers, nodes, device, psutil.virtual_memory().total * nodes / workers)
+    return forecast(spec, job.folder, prepared.folder.location, hardware, home)

@@ -12,12 +12,12 @@ from rich.table import Table
 
 from drivetrain.cli.errors import errors
 from drivetrain.cli.tables import show
-from drivetrain.scheduling.picture import draw
+from drivetrain.scheduling.plot import draw
 from drivetrain.scheduling.rules import Rules, load_rules
 from drivetrain.scheduling.simulation import (
     Result,
+    coordinator_policy,
     first_in_first_out,
-    policy_in_use,
     shortest_first,
     simulate,
 )
@@ -25,14 +25,14 @@ from drivetrain.scheduling.trace import parse_cluster, read_trace
 
 
 def simulate_trace(trace: str, cluster: str, rules_file: str | None, picture: str | None, as_json: bool) -> None:
-    """Run a trace under the policy in use and under two baselines; print how each did."""
+    """Simulate the scheduler and two baselines on a trace, and print their figures."""
     with errors():
         if rules_file and not Path(rules_file).is_file():
             raise InputError("--rules", repr(rules_file), "a YAML file with scheduling rules")
         rules = load_rules(Path(rules_file)) if rules_file else Rules()
         jobs, nodes = read_trace(trace), parse_cluster(cluster)
         policies = {
-            "Drivetrain": policy_in_use(rules),
+            "Drivetrain": coordinator_policy(rules),
             "FIFO": first_in_first_out,
             "SJF (oracle)": shortest_first(jobs),
         }

@@ -1,8 +1,8 @@
-"""Clusters of cloud machines, by Ray's own launcher, with checks before it starts anything.
+"""Clusters of cloud machines with Ray's cluster launcher, and checks before their start.
 
-cluster_file: a cluster file: its nodes, their prices.
-launcher: Ray's launcher: create nodes, list them, remove them.
-notices: the notice that a cloud gives before it takes a spot machine back.
-preflight: whether the cloud would accept the cluster.
-safety: refusal of unsafe settings of a cluster file.
+cluster_file: a cluster file: its node groups and prices.
+launcher: Ray's launcher: create, list and remove nodes.
+notices: the interruption notice of a cloud for a spot machine.
+preflight: checks of credentials, machine types and quotas.
+safety: checks for unsafe settings of a cluster file.
 """

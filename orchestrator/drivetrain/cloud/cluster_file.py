@@ -1,4 +1,4 @@
-"""A cluster file: Ray's own format, of which we look at the nodes, their prices, and what is unsafe."""
+"""A cluster file in Ray's format: its node groups and prices."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from jsonschema import ValidationError
 from drivetrain.cluster.ray_internals import complete_cluster_config
 
 _TYPE_KEYS = {"aws": "InstanceType", "gcp": "machineType", "azure": "azure_arm_parameters.vmSize"}
-_PLACEHOLDER = re.compile(r"<[a-zA-Z][^<>]*(?<! )>")  # not what a shell reads from and writes to
+_PLACEHOLDER = re.compile(r"<[a-zA-Z][^<>]*(?<! )>")  # does not match shell redirections
 
 
 @dataclass(frozen=True)
 class NodeGroup:
-    """Nodes of one kind.
+    """Nodes of one machine type.
 
     Attributes:
-        machine: what the cloud calls the kind.
-        least, most: how many of them there may be.
-        spot: whether the cloud may take them back.
-        cpus, gpus: of each; None where only the cloud knows.
-        price: dollars an hour of each, at the most; None where nobody has said.
-        config: as the cloud wants it.
+        machine: machine type, as named by the cloud.
+        least, most: minimum and maximum number of nodes.
+        spot: whether they are spot machines.
+        cpus, gpus: per node; None if only the cloud knows.
+        price: maximum dollars per hour and node; None if unknown.
+        config: node configuration of the cloud.
     """
 
     name: str
@@ -44,16 +44,16 @@ class NodeGroup:
 
 
 class ClusterFile:
-    """A file as `ray up` takes it, with Ray's defaults filled in.
+    """A cluster file for `ray up`, with Ray's defaults.
 
     Attributes:
         path: of the file.
         cloud: aws, gcp or azure.
         name: of the cluster.
-        config: the whole of it.
+        config: the complete content.
 
     Raises:
-        InputError: it cannot be read, is not valid, or something in it is still to be filled in.
+        InputError: the file cannot be read, is not valid, or contains a placeholder.
     """
 
     def __init__(self, path: Path) -> None:
@@ -65,51 +65,55 @@ class ClusterFile:
         self.cloud = str(written["provider"].get("type"))
         if self.cloud not in _TYPE_KEYS:
             raise InputError(f"{path}: provider.type", repr(self.cloud), ", ".join(_TYPE_KEYS))
-        place = "location" if self.cloud == "azure" else "region"
-        if not isinstance(written["provider"].get(place), str):
+        region_key = "location" if self.cloud == "azure" else "region"
+        if not isinstance(written["provider"].get(region_key), str):
             raise InputError(
-                f"{path}: provider.{place}", repr(written["provider"].get(place)), "where the machines are"
+                f"{path}: provider.{region_key}",
+                repr(written["provider"].get(region_key)),
+                "the region of the machines",
             )
         self._prices = self._read_prices(written["metadata"])
         for key, value in _leaves(written):
             if isinstance(value, str) and (found := _PLACEHOLDER.search(value)):
-                raise InputError(f"{path}: {key}", found[0], "a value of your own", "`terraform output` tells most.")
+                raise InputError(f"{path}: {key}", found[0], "your value", "`terraform output` prints most values.")
         try:
             self.config = complete_cluster_config(written)
         except ValidationError as error:
             key = ".".join(str(part) for part in error.absolute_path)
             raise InputError(f"{path}: {key}", repr(error.instance)[:200], error.message[:300]) from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(str(path), str(error)[:300], "what Ray's cluster launcher takes") from error
+            raise InputError(str(path), str(error)[:300], "a file that Ray's cluster launcher accepts") from error
         self.name: str = self.config["cluster_name"]
 
     @property
     def head(self) -> NodeGroup:
-        """The one node that is always there."""
+        """The head node."""
         return self._group(self.config["head_node_type"])
 
     @property
     def workers(self) -> list[NodeGroup]:
-        """All that the autoscaler may add."""
+        """The groups from which the autoscaler may add nodes."""
         others = [name for name in self.config["available_node_types"] if name != self.config["head_node_type"]]
         return [self._group(name) for name in others]
 
     def hourly_price(self) -> tuple[float, float]:
-        """Dollars an hour: with as few nodes as there may be, and with as many.
+        """Return the dollars per hour with the minimum and with the maximum number of nodes.
 
         Raises:
-            InputError: the price of a kind is not known.
+            InputError: the price of a machine type is unknown.
         """
         for group in (self.head, *self.workers):
             if group.price is None:
                 key = f"{self.path}: metadata.price_per_hour.{group.machine}"
-                raise InputError(key, "nothing", "dollars an hour of this kind of machine, as your cloud asks for it")
+                raise InputError(
+                    key, "nothing", "dollars per hour for this machine type, from the price list of your cloud"
+                )
         prices = {group.name: group.price or 0.0 for group in self.workers}
         least = sum(group.least * prices[group.name] for group in self.workers)
         return (self.head.price or 0.0) + least, (self.head.price or 0.0) + self.most_of(prices)
 
     def most_of(self, each: Mapping[str, float]) -> float:
-        """The most of something that the workers may have together, by what a node of each group has of it."""
+        """Return the maximum total of a quantity over all workers, given its value per node by group."""
         left, most = self.config["max_workers"], 0.0
         for group in sorted(self.workers, key=lambda group: each.get(group.name, 0.0), reverse=True):
             count = min(group.most, left)
@@ -120,7 +124,7 @@ class ClusterFile:
     def _read_prices(self, metadata: JsonObject) -> dict[str, float]:
         key, prices = f"{self.path}: metadata.price_per_hour", metadata.get("price_per_hour")
         if not isinstance(prices, dict):
-            raise InputError(key, repr(prices), "dollars an hour by kind of machine")
+            raise InputError(key, repr(prices), "dollars per hour by machine type")
         for machine, price in prices.items():
             if isinstance(price, bool) or not isinstance(price, int | float) or not price >= 0:
                 raise InputError(f"{key}.{machine}", repr(price), "a number of dollars")
@@ -146,7 +150,7 @@ class ClusterFile:
             machine = machine.get(part, {}) if isinstance(machine, dict) else {}
         if not isinstance(machine, str):
             key = f"{self.path}: available_node_types.{name}.node_config.{_TYPE_KEYS[self.cloud]}"
-            raise InputError(key, repr(machine), "the name of a kind of machine")
+            raise InputError(key, repr(machine), "the name of a machine type")
         return NodeGroup(
             name,
             machine,
@@ -169,7 +173,7 @@ def _is_spot(node: JsonObject) -> bool:
 
 
 def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Everything in a document that holds nothing else, with its key."""
+    """Yield every leaf of a document with its key."""
     if isinstance(value, dict):
         for name, inner in value.items():
             yield from _leaves(inner, f"{key}.{name}".lstrip("."))

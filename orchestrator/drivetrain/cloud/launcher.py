@@ -1,4 +1,4 @@
-"""Ray's launcher, driven: nodes made, looked at, and taken away until none is left."""
+"""Ray's cluster launcher: create, list and remove nodes."""
 
 from __future__ import annotations
 
@@ -11,26 +11,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from drivetrain_pipelines.errors import DrivetrainError
 from ray.autoscaler.tags import TAG_RAY_NODE_KIND, TAG_RAY_NODE_STATUS, TAG_RAY_USER_NODE_TYPE
 
 from drivetrain.cloud.cluster_file import ClusterFile
 from drivetrain.cluster.ray_internals import node_provider
+from drivetrain.errors import LauncherError
 from drivetrain.private_files import write_private
 
-_GONE_S = 300.0
-_LOOK_S = 2.0
-
-
-class LauncherError(DrivetrainError):
-    """Ray's launcher has failed; what it printed says why."""
-
-    def __init__(self, what: str) -> None:
-        super().__init__(what)
-        self.what = what
-
-    def __str__(self) -> str:
-        return self.what
+_TERMINATION_TIMEOUT_S = 300.0
+_POLL_INTERVAL_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -38,9 +27,9 @@ class CloudNode:
     """A machine of a cluster.
 
     Attributes:
-        group: the cluster file's name for its kind.
-        status: what Ray is doing with it.
-        price: dollars an hour, where the file says so.
+        group: its node group in the cluster file.
+        status: its status in Ray's launcher.
+        price: dollars per hour, if the file contains it.
     """
 
     id: str
@@ -52,28 +41,28 @@ class CloudNode:
 
 
 def up(file: ClusterFile) -> None:
-    """Make the cluster, or bring it to what the file says. Raises LauncherError."""
+    """Create the cluster, or update it to the file. Raises LauncherError."""
     ensure_ray_token()
     _ray("up", file)
 
 
 def down(file: ClusterFile) -> None:
-    """Take every machine away; returns when the cloud has none of them left. Raises LauncherError."""
+    """Remove every machine; return when the cloud lists none of them. Raises LauncherError."""
     _ray("down", file)
-    deadline = time.monotonic() + _GONE_S
+    deadline = time.monotonic() + _TERMINATION_TIMEOUT_S
     while left := nodes(file):
         if time.monotonic() > deadline:
             ids = ", ".join(node.id for node in left)
-            raise LauncherError(f"still there, and paid for: {ids}; end them in the cloud's console")
-        time.sleep(_LOOK_S)
+            raise LauncherError(f"machines still running and billed: {ids}; terminate them in the cloud's console")
+        time.sleep(_POLL_INTERVAL_S)
 
 
 def nodes(file: ClusterFile) -> list[CloudNode]:
-    """The cluster's machines that the cloud has, by its own books. Raises LauncherError."""
+    """Return the cluster's machines as listed by the cloud. Raises LauncherError."""
     try:
         return list(_nodes(file))
-    except Exception as error:  # of whichever client the cloud has
-        raise LauncherError(f"{file.cloud} cannot be asked: {error}".splitlines()[0]) from error
+    except Exception as error:  # errors of any cloud client
+        raise LauncherError(f"{file.cloud} cannot be queried: {error}".splitlines()[0]) from error
 
 
 def _nodes(file: ClusterFile) -> Iterator[CloudNode]:
@@ -94,7 +83,7 @@ def _nodes(file: ClusterFile) -> Iterator[CloudNode]:
 
 
 def ensure_ray_token() -> Path:
-    """The token that Ray's nodes ask one another for, made where there is none."""
+    """Create the authentication token of Ray's nodes if it does not exist; return its file."""
     path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser()
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -107,4 +96,4 @@ def _ray(verb: str, file: ClusterFile) -> None:
     if verb == "up":
         command.append("--no-config-cache")
     if subprocess.run(command, check=False).returncode:
-        raise LauncherError(f"`ray {verb} {file.path}` has failed; its words are above")
+        raise LauncherError(f"`ray {verb} {file.path}` failed; its output is above")

@@ -1,6 +1,6 @@
-"""What a cloud tells a spot machine before it takes it back.
+"""The interruption notice of a cloud for a spot machine.
 
-The machine asks for it itself, at an address that is the same on all clouds. Sources: Amazon EC2 "Spot Instance
+The machine polls the metadata service, whose address is the same on all clouds. Sources: Amazon EC2 "Spot Instance
 interruption notices", Google Compute Engine "Preemption process", Azure "Scheduled Events for Linux VMs".
 """
 
@@ -15,41 +15,41 @@ from drivetrain_pipelines.errors import InputError
 
 METADATA = "http://169.254.169.254"
 CLOUDS = ("aws", "gcp", "azure")
-_LOOK_S = 2.0
-_PATIENCE_S = 180.0  # with the first answer: machines boot, and Azure begins to look for events when it is asked
-_GOOGLE_S = 30.0  # it tells no time: this is all that it gives
-_NO_ANSWER = (httpx.HTTPError, ValueError, KeyError)  # none, or one that is not as documented
+_POLL_INTERVAL_S = 2.0
+_FIRST_ANSWER_TIMEOUT_S = 180.0  # covers the boot of the machine, and Azure's delay before the first events
+_GCP_NOTICE_S = 30.0  # it sends no time: this is the documented period
+_ANSWER_ERRORS = (httpx.HTTPError, ValueError, KeyError)  # no answer, or not the documented one
 
 
 def check_cloud(cloud: str) -> None:
-    """Raises InputError for one whose notices are not known."""
+    """Raise InputError for an unsupported cloud."""
     if cloud not in CLOUDS:
         raise InputError("--on-notice", cloud, f"one of {', '.join(CLOUDS)}")
 
 
 def wait_for_notice(cloud: str, metadata: str = METADATA) -> float:
-    """Wait until a cloud says that it takes this machine back; returns the seconds that are left.
+    """Wait for an interruption notice; return the remaining seconds.
 
     Args:
         cloud: one of `CLOUDS`.
         metadata: base URL of its metadata service.
 
     Raises:
-        InputError: another cloud, or none, answers there.
+        InputError: the metadata service does not respond, or belongs to another cloud.
     """
     ask = {"aws": _aws, "gcp": _gcp, "azure": _azure}[cloud]
-    patience, answered = time.monotonic() + _PATIENCE_S, False
+    deadline, answered = time.monotonic() + _FIRST_ANSWER_TIMEOUT_S, False
     with httpx.Client(base_url=metadata, timeout=5.0, trust_env=False) as client:
         while True:
             try:
                 if (left := ask(client)) is not None:
                     return max(0.0, left)
                 answered = True
-            except _NO_ANSWER as error:  # later on such services are away at times
-                if not answered and time.monotonic() > patience:
-                    fix = "Leave this to machines of that cloud, and let containers reach its metadata service."
-                    raise InputError("--on-notice", cloud, f"the cloud of this machine, but: {error!r}", fix) from error
-            time.sleep(_LOOK_S)
+            except _ANSWER_ERRORS as error:  # later errors are temporary
+                if not answered and time.monotonic() > deadline:
+                    fix = "Use it only on machines of that cloud, and give containers access to its metadata service."
+                    raise InputError("--on-notice", cloud, f"the cloud of this machine ({error!r})", fix) from error
+            time.sleep(_POLL_INTERVAL_S)
 
 
 def _aws(client: httpx.Client) -> float | None:
@@ -62,18 +62,18 @@ def _aws(client: httpx.Client) -> float | None:
 
 def _gcp(client: httpx.Client) -> float | None:
     answer = client.get("/computeMetadata/v1/instance/preempted", headers={"Metadata-Flavor": "Google"})
-    return _GOOGLE_S if answer.raise_for_status().text == "TRUE" else None
+    return _GCP_NOTICE_S if answer.raise_for_status().text == "TRUE" else None
 
 
 def _azure(client: httpx.Client) -> float | None:
-    own = _azure_asked(client, "/metadata/instance/compute/name?api-version=2021-02-01&format=text").text
-    events = _azure_asked(client, "/metadata/scheduledevents?api-version=2020-07-01").json()["Events"]
-    times = [event["NotBefore"] for event in events if event["EventType"] == "Preempt" and own in event["Resources"]]
-    # without a time it has begun
+    name = _azure_get(client, "/metadata/instance/compute/name?api-version=2021-02-01&format=text").text
+    events = _azure_get(client, "/metadata/scheduledevents?api-version=2020-07-01").json()["Events"]
+    times = [event["NotBefore"] for event in events if event["EventType"] == "Preempt" and name in event["Resources"]]
+    # an event without a time has already started
     return min((_seconds_until(parsedate_to_datetime(text)) if text else 0.0 for text in times), default=None)
 
 
-def _azure_asked(client: httpx.Client, path: str) -> httpx.Response:
+def _azure_get(client: httpx.Client, path: str) -> httpx.Response:
     return client.get(path, headers={"Metadata": "true"}).raise_for_status()
 
 

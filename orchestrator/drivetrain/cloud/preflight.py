@@ -1,4 +1,4 @@
-"""What a cloud would say no to, asked before anything is started."""
+"""Checks of credentials, machine types and quotas of a cloud, before a cluster starts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from drivetrain_pipelines.errors import InputError
 
 from drivetrain.cloud.cluster_file import ClusterFile, NodeGroup
 
-# Which quota counts the virtual CPUs of a family, on demand and as spot (Service Quotas, service "ec2").
+# Quotas for virtual CPUs by family, on demand and spot (Service Quotas, service "ec2").
 _QUOTAS = {
     "standard": ("L-1216C47A", "L-34B43A08"),
     "g": ("L-DB2E81BA", "L-3819A6DF"),
@@ -25,10 +25,10 @@ _CLIENTS = {
 
 
 def preflight(file: ClusterFile) -> list[str]:
-    """Ask the cloud; returns what could not be found out.
+    """Check a cluster file against the cloud; return what could not be checked.
 
     Raises:
-        InputError: it would say no.
+        InputError: the cloud would reject the cluster.
     """
     module, package = _CLIENTS[file.cloud]
     try:
@@ -37,15 +37,15 @@ def preflight(file: ClusterFile) -> list[str]:
         found = None
     if not found:
         raise InputError(
-            f"{file.path}: provider.type", file.cloud, "a cloud whose client is installed", f"pip install {package}"
+            f"{file.path}: provider.type", file.cloud, "a cloud with an installed client", f"pip install {package}"
         )
     if file.cloud == "aws":
         return _aws(file)
-    return [f"quotas and credentials of {file.cloud}: its console tells"]
+    return [f"quotas and credentials of {file.cloud}; check them in its console"]
 
 
 def _aws(file: ClusterFile) -> list[str]:
-    import boto3  # here: only this cloud's users need it
+    import boto3  # here: needed only for this cloud
     from botocore.exceptions import BotoCoreError, ClientError
 
     region = file.config["provider"]["region"]
@@ -53,19 +53,19 @@ def _aws(file: ClusterFile) -> list[str]:
     try:
         session.client("sts").get_caller_identity()
     except (BotoCoreError, ClientError) as error:
-        raise InputError("AWS credentials", str(error), "some that AWS knows", "Try `aws configure`.") from error
+        raise InputError("AWS credentials", str(error), "valid credentials", "Run `aws configure`.") from error
     machines = sorted({group.machine for group in (file.head, *file.workers)})
     try:
         offered = _offered(session, file, machines)
         found = session.client("ec2").describe_instance_types(InstanceTypes=sorted(offered))["InstanceTypes"]
     except (BotoCoreError, ClientError) as error:
         raise InputError(
-            f"{file.path}: provider", str(error), "a region and zones that this account can use"
+            f"{file.path}: provider", str(error), "a region and zones available to this account"
         ) from error
     if missing := [machine for machine in machines if machine not in offered]:
         zones = file.config["provider"].get("availability_zone", region)
         where = f"{file.path}: available_node_types"
-        raise InputError(where, ", ".join(missing), f"kinds of machines that {zones} has", "Try another zone.")
+        raise InputError(where, ", ".join(missing), f"machine types available in {zones}", "Try another zone.")
     cpus = {entry["InstanceType"]: entry["VCpuInfo"]["DefaultVCpus"] for entry in found}
     unknown = []
     for code, needed in needed_cpus(file, cpus).items():
@@ -76,24 +76,27 @@ def _aws(file: ClusterFile) -> list[str]:
             continue
         if (limit := quota["Quota"]["Value"]) < needed:
             fix = f"Ask AWS to raise quota {code} in {region}, or lower max_workers."
-            raise InputError(f"{file.path}: max_workers", f"{needed} virtual CPUs", f"{limit:g}, by your quota", fix)
+            raise InputError(
+                f"{file.path}: max_workers", f"{needed} virtual CPUs", f"at most {limit:g}, your quota", fix
+            )
     return unknown
 
 
 def _offered(session: Any, file: ClusterFile, machines: list[str]) -> set[str]:
     zones = file.config["provider"].get("availability_zone")
     names = {"availability-zone": zones.split(",")} if zones else {"region": [file.config["provider"]["region"]]}
-    ((kind, places),) = names.items()
-    filters = [{"Name": "location", "Values": places}, {"Name": "instance-type", "Values": machines}]
+    ((kind, locations),) = names.items()
+    filters = [{"Name": "location", "Values": locations}, {"Name": "instance-type", "Values": machines}]
     answer = session.client("ec2").describe_instance_type_offerings(LocationType=kind, Filters=filters)
     return {offering["InstanceType"] for offering in answer["InstanceTypeOfferings"]}
 
 
 def needed_cpus(file: ClusterFile, cpus: dict[str, int]) -> dict[str, int]:
-    """Virtual CPUs that a cluster has at its largest, by the quota that counts them.
+    """Return the virtual CPUs of a cluster at its maximum size, by quota.
 
     Args:
-        cpus: of each kind of machine.
+        file: of the cluster.
+        cpus: virtual CPUs by machine type.
     """
     counted: dict[str, dict[str, float]] = defaultdict(dict)  # CPUs of a node, by quota and group
     for group in file.workers:

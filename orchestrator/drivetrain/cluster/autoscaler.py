@@ -1,4 +1,4 @@
-"""Has Ray's autoscaler add the nodes that gangs need. It takes idle ones away by itself."""
+"""Requests to Ray's autoscaler for the nodes that gangs need. Ray removes idle nodes itself."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ _log = logging.getLogger(__name__)
 
 
 class Autoscaler:
-    """Asks for the whole that is needed, again whenever that has changed."""
+    """Requests the total demand after each change."""
 
     def __init__(self) -> None:
-        self._asked: list[dict[str, float]] | None = None
+        self._requested: list[dict[str, float]] | None = None
 
     def __call__(self, gangs: list[Request]) -> None:
-        """Room for these gangs at the same time, those that run among them."""
+        """Request resources for all given gangs at the same time, including running ones."""
         shapes = [({"CPU": g.cpus} | ({"GPU": g.gpus} if g.gpus else {}), g.workers) for g in gangs]
         bundles = sorted((shape for shape, workers in shapes for _ in range(workers)), key=str)
-        if bundles != self._asked:
-            _log.info("asks for nodes with room for %d workers", len(bundles))
+        if bundles != self._requested:
+            _log.info("requesting nodes for %d workers", len(bundles))
             request_resources(bundles=bundles)
-            self._asked = bundles
+            self._requested = bundles

@@ -1,4 +1,4 @@
-"""A run's agents on Ray: one per node, in one placement group, found again by name."""
+"""The agents of a run as Ray actors: one per node, in one placement group, with stable names."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from drivetrain.cluster.protocols import AgentHandle, AgentLostError, NodesGoneE
 from drivetrain.scheduling.model import Placement
 
 LEASE_S = 120.0
-_FAREWELL_S = 10.0
-_LOOK_S = 1.0
+_SHUTDOWN_TIMEOUT_S = 10.0
+_POLL_INTERVAL_S = 1.0
 _NODE_LABEL = "ray.io/node-id"
 
 
@@ -40,45 +40,45 @@ class RayAgent:
 
     @property
     def id(self) -> str:
-        """See `AgentHandle`."""
+        """Identifier of the actor; see `AgentHandle`."""
         return str(self._actor._actor_id.hex())
 
     def address(self) -> Address:
-        """See `AgentHandle`."""
+        """Return an address for the first rank; see `AgentHandle`."""
         found: Address = self._get(self._actor.address.remote())
         return found
 
     def start(self, generation: Generation) -> Callable[[], None]:
-        """See `AgentHandle`."""
+        """Start a generation; see `AgentHandle`."""
         call = self._actor.start.remote(generation)
         return lambda: self._get(call)
 
     def stop(self) -> None:
-        """See `AgentHandle`."""
+        """Kill the ranks; see `AgentHandle`."""
         self._actor.stop.remote()  # a dead agent is reported by its listener
 
     def request_stop(self) -> None:
-        """See `AgentHandle`."""
+        """Ask the ranks to save and end; see `AgentHandle`."""
         self._actor.request_stop.remote()
 
     def events(self, since: int, timeout_s: float) -> list[LoggedEvent]:
-        """See `AgentHandle`."""
+        """Return new events; see `AgentHandle`."""
         found: list[LoggedEvent] = self._get(self._actor.events.remote(since, timeout_s))
         return found
 
     def snapshot(self) -> AgentSnapshot:
-        """See `AgentHandle`."""
+        """Return the processes; see `AgentHandle`."""
         found: AgentSnapshot = self._get(self._actor.snapshot.remote())
         return found
 
     def run_request(self, request: Request) -> str:
-        """See `AgentHandle`."""
+        """Return the answer to a request; see `AgentHandle`."""
         return str(self._get(self._actor.run_request.remote(request)))
 
     def finish_uploads(self, timeout_s: float) -> bool:
-        """See `AgentHandle`."""
+        """Wait for the last uploads; see `AgentHandle`."""
         call = self._actor.finish_uploads.remote(timeout_s)
-        return bool(self._get(call, timeout_s + _FAREWELL_S))
+        return bool(self._get(call, timeout_s + _SHUTDOWN_TIMEOUT_S))
 
     def _get(self, call: Any, timeout_s: float | None = None) -> Any:
         try:
@@ -102,16 +102,16 @@ class RayGang:
 
     def __init__(self, run_id: str, cpus: int, gpus: int, folder: RunFolder) -> None:
         self._run_id, self._cpus, self._gpus, self._folder = run_id, cpus, gpus, folder
-        self._lock = threading.Lock()  # of the placement group: one that nobody wants any more is not made
+        self._lock = threading.Lock()  # of the placement group: none is created after a release
 
     def place(self, dataset: str, placement: Placement, wanted: Callable[[], bool]) -> list[AgentHandle]:
-        """See `Gang`. The placement group and agents that are alive are used again."""
+        """Start the agents, see `Gang`. An existing placement group and living agents are reused."""
         self._check(placement)
         with self._lock:
             if not wanted():
                 return []
             group = self._placement_group(placement)
-        while not group.wait(_LOOK_S):
+        while not group.wait(_POLL_INTERVAL_S):
             self._check(placement)
             if not wanted():
                 return []
@@ -123,11 +123,11 @@ class RayGang:
         ]
 
     def attach(self, placement: Placement) -> list[AgentHandle]:
-        """See `Gang`."""
+        """Return the existing agents; see `Gang`."""
         return [RayAgent(index, ranks, self._find(index)) for index, (_, ranks) in enumerate(placement)]
 
     def start(self, agents: Sequence[AgentHandle], number: int) -> None:
-        """See `Gang`."""
+        """Start a generation on all agents; see `Gang`."""
         world_size = sum(agent.ranks for agent in agents)
         generation = Generation(number, world_size, self._rendezvous(agents, number))
         accepted = [agent.start(generation) for agent in agents]
@@ -135,7 +135,7 @@ class RayGang:
             wait()
 
     def release(self, keep_copies: bool = False) -> None:
-        """See `Gang`."""
+        """End all agents; see `Gang`."""
         with self._lock:
             try:
                 group = get_placement_group(self._run_id)
@@ -149,10 +149,10 @@ class RayGang:
             try:
                 agent = ray.get_actor(self._name(index))
             except ValueError:
-                continue  # already gone
+                continue  # already ended
             with suppress(ray.exceptions.RayError):
                 if not keep_copies:
-                    ray.get(agent.remove_copies.remote(), timeout=_FAREWELL_S)
+                    ray.get(agent.remove_copies.remote(), timeout=_SHUTDOWN_TIMEOUT_S)
             ray.kill(agent)
 
     def _find(self, index: int) -> Any:
@@ -163,18 +163,18 @@ class RayGang:
 
     def _check(self, placement: Placement) -> None:
         alive = {node.id for node in usable_nodes()}
-        if gone := [node for node, _ in placement if node not in alive]:
-            raise NodesGoneError(gone)
+        if lost := [node for node, _ in placement if node not in alive]:
+            raise NodesGoneError(lost)
 
     def _rendezvous(self, agents: Sequence[AgentHandle], number: int) -> str:
-        if len(agents) == 1:  # a file: no port to be taken by others, nothing that listens
+        if len(agents) == 1:  # a file needs no port
             folder = self._folder.path / "rendezvous"
             folder.mkdir(parents=True, exist_ok=True)
-            own = folder / f"generation-{number}"
+            current = folder / f"generation-{number}"
             for old in folder.iterdir():
-                if old != own:
+                if old != current:
                     old.unlink()
-            return f"file://{own}"
+            return f"file://{current}"
         address = agents[0].address()
         return f"tcp://{address.ip}:{address.port}"
 
@@ -202,7 +202,7 @@ class RayGang:
             num_cpus=bundle["CPU"],
             num_gpus=bundle.get("GPU", 0),
             max_concurrency=16,
-            max_task_retries=-1,  # a call that the network has lost, not the agent, is made again: all may be
+            max_task_retries=-1,  # calls lost by the network are retried; all calls are idempotent
             scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=index),
         )
         count = len(group.bundle_specs)

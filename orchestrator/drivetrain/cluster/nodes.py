@@ -1,4 +1,4 @@
-"""The nodes of the Ray cluster, as the scheduler sees them; and how one of them goes."""
+"""The nodes of the Ray cluster for the scheduler, and draining of a node."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from tenacity import Retrying, retry_if_exception_type, retry_if_not_result, wai
 from drivetrain.cluster import ray_internals
 from drivetrain.scheduling.model import Node
 
-HEAD = "node:__internal_head__"  # the resource that Ray gives to the head alone
-_LOOK_S = 0.5
+HEAD = "node:__internal_head__"  # a resource of the head node only
+_POLL_INTERVAL_S = 0.5
 
 
 def usable_nodes() -> list[Node]:
-    """The nodes that live, and which of them were told to leave (by `leave`, or `ray drain-node`)."""
+    """Return the living nodes, with their draining state (set by `leave` or `ray drain-node`)."""
     draining = ray_internals.draining_nodes()
     return [
         Node(
@@ -33,41 +33,41 @@ def usable_nodes() -> list[Node]:
 
 
 def this_node() -> tuple[str, str]:
-    """The id of the node that this process is connected to, and the address of its cluster's GCS.
+    """Return the id of this process's node, and the address of the cluster's GCS.
 
     Raises:
-        InputError: it is the head, without which the cluster cannot be.
+        InputError: it is the head, which cannot leave the cluster.
     """
     here = ray.get_runtime_context()
     node = here.get_node_id()
     resources = next(each["Resources"] for each in ray.nodes() if each["NodeID"] == node)  # type: ignore[no-untyped-call]
     if HEAD in resources:
-        raise InputError("node", "the head", "one beside it", "A whole cluster is ended by `ray stop` on its head.")
+        raise InputError("node", "the head", "a worker node", "To end the whole cluster, run `ray stop` on its head.")
     return node, here.gcs_address
 
 
 def leave(node: str, gcs_address: str, within_s: float, why: str) -> bool:
-    """Tell a cluster that a node is about to go, for good, and wait until nobody computes there any more.
+    """Drain a node permanently, and wait until no work runs on it.
 
-    Nobody who does this may be connected to the node: Ray ends it as soon as it is idle.
+    The calling process must not be connected to the node: Ray ends the node as soon as it is idle.
 
     Args:
         node: its id.
-        gcs_address: of the cluster's GCS; while it is away it is asked again, which takes Ray up to 40 s each time.
-        within_s: seconds until it is gone.
-        why: for logs.
+        gcs_address: of the cluster's GCS; retried while unavailable, up to 40 s per attempt.
+        within_s: seconds until the node shuts down.
+        why: reason for logs.
 
     Returns:
-        Whether everybody left in time.
+        Whether the node became idle in time.
 
     Raises:
-        InputError: the cluster has no such node.
+        InputError: the node is not in the cluster.
     """
     until = time.time() + within_s
     retrying = Retrying(
         retry=retry_if_exception_type(RpcError) | retry_if_not_result(bool),  # the head may be restarting
         stop=lambda _: time.time() >= until,
-        wait=wait_fixed(_LOOK_S),
+        wait=wait_fixed(_POLL_INTERVAL_S),
         retry_error_callback=lambda _: False,
     )
     return retrying(_announce, node, gcs_address, until, why) and retrying(_is_unused, node, gcs_address)
@@ -75,7 +75,9 @@ def leave(node: str, gcs_address: str, within_s: float, why: str) -> bool:
 
 def _announce(node: str, gcs_address: str, until: float, why: str) -> bool:
     if node not in ray_internals.resources_in_use(gcs_address):
-        raise InputError("node", node[:12], "one of the cluster", "If Ray was restarted here, restart this, too.")
+        raise InputError(
+            "node", node[:12], "a node of the cluster", "If Ray was restarted here, restart this command, too."
+        )
     return ray_internals.drain_node(node, gcs_address, until, why)
 
 

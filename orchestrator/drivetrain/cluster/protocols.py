@@ -1,4 +1,4 @@
-"""The cluster as a run's loop sees it: its gang and that gang's agents. `drivetrain.cluster.gang` does it with Ray."""
+"""The interfaces of gang and agent for the loop of a run. `drivetrain.cluster.gang` implements them with Ray."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class NodesGoneError(DrivetrainError):
         self.nodes = nodes
 
     def __str__(self) -> str:
-        return f"gone from the cluster: node {', '.join(node[:8] for node in self.nodes)}"
+        return f"nodes left the cluster: {', '.join(node[:8] for node in self.nodes)}"
 
 
 class AgentLostError(DrivetrainError):
-    """An agent is dead, or does not answer."""
+    """An agent is dead, or does not respond."""
 
     def __init__(self, index: int, detail: str) -> None:
         super().__init__(index, detail)
@@ -38,12 +38,12 @@ class AgentLostError(DrivetrainError):
 class AgentHandle(Protocol):
     """One agent of a gang; see `drivetrain_workers.agent.agent.NodeAgent`.
 
-    Every method that returns something raises `AgentLostError` when the agent is dead.
+    Every method with a result raises `AgentLostError` if the agent is dead.
     """
 
     @property
     def id(self) -> str:
-        """Name of this very process: the agent that replaces it has another."""
+        """Identifier of this process; a replacement agent has another one."""
 
     @property
     def index(self) -> int:
@@ -57,13 +57,13 @@ class AgentHandle(Protocol):
         """Return an address where the first rank can listen."""
 
     def start(self, generation: Generation) -> Callable[[], None]:
-        """Have it start a generation; call the result to wait until it has accepted."""
+        """Start a generation; call the result to wait until the agent has accepted it."""
 
     def stop(self) -> None:
-        """Have it kill its ranks; does not wait."""
+        """Kill its ranks, without waiting."""
 
     def request_stop(self) -> None:
-        """Have it ask its ranks to save and end; does not wait."""
+        """Ask its ranks to save and end, without waiting."""
 
     def events(self, since: int, timeout_s: float) -> list[LoggedEvent]:
         """Return its events from number ``since`` on; wait up to ``timeout_s`` for the first."""
@@ -72,30 +72,32 @@ class AgentHandle(Protocol):
         """Return its processes."""
 
     def run_request(self, request: Request) -> str:
-        """Have it answer a request about the newest checkpoint. Raises also what the model process raises."""
+        """Return the answer to a request about the newest checkpoint. Also raises the errors of the model process."""
 
     def finish_uploads(self, timeout_s: float) -> bool:
-        """Wait until storage has every checkpoint; False when it has not, after ``timeout_s``."""
+        """Wait until every checkpoint is uploaded; return False after ``timeout_s``."""
 
 
 class Gang(Protocol):
     """The agents of one run."""
 
     def place(self, dataset: str, placement: Placement, wanted: Callable[[], bool]) -> list[AgentHandle]:
-        """Return all agents of a placement, new ones for those that died; wait until the nodes have room.
+        """Return all agents of a placement; replace dead ones, and wait until the nodes have free resources.
 
         Args:
-            wanted: asked while it waits; without agents it returns when they are not wanted any more.
+            dataset: location of the dataset.
+            placement: ranks by node.
+            wanted: polled during the wait; the method returns no agents when it is false.
 
         Raises:
             NodesGoneError: a node has left the cluster.
         """
 
     def attach(self, placement: Placement) -> list[AgentHandle]:
-        """Return the agents that live. Raises AgentLostError when one of them is gone."""
+        """Return the existing agents. Raises AgentLostError if one of them is lost."""
 
     def start(self, agents: Sequence[AgentHandle], number: int) -> None:
-        """Start a generation; return when all agents have accepted. Raises AgentLostError."""
+        """Start a generation; return after all agents have accepted it. Raises AgentLostError."""
 
     def release(self, keep_copies: bool = False) -> None:
-        """End all agents and release the resources; copies in the nodes' memory may stay for their successors."""
+        """End all agents and release the resources; optionally keep the checkpoint copies in memory."""

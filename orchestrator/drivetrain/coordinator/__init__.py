@@ -1,15 +1,15 @@
-"""The coordinator of a cluster: looks after runs, allocates nodes, carries out what the core decides.
+"""The coordinator of a cluster: manages runs, allocates nodes, performs the actions of the core.
 
-actions: carrying out the actions of a run's core.
-agent_events: listening to the agents of a run.
+actions: the actions of a run's core.
+agent_events: listeners for the events of a run's agents.
 bookkeeping: budget, energy, checkpoints and account of a run.
 conclusion: after training: uploads, curves, sample, assessment, registration.
-coordinator: the Ray actor that looks after all runs.
-gang_request: what a run asks of the scheduler.
-live_run: what the parts of a run's loop share.
-observer: what agent events mean for view, tracker and core.
+coordinator: the Ray actor that manages all runs.
+gang_request: the scheduling request of a run.
+live_run: state shared by the parts of a run's loop.
+observer: interpretation of agent events for view, tracker and core.
 preparation: before training: the dataset and the plan.
 run_loop: the loop around the core of one run.
-scheduler: the book of waiting and allocated runs, and passes of the policy over it.
-wiring: puts the parts together.
+scheduler: the tables of queued and allocated runs, and the scheduling passes.
+wiring: construction of all parts.
 """

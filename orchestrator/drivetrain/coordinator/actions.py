@@ -1,6 +1,6 @@
-"""Carrying out what the core of a run has decided.
+"""The actions of a run's core.
 
-What may block (preparing, placing, concluding) runs in a separate thread, and answers with an event.
+Actions that may block (preparing, placing, concluding) run in a separate thread, which posts an event at the end.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from drivetrain.tracking.tracker import Tracker
 
 _log = logging.getLogger(__name__)
 _FLUSH_TIMEOUT_S = 60.0
-_UPLOAD_TIMEOUT_S = 60.0  # of a run that ends early; a complete one waits longer
-_PLACE_TRIES = 3
+_UPLOAD_TIMEOUT_S = 60.0  # for runs that end early; completed runs wait longer
+_MAX_PLACEMENT_ATTEMPTS = 3
 _RETRY_DELAY_S = 0.2
 
 Spawn = Callable[[Callable[[], None]], None]
@@ -43,27 +43,27 @@ class Preparation(Protocol):
     """See `drivetrain.coordinator.preparation.Preparation`."""
 
     def prepare(self, on_progress: Callable[[int, int, str], None]) -> RunFacts:
-        """Return what is known of the dataset. Raises DrivetrainError, OSError."""
+        """Return the facts of the dataset. Raises DrivetrainError, OSError."""
 
 
 class Conclusion(Protocol):
     """See `drivetrain.coordinator.conclusion.Conclusion`."""
 
     def conclude(self, agents: Sequence[AgentHandle], dataset: str, entropy: float | None) -> RunFacts:
-        """Complete what follows training; return the facts of the summary."""
+        """Do the work after training; return the facts of the summary."""
 
     def finish_uploads(self, agents: Sequence[AgentHandle], timeout_s: float) -> str:
-        """Wait for the last uploads; return what is missing."""
+        """Wait for the last uploads; describe what is missing."""
 
 
 class Bookkeeping(Protocol):
     """See `drivetrain.coordinator.bookkeeping.Bookkeeping`."""
 
     def log_checkpoints(self) -> None:
-        """Log the checkpoints that the run has kept."""
+        """Log the checkpoints of the run."""
 
     def account(self, store: RunStore) -> JsonObject:
-        """Draw up the account and log it; return its figures."""
+        """Compute the account, log it and return its values."""
 
 
 def spawn_thread(work: Callable[[], None]) -> None:
@@ -72,57 +72,57 @@ def spawn_thread(work: Callable[[], None]) -> None:
 
 
 class _Placer:
-    """Gets the agents of a run at a place, and again where one dies at once."""
+    """Starts the agents of a run on its allocation; retries if one dies immediately."""
 
     def __init__(self, run_id: str, gang: Gang, agents: AgentEvents, sleep: Callable[[float], None]) -> None:
         self._run_id, self._gang, self._agents, self._sleep = run_id, gang, agents, sleep
 
-    def place(self, dataset: str, place: st.Place, wanted: Callable[[], bool]) -> ev.Event | _Placed:
-        """Return the agents, or why there are none; gives up when they are no longer wanted."""
+    def place(self, dataset: str, allocation: st.Allocation, wanted: Callable[[], bool]) -> ev.Event | _Placed:
+        """Return the agents, or the event for a failure; stop when the agents are no longer wanted."""
         retrying = Retrying(
-            retry=retry_if_exception_type(AgentLostError),  # one died at once
-            stop=lambda last: last.attempt_number >= _PLACE_TRIES or not wanted(),
+            retry=retry_if_exception_type(AgentLostError),  # an agent died immediately
+            stop=lambda last: last.attempt_number >= _MAX_PLACEMENT_ATTEMPTS or not wanted(),
             wait=wait_fixed(_RETRY_DELAY_S),
             sleep=self._sleep,
             reraise=True,
         )
         try:
-            return retrying(self._once, dataset, place, wanted)
+            return retrying(self._once, dataset, allocation, wanted)
         except NodesGoneError as error:
-            return ev.PlaceLost(str(error))
+            return ev.AllocationLost(str(error))
         except AgentLostError as error:
-            return ev.PlaceUnfit(str(error))
-        except Exception as error:  # Ray has several kinds for a group that was released meanwhile
+            return ev.AllocationUnusable(str(error))
+        except Exception as error:  # Ray raises several types for a placement group that was released
             if wanted():
                 _log.exception("placing %s", self._run_id)
             return ev.Failed(Reason.PLACEMENT_FAILED, str(error))
 
     def snapshots(self, agents: Sequence[AgentHandle]) -> list[AgentSnapshot]:
-        """Return those of all agents. Raises AgentLostError for one that is dead, whose node is reported."""
+        """Return the snapshots of all agents. Raises AgentLostError and reports the node if an agent is dead."""
         try:
             return [agent.snapshot() for agent in agents]
         except AgentLostError as error:
             self._agents.report_failure_of(error.index)
             raise
 
-    def _once(self, dataset: str, place: st.Place, wanted: Callable[[], bool]) -> _Placed:
-        agents = self._gang.place(dataset, place.placement, wanted)
+    def _once(self, dataset: str, allocation: st.Allocation, wanted: Callable[[], bool]) -> _Placed:
+        agents = self._gang.place(dataset, allocation.placement, wanted)
         return _Placed(agents, self.snapshots(agents))
 
 
 class Actions:
-    """The actions of one run. Doing one twice is harmless.
+    """The actions of one run. Every action is idempotent.
 
     Args:
         live: the run.
         store: durable records.
         gang: the run's agents.
         agents: listens to them.
-        scheduler: gives allocations.
-        tracker: where the run is logged.
-        preparation, conclusion, bookkeeping: the work before, after and beyond training.
-        spawn: runs what may block.
-        sleep: waits some seconds.
+        scheduler: grants allocations.
+        tracker: logs the run.
+        preparation, conclusion, bookkeeping: the work before, after and around training.
+        spawn: runs functions that may block.
+        sleep: waits for some seconds.
     """
 
     def __init__(
@@ -145,14 +145,14 @@ class Actions:
         self._preparation, self._conclusion, self._bookkeeping = preparation, conclusion, bookkeeping
 
     def perform(self, action: ev.Action) -> None:
-        """Carry out one action."""
+        """Perform one action."""
         match action:
             case ev.Prepare():
                 self._spawn(self._prepare)
-            case ev.GiveBack(keep_copies):
-                self._give_back(keep_copies)
-            case ev.PlaceGang(dataset, place):
-                self._spawn(partial(self._place, dataset, place))
+            case ev.ReleaseAllocation(keep_copies):
+                self._release_allocation(keep_copies)
+            case ev.PlaceGang(dataset, allocation):
+                self._spawn(partial(self._place, dataset, allocation))
             case ev.Attach(generation):
                 self._attach(generation)
             case ev.StartGeneration(generation):
@@ -160,7 +160,7 @@ class Actions:
             case ev.StopRanks():
                 for agent in self._agents.agents:
                     agent.stop()
-            case ev.AskStop():
+            case ev.RequestStop():
                 for agent in self._agents.agents:
                     agent.request_stop()
             case ev.Conclude(dataset):
@@ -168,7 +168,7 @@ class Actions:
             case ev.Release(reason, detail):
                 self._release(reason, detail)
             case _:
-                raise TypeError(f"no way to carry out {action}")
+                raise TypeError(f"unknown action {action}")
 
     # Before training ------------------------------------------------------------------------------------------
 
@@ -178,10 +178,10 @@ class Actions:
         except (DrivetrainError, OSError) as error:
             self._live.post(ev.Failed(Reason.PREPARE_FAILED, str(error)))
             return
-        began_with = self._live.view.facts.dataset_version or found.dataset_version
-        if found.dataset_version != began_with:
-            changed = f"the data is version {found.dataset_version} now, the run began with {began_with}"
-            self._live.post(ev.Failed(Reason.PREPARE_FAILED, f"{changed}; restore the data, or start a new run"))
+        first_version = self._live.view.facts.dataset_version or found.dataset_version
+        if found.dataset_version != first_version:
+            changed = f"the data has changed from version {first_version} to {found.dataset_version}"
+            self._live.post(ev.Failed(Reason.PREPARE_FAILED, f"{changed}; restore the data or start a new run"))
             return
         assert found.dataset
         self._live.update_facts(**found.known())
@@ -192,21 +192,23 @@ class Actions:
 
     # Agents ---------------------------------------------------------------------------------------------------
 
-    def _give_back(self, keep_copies: bool) -> None:
-        self._agents.forget()
+    def _release_allocation(self, keep_copies: bool) -> None:
+        self._agents.clear()
         self._gang.release(keep_copies)
-        self._scheduler.want_place(self._live.view.eta_s, waiting_since(self._live.created, self._live.history()))
+        self._scheduler.request_allocation(
+            self._live.view.eta_s, waiting_since(self._live.created, self._live.history())
+        )
 
-    def _place(self, dataset: str, place: st.Place) -> None:
-        """Get agents at a place; the outcome counts only while the run still wants that place."""
+    def _place(self, dataset: str, allocation: st.Allocation) -> None:
+        """Start agents on an allocation; the result is ignored if the run no longer wants it."""
 
         def wanted() -> bool:
-            return isinstance(self._live.state, st.Placing) and self._live.state.place == place
+            return isinstance(self._live.state, st.Placing) and self._live.state.allocation == allocation
 
-        outcome = self._placer.place(dataset, place, wanted)
-        self._live.post(partial(self._take_in, outcome, wanted))
+        outcome = self._placer.place(dataset, allocation, wanted)
+        self._live.post(partial(self._handle_placed, outcome, wanted))
 
-    def _take_in(self, outcome: ev.Event | _Placed, wanted: Callable[[], bool]) -> Iterator[ev.Event]:
+    def _handle_placed(self, outcome: ev.Event | _Placed, wanted: Callable[[], bool]) -> Iterator[ev.Event]:
         if wanted():
             if isinstance(outcome, _Placed):
                 self._agents.listen_to(outcome.agents)
@@ -214,29 +216,29 @@ class Actions:
                 yield ev.GangPlaced()
             else:
                 yield outcome
-        elif isinstance(self._live.state, st.Ended):  # cancelled meanwhile
+        elif isinstance(self._live.state, st.Ended):  # cancelled in the meantime
             self._gang.release()
 
     def _attach(self, generation: int) -> None:
         state = self._live.state
         assert isinstance(state, st.Allocated)
         try:
-            agents = self._gang.attach(state.place.placement)
+            agents = self._gang.attach(state.allocation.placement)
             snapshots = self._placer.snapshots(agents)
         except AgentLostError as error:
-            self._live.post(ev.AgentLost(generation, f"not found after a restart: {error}"))
+            self._live.post(ev.AgentLost(generation, f"not found after a restart of the coordinator: {error}"))
             return
         self._show_pids(snapshots)
         self._agents.listen_to(agents)
-        begun = [snapshot.generation == generation for snapshot in snapshots]
-        if isinstance(state, st.Starting) and not any(begun):
+        started = [snapshot.generation == generation for snapshot in snapshots]
+        if isinstance(state, st.Starting) and not any(started):
             self._start_generation(generation)
-        elif not all(begun) and not isinstance(state, st.Finishing | st.Waiting):
-            detail = "the coordinator was restarted while it was starting the generation"
+        elif not all(started) and not isinstance(state, st.Finishing | st.Waiting):
+            detail = "the coordinator restarted during the start of the generation"
             self._live.post(ev.RankLost(generation, Reason.COLLECTIVE, detail, self._live.clock()))
 
     def _show_pids(self, snapshots: Sequence[AgentSnapshot]) -> None:
-        pids = dict(self._live.view.pids)  # replaced, not changed: others may be reading
+        pids = dict(self._live.view.pids)  # replaced, not changed: other threads may be reading
         for index, snapshot in enumerate(snapshots):
             pids |= {f"agent-{index}": snapshot.pid, f"fork-server-{index}": snapshot.fork_server}
             pids |= {f"rank-{rank}": pid for rank, pid in snapshot.ranks.items()}
@@ -244,7 +246,7 @@ class Actions:
 
     def _start_generation(self, generation: int) -> None:
         self._live.view.timeline = {}
-        self._live.view.mark("told")
+        self._live.view.mark("requested")
         try:
             self._gang.start(self._agents.agents, generation)
         except (AgentLostError, OSError) as error:  # the agent, or its fork server, is dead
@@ -258,9 +260,9 @@ class Actions:
         try:
             entropy = self._live.view.facts.unigram_entropy
             facts = self._conclusion.conclude(self._agents.agents, dataset, entropy)
-        except Exception as error:  # the model is trained and saved: what is missing is reported, not fatal
+        except Exception as error:  # not fatal: the model is trained and saved
             _log.exception("concluding %s", self._live.id)
-            facts = RunFacts(problem=f"the run is complete, but its summary is not: {error}")
+            facts = RunFacts(problem=f"the run is complete, but its summary is incomplete: {error}")
         self._live.update_facts(**facts.known())
         self._live.post(ev.Concluded())
 
@@ -271,15 +273,15 @@ class Actions:
                 self._live.update_facts(reason=str(reason), detail=detail or OUTCOMES[reason].meaning)
                 if reason is not Reason.COMPLETED:
                     self._finish_uploads()
-            finally:  # whatever else fails, the allocation is released, and only then reported to be free
+            finally:  # always release the allocation, and report it as free only afterwards
                 self._gang.release()
-                self._scheduler.leave()
+                self._scheduler.release()
             self._account()
             self._tracker.tags(reason=reason, detail=detail)
             self._tracker.end(OUTCOMES[reason].status)
             tracked = self._tracker.flush(_FLUSH_TIMEOUT_S)
             self._tracker.close()
-        finally:  # those who follow the run must see it end
+        finally:  # clients that follow the run must see its end
             outcome = {"tracked": tracked, "tracking_problem": self._tracker.problem}
             self._live.update_facts(released=True, **outcome, **self._tracker.identity)
 
@@ -291,13 +293,13 @@ class Actions:
         try:
             self._bookkeeping.log_checkpoints()
             self._live.update_facts(account=self._bookkeeping.account(self._store))
-        except Exception as error:  # the run has ended, well or badly: what is missing is reported, not fatal
+        except Exception as error:  # not fatal: the run has ended
             _log.exception("the account of %s", self._live.id)
-            self._live.update_facts(problem=f"the account of the run is not complete: {error}")
+            self._live.update_facts(problem=f"the account of the run is incomplete: {error}")
 
 
 class _Placed:
-    """All agents of a place are there."""
+    """The agents of an allocation after their start."""
 
     def __init__(self, agents: Sequence[AgentHandle], snapshots: Sequence[AgentSnapshot]) -> None:
         self.agents, self.snapshots = agents, snapshots

@@ -1,4 +1,4 @@
-"""Listening to the agents of a run: one listener per agent reads its events by long polls."""
+"""Listeners for the events of a run's agents: one per agent, with long polls."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from drivetrain.runs import events as ev
 from drivetrain.runs import states as st
 from drivetrain.scheduling.model import node_of
 
-_POLL_S = 10.0
+_POLL_TIMEOUT_S = 10.0
 
 
 class AgentListener:
-    """Reads the events of one agent until it is dead or the run has ended.
+    """Reads the events of one agent until the agent dies or the run ends.
 
     Args:
         agent: to read from.
-        over: whether nothing is wanted any more.
+        over: returns whether the listener should stop.
         on_news: receives events.
-        on_lost: receives why the agent is dead.
+        on_lost: receives the reason for the loss of the agent.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class AgentListener:
         self._since = 0
         self.ended = False
 
-    def poll(self, timeout_s: float = _POLL_S) -> bool:
+    def poll(self, timeout_s: float = _POLL_TIMEOUT_S) -> bool:
         """Read once; return whether there may be more to read."""
         if self._over():
             self.ended = True
@@ -59,7 +59,7 @@ class AgentListener:
 
 
 def listen_in_thread(listener: AgentListener) -> None:
-    """Poll in a thread until there is nothing to read any more."""
+    """Poll in a thread until the listener ends."""
 
     def loop() -> None:
         while listener.poll():
@@ -69,13 +69,13 @@ def listen_in_thread(listener: AgentListener) -> None:
 
 
 class AgentEvents:
-    """The agents of one run, and what they report.
+    """The agents of one run and their events.
 
     Args:
         live: the run.
         observer: interprets events.
-        scheduler: learns of failures of nodes, and of when the run will end.
-        listen: has a listener poll from now on.
+        scheduler: receives failures of nodes and the expected end of the run.
+        listen: starts to poll a listener.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class AgentEvents:
         self._listeners: dict[str, AgentListener] = {}
 
     def listen_to(self, agents: Sequence[AgentHandle]) -> None:
-        """Make these the run's agents; listen to those that are new."""
+        """Set the run's agents and listen to the new ones."""
         self.agents = agents
         for agent in agents:
             known = self._listeners.get(agent.id)
@@ -99,14 +99,14 @@ class AgentEvents:
                 self._listeners[agent.id] = listener
                 self._listen(listener)
 
-    def forget(self) -> None:
-        """The run has no agents any more."""
+    def clear(self) -> None:
+        """Remove all agents."""
         self.agents = ()
 
     def report_failure_of(self, index: int) -> None:
-        """Report a failure of the node of an agent to the scheduler."""
+        """Report a failure of an agent's node to the scheduler."""
         if isinstance(self._live.state, st.Allocated):
-            self._scheduler.report_node_failure(self._live.state.place.placement[index][0])
+            self._scheduler.report_node_failure(self._live.state.allocation.placement[index][0])
 
     def _is_over(self) -> bool:
         return isinstance(self._live.state, st.Ended)
@@ -123,14 +123,14 @@ class AgentEvents:
             for rank in found.failed_ranks:
                 self._report_failure_of_rank(rank)
             yield from found.events
-        self._scheduler.expect_end(self._live.view.eta_s, self._live.view.start_s)
+        self._scheduler.update_expected_end(self._live.view.eta_s, self._live.view.start_s)
 
     def _lost(self, agent: AgentHandle, detail: str) -> Iterator[ev.Event]:
-        if agent in self.agents:  # not one that was replaced meanwhile
+        if agent in self.agents:  # not one that has been replaced
             self._live.view.problem = detail
             self.report_failure_of(agent.index)
             yield ev.AgentLost(self._live.generation, detail)
 
     def _report_failure_of_rank(self, rank: int) -> None:
         if isinstance(self._live.state, st.Allocated):
-            self._scheduler.report_node_failure(node_of(rank, self._live.state.place.placement))
+            self._scheduler.report_node_failure(node_of(rank, self._live.state.allocation.placement))

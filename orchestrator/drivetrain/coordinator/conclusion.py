@@ -1,4 +1,4 @@
-"""After training: wait for uploads, draw the curves, sample and assess the model, register it."""
+"""After training: wait for uploads, plot the losses, sample, assess and register the model."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from drivetrain_workers.records.run_folder import RunFolder
 from drivetrain.cluster.protocols import AgentHandle, AgentLostError
 from drivetrain.job.spec import JobSpec
 from drivetrain.runs.facts import RunFacts
-from drivetrain.tracking.curves import draw_loss
+from drivetrain.tracking.loss_plots import draw_loss
 from drivetrain.tracking.totals import Record
 from drivetrain.tracking.tracker import Tracker
 
 _log = logging.getLogger(__name__)
-_UPLOAD_S = 600.0
+_UPLOAD_TIMEOUT_S = 600.0
 
 
 class Conclusion:
@@ -47,10 +47,10 @@ class Conclusion:
         self._spec, self.folder, self._tracker = spec, folder, tracker
 
     def conclude(self, agents: Sequence[AgentHandle], dataset: str, entropy: float | None) -> RunFacts:
-        """Draw the curves, generate the sample, assess the model, log all; returns the facts of the summary.
+        """Plot the losses, generate the sample, assess the model, log all; return the facts of the summary.
 
         Raises:
-            CheckpointError: the model could not be exported.
+            CheckpointError: the model cannot be exported.
         """
         totals, picture = self._tracker.totals, self.folder.path / "loss.png"
         draw_loss(self._tracker.logged_metrics(), entropy, self._spec.name, picture)
@@ -65,7 +65,7 @@ class Conclusion:
             tokens_per_s=totals.mean("tokens_per_s"),
             step_s=_median(self._tracker.logged_metrics(), "step_s"),
             picture=str(picture),
-            problem=self.finish_uploads(agents, _UPLOAD_S),
+            problem=self.finish_uploads(agents, _UPLOAD_TIMEOUT_S),
         )
         if sample := self._spec.sample:
             facts = self._try("sample", facts, lambda: self._sample(agents, dataset, sample.prompt))
@@ -79,19 +79,19 @@ class Conclusion:
         return facts
 
     def _try(self, name: str, facts: RunFacts, make: Callable[[], Any]) -> RunFacts:
-        """Return the facts with one more, or with the problem of making it."""
+        """Return the facts with one more fact, or with the error of computing it."""
         try:
             return facts.updated(**{name: make()})
         except (CheckpointError, InputError, AgentLostError) as error:
-            return facts.updated(problem=f"the model is trained, but there is no {name}: {error}")
+            return facts.updated(problem=f"the model is trained, but the {name} failed: {error}")
 
     def _sample(self, agents: Sequence[AgentHandle], dataset: str, prompt: str) -> str:
         request = PredictRequest(str(self.folder.path), dataset, [prompt], str(self.folder.path))
-        said = str(json.loads(_ask(agents, request))[0]["text"])
+        text = str(json.loads(_ask(agents, request))[0]["text"])
         target = self.folder.path / "sample.txt"
-        target.write_text(said)
+        target.write_text(text)
         self._tracker.artifact(target)
-        return said
+        return text
 
     def _assess(self, agents: Sequence[AgentHandle], dataset: str, metrics: dict[str, float]) -> JsonObject:
         found: JsonObject = json.loads(_ask(agents, AssessRequest(str(self.folder.path), dataset, metrics)))
@@ -106,7 +106,7 @@ class Conclusion:
         return found
 
     def finish_uploads(self, agents: Sequence[AgentHandle], timeout_s: float) -> str:
-        """Wait for the upload of the last checkpoints; says what is missing, and what to do about it."""
+        """Wait for the upload of the last checkpoints; describe what is missing and how to upload it."""
         location = self._spec.checkpoint.location
         if not location:
             return ""
@@ -114,7 +114,7 @@ class Conclusion:
             if not agents:
                 RemoteCheckpoints(self.folder, self._spec.checkpoint).sync()
                 return ""
-            # They have those files on their node.
+            # The files are on the node of the agent.
             if agents[0].finish_uploads(timeout_s):
                 return ""
         except (OSError, AgentLostError) as error:
@@ -124,11 +124,11 @@ class Conclusion:
 
 
 def _ask(agents: Sequence[AgentHandle], request: Request) -> str:
-    """On the gang's node where it still is; after a crash, here."""
+    """Send a request to the first agent; without agents, after a crash, run it here."""
     return agents[0].run_request(request) if agents else run_request(request)
 
 
 def _median(records: Iterable[Record], key: str) -> float:
-    """Return the median of a metric over all records that have it; 0 where none has."""
+    """Return the median of a metric over all records with it; 0 without one."""
     values: list[float] = [record["values"][key] for record in records if key in record["values"]]
     return median(values or [0.0])

@@ -1,6 +1,6 @@
-"""The coordinator: one detached Ray actor that looks after all runs of a cluster.
+"""The coordinator: one detached Ray actor that manages all runs of a cluster.
 
-Killing it never stops training: Ray starts it again, it reads its records, finds the agents by name and goes on.
+Training continues if it is killed: Ray restarts it, and it reads its records and reconnects to the agents by name.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from drivetrain_pipelines.errors import DrivetrainError
 from filelock import FileLock, Timeout
 
 from drivetrain.coordinator.run_loop import RunLoop
+from drivetrain.errors import RunOwnedError
 from drivetrain.runs.store import RunStore
 from drivetrain.runs.view import RunView
 from drivetrain.scheduling.status import ClusterStatus, QueueEntry
@@ -24,34 +24,23 @@ from drivetrain.scheduling.status import ClusterStatus, QueueEntry
 _log = logging.getLogger(__name__)
 
 
-class RunOwnedError(DrivetrainError):
-    """Another coordinator looks after the run."""
-
-    def __init__(self, run_id: str) -> None:
-        super().__init__(run_id)
-        self.run_id = run_id
-
-    def __str__(self) -> str:
-        return f"run {self.run_id} is being looked after by another coordinator; wait for it or end it there"
-
-
 class OwnerLock(Protocol):
-    """A lock that is held; see `hold_owner_lock`."""
+    """An acquired lock; see `hold_owner_lock`."""
 
     def release(self) -> None:
-        """Let others have it."""
+        """Release the lock."""
 
 
 class Coordinator:
-    """Runs as a Ray actor with several threads.
+    """The coordinator; it runs as a Ray actor with several threads.
 
     Args:
         store: of all runs.
-        session: names this coordinator over its restarts.
-        build: makes the loop of a run.
-        check: raises `InputError` when the cluster could never hold a run.
-        own: holds a run's lock; raises `RunOwnedError` when another coordinator has it.
-        status: of the cluster; see `Scheduler.status`.
+        session: identifies this coordinator across restarts.
+        build: creates the loop of a run.
+        check: raises `InputError` if a run can never fit on the cluster.
+        own: acquires a run's lock; raises `RunOwnedError` if another coordinator has it.
+        status: returns the status of the cluster; see `Scheduler.status`.
     """
 
     def __init__(
@@ -70,18 +59,18 @@ class Coordinator:
         for record in store.unended(session=session):
             try:
                 self.adopt(record.id)
-            except Exception:  # one run's trouble must not keep the others waiting
-                _log.exception("run %s could not be taken up again", record.id)
+            except Exception:  # an error of one run must not block the others
+                _log.exception("run %s could not be resumed", record.id)
 
     def adopt(self, run_id: str, new: bool = False) -> None:
-        """Look after a run from now on; it begins, or goes on where its records end. Twice is as good as once.
+        """Manage a run from now on: start it, or resume it from its records. Idempotent.
 
         Args:
-            new: whether it was just submitted: one that could never run is refused then, and never later.
+            new: whether the run was just submitted; only then a run that can never fit is rejected.
 
         Raises:
-            RunOwnedError: somebody else does.
-            InputError: the cluster cannot hold it.
+            RunOwnedError: another coordinator manages the run.
+            InputError: the run does not fit on the cluster.
         """
         if closing := self._loops.get(run_id):
             closing.wait_if_closing()
@@ -101,10 +90,10 @@ class Coordinator:
             self._loops[run_id].start(on_end=lock.release)
 
     def view(self, run_id: str, known_version: int = -1, timeout_s: float = 0.0) -> RunView:
-        """Figures of a run; waits for news, at most ``timeout_s``."""
+        """Return the view of a run; wait up to ``timeout_s`` for a version newer than ``known_version``."""
         if loop := self._loops.get(run_id):
             return loop.view(known_version, timeout_s)
-        record = self._store.get(run_id)  # it ended before this coordinator was started, or nobody looks after it
+        record = self._store.get(run_id)  # it ended before this coordinator started, or no coordinator manages it
         version = known_version + 1
         if not record.ended and known_version >= 0:
             time.sleep(timeout_s)
@@ -113,11 +102,11 @@ class Coordinator:
 
     def cancel(self, run_id: str) -> None:
         """Ask a run to save and end."""
-        self.adopt(run_id)  # one that nobody looks after is ended by whoever does from now on
+        self.adopt(run_id)  # a run without a coordinator gets this one
         self._loops[run_id].cancel()
 
     def cluster(self) -> ClusterStatus:
-        """Return the nodes, the runs that have them, and the runs that wait, with the reasons."""
+        """Return the nodes with their runs, and the queue with the reason for each wait."""
         status = self._status()
         return replace(status, queue=tuple(self._with_reason(entry) for entry in status.queue))
 
@@ -127,9 +116,9 @@ class Coordinator:
 
 
 def hold_owner_lock(run_id: str, folder: Path) -> FileLock:
-    """Hold a run's lock until its end: two coordinators never look after one run. Raises RunOwnedError."""
+    """Hold a run's lock until its end, so that only one coordinator manages it. Raises RunOwnedError."""
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / "owner.lock", timeout=0, thread_local=False)  # another thread releases it
+    lock = FileLock(folder / "owner.lock", timeout=0, thread_local=False)  # released by another thread
     try:
         lock.acquire()
     except Timeout as error:

@@ -1,4 +1,4 @@
-"""What a run asks of the scheduler."""
+"""The scheduling request of a run."""
 
 from __future__ import annotations
 
@@ -15,26 +15,27 @@ from drivetrain.scheduling.rules import Rules
 
 
 def waiting_since(created: float, history: list[tuple[float, str, State]]) -> float:
-    """When a run would have begun to wait, had it waited for as long as it did in one go.
+    """Return the start of a single wait with the total waiting time of a run.
 
-    Time in which it held a place is no waiting; one that a user resumes begins anew.
+    Time with an allocation does not count as waiting; a resume by a user restarts the wait.
 
     Args:
-        history: of its transitions, as `RunStore.history`.
+        created: submission time of the run.
+        history: its transitions, as returned by `RunStore.history`.
     """
-    since, held_from = created, None
+    since, allocated_from = created, None
     for at, _, state in history:
         if isinstance(state, Allocated):
-            held_from = at if held_from is None else held_from
+            allocated_from = at if allocated_from is None else allocated_from
         elif isinstance(state, Queued):
-            since, held_from = at, None
-        elif held_from is not None:
-            since, held_from = since + at - held_from, None
+            since, allocated_from = at, None
+        elif allocated_from is not None:
+            since, allocated_from = since + at - allocated_from, None
     return since
 
 
 def gang_request(record: RunRecord, since: float, spec: JobSpec, rules: Rules) -> Request:
-    """The gang of a run. A queue that the rules do not know any more counts as one of priority 0."""
+    """Return the request for the gang of a run. A queue that is no longer in the rules has priority 0."""
     queue = rules.queues.get(spec.scheduling.queue)
     hours = spec.scheduling.expected_hours
     return Request(
@@ -53,13 +54,13 @@ def gang_request(record: RunRecord, since: float, spec: JobSpec, rules: Rules) -
 
 
 def check_request(request: Request, nodes: list[Node], rules: Rules) -> None:
-    """A gang must be one that the cluster, its queue and its user could have if nothing else ran.
+    """Check that a gang fits on the empty cluster and within the quotas of its queue and user.
 
     Args:
-        nodes: of the cluster, with those that could be added.
+        nodes: of the cluster, including nodes that could be added.
 
     Raises:
-        InputError: it is not.
+        InputError: it does not fit.
     """
     if request.queue not in rules.queues:
         raise InputError("scheduling.queue", repr(request.queue), ", ".join(sorted(rules.queues)))
@@ -68,12 +69,14 @@ def check_request(request: Request, nodes: list[Node], rules: Rules) -> None:
         (f"user {request.user}", rules.user(request.user).max_workers),
     ):
         if limit is not None and request.min_workers > limit:
-            raise InputError("resources.workers", f"{request.min_workers} workers", f"the {limit} of {whose}")
+            raise InputError(
+                "resources.workers", f"{request.min_workers} workers", f"at most {limit}, the limit of {whose}"
+            )
     if not cluster_can_hold(nodes, request):
         have = f"{sum(node.cpus for node in nodes):g} CPUs and {sum(node.gpus for node in nodes):g} GPUs"
         raise InputError(
             "resources.workers",
             f"{request.min_workers} workers of {request.cpus:g} CPUs and {request.gpus:g} GPUs",
-            f"what fits on {len(nodes)} nodes with {have}",
+            f"workers that fit on {len(nodes)} nodes with {have}",
             "Try --set resources.workers=1.",
         )

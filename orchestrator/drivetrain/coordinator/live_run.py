@@ -1,4 +1,4 @@
-"""What the parts of a run's loop share: its state, its figures, its facts, and the queue of what is to be decided."""
+"""State shared by the parts of a run's loop: its state, view and facts, and the inbox of events."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
+from drivetrain.errors import StoreUnavailableError
 from drivetrain.runs import events as ev
 from drivetrain.runs import states as st
-from drivetrain.runs.store import RunRecord, RunStore, StoreUnavailableError
+from drivetrain.runs.store import RunRecord, RunStore
 from drivetrain.runs.view import RunView
 
 _log = logging.getLogger(__name__)
 
-Work = Callable[[], Iterable[ev.Event]]  # done in the loop's thread; the loop decides on each event as it comes
+Work = Callable[[], Iterable[ev.Event]]  # runs in the loop's thread and yields events for the core
 
 
 class Inbox(Protocol):
@@ -31,14 +32,14 @@ class Inbox(Protocol):
 
 
 class LiveRun:
-    """One run while its loop looks after it. Only the loop's thread changes the state.
+    """One run while its loop is active. Only the loop's thread changes the state.
 
     Args:
         record: of the run.
         store: durable records.
-        energy_j: that the run has taken since it was submitted or resumed.
-        inbox: what is to be decided.
-        clock: seconds since the epoch.
+        energy_j: energy used since the run was submitted or resumed, in joules.
+        inbox: events and work for the loop.
+        clock: returns the time in seconds since the epoch.
     """
 
     def __init__(
@@ -61,25 +62,25 @@ class LiveRun:
         return self.state.progress.generation
 
     def post(self, item: ev.Event | Work) -> None:
-        """Have the loop decide on an event, or do some work in its thread."""
+        """Add an event or some work to the inbox of the loop."""
         self.inbox.put(item)
 
     def save(self, state: st.State, why: str) -> None:
-        """Store a transition; wait for the database while it is away."""
-        self._store_patiently(lambda: self._store.save(self.id, state, why))
+        """Store a transition; wait while the database is unavailable."""
+        self._store_with_retries(lambda: self._store.save(self.id, state, why))
 
     def update_facts(self, **changes: Any) -> None:
-        """Store what is known of the run, and show it; wait for the database while it is away."""
-        self._store_patiently(lambda: self._store.update_facts(self.id, **changes))
+        """Store facts and publish them; wait while the database is unavailable."""
+        self._store_with_retries(lambda: self._store.update_facts(self.id, **changes))
         self.show_facts(**changes)
 
     def show_facts(self, **changes: Any) -> None:
-        """Show what is known of the run, without storing it."""
+        """Publish facts without storing them."""
         with self._changed:
             self.view.facts = self.view.facts.updated(**changes)
 
     def show(self, **figures: Any) -> None:
-        """Publish the figures that are given, and those that were changed in the view."""
+        """Set the given values in the view and publish it."""
         with self._changed:
             for name, value in figures.items():
                 setattr(self.view, name, value)
@@ -90,12 +91,12 @@ class LiveRun:
             self._changed.notify_all()
 
     def show_waiting(self, why: str) -> None:
-        """Show why the scheduler has no allocation for the run yet."""
+        """Show why the run has no allocation yet."""
         if why != self.view.waiting:
             self.show(waiting=why)
 
     def wait_for_view(self, known_version: int, timeout_s: float) -> RunView:
-        """Return the run's figures; wait until they are newer than ``known_version``, at most ``timeout_s``."""
+        """Return the run's view; wait up to ``timeout_s`` for a version newer than ``known_version``."""
         with self._changed:
             self._changed.wait_for(lambda: self.view.version > known_version, timeout_s)
             return self.view.copy()
@@ -104,12 +105,12 @@ class LiveRun:
         """Return every transition; see `RunStore.history`."""
         return self._store.history(self.id)
 
-    def _store_patiently(self, store: Callable[[], None]) -> None:
-        """Nothing can be decided without the database; training continues, and the run says what it waits for."""
+    def _store_with_retries(self, store: Callable[[], None]) -> None:
+        """Call ``store`` until it succeeds; meanwhile training continues, and the view shows the error."""
         while True:
             try:
                 store()
-            except StoreUnavailableError as error:  # which has been tried for minutes
+            except StoreUnavailableError as error:  # after minutes of retries
                 _log.warning("%s: %s", self.id, error)
                 self.show(problem=str(error))
             else:

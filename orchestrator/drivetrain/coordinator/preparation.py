@@ -1,4 +1,4 @@
-"""Before training: make or find the dataset, and have the plan choose what the job leaves to it."""
+"""Before training: prepare the dataset, and let the plan choose the open settings of the job."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ from drivetrain_pipelines.prepare.prepare import prepare
 from drivetrain_pipelines.storage.checksums import JsonObject, atomic_write
 from drivetrain_workers.records.run_folder import RunFolder
 
-from drivetrain.cluster.devices import room_for
+from drivetrain.cluster.devices import hardware_for
 from drivetrain.home import Home
 from drivetrain.job.files import with_files
 from drivetrain.job.spec import JobSpec
 from drivetrain.planning.forecast import forecast
-from drivetrain.planning.plan import chosen
+from drivetrain.planning.plan import chosen_settings
 from drivetrain.runs.facts import RunFacts
 from drivetrain.tracking.tracker import Tracker
 
 _log = logging.getLogger(__name__)
-_UPLOAD_S = 600.0
 
 
 class Preparation:
@@ -28,10 +27,10 @@ class Preparation:
 
     Args:
         spec: the resolved job.
-        home: where datasets and downloads are.
+        home: holds datasets and downloads.
         folder: of the run.
         tracker: of the run.
-        gpus_per_worker: as fixed when the run began.
+        gpus_per_worker: as fixed at the start of the run.
     """
 
     def __init__(self, spec: JobSpec, home: Home, folder: RunFolder, tracker: Tracker, gpus_per_worker: int) -> None:
@@ -40,10 +39,10 @@ class Preparation:
         self.folder = folder
 
     def prepare(self, on_progress: Callable[[int, int, str], None]) -> RunFacts:
-        """Make or find the dataset; return what is known of it.
+        """Prepare the dataset, or find an existing one; return its facts.
 
         Raises:
-            PrepareError: as `drivetrain_pipelines.prepare.prepare`.
+            PrepareError: see `drivetrain_pipelines.prepare.prepare`.
         """
         resolved = with_files(self._spec, self._home)
         if resolved != self._spec:
@@ -77,10 +76,10 @@ class Preparation:
         )
 
     def _choose(self, location: str) -> JsonObject:
-        """Have the plan choose what the job leaves to it, and keep that as if the job had said so."""
-        workers = self._spec.resources.min_workers  # with more of them each needs less
-        room = room_for(workers, self._spec.resources.cpus_per_worker, self._gpus_per_worker)
-        found = chosen(forecast(self._spec, self.folder.code, location, room, self._home))
+        """Let the plan choose the open settings, and store them in the resolved job."""
+        workers = self._spec.resources.min_workers  # more workers need less memory each
+        hardware = hardware_for(workers, self._spec.resources.cpus_per_worker, self._gpus_per_worker)
+        found = chosen_settings(forecast(self._spec, self.folder.code, location, hardware, self._home))
         settings = {name: found[name] for name in ("zero", "micro_batch_size")}
         training = self._spec.training.model_copy(update=settings)
         self._resolve(self._spec.model_copy(update={"training": training}))
@@ -89,7 +88,7 @@ class Preparation:
         return found
 
     def _resolve(self, spec: JobSpec) -> None:
-        """Keep a job that is resolved further as if it had been submitted so."""
+        """Store a job with more resolved settings."""
         self._spec = spec
         with atomic_write(self.folder.job_resolved) as sink:
             sink.write(spec.model_dump_json(indent=2).encode())

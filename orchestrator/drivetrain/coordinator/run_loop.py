@@ -1,4 +1,4 @@
-"""The loop around one run's pure core: takes events, has the core decide, stores, acts. Decides nothing itself."""
+"""The loop around the pure core of one run: it receives events, calls the core, stores the state and acts."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from drivetrain.tracking.tracker import Tracker
 _log = logging.getLogger(__name__)
 _TICK_INTERVAL_S = 0.5
 _BUDGET_INTERVAL_S = 2.0
-_CLOSING_TIMEOUT_S = 180.0  # uploads and the tracker's flush are bounded by less
+_CLOSING_TIMEOUT_S = 180.0  # longer than the timeouts of uploads and of the tracker's flush
 
 
 class RunLoop:
-    """Looks after one run until it has ended.
+    """Manages one run until it has ended.
 
     Args:
         live: the run.
-        actions: carries out what is decided.
-        scheduler: the run's line to the scheduler.
-        tracker: where the run is logged.
-        overspent: why the run's budget is spent, given the joules that it has taken; empty while it is not.
+        actions: performs the actions of the core.
+        scheduler: the run's interface to the scheduler.
+        tracker: logs the run.
+        overspent: returns which budget is spent, given the energy used in joules; empty if none is.
     """
 
     def __init__(
@@ -51,48 +51,48 @@ class RunLoop:
         self._on_end: Callable[[], None] = _nothing
         scheduler.connect(live.post, live.show_waiting)
         state = live.state
-        if isinstance(state, st.Allocated):  # now, not in the thread: no pass of the scheduler may come before
-            scheduler.hold(state.place, leaving=isinstance(state, st.Stopping))
+        if isinstance(state, st.Allocated):  # here, not in the thread: before the first scheduling pass
+            scheduler.restore_allocation(state.allocation, leaving=isinstance(state, st.Stopping))
         elif isinstance(state, st.Preparing):
-            scheduler.prepare()
+            scheduler.mark_preparing()
 
     def start(self, on_end: Callable[[], None]) -> None:
-        """Begin, or continue from the stored state, in a thread; ``on_end`` is called when nothing is left to do."""
+        """Start or resume the run in a thread; ``on_end`` is called after its end."""
         self._on_end = on_end
         threading.Thread(target=self._run, name=f"run-{self._live.id}", daemon=True).start()
 
     def cancel(self) -> None:
         """Ask the run to save and end."""
-        self._live.post(ev.CancelAsked())
+        self._live.post(ev.CancelRequested())
 
     def view(self, known_version: int, timeout_s: float) -> RunView:
-        """Return the run's figures; wait until they are newer than ``known_version``, at most ``timeout_s``."""
+        """Return the run's view; wait up to ``timeout_s`` for a version newer than ``known_version``."""
         return self._live.wait_for_view(known_version, timeout_s)
 
     @property
     def waiting(self) -> str:
-        """Why the run waits."""
+        """The reason why the run is queued."""
         return self._live.view.waiting
 
     @property
     def ended(self) -> bool:
-        """Whether there is nothing left to look after."""
+        """Whether the loop has finished."""
         return self._finished.is_set()
 
     def wait_if_closing(self) -> None:
-        """Wait for the end of a run that has ended but still releases what it had."""
+        """Wait while a run that has ended still releases its resources."""
         if isinstance(self._live.state, st.Ended):
             self._finished.wait(_CLOSING_TIMEOUT_S)
 
     def begin(self) -> None:
-        """Take up the run where its stored state says."""
+        """Start the run, or resume it from its stored state."""
         self._live.show()
         self._guarded(self._resume)
         self._live.show()
         self._finish_if_ended()
 
-    def turn(self) -> None:
-        """Decide on the next item of the inbox, or on the time."""
+    def iterate(self) -> None:
+        """Process the next item of the inbox, or a tick."""
         try:
             item = self._live.inbox.get(timeout=_TICK_INTERVAL_S)
         except queue.Empty:
@@ -107,7 +107,7 @@ class RunLoop:
     def _run(self) -> None:
         self.begin()
         while not self.ended:
-            self.turn()
+            self.iterate()
 
     def _finish_if_ended(self) -> None:
         if isinstance(self._live.state, st.Ended):
@@ -118,12 +118,12 @@ class RunLoop:
     def _resume(self) -> None:
         if isinstance(self._live.state, st.Queued):
             self._tracker.begin()
-            self._scheduler.want_to_prepare()
+            self._scheduler.request_preparation()
         for action in actions_to_resume(self._live.state):
             self._actions.perform(action)
 
     def _guarded(self, work: Callable[[], None]) -> None:
-        """A fault of Drivetrain ends the run with a clear reason instead of leaving it hanging."""
+        """Run ``work``; an internal error ends the run with a reason instead of a hang."""
         try:
             work()
         except Exception as error:
@@ -135,7 +135,7 @@ class RunLoop:
             self._handle(event)
 
     def _handle(self, event: ev.Event) -> None:
-        """Decide, store, act: in this order, so that a crash between any two is repaired by doing the rest again."""
+        """Decide, store, act: in this order, so that a restart after a crash completes the remaining parts."""
         before = self._live.state
         state, actions = step(before, event)
         if is_transition(before, state):
@@ -152,8 +152,8 @@ class RunLoop:
         self._budget_checked = now
         computes = isinstance(state, st.Allocated) and not isinstance(state, st.Stopping | st.Finishing)
         if computes and (spent := self._overspent(self._live.view.energy_j)):
-            self._handle(ev.CancelAsked(Reason.BUDGET_SPENT, spent))
+            self._handle(ev.CancelRequested(Reason.BUDGET_SPENT, spent))
 
 
 def _nothing() -> None:
-    """Do nothing: the loop was not started."""
+    """Do nothing: the loop is not started."""

@@ -1,4 +1,4 @@
-"""Puts the parts together. The only place that knows all of them."""
+"""Construction of all parts. The only module that imports all of them."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ from drivetrain.coordinator.preparation import Preparation
 from drivetrain.coordinator.run_loop import RunLoop
 from drivetrain.coordinator.scheduler import Scheduler, SchedulerHandle
 from drivetrain.home import Home
-from drivetrain.job.provenance import kept_git_state
+from drivetrain.job.provenance import load_git_state
 from drivetrain.job.spec import JobSpec, flatten, stored_spec
 from drivetrain.runs.store import RunRecord, RunStore
 from drivetrain.scheduling.model import Node, Request
-from drivetrain.scheduling.rules import LastingRules
-from drivetrain.tracking.addresses import embedded_database
+from drivetrain.scheduling.rules import ReloadingRules
 from drivetrain.tracking.destination import Destination
 from drivetrain.tracking.spool import Spool
 from drivetrain.tracking.tracker import Tracker
+from drivetrain.tracking.tracking_uri import embedded_database
 
 _LOG_BYTES = 10 << 20
 
 
 class RayCoordinator(Coordinator):
-    """The coordinator as Ray builds it, from arguments that survive a restart.
+    """The coordinator as Ray constructs it, from arguments that survive a restart.
 
     Args:
-        home: of the cluster's head.
+        home: of the head node.
         session: see `Coordinator`.
     """
 
@@ -52,14 +52,14 @@ class RayCoordinator(Coordinator):
         lower_priority()
         log = RotatingFileHandler(home.coordinator_log, maxBytes=_LOG_BYTES, backupCount=1)
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", handlers=[log], force=True)
-        # Ray does not restart an actor whose constructor raises; whoever asked for it has opened the database before.
+        # Ray does not restart an actor whose constructor raises; its client has already opened the database.
         open_store = retry(retry=retry_if_exception_type(InputError), wait=wait_fixed(2.0))(RunStore)
         store = open_store(home.database_url)
 
         def spec_of(run_id: str) -> JobSpec:
             return _spec_of(home, run_id)
 
-        rules = LastingRules(home.scheduling_rules)
+        rules = ReloadingRules(home.scheduling_rules)
 
         def all_nodes() -> list[Node]:
             nodes = usable_nodes()
@@ -84,18 +84,18 @@ class RayCoordinator(Coordinator):
             return hold_owner_lock(run_id, home.run(run_id).path)
 
         super().__init__(store, session, build, check, own, scheduler.status)
-        scheduler.start()  # now that the book has everybody who holds a place
+        scheduler.start()  # after all existing allocations are registered
 
 
 def _build_loop(home: Home, store: RunStore, spec: JobSpec, run_id: str, scheduler: SchedulerHandle) -> RunLoop:
-    """Build everything that looks after one run."""
+    """Build the loop of one run with all its parts."""
     folder, record, gpus = home.run(run_id), store.get(run_id), int(scheduler.request.gpus)
     tracker = tracker_of(home, record)
     if not tracker.totals.begun:
         _describe(tracker, spec, home, run_id, record.user)
     books = Bookkeeping(spec, home, folder, tracker)
     live = LiveRun(record, store, books.energy_since_resumed(store.history(run_id)))
-    live.view.eval_loss, live.view.metrics = tracker.totals.evaluation()  # of the run before a restart
+    live.view.eval_loss, live.view.metrics = tracker.totals.evaluation()  # from before a restart
     agents = AgentEvents(live, Observer(live, tracker, folder.ledger), scheduler)
     gang = RayGang(run_id, spec.resources.cpus_per_worker, gpus, folder)
     preparation = Preparation(spec, home, folder, tracker, gpus)
@@ -105,7 +105,7 @@ def _build_loop(home: Home, store: RunStore, spec: JobSpec, run_id: str, schedul
 
 
 def tracker_of(home: Home, record: RunRecord) -> Tracker:
-    """The tracker of a run, which ships what it has logged; there must be one at a time."""
+    """Create the tracker of a run, which ships its records; only one may exist at a time."""
     spec = _spec_of(home, record.id)
     experiment = spec.tracking.experiment or spec.name
     return Tracker(Spool(home.run(record.id).spool), lambda: _connect(home, record, experiment))
@@ -116,13 +116,13 @@ def _spec_of(home: Home, run_id: str) -> JobSpec:
 
 
 def _gpus_per_worker(spec: JobSpec, nodes: list[Node]) -> int:
-    """Fixed when the run begins: it must not go on with CPUs when the last GPU node has left."""
+    """Return the GPUs per worker, fixed at the start: a run must not continue on CPUs if GPU nodes leave."""
     wanted = spec.resources.gpus_per_worker
     return wanted if wanted != "auto" else int(any(node.gpus for node in nodes))
 
 
 def _connect(home: Home, record: RunRecord, experiment: str) -> Destination:
-    # Here: importing mlflow takes seconds, in a thread.
+    # Here: importing mlflow takes seconds; this function runs in a thread.
     from drivetrain.tracking.embedded import make_database
     from drivetrain.tracking.mlflow_client import MlflowRun
 
@@ -134,7 +134,7 @@ def _connect(home: Home, record: RunRecord, experiment: str) -> Destination:
 
 
 def _describe(tracker: Tracker, spec: JobSpec, home: Home, run_id: str, user: str) -> None:
-    """What a run logs of itself before it begins."""
+    """Log parameters, tags and files of a run before its start."""
     folder = home.run(run_id)
     tracker.params(flatten(spec.model_dump(mode="json")))
     code = (folder.path / "code_version").read_text()
@@ -142,7 +142,7 @@ def _describe(tracker: Tracker, spec: JobSpec, home: Home, run_id: str, user: st
     tracker.artifact(folder.job_written)
     tracker.artifact(folder.job_resolved)
     tracker.artifact(folder.environment)
-    if (git := kept_git_state(folder)).commit:
+    if (git := load_git_state(folder)).commit:
         tracker.tags(git_commit=git.commit, git_dirty=bool(git.uncommitted))
     if git.uncommitted:
         tracker.artifact(folder.uncommitted)

@@ -1,5 +1,6 @@
-"""The durable records: tables, migrations, and how a database is opened.
+"""The durable records: tables, migrations and database connections.
 
-engine: opening SQLite or PostgreSQL, and migrating it to this version's tables.
+engine: SQLite and PostgreSQL connections.
+migration: migration to this version's tables.
 tables: all tables.
 """

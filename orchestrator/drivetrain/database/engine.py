@@ -1,34 +1,27 @@
-"""Opening a database: SQLite or PostgreSQL, brought up to this version's tables."""
+"""Connections to SQLite and PostgreSQL, with migration to this version's tables."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from drivetrain_pipelines.errors import InputError
-from filelock import FileLock
-from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url, text
 from sqlalchemy.exc import ArgumentError, OperationalError
 from sqlalchemy.pool import NullPool
 
-READS = "drivetrain_reads"  # execution option: the transaction writes nothing, and need not keep others from writing
-_LOCK_KEY = 0x6472697665  # of PostgreSQL's advisory lock: "drive"
+READS = "drivetrain_reads"  # execution option for read-only transactions, which do not block writers
+TABLES_REVISION = "0003"  # of the newest migration
+_VERSION_TABLE = "alembic_version"
 
 
 def open_database(url: str) -> Engine:
-    """An engine whose database has this version's tables.
+    """Open a database and migrate it to this version's tables.
 
     Args:
-        url: SQLAlchemy URL; ``postgresql://`` means psycopg 3.
+        url: SQLAlchemy URL; ``postgresql://`` selects psycopg 3.
 
     Raises:
-        InputError: it cannot be reached, or was made by a newer version.
+        InputError: the database is not reachable, or a newer version has migrated it.
     """
     try:
         parsed = make_url(url)
@@ -36,7 +29,7 @@ def open_database(url: str) -> Engine:
         raise InputError("database URL", repr(url), "sqlite:///FILE or postgresql://USER@HOST/NAME") from error
     if parsed.drivername == "postgresql":
         parsed = parsed.set(drivername="postgresql+psycopg")
-    # Transactions are rare and short: a connection for each leaves none open over a restart of the server, or a fork.
+    # Transactions are rare and short. A new connection for each leaves none open across server restarts and forks.
     engine = create_engine(parsed, poolclass=NullPool)
     if engine.dialect.name == "sqlite":
         _configure_sqlite(engine)
@@ -44,49 +37,33 @@ def open_database(url: str) -> Engine:
         _migrate(engine)
     except OperationalError as error:
         shown = parsed.render_as_string(hide_password=True)
-        raise InputError("database URL", shown, "a database that answers", str(error.orig).strip()) from error
+        raise InputError("database URL", shown, "a reachable database", str(error.orig).strip()) from error
     return engine
 
 
 def _migrate(engine: Engine) -> None:
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).with_name("migrations")))
-    scripts = ScriptDirectory.from_config(config)
     with engine.connect() as connection:
-        if _revision(connection) == scripts.get_current_head():
+        if _revision(connection) == TABLES_REVISION:
             return
-    with _alone(engine) as connection:
-        at = _revision(connection)
-        if at is not None and at not in {script.revision for script in scripts.walk_revisions()}:
-            fix = "Install the version of Drivetrain that made it, or a newer one."
-            raise InputError("database", f"tables of version {at}", f"up to {scripts.get_current_head()}", fix)
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+    from drivetrain.database.migration import migrate  # here: Alembic takes 0.3 s to import and is rarely needed
+
+    migrate(engine)
 
 
 def _revision(connection: Connection) -> str | None:
-    return MigrationContext.configure(connection).get_current_revision()
-
-
-@contextmanager
-def _alone(engine: Engine) -> Iterator[Connection]:
-    """A transaction in which no other process migrates."""
-    if engine.dialect.name != "sqlite":
-        with engine.begin() as connection:
-            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK_KEY})
-            yield connection
-        return
-    # The transaction alone would do, but for SQLite's batch migrations, which may need several.
-    with FileLock(f"{engine.url.database}.migrating"), engine.begin() as connection:
-        yield connection
+    """Return the revision of the tables as Alembic has recorded it."""
+    if not inspect(connection).has_table(_VERSION_TABLE):
+        return None
+    query = text(f"SELECT version_num FROM {_VERSION_TABLE}")  # noqa: S608  # a constant
+    return connection.execute(query).scalar()
 
 
 def _configure_sqlite(engine: Engine) -> None:
-    """WAL and synchronous writes; a transaction locks when it begins, so that what it has read stays true."""
+    """Configure WAL, synchronous writes, and transactions that take the lock at their start."""
 
     @event.listens_for(engine, "connect")
     def _configure(connection: Any, _: Any) -> None:
-        connection.isolation_level = None  # or Python's driver would begin, and commit, where it sees fit
+        connection.isolation_level = None  # disables the implicit transactions of Python's driver
         cursor = connection.cursor()
         cursor.execute("PRAGMA busy_timeout=30000")
         cursor.execute("PRAGMA journal_mode=WAL")

@@ -7,23 +7,23 @@ from typing import Any
 from sqlalchemy import JSON, Index, String, UniqueConstraint, false
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-# PostgreSQL compares by bytes then, as SQLite does: only so is every id with a prefix in one range of the index.
+# Byte-wise comparison, as in SQLite, puts all ids with one prefix into one range of the index.
 RunId = String().with_variant(String(collation="C"), "postgresql")
 
 
 class Base(DeclarativeBase):
-    """Of all tables."""
+    """Base of all tables."""
 
     type_annotation_map = {dict[str, Any]: JSON}
 
 
 class Run(Base):
-    """A run, as it is now.
+    """The current state of a run.
 
     Attributes:
-        session: the coordinator that looks after it.
-        idempotency_key: with which its user has submitted it, so that doing so twice makes one run.
-        phase, ended, dataset: copies of what ``state`` and ``facts`` say, to be looked up by.
+        session: the coordinator that manages it.
+        idempotency_key: key of the submission; a second submission with this key creates no run.
+        phase, ended, dataset: copies of values in ``state`` and ``facts``, for queries.
     """
 
     __tablename__ = "runs"
@@ -49,7 +49,7 @@ class Run(Base):
 
 
 class Transition(Base):
-    """A change of a run's state; never removed."""
+    """A change of a run's state; never deleted."""
 
     __tablename__ = "transitions"
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -60,11 +60,11 @@ class Transition(Base):
 
 
 class Token(Base):
-    """A bearer token of the server; only its digest is known.
+    """A bearer token of the server; only its digest is stored.
 
     Attributes:
         role: see `drivetrain.server.access.Role`.
-        expires: seconds since the epoch, or never.
+        expires: seconds since the epoch; None for no expiry.
     """
 
     __tablename__ = "tokens"
@@ -77,7 +77,7 @@ class Token(Base):
 
 
 class Usage(Base):
-    """A user's recent share of the cluster, as the scheduler has measured it at ``time``."""
+    """A user's recent share of the cluster, measured by the scheduler at ``time``."""
 
     __tablename__ = "usage"
     user: Mapped[str] = mapped_column(primary_key=True)
@@ -86,7 +86,7 @@ class Usage(Base):
 
 
 class Counter(Base):
-    """How often something has happened to the runs of this home, see `drivetrain.runs.counters`."""
+    """A counter over the runs of this home, see `drivetrain.runs.counters`."""
 
     __tablename__ = "counters"
     name: Mapped[str] = mapped_column(primary_key=True)

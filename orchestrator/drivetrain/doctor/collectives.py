@@ -1,4 +1,4 @@
-"""All-reduces, made by processes of their own: a collective that hangs must not take the doctor along."""
+"""All-reduces in separate processes, so that a hanging collective does not block the doctor."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import sys
 import tempfile
 from dataclasses import dataclass
 
-from drivetrain.doctor.finding import Finding, attempt, failed, ok
+from drivetrain.doctor.finding import Finding, failed, ok, run_check
 
 _TIMEOUT_S = 120.0
 _FIX = (
-    "Let nodes reach one another on all TCP ports; where they have several networks, name the one to use by "
+    "Let nodes reach one another on all TCP ports; with several networks, select one with "
     "GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME."
 )
 
 
 def start(rendezvous: str, rank: int, world_size: int) -> subprocess.Popen[str]:
-    """One process of an all-reduce, on this machine."""
+    """Start one process of an all-reduce on this machine."""
     command = [
         sys.executable,
         "-m",
@@ -34,7 +34,7 @@ def start(rendezvous: str, rank: int, world_size: int) -> subprocess.Popen[str]:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one process has found: whether the sum was right, and how fast it was."""
+    """The result of one process: correctness of the sum, and speed."""
 
     right: bool
     bytes_per_s: float
@@ -42,41 +42,43 @@ class Outcome:
 
 
 def outcome(process: subprocess.Popen[str]) -> Outcome:
-    """What a process of `start` has said.
+    """Return the result of a process of `start`.
 
     Raises:
-        RuntimeError: it has failed, or does not end.
+        RuntimeError: the process failed or timed out.
     """
     try:
-        said, errors = process.communicate(timeout=_TIMEOUT_S)
+        output, errors = process.communicate(timeout=_TIMEOUT_S)
     except subprocess.TimeoutExpired:
         process.kill()
         process.communicate()
-        raise RuntimeError(f"no answer from the others in {_TIMEOUT_S:.0f} s") from None
+        raise RuntimeError(f"no answer from the other processes in {_TIMEOUT_S:.0f} s") from None
     if process.returncode:
-        raise RuntimeError((errors.strip().splitlines() or ["it ended without a word"])[-1])
-    return Outcome(**json.loads(said.splitlines()[-1]))
+        raise RuntimeError((errors.strip().splitlines() or ["it ended without output"])[-1])
+    return Outcome(**json.loads(output.splitlines()[-1]))
 
 
 def on_this_machine() -> Finding:
-    """Between two processes."""
+    """Run an all-reduce between two processes."""
 
-    def look() -> Finding:
+    def check_function() -> Finding:
         with tempfile.TemporaryDirectory() as folder:
             both = [start(f"file://{folder}/rendezvous", rank, 2) for rank in range(2)]
             return verdict("all-reduce", [outcome(process) for process in both])
 
-    return attempt("all-reduce", look, "Reinstall torch; see what `python -m torch.utils.collect_env` says.")
+    return run_check(
+        "all-reduce", check_function, "Reinstall torch; see the output of `python -m torch.utils.collect_env`."
+    )
 
 
 def verdict(check: str, outcomes: list[Outcome]) -> Finding:
-    """What follows from what all the processes have said."""
+    """Return the finding for the results of all processes."""
     if not all(found.right for found in outcomes):
-        return failed(check, "the sum is wrong", "Do not train on these machines before their memory was tested.")
+        return failed(check, "the sum is wrong", "Test the memory of these machines before training on them.")
     slowest = min(found.bytes_per_s for found in outcomes)
     return ok(check, f"{len(outcomes)} processes by {outcomes[0].backend}: {slowest / 1e6:.0f} MB/s")
 
 
-def not_through(check: str, why: str) -> Finding:
-    """Nodes that could not sum."""
+def all_reduce_failed(check: str, why: str) -> Finding:
+    """Return the finding for nodes whose all-reduce failed."""
     return failed(check, why, _FIX)

@@ -1,4 +1,4 @@
-"""What a check has found."""
+"""The result of a check."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from enum import StrEnum
 
 
 class Verdict(StrEnum):
-    """How serious it is."""
+    """Severity of a finding."""
 
     OK = "ok"
     WARNING = "warning"
@@ -18,12 +18,12 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """The outcome of one check.
+    """The result of one check.
 
     Attributes:
-        check: what was looked at.
-        found: in a few words.
-        fix: what to do, where something is to be done.
+        check: name of the check.
+        found: short description.
+        fix: recommended action, if any.
         node: host name.
     """
 
@@ -35,23 +35,23 @@ class Finding:
 
 
 def ok(check: str, found: str) -> Finding:
-    """Nothing to do."""
+    """Return a finding without a problem."""
     return Finding(check, Verdict.OK, found)
 
 
 def warning(check: str, found: str, fix: str) -> Finding:
-    """It works, but not well or not safely."""
+    """Return a finding about a working but slow or unsafe setup."""
     return Finding(check, Verdict.WARNING, found, fix)
 
 
 def failed(check: str, found: str, fix: str) -> Finding:
-    """Runs will fail."""
+    """Return a finding with which runs will fail."""
     return Finding(check, Verdict.FAILED, found, fix)
 
 
-def attempt(check: str, look: Callable[[], Finding], fix: str) -> Finding:
-    """A check that may raise anything: what it talks to is not ours, and the other checks are to be told too."""
+def run_check(check: str, check_function: Callable[[], Finding], fix: str) -> Finding:
+    """Run a check; return any exception as a failed finding, so that the other checks still run."""
     try:
-        return look()
+        return check_function()
     except Exception as error:
         return failed(check, f"{type(error).__name__}: {error}".splitlines()[0], fix)

@@ -1,4 +1,4 @@
-"""What this machine talks to: the tracking server, the Drivetrain server, the ports where they listen."""
+"""Checks of the tracking server, the Drivetrain server and their ports."""
 
 from __future__ import annotations
 
@@ -11,20 +11,22 @@ import httpx
 import psutil
 
 from drivetrain.api.client import DEFAULT_SERVER, Client
-from drivetrain.doctor.finding import Finding, attempt, failed, ok, warning
+from drivetrain.doctor.finding import Finding, failed, ok, run_check, warning
 from drivetrain.home import Home
-from drivetrain.tracking.addresses import embedded_database, is_server, without_credentials
+from drivetrain.tracking.tracking_uri import embedded_database, is_server, without_credentials
 
 _PORTS = {8900: "drivetrain server", 6379: "Ray"}
 _TIMEOUT_S = 10.0
 
 
 def examine(home: Home) -> list[Finding]:
-    """All of them."""
+    """Run all checks of services."""
     return [
-        attempt("tracker", lambda: _tracker(home.mlflow_uri), "Check MLFLOW_TRACKING_URI, its user and its password."),
+        run_check(
+            "tracker", lambda: _tracker(home.mlflow_uri), "Check MLFLOW_TRACKING_URI, the user name and the password."
+        ),
         _token_file(home.token_file),
-        attempt("server", _server, "Check DRIVETRAIN_SERVER and the token; `drivetrain server` starts one."),
+        run_check("server", _server, "Check DRIVETRAIN_SERVER and the token; `drivetrain server` starts one."),
         _ports(),
     ]
 
@@ -40,36 +42,36 @@ def _tracker(uri: str) -> Finding:
             timeout=_TIMEOUT_S,
         )
         answer.raise_for_status()
-        return ok("tracker", f"{shown} answers in {answer.elapsed.total_seconds() * 1000:.0f} ms")
+        return ok("tracker", f"{shown} responds in {answer.elapsed.total_seconds() * 1000:.0f} ms")
     if database := embedded_database(uri):
         folder = database.parent
         if not os.access(folder, os.W_OK):
-            return failed("tracker", f"{folder} cannot be written", "Let this user write there.")
+            return failed("tracker", f"{folder} is not writable", "Give this user write permission.")
     return ok("tracker", f"embedded: {shown}")
 
 
 def _token_file(path: Path) -> Finding:
     if not path.exists():
-        return ok("token file", "none yet; the first `drivetrain server` makes it")
+        return ok("token file", "none; the first `drivetrain server` creates it")
     mode = stat.S_IMODE(path.stat().st_mode)
     if mode & 0o077:
-        return warning("token file", f"others can read {path} (mode {mode:o})", f"chmod 600 {path}")
-    return ok("token file", f"{path}, for this user alone")
+        return warning("token file", f"other users can read {path} (mode {mode:o})", f"chmod 600 {path}")
+    return ok("token file", f"{path}, readable by this user only")
 
 
 def _server() -> Finding:
     named = os.environ.get("DRIVETRAIN_SERVER")
     address = httpx.URL(named or DEFAULT_SERVER)
-    try:  # the client itself would try for a minute
+    try:  # the client would retry for a minute
         port = address.port or (443 if address.scheme == "https" else 80)
         socket.create_connection((address.host, port), _TIMEOUT_S).close()
     except ConnectionRefusedError:
         if named:
             raise
-        return ok("server", "none runs here, none is named by DRIVETRAIN_SERVER")
+        return ok("server", "none runs here, and DRIVETRAIN_SERVER is not set")
     with Client(named) as client:
-        who = client.me()
-        return ok("server", f"{client.server} knows this token: {who['user']}, {who['role']}")
+        account = client.me()
+        return ok("server", f"{client.server} accepts this token: {account['user']}, {account['role']}")
 
 
 def _ports() -> Finding:

@@ -1,4 +1,4 @@
-"""Files that a job names beside its data, such as pre-trained weights: kept by content, so that a run keeps its own."""
+"""Files named in a job other than data, such as pre-trained weights, stored by digest so that they cannot change."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from drivetrain.job.spec import JobSpec
 
 
 def with_files(spec: JobSpec, home: Home) -> JobSpec:
-    """The job with paths below the home for its tokenizer, ``data.files`` and ``model.files``.
+    """Store the tokenizer, ``data.files`` and ``model.files`` in the home; return the job with the new paths.
 
-    What is kept there already stays as it is.
+    Files that are already stored are not copied.
 
     Raises:
-        PrepareError: a file cannot be had.
+        PrepareError: a file cannot be fetched.
     """
 
     def keep(source: str, key: str) -> str:
         found = fetch(source, key, spec.data.storage, home.downloads)
-        return str(found if found.is_relative_to(home.files) else _kept(found, home.files))
+        return str(found if found.is_relative_to(home.files) else _store(found, home.files))
 
     data, model, tokenizer = spec.data, spec.model, spec.data.tokenizer
     if tokenizer.file:
@@ -36,8 +36,8 @@ def with_files(spec: JobSpec, home: Home) -> JobSpec:
     return spec.model_copy(update={"data": data, "model": model.model_copy(update={"files": of_model})})
 
 
-def _kept(source: Path, root: Path) -> Path:
-    """A copy that nobody changes."""
+def _store(source: Path, root: Path) -> Path:
+    """Copy a file or folder into the store, by digest; return the copy."""
     target = root / tree_digest(source) / source.name
     if target.exists():
         return target
@@ -49,6 +49,6 @@ def _kept(source: Path, root: Path) -> Path:
             shutil.copytree(source, inside / source.name)
         else:
             shutil.copyfile(source, inside / source.name)
-        with suppress(OSError):  # another process came first, and has the same
+        with suppress(OSError):  # another process stored the same files first
             inside.rename(target.parent)
     return target

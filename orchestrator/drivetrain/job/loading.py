@@ -1,4 +1,4 @@
-"""Reading and checking a job file: every mistake is found here, before anything starts."""
+"""Loading and validation of a job file, before anything starts."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ RECIPES = "drivetrain_workers.recipes"
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML with the floats of YAML 1.2: PyYAML alone reads ``3e-4`` as text."""
+    """YAML with the floats of YAML 1.2: PyYAML reads ``3e-4`` as text."""
 
 
 _Loader.add_implicit_resolver(
@@ -50,8 +50,8 @@ class Job:
     """A checked job.
 
     Attributes:
-        written: the file's text as the user wrote it.
-        spec: as resolved: defaults filled in, overrides applied, paths absolute.
+        written: the text of the job file.
+        spec: the resolved job: defaults filled in, overrides applied, paths absolute.
         folder: the job file's folder, which holds the user's code.
     """
 
@@ -61,7 +61,7 @@ class Job:
 
     @property
     def code_files(self) -> list[Path]:
-        """Python files below the job's folder, relative to it; they are snapshotted with the run."""
+        """Python files in the job's folder, as relative paths; each run stores a snapshot of them."""
         found = (path.relative_to(self.folder) for path in self.folder.rglob("*.py"))
         return sorted(path for path in found if not any(part.startswith((".", "__pycache__")) for part in path.parts))
 
@@ -75,15 +75,15 @@ class Job:
 
     @property
     def fingerprint(self) -> str:
-        """What makes two submissions the same job: resolved spec and code."""
+        """Identity of the job: digest of the resolved spec and the code."""
         return hashlib.sha256(f"{self.spec.model_dump_json()}{self.code_version}".encode()).hexdigest()[:16]
 
 
 def load_job(path: str, overrides: Iterable[str] = ()) -> Job:
-    """Read a job file (or the name of a recipe), apply ``--set`` overrides and check everything that can be checked.
+    """Load a job file or a recipe by name, apply ``--set`` overrides and validate the job.
 
     Raises:
-        InputError: names the key or file, the value, and what is allowed.
+        InputError: with the key or file, the value, and the allowed values.
     """
     file = find_job_file(path)
     try:
@@ -100,7 +100,7 @@ def load_job(path: str, overrides: Iterable[str] = ()) -> Job:
 
 
 def find_job_file(path: str) -> Path:
-    """The job file that ``path`` means: a file, a folder with ``job.yaml``, or a recipe's name."""
+    """Find the job file for a path: a file, a folder with ``job.yaml``, or the name of a recipe."""
     given = Path(path).expanduser()
     candidates = [given, given / "job.yaml", recipes_folder() / path.replace("-", "_") / "job.yaml"]
     for candidate in candidates:
@@ -108,12 +108,12 @@ def find_job_file(path: str) -> Path:
             return candidate.resolve()
     recipes = sorted(p.parent.name.replace("_", "-") for p in recipes_folder().glob("*/job.yaml"))
     close = difflib.get_close_matches(path, recipes, n=1)
-    fix = f"Did you mean {close[0]}?" if close else "" if given.exists() else "There is no such file."
+    fix = f"Did you mean {close[0]}?" if close else "" if given.exists() else "The file does not exist."
     raise InputError("JOB", repr(path), f"a job file, a folder with job.yaml, or a recipe ({', '.join(recipes)})", fix)
 
 
 def recipes_folder() -> Path:
-    """Where the recipes are."""
+    """Return the folder of the bundled recipes."""
     spec = importlib.util.find_spec(RECIPES)
     assert spec is not None
     assert spec.submodule_search_locations
@@ -144,7 +144,7 @@ def _validate(document: JsonObject) -> JobSpec:
 
 
 def _first_error(errors: list[ErrorDetails]) -> InputError:
-    """Unknown keys first: a misspelt key also makes the right one look missing."""
+    """Return the most useful error: unknown keys first, since a misspelled key also makes another one missing."""
     error = min(errors, key=lambda e: e["type"] != "extra_forbidden")
     names = [part for part in error["loc"] if isinstance(part, str) and part not in _UNION_MEMBERS]
     key = ".".join(names)
@@ -157,7 +157,7 @@ def _first_error(errors: list[ErrorDetails]) -> InputError:
         return InputError(key, "nothing", "a value; the key is required")
     message = error["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     section = error["type"] == "value_error" and isinstance(error["input"], dict)
-    given = "settings that do not go together" if section else repr(error["input"])[:200]
+    given = "incompatible settings" if section else repr(error["input"])[:200]
     return InputError(key or "job", given, message)
 
 
@@ -169,7 +169,7 @@ def _section(path: list[str]) -> type[BaseModel]:
 
 
 def _models(annotation: Any) -> Iterator[type[BaseModel]]:
-    """The models that an annotation is made of."""
+    """Yield the models in an annotation."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     for part in get_args(annotation):
@@ -177,7 +177,7 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 def _check(spec: JobSpec, folder: Path) -> JobSpec:
-    """Checks that need more than one section or the file system; returns the spec with absolute paths."""
+    """Check everything that needs several sections or the file system; return the spec with absolute paths."""
     for workers in range(spec.resources.min_workers, spec.resources.max_workers + 1):
         solve(spec.training.global_batch_size, spec.training.micro_batch_size, workers)
     check_passthrough(spec.training)
@@ -199,14 +199,14 @@ def _check(spec: JobSpec, folder: Path) -> JobSpec:
     check_arguments(spec.model.factory, folder, spec.model.args, spec.model.files, DATA_FACTS)
     if spec.training.best.metric != "loss" and not spec.model.metrics:
         raise InputError(
-            "training.best.metric", repr(spec.training.best.metric), "loss", "Set model.metrics for others."
+            "training.best.metric", repr(spec.training.best.metric), "loss", "Set model.metrics to use other metrics."
         )
     if spec.sample and spec.data.kind != "tokens":
         raise InputError(
-            "sample", f"set, for data of the kind {spec.data.kind}", "null", "Only language models generate text."
+            "sample", f"set, for data of kind {spec.data.kind}", "null", "Only language models generate text."
         )
     if spec.explain and not spec.model.outcomes and (spec.data.kind != "tokens" or spec.model.loss):
-        raise InputError("explain", "true, without model.outcomes", "true beside it, or false")
+        raise InputError("explain", "true, without model.outcomes", "true with model.outcomes, or false")
     storage = spec.data.storage
     files = {
         name: check_source(source, f"model.files.{name}", folder, "any", storage)

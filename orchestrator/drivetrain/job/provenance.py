@@ -1,4 +1,4 @@
-"""What a result may depend on besides job, code and data."""
+"""The environment of a result: package versions and git state."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from pydantic import Field
 from drivetrain.job.bundle import SECRETS
 
 _PACKAGES = ("drivetrain", "torch", "deepspeed", "numpy", "pyarrow", "ray", "transformers")
-_COMMIT = "git commit"
+_COMMIT_KEY = "git commit"
 
 
 @dataclass(frozen=True)
 class GitState:
-    """What git knows of a job's folder: the commit it stands at, and how it differs from that; empty without git."""
+    """The git commit of a job's folder and its uncommitted changes; empty without git."""
 
     commit: Annotated[str, Field(pattern=r"^([0-9a-f]{40,64})?$")] = ""
     uncommitted: str = ""
 
     @classmethod
     def of(cls, folder: Path) -> GitState:
-        """Of a folder anywhere in a repository. What is called like a secret is left out."""
+        """Return the git state of a folder in a repository, without files that may hold secrets."""
         try:
-            import git  # refuses to be imported where there is no git
+            import git  # the import fails without the git program
         except ImportError:
             return cls()
         try:
@@ -39,29 +39,29 @@ class GitState:
             no_secrets = [f":(exclude,top,glob)**/{name}" for name in SECRETS]
             difference = repository.git.diff("HEAD", "--", str(folder), *no_secrets)
             return cls(repository.head.commit.hexsha, difference.encode(errors="replace").decode())
-        except (git.GitError, ValueError):  # no repository, or one without a commit
+        except (git.GitError, ValueError):  # no repository, or no commit
             return cls()
 
 
-def keep_environment(folder: RunFolder, git: GitState) -> None:
-    """Write down, in a new run's folder, what it is begun with."""
+def save_environment(folder: RunFolder, git: GitState) -> None:
+    """Store package versions and git state in the folder of a new run."""
     versions = {"python": platform.python_version(), "machine": platform.machine()}
     for package in _PACKAGES:
         with suppress(PackageNotFoundError):
             versions[package] = version(package)
     if git.commit:
-        versions[_COMMIT] = git.commit
+        versions[_COMMIT_KEY] = git.commit
     for path, text in ((folder.environment, json.dumps(versions, indent=2)), (folder.uncommitted, git.uncommitted)):
         with atomic_write(path) as sink:
             sink.write(text.encode())
 
 
-def kept_environment(folder: RunFolder) -> dict[str, str]:
-    """Return the versions, by name, that a run was started with."""
+def load_environment(folder: RunFolder) -> dict[str, str]:
+    """Return the package versions at the start of a run, by name."""
     versions: dict[str, str] = json.loads(folder.environment.read_text())
     return versions
 
 
-def kept_git_state(folder: RunFolder) -> GitState:
-    """What git knew of a run's code when it was begun."""
-    return GitState(kept_environment(folder).get(_COMMIT, ""), folder.uncommitted.read_text())
+def load_git_state(folder: RunFolder) -> GitState:
+    """Return the git state of the code at the start of a run."""
+    return GitState(load_environment(folder).get(_COMMIT_KEY, ""), folder.uncommitted.read_text())

@@ -1,4 +1,4 @@
-"""Jobs that come with Drivetrain: to run as they are, and to copy and change."""
+"""The bundled recipes: jobs to run as they are, or to copy and change."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 from drivetrain_pipelines.errors import InputError
 
+from drivetrain.errors import NotFoundError
 from drivetrain.job.loading import recipes_folder
 
 
@@ -17,7 +18,7 @@ class Recipe:
 
     Attributes:
         name: as `drivetrain run` takes it.
-        title: of its page.
+        title: of its README.
     """
 
     name: str
@@ -26,7 +27,7 @@ class Recipe:
 
 
 def recipes() -> list[Recipe]:
-    """All of them, by name."""
+    """Return all recipes, sorted by name."""
     folders = sorted(path.parent for path in recipes_folder().glob("*/job.yaml"))
     return [Recipe(folder.name.replace("_", "-"), _title(folder / "README.md"), folder) for folder in folders]
 
@@ -35,13 +36,14 @@ def copy_recipe(name: str, target: Path) -> None:
     """Copy a recipe into a new or empty folder.
 
     Raises:
-        InputError: there is no such recipe, or the folder holds something.
+        NotFoundError: there is no such recipe.
+        InputError: the folder is not empty.
     """
     found = {recipe.name: recipe for recipe in recipes()}
     if name not in found:
-        raise InputError("RECIPE", repr(name), ", ".join(found))
+        raise NotFoundError("recipe", name, list(found))
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise InputError("DIR", repr(str(target)), "a new or an empty folder")
+        raise InputError("DIR", repr(str(target)), "a new or empty folder")
     shutil.copytree(found[name].folder, target, ignore=shutil.ignore_patterns("__*"), dirs_exist_ok=True)
 
 

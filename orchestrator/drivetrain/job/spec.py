@@ -16,10 +16,10 @@ from drivetrain.scheduling.rules import DEFAULT_QUEUE
 
 
 class WorkersRange(Spec):
-    """An elastic gang: it starts with what there is, and grows where that pays. The result's samples stay the same."""
+    """Size of an elastic gang: it starts with the available workers and grows if that saves time."""
 
-    min: int = Field(ge=1)
-    max: int = Field(ge=1)
+    min: int = Field(ge=1, description="Smallest number of workers that the run starts with.")
+    max: int = Field(ge=1, description="Largest number of workers that the run uses.")
 
     @model_validator(mode="after")
     def _ordered(self) -> WorkersRange:
@@ -34,71 +34,89 @@ def _one_or_range(workers: object) -> str:
 
 Workers = Annotated[
     Annotated[int, Field(ge=1), Tag("int")] | Annotated[WorkersRange, Tag("range")],
-    Discriminator(_one_or_range),  # so that a mistake is told about the form that was meant
+    Discriminator(_one_or_range),  # an error names the form that the user meant
 ]
 
 
 class ResourcesSpec(Spec):
-    """What the run takes from the cluster."""
+    """Resources that the run requests from the cluster."""
 
-    workers: Workers = Field(2, description="ranks; the world size")
-    cpus_per_worker: int = Field(1, ge=1)
-    gpus_per_worker: Literal["auto", 0, 1] = Field("auto", description="auto: 1 where the cluster has GPUs, else 0")
-    preprocessors: int = Field(2, ge=1, description="preprocessing actors")
-    price_per_hour: float | None = Field(None, ge=0, description="of one worker, in dollars")
-    co2_g_per_kwh: float = Field(445.0, ge=0, description="of the grid; by default the world's mean of 2024")
+    workers: Workers = Field(
+        2, description="Number of workers (ranks), or `{min: N, max: M}` for an elastic run. See `scheduling.md`."
+    )
+    cpus_per_worker: int = Field(1, ge=1, description="CPUs of each worker.")
+    gpus_per_worker: Literal["auto", 0, 1] = Field(
+        "auto", description="GPUs of each worker. `auto`: 1 if the cluster has GPUs when the run starts, otherwise 0."
+    )
+    preprocessors: int = Field(2, ge=1, description="Number of preprocessing actors.")
+    price_per_hour: float | None = Field(
+        None, ge=0, description="Price of one worker in dollars. Without it, no cost in dollars is reported."
+    )
+    co2_g_per_kwh: float = Field(
+        445.0, ge=0, description="Carbon intensity of the grid, in g/kWh. Default: world mean of 2024."
+    )
 
     @property
     def max_workers(self) -> int:
-        """As many as the run can use."""
+        """Largest number of workers."""
         return self.workers if isinstance(self.workers, int) else self.workers.max
 
     @property
     def min_workers(self) -> int:
-        """As few as it runs with."""
+        """Smallest number of workers."""
         return self.workers if isinstance(self.workers, int) else self.workers.min
 
 
 class SchedulingSpec(Spec):
-    """How the run shares the cluster with others."""
+    """How the run shares the cluster with other runs."""
 
-    queue: Name = DEFAULT_QUEUE
-    priority: int = Field(0, ge=-100, le=100, description="higher goes first, and may preempt")
-    expected_hours: float | None = Field(None, gt=0, description="until it has measured that itself")
-    preemptible: bool = Field(True, description="whether it may be stopped, with a checkpoint, for a higher priority")
+    queue: Name = Field(DEFAULT_QUEUE, description="Queue of the run.")
+    priority: int = Field(
+        0, ge=-100, le=100, description="Priority. Higher ones are scheduled first and may preempt lower ones."
+    )
+    expected_hours: float | None = Field(
+        None, gt=0, description="Expected duration, used for backfill until the run has measured its own speed."
+    )
+    preemptible: bool = Field(
+        True, description="Whether a run of higher priority may stop this one, after a checkpoint."
+    )
 
 
 class TrackingSpec(Spec):
-    """Where the run is logged. The tracking server itself is ``MLFLOW_TRACKING_URI``."""
+    """Where the run is logged. ``MLFLOW_TRACKING_URI`` names the tracking server."""
 
-    experiment: str | None = Field(None, description="MLflow experiment; the job's name by default")
-    register_as: Name | None = Field(None, description="registered model that the trained one becomes a version of")
+    experiment: str | None = Field(None, description="MLflow experiment. Default: the name of the job.")
+    register_as: Name | None = Field(
+        None, description="Registered model of MLflow. The trained model becomes a version of it."
+    )
 
 
 class BudgetSpec(Spec):
-    """What the run may cost; on reaching it, it saves and ends. A user's resume gives it as much again."""
+    """Limits on the cost of the run. At a limit the run saves and ends; resuming it grants the same amount again."""
 
-    hours: float | None = Field(None, gt=0, description="with a place on the cluster")
-    dollars: float | None = Field(None, gt=0, description="at resources.price_per_hour")
-    energy_kwh: float | None = Field(None, gt=0)
+    hours: float | None = Field(None, gt=0, description="Maximum hours with an allocation on the cluster.")
+    dollars: float | None = Field(None, gt=0, description="Maximum cost in dollars, at `resources.price_per_hour`.")
+    energy_kwh: float | None = Field(None, gt=0, description="Maximum energy in kWh.")
 
 
 class JobSpec(Spec):
-    """A run, fully described. With the data version, the code version and the seed it determines the result."""
+    """A complete job. With the data version, the code version and the seed it determines the result."""
 
-    name: Name
-    seed: int = Field(0, ge=0, lt=1 << 63)
-    data: DataSpec
-    model: ModelSpec
-    training: TrainingSpec
-    resources: ResourcesSpec = ResourcesSpec()
-    scheduling: SchedulingSpec = SchedulingSpec()
-    checkpoint: CheckpointSpec = CheckpointSpec()
-    tracking: TrackingSpec = TrackingSpec()
-    budget: BudgetSpec = BudgetSpec()
-    sample: SampleSpec | None = None
-    baseline: Baseline = Field(False, description="a classic method on the same split, beside the network")
-    explain: bool = Field(False, description="draw what decisions rest on, by integrated gradients")
+    name: Name = Field(description="Name of the job. Run ids begin with it.")
+    seed: int = Field(0, ge=0, lt=1 << 63, description="Seed of weights, sample order and transforms.")
+    data: DataSpec = Field(description="Training and evaluation data.")
+    model: ModelSpec = Field(description="Network and its functions.")
+    training: TrainingSpec = Field(description="Steps, batch size, optimizer, precision, evaluation.")
+    resources: ResourcesSpec = Field(ResourcesSpec(), description="Workers, CPUs, GPUs.")
+    scheduling: SchedulingSpec = Field(SchedulingSpec(), description="Queue and priority on a shared cluster.")
+    checkpoint: CheckpointSpec = Field(CheckpointSpec(), description="When checkpoints are written and kept.")
+    tracking: TrackingSpec = Field(TrackingSpec(), description="MLflow experiment and registered model.")
+    budget: BudgetSpec = Field(BudgetSpec(), description="Limits on hours, dollars and energy.")
+    sample: SampleSpec | None = Field(None, description="Text to generate at the end of the run.")
+    baseline: Baseline = Field(
+        False, description="Also train a classic method on the same split and compare. `true` selects one by the data."
+    )
+    explain: bool = Field(False, description="Plot the integrated gradients of four decisions of the trained model.")
 
     @property
     def assessed(self) -> bool:
@@ -108,7 +126,7 @@ class JobSpec(Spec):
 
     @property
     def standard_baseline(self) -> bool:
-        """Whether it is the method that fits the data which stands beside the network."""
+        """Whether the comparison uses the standard method for the data, not a function of the job."""
         baseline = self.baseline
         return baseline if isinstance(baseline, bool) else baseline.function is None
 
@@ -126,12 +144,12 @@ def stored_spec(folder: RunFolder) -> JobSpec:
 
 
 @lru_cache(maxsize=256)
-def _parsed(path: Path, *_version: int) -> JobSpec:  # it is resolved further while the run prepares: another version
+def _parsed(path: Path, *_version: int) -> JobSpec:  # preparing resolves the file further, which changes its version
     return JobSpec.model_validate_json(path.read_text())
 
 
 def flatten(section: JsonObject, prefix: str = "") -> JsonObject:
-    """Nested sections to dotted keys, as MLflow shows them."""
+    """Return nested sections as dotted keys, as MLflow shows them."""
     flat: JsonObject = {}
     for key, value in section.items():
         if isinstance(value, dict) and value:

@@ -1,4 +1,4 @@
-"""What a run of a job will take: its model is profiled, and what came of runs like it is looked up."""
+"""The forecast for a job, from a profile of its model and from similar past runs."""
 
 from __future__ import annotations
 
@@ -18,25 +18,27 @@ from drivetrain_workers.model_processes.requests import ModelProfile, ProfileReq
 
 from drivetrain.home import Home
 from drivetrain.job.spec import JobSpec, stored_spec
-from drivetrain.planning.hardware import Room, cpu
+from drivetrain.planning.hardware import Hardware, cpu
 from drivetrain.planning.pace import assumed_speed, learned_speed
 from drivetrain.planning.plan import Plan, Site, make_plan
 from drivetrain.runs.store import RunRecord, RunStore
 from drivetrain.tracking.spool import read_records
 
-_BASE_BYTES = 315e6  # of a rank before there is a model; past runs tell it better
+_BASE_BYTES = 315e6  # of a rank without a model; measured values of past runs replace it
 _SAMPLE_BYTES = 64 << 20
 _SAMPLE_ROWS = 2048
-_MOST_PAST_RUNS = 200  # enough for a median; each costs the reading of a file
+_MAX_PAST_RUNS = 200  # enough for a median; each requires reading a file
 
 
-def forecast(spec: JobSpec, code_folder: Path, location: str, room: Room, home: Home) -> Plan:
+def forecast(spec: JobSpec, code_folder: Path, location: str, hardware: Hardware, home: Home) -> Plan:
     """Plan a job.
 
     Args:
+        spec: the resolved job.
         code_folder: the user's code.
         location: of the prepared dataset.
-        home: where past runs are.
+        hardware: of the workers.
+        home: holds the past runs.
 
     Raises:
         InputError: no setting fits.
@@ -45,22 +47,22 @@ def forecast(spec: JobSpec, code_folder: Path, location: str, room: Room, home: 
     found = profile(ProfileRequest(spec.model_dump(mode="json"), str(code_folder), location))
     dataset = open_dataset(location, spec.data)
     rows = dataset.manifest.rows
-    return make_plan(spec, found, _site(spec, found, room, home, dataset), rows("train"), rows("eval"))
+    return make_plan(spec, found, _site(spec, found, hardware, home, dataset), rows("train"), rows("eval"))
 
 
-def _site(spec: JobSpec, found: ModelProfile, room: Room, home: Home, dataset: Dataset) -> Site:
-    past = list(_alike(spec, room.gpu is not None, home))
+def _site(spec: JobSpec, found: ModelProfile, hardware: Hardware, home: Home, dataset: Dataset) -> Site:
+    past = list(_similar_runs(spec, hardware.gpu is not None, home))
     base = max((record.facts.base_bytes or 0 for record, _ in past), default=_BASE_BYTES)
-    device = room.gpu or cpu(room.worker_bytes, base, found.matmul_flops, spec.resources.cpus_per_worker)
+    device = hardware.gpu or cpu(hardware.worker_bytes, base, found.matmul_flops, spec.resources.cpus_per_worker)
     speed = assumed_speed(found, device, spec.training.precision)
     if steps := [step for record, past_spec in past for step in _steps(record, past_spec, found, home)]:
         speed = learned_speed(speed, steps)
-    return Site(device, room.workers, room.nodes, speed, _read_speed(dataset), _write_speed(home.path))
+    return Site(device, hardware.workers, hardware.nodes, speed, _read_speed(dataset), _write_speed(home.path))
 
 
-def _alike(spec: JobSpec, on_gpus: bool, home: Home) -> Iterator[tuple[RunRecord, JobSpec]]:
-    """Yield the newest runs of this home that have ended, with the same model, on the same kind of device."""
-    for record in RunStore(home.database_url).page(_MOST_PAST_RUNS, ended=True):
+def _similar_runs(spec: JobSpec, on_gpus: bool, home: Home) -> Iterator[tuple[RunRecord, JobSpec]]:
+    """Yield the newest ended runs of this home with the same model on the same kind of device."""
+    for record in RunStore(home.database_url).page(_MAX_PAST_RUNS, ended=True):
         folder = home.run(record.id)
         if not folder.job_resolved.exists() or record.facts.base_bytes is None:
             continue
@@ -72,21 +74,21 @@ def _alike(spec: JobSpec, on_gpus: bool, home: Home) -> Iterator[tuple[RunRecord
 
 
 def _steps(record: RunRecord, past: JobSpec, found: ModelProfile, home: Home) -> Iterator[tuple[float, float]]:
-    """What a worker did in a step of a past run, see `learned_speed`: by the median of all steps."""
+    """Yield the operations and seconds per step and worker of a past run, see `learned_speed`."""
     if seconds := record.facts.step_s or _median_step_s(home.run(record.id).spool):
         flops = found.flops_per_row * past.training.global_batch_size
         yield flops / past.resources.max_workers, seconds
 
 
 def _median_step_s(spool: Path) -> float:
-    """Of a run that has ended before its summary was made; 0 where it has logged no step."""
+    """Return the median step time of a run without a summary; 0 without a logged step."""
     logged = (entry for entry in read_records(spool) if "step_s" in entry.get("values", ()))
     seconds: list[float] = [entry["values"]["step_s"] for entry in logged]
     return median(seconds or [0.0])
 
 
 def _read_speed(dataset: Dataset) -> float:
-    """Bytes per second at which some rows are read here."""
+    """Measure the speed of reading some rows, in bytes per second."""
     rows = np.arange(min(_SAMPLE_ROWS, dataset.manifest.rows("train")))
     began = time.perf_counter()
     columns = dataset.read("train", rows)
@@ -95,7 +97,7 @@ def _read_speed(dataset: Dataset) -> float:
 
 
 def _write_speed(folder: Path) -> float:
-    """Bytes per second at which a file is written and synced in the folder."""
+    """Measure the speed of writing and syncing a file in the folder, in bytes per second."""
     content = os.urandom(1 << 20)
     with NamedTemporaryFile(dir=folder) as file, suppress(OSError):
         began = time.perf_counter()
@@ -104,4 +106,4 @@ def _write_speed(folder: Path) -> float:
         file.flush()
         os.fsync(file.fileno())
         return _SAMPLE_BYTES / (time.perf_counter() - began)
-    raise InputError("DRIVETRAIN_HOME", str(folder), f"a folder with room for {_SAMPLE_BYTES >> 20} MB")
+    raise InputError("DRIVETRAIN_HOME", str(folder), f"a folder with {_SAMPLE_BYTES >> 20} MB of free space")

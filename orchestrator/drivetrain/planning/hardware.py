@@ -1,4 +1,4 @@
-"""What the workers' devices can do, by the makers' data sheets."""
+"""Devices of workers, by the vendors' data sheets."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ _TERA = 1e12
 
 @dataclass(frozen=True)
 class Device:
-    """What one worker computes on.
+    """The device of one worker.
 
     Attributes:
-        memory_bytes: that a worker may use.
-        overhead_bytes: of these, what is gone before there is a model: CUDA and NCCL, or the Python process.
-        fp32, bf16: floating-point operations per second at most, without sparsity.
-        link: bytes per second to each other worker of its node, in one direction.
+        memory_bytes: available to a worker.
+        overhead_bytes: memory used without a model: CUDA and NCCL, or the Python process.
+        fp32, bf16: peak floating-point operations per second, without sparsity.
+        link: bandwidth to each other worker of the node in one direction, in bytes per second.
         watts: at full load.
     """
 
@@ -32,11 +32,11 @@ class Device:
 
     @property
     def is_gpu(self) -> bool:
-        """Whether its memory is apart from the host's."""
+        """Whether the device is a GPU with its own memory."""
         return self.name != "cpu"
 
     def peak(self, precision: str) -> float:
-        """Floating-point operations per second at most."""
+        """Return the peak floating-point operations per second."""
         return self.bf16 if precision == "bf16" else self.fp32
 
 
@@ -44,7 +44,7 @@ def _gpu(name: str, memory: float, fp32: float, bf16: float, link: float, watts:
     return Device(name, memory * _GB, 1.5 * _GB, fp32 * _TERA, bf16 * _TERA, link * _GB, watts)
 
 
-# Dense tensor-core bf16 and plain fp32, NVLink or PCIe, of the versions that clouds rent. T4 and V100 have no bf16.
+# Dense tensor-core bf16 and plain fp32, NVLink or PCIe, of the variants in clouds. T4 and V100 have no bf16.
 _GPUS = {
     gpu.name: gpu
     for gpu in (
@@ -61,15 +61,15 @@ _GPUS = {
     )
 }
 
-_WATTS_PER_CORE = 10.0  # as the runs' own estimate has it
-_HOST_LINK = 2 * _GB  # gloo over loopback
+_WATTS_PER_CORE = 10.0  # the same value as in the energy estimate of runs
+_LOOPBACK_BANDWIDTH = 2 * _GB  # gloo over loopback
 
 
 def gpu(name: str, key: str) -> Device:
-    """A GPU by its name; ``key`` is what has named it.
+    """Return a GPU by its name; ``key`` is the option or job key that names it.
 
     Raises:
-        InputError: nothing is known of it.
+        InputError: the GPU is unknown.
     """
     if name.lower() not in _GPUS:
         raise InputError(key, repr(name), ", ".join(_GPUS))
@@ -77,23 +77,26 @@ def gpu(name: str, key: str) -> Device:
 
 
 def cpu(memory_bytes: float, base_bytes: float, flops: float, cores: int) -> Device:
-    """Some cores of this machine.
+    """Return a device for some CPU cores of this machine.
 
     Args:
-        memory_bytes: of it that one worker may use.
-        base_bytes: of a worker before there is a model.
-        flops: operations per second of one core, as measured with a matrix product.
+        memory_bytes: available to one worker.
+        base_bytes: memory of a worker without a model.
+        flops: operations per second of one core, measured with a matrix product.
+        cores: number of cores.
     """
-    return Device("cpu", memory_bytes, base_bytes, flops * cores, flops * cores, _HOST_LINK, _WATTS_PER_CORE * cores)
+    return Device(
+        "cpu", memory_bytes, base_bytes, flops * cores, flops * cores, _LOOPBACK_BANDWIDTH, _WATTS_PER_CORE * cores
+    )
 
 
 @dataclass(frozen=True)
-class Room:
-    """What a job would be given.
+class Hardware:
+    """The hardware of a job.
 
     Attributes:
         gpu: of each worker; None for CPUs.
-        worker_bytes: of the host's memory that each worker may use.
+        worker_bytes: host memory available to each worker.
     """
 
     workers: int

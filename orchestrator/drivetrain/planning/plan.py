@@ -1,4 +1,4 @@
-"""The plan of a job: which settings fit, which is best, and what the run will take. Pure functions."""
+"""The plan of a job: the settings that fit, the best of them, and estimates for the run. Pure functions."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from drivetrain.planning.hardware import Device
 from drivetrain.planning.memory_estimate import Memory, Setting, host_memory, memory
 from drivetrain.planning.pace import Pace, Speed, pace
 
-_USABLE = 0.92  # of a GPU's memory: the allocator cannot use the rest
-_FASTER = 0.98  # of another's time: less is worth no higher stage
+_USABLE_FRACTION = 0.92  # of a GPU's memory; the rest is lost to the allocator
+_TIME_TOLERANCE = 0.98  # a higher stage must be faster than this
 
 
 @dataclass(frozen=True)
 class Site:
-    """Where a job would run, and what is known of it.
+    """The hardware of a job and its measured speeds.
 
     Attributes:
-        workers: in all, over ``nodes``.
-        read_bytes_s: at which this machine reads the dataset; of one worker.
-        write_bytes_s: at which it writes and syncs checkpoints.
+        workers: total over ``nodes``.
+        read_bytes_s: speed of reading the dataset on this machine, per worker.
+        write_bytes_s: speed of writing and syncing checkpoints.
     """
 
     device: Device
@@ -40,7 +40,7 @@ class Site:
 
 @dataclass(frozen=True)
 class Choice:
-    """One setting and what it means."""
+    """One setting and its estimates."""
 
     setting: Setting
     memory: Memory
@@ -50,7 +50,7 @@ class Choice:
 
     @property
     def name(self) -> str:
-        """As people say it."""
+        """Name for display."""
         setting = self.setting
         offloaded = " offload all" if setting.offload_parameters else " offload" if setting.offload_optimizer else ""
         return f"{setting.zero}{offloaded}"
@@ -58,15 +58,15 @@ class Choice:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run of a job will take, with the recommended setting.
+    """Estimates for a run of a job with the recommended setting.
 
     Attributes:
-        choices: all settings that the job could have.
-        best: of them, the recommended one; what follows is about it.
-        as_written: the one that the job asks for or leaves to the plan; None where that does not fit.
-        evaluating_s: of all evaluations.
-        needed_bytes_s: of the dataset that one worker reads.
-        hours: of the whole run; it may be `Speed.error` times as many, or as few.
+        choices: all possible settings of the job.
+        best: the recommended setting, to which all estimates refer.
+        as_written: the best setting that the job allows; None if none fits.
+        evaluating_s: total over all evaluations.
+        needed_bytes_s: data rate of one worker.
+        hours: duration of the run, with an uncertainty factor of `Speed.error`.
         dollars: None without ``resources.price_per_hour``.
     """
 
@@ -86,7 +86,7 @@ class Plan:
 
     @property
     def mfu(self) -> float:
-        """Model FLOPs utilization: what the best choice makes of the devices' peak."""
+        """Model FLOPs utilization of the best setting."""
         peak = self.site.device.peak(self.best.setting.precision)
         return self.best.pace.flops / self.best.pace.total / peak / self.site.workers
 
@@ -98,7 +98,7 @@ def make_plan(spec: JobSpec, profile: ModelProfile, site: Site, train_rows: int,
         InputError: no setting fits.
     """
     training = spec.training
-    choices = [_weigh(setting, spec, profile, site) for setting in _settings(spec, site)]
+    choices = [_evaluate(setting, spec, profile, site) for setting in _settings(spec, site)]
     best = _best(choices, site)
     written = [choice for choice in choices if choice.fits and _is_written(choice.setting, training, site)]
     steps = total_steps(training.steps, training.epochs, train_rows, training.global_batch_size)
@@ -126,7 +126,7 @@ def make_plan(spec: JobSpec, profile: ModelProfile, site: Site, train_rows: int,
 
 
 def _settings(spec: JobSpec, site: Site) -> Iterator[Setting]:
-    """All that the job could have; an elastic one with a micro-batch that it can keep with its most workers."""
+    """Yield all possible settings; the micro-batch of an elastic job also suits its maximum number of workers."""
     training, workers = spec.training, max(site.workers, spec.resources.max_workers)
     micro = solve(training.global_batch_size, training.micro_batch_size, workers).micro_batch
     for zero in (0, 1, 2, 3):
@@ -140,13 +140,13 @@ def _settings(spec: JobSpec, site: Site) -> Iterator[Setting]:
             yield replace(plain, offload_optimizer=True, offload_parameters=True)
 
 
-def _weigh(setting: Setting, spec: JobSpec, profile: ModelProfile, site: Site) -> Choice:
-    """With the largest micro-batch that fits, if the job leaves that open."""
-    free = spec.training.micro_batch_size == "auto"
+def _evaluate(setting: Setting, spec: JobSpec, profile: ModelProfile, site: Site) -> Choice:
+    """Estimate memory and time of a setting, with the largest micro-batch that fits if the job leaves it open."""
+    is_open = spec.training.micro_batch_size == "auto"
     while True:
         needed = memory(profile, setting, site.device)
-        fits = needed.total <= site.device.memory_bytes * _USABLE
-        if fits or not free or setting.micro_batch == 1:
+        fits = needed.total <= site.device.memory_bytes * _USABLE_FRACTION
+        if fits or not is_open or setting.micro_batch == 1:
             break
         setting = replace(setting, micro_batch=setting.micro_batch // 2)
     takes = pace(profile, setting, site.device, spec.training.global_batch_size, site.nodes, site.speed)
@@ -154,37 +154,39 @@ def _weigh(setting: Setting, spec: JobSpec, profile: ModelProfile, site: Site) -
 
 
 def _best(choices: list[Choice], site: Site) -> Choice:
-    """The fastest that fits; of about equally fast ones the simplest, which comes first."""
+    """Return the fastest choice that fits; among about equally fast ones the first, which is the simplest."""
     fitting = [choice for choice in choices if choice.fits]
     if not fitting:
         least = min(choices, key=lambda choice: choice.memory.total)
         raise InputError(
             "training",
-            f"a model that needs {least.memory.total / 1e9:.3g} GB of each worker at least (zero {least.name})",
-            f"{site.device.memory_bytes * _USABLE / 1e9:.3g} GB",
-            "Take more workers, a smaller training.micro_batch_size, or training.activation_checkpointing.",
+            f"a model that needs at least {least.memory.total / 1e9:.3g} GB per worker (zero {least.name})",
+            f"{site.device.memory_bytes * _USABLE_FRACTION / 1e9:.3g} GB",
+            "Use more workers, a smaller training.micro_batch_size, or training.activation_checkpointing.",
         )
     fastest = min(choice.pace.total for choice in fitting)
-    return next(choice for choice in fitting if choice.pace.total * _FASTER <= fastest)
+    return next(choice for choice in fitting if choice.pace.total * _TIME_TOLERANCE <= fastest)
 
 
 def _is_written(setting: Setting, training: TrainingSpec, site: Site) -> bool:
-    """Whether the job, as it is written, could run with it. On CPUs there is nowhere to offload to."""
+    """Check whether the job allows a setting. On CPUs there is no offloading."""
     offload = training.offload if site.device.is_gpu else OffloadSpec()
-    asked = offload.optimizer != "none", offload.parameters != "none"
+    wanted = offload.optimizer != "none", offload.parameters != "none"
     stage = setting.zero if training.zero == "auto" else training.zero
-    return setting.zero == stage and (setting.offload_optimizer, setting.offload_parameters) == asked
+    return setting.zero == stage and (setting.offload_optimizer, setting.offload_parameters) == wanted
 
 
-def chosen(plan: Plan) -> JsonObject:
-    """What a job that leaves settings to the plan is given, and what is foretold of it.
+def chosen_settings(plan: Plan) -> JsonObject:
+    """Return the settings for a job that leaves them to the plan, and their predicted memory and time.
 
     Raises:
-        InputError: nothing that it allows fits.
+        InputError: no setting that the job allows fits.
     """
     if not plan.as_written:
-        given = f"settings that do not fit; the plan's are zero {plan.best.name}, {plan.best.setting.micro_batch} rows"
-        raise InputError("training", given, "what `drivetrain plan` shows to fit")
+        given = (
+            f"settings that do not fit; the plan recommends zero {plan.best.name}, {plan.best.setting.micro_batch} rows"
+        )
+        raise InputError("training", given, "settings that fit according to `drivetrain plan`")
     choice = plan.as_written
     return {
         "zero": choice.setting.zero,

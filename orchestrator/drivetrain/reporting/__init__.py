@@ -1,5 +1,5 @@
-"""A run on one page.
+"""The HTML report of a run.
 
-assessment: an assessment as text.
+assessment: the description of an assessment.
 report: the HTML page of a run.
 """

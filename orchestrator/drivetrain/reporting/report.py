@@ -1,4 +1,4 @@
-"""One self-contained HTML page about a run: what it was, what came of it, where its time has gone."""
+"""A self-contained HTML report of a run: result, metrics, time accounting, history and settings."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from drivetrain_pipelines.storage.checksums import JsonObject
 from jinja2 import Environment, PackageLoader, select_autoescape
 
 from drivetrain.accounting.goodput import CLASSES
-from drivetrain.accounting.picture import draw_goodput
-from drivetrain.accounting.statement import account_of, timeline_of
-from drivetrain.accounting.words import describe_cost, describe_time
+from drivetrain.accounting.plot import draw_goodput
+from drivetrain.accounting.run_account import account_of, timeline_of
+from drivetrain.accounting.summary import describe_cost, describe_time
 from drivetrain.home import Home
 from drivetrain.job.spec import flatten
 from drivetrain.reporting.assessment import describe_assessment
 from drivetrain.runs.store import RunRecord, RunStore
-from drivetrain.tracking.curves import draw_loss
+from drivetrain.tracking.loss_plots import draw_loss
 from drivetrain.tracking.spool import read_records
 
-_PICTURES = (".png", ".jpg")
-_MOST_PREDICTIONS = 3
-_ASSESSMENT = {"attributions": "What decisions rest on", "reliability": "Confidence and accuracy"}
+_IMAGE_SUFFIXES = (".png", ".jpg")
+_MAX_PREDICTIONS = 3
+_ASSESSMENT_TITLES = {"attributions": "Attributions", "reliability": "Confidence and accuracy"}
 
 
 def write_report(run_id: str, target: Path | None = None) -> Path:
-    """Write the page about a run of this home; ``report.html`` in its folder, if nothing else is said. Returns where.
+    """Write the report of a run, by default as ``report.html`` in its folder; return the path.
 
     Raises:
-        InputError: there is no such run, or several.
+        InputError: no run or several runs match.
     """
     home = Home.from_environment()
     store = RunStore(home.database_url)
@@ -40,16 +40,16 @@ def write_report(run_id: str, target: Path | None = None) -> Path:
     loss, goodput = folder.path / "loss.png", folder.path / "goodput.png"
     draw_loss(metrics, record.facts.unigram_entropy, record.id, loss)
     draw_goodput(timeline_of(home, store, record.id), record.id, goodput)
-    predictions = sorted(path for path in folder.predictions.rglob("*") if path.suffix in _PICTURES)
-    assessment = [(_ASSESSMENT[p.stem], _embedded(p)) for p in sorted(folder.assessment.glob("*.png"))]
+    predictions = sorted(path for path in folder.predictions.rglob("*") if path.suffix in _IMAGE_SUFFIXES)
+    assessment = [(_ASSESSMENT_TITLES[p.stem], _embedded(p)) for p in sorted(folder.assessment.glob("*.png"))]
     page = _template().render(
         run=record,
-        drawn=_when(time.time()),
+        created=_when(time.time()),
         summary=_summary(record, account.to_json()),
         account=[(name, seconds, CLASSES[name]) for name, seconds in account.goodput.seconds.items()],
         wall_s=account.goodput.wall_s,
-        pictures=[("Loss", _embedded(loss)), *assessment, ("Where the time has gone", _embedded(goodput))],
-        predictions=[(path.stem, _embedded(path)) for path in predictions[-_MOST_PREDICTIONS:]],
+        pictures=[("Loss", _embedded(loss)), *assessment, ("Time", _embedded(goodput))],
+        predictions=[(path.stem, _embedded(path)) for path in predictions[-_MAX_PREDICTIONS:]],
         sample=record.facts.sample or "",
         settings=flatten(folder.resolved()),
         history=[(_when(at), state.phase, why) for at, why, state in store.history(record.id)],
@@ -69,7 +69,7 @@ def _summary(record: RunRecord, account: JsonObject) -> list[tuple[str, str]]:
     rows = [
         ("user", record.user),
         ("state", facts.reason or record.state.phase),
-        ("because", facts.detail),
+        ("reason", facts.detail),
         ("steps", str(progress.step)),
         ("restarts", str(progress.restarts)),
         ("train loss", _number(facts.train_loss)),
@@ -81,8 +81,8 @@ def _summary(record: RunRecord, account: JsonObject) -> list[tuple[str, str]]:
             "throughput",
             f"{facts.tokens_per_s:,.0f} {facts.counted_in}/s" if facts.tokens_per_s else "",
         ),
-        ("memory", f"at most {facts.peak_bytes / 1e9:.2f} GB for a rank" if facts.peak_bytes is not None else ""),
-        ("plan", _against(facts.plan, record) if facts.plan is not None else ""),
+        ("memory", f"at most {facts.peak_bytes / 1e9:.2f} GB per rank" if facts.peak_bytes is not None else ""),
+        ("plan", _plan_comparison(facts.plan, record) if facts.plan is not None else ""),
         ("time", describe_time(account)),
         ("cost", describe_cost(account)),
         ("dataset", facts.dataset or ""),
@@ -93,12 +93,12 @@ def _summary(record: RunRecord, account: JsonObject) -> list[tuple[str, str]]:
     return [(title, value) for title, value in rows if value]
 
 
-def _against(plan: JsonObject, record: RunRecord) -> str:
-    """What the plan has foretold, and what came of it."""
+def _plan_comparison(plan: JsonObject, record: RunRecord) -> str:
+    """Compare the predictions of the plan with the measured values."""
     settings = f"zero {plan['zero']}, micro-batches of {plan['micro_batch_size']}"
     peak, step_s = record.facts.peak_bytes, record.facts.step_s
-    memory = f"{plan['peak_bytes'] / 1e9:.2f} GB foretold" + (f", {peak / 1e9:.2f} GB used" if peak else "")
-    pace = f"{plan['step_s']:.3g} s a step foretold" + (f", {step_s:.3g} s taken" if step_s else "")
+    memory = f"{plan['peak_bytes'] / 1e9:.2f} GB predicted" + (f", {peak / 1e9:.2f} GB used" if peak else "")
+    pace = f"{plan['step_s']:.3g} s per step predicted" + (f", {step_s:.3g} s measured" if step_s else "")
     return f"{settings}; {memory}; {pace}"
 
 

@@ -1,4 +1,4 @@
-"""The whole behaviour of a run as one pure function: state and event in, state and actions out."""
+"""The behavior of a run as one pure function from state and event to state and actions."""
 
 from __future__ import annotations
 
@@ -17,39 +17,39 @@ Decision = tuple[st.State, list[ev.Action]]
 
 
 def step(state: st.State, event: ev.Event) -> Decision:
-    """What follows from an event. An event that means nothing in this state (or comes late) changes nothing.
+    """Return the next state and the actions. An event that does not apply to this state changes nothing.
 
     Raises:
-        ValueError: a handler broke the transition table, which is a bug.
+        ValueError: a handler violated the transition table, which is a bug.
     """
     handler = _HANDLERS.get(type(event))
     new, actions = handler(state, event) if handler else (state, [])
     if new is not state and type(new) is not type(state) and type(new) not in st.TRANSITIONS[type(state)]:
-        raise ValueError(f"{state.phase} may not become {new.phase} on {event}")
+        raise ValueError(f"no transition from {state.phase} to {new.phase} on {event}")
     return new, actions
 
 
 def is_transition(before: st.State, after: st.State) -> bool:
-    """Whether a change has to be stored before it is acted upon: anything but mere progress within a generation."""
+    """Check whether a change must be stored before it is acted on: all but progress within a generation."""
     same_generation = after.progress.generation == before.progress.generation
     return not same_generation or replace(after, progress=before.progress) != before
 
 
 def actions_to_resume(state: st.State) -> list[ev.Action]:
-    """What a coordinator that has just read ``state`` from its records has to do to go on from there."""
+    """Return the actions with which a restarted coordinator resumes a run from its stored state."""
     attach = ev.Attach(state.progress.generation)
     actions: list[ev.Action] = []
     match state:
         case st.Preparing():
             actions = [ev.Prepare()]
         case st.Ready():
-            actions = [ev.GiveBack(keep_copies=bool(state.lost))]
+            actions = [ev.ReleaseAllocation(keep_copies=bool(state.lost))]
         case st.Placing():
-            actions = [ev.PlaceGang(state.dataset, state.place)]
+            actions = [ev.PlaceGang(state.dataset, state.allocation)]
         case st.Starting() | st.Training() | st.Waiting():
             actions = [attach]
         case st.Stopping():
-            actions = [attach, ev.AskStop()]
+            actions = [attach, ev.RequestStop()]
         case st.Finishing():
             actions = [attach, ev.Conclude(state.dataset)]
         case st.Ended():
@@ -70,38 +70,38 @@ def _prepared(state: st.State, event: ev.Event) -> Decision:
     return _ready(state, event.dataset, "")
 
 
-def _place_given(state: st.State, event: ev.Event) -> Decision:
-    event = cast("ev.PlaceGiven", event)
+def _allocation_granted(state: st.State, event: ev.Event) -> Decision:
+    event = cast("ev.AllocationGranted", event)
     if not isinstance(state, st.Ready):
         return state, []
-    placement = keep_ranks(event.place.placement, state.lost)
-    return _placing(state, replace(event.place, placement=placement))
+    placement = keep_ranks(event.allocation.placement, state.lost)
+    return _placing(state, replace(event.allocation, placement=placement))
 
 
-def _place_lost(state: st.State, event: ev.Event) -> Decision:
-    event = cast("ev.PlaceLost", event)
+def _allocation_lost(state: st.State, event: ev.Event) -> Decision:
+    event = cast("ev.AllocationLost", event)
     if not isinstance(state, st.Allocated) or isinstance(state, st.Finishing):
         return state, []
     if isinstance(state, st.Stopping):
-        return _stopped(state, f"{event.detail}; the checkpoint before stays")
-    return _ready(state, state.dataset, event.detail, lost=state.place.placement)
+        return _stopped(state, f"{event.detail}; the previous checkpoint is kept")
+    return _ready(state, state.dataset, event.detail, lost=state.allocation.placement)
 
 
-def _place_unfit(state: st.State, event: ev.Event) -> Decision:
-    event = cast("ev.PlaceUnfit", event)
+def _allocation_unusable(state: st.State, event: ev.Event) -> Decision:
+    event = cast("ev.AllocationUnusable", event)
     if not isinstance(state, st.Placing):
         return state, []
     state = replace(state, progress=_count_failure(state.progress, Reason.AGENT_LOST))
     if retry_delay(state.progress, Reason.AGENT_LOST) is None:
         return _give_up(state, Reason.AGENT_LOST, event.detail)
-    return _ready(state, state.dataset, event.detail, lost=state.place.placement)
+    return _ready(state, state.dataset, event.detail, lost=state.allocation.placement)
 
 
-def _yield_asked(state: st.State, event: ev.Event) -> Decision:
-    event = cast("ev.YieldAsked", event)
+def _preemption_requested(state: st.State, event: ev.Event) -> Decision:
+    event = cast("ev.PreemptionRequested", event)
     match state:
         case st.Training():
-            return st.Stopping(state.dataset, state.place, event.why, progress=state.progress), [ev.AskStop()]
+            return st.Stopping(state.dataset, state.allocation, event.why, progress=state.progress), [ev.RequestStop()]
         case st.Placing() | st.Starting() | st.Waiting():
             return _ready(state, state.dataset, event.why)
         case _:
@@ -125,8 +125,8 @@ def _ranks_ready(state: st.State, event: ev.Event) -> Decision:
     event = cast("ev.RanksReady", event)
     if not isinstance(state, st.Starting) or event.generation != state.progress.generation:
         return state, []
-    # What an uncommitted step had reached is void: the generation begins where its checkpoint ends.
-    return st.Training(state.dataset, state.place, progress=replace(state.progress, step=event.step)), []
+    # Steps after the last checkpoint are discarded: the generation starts from the checkpoint.
+    return st.Training(state.dataset, state.allocation, progress=replace(state.progress, step=event.step)), []
 
 
 def _stepped(state: st.State, event: ev.Event) -> Decision:
@@ -153,30 +153,30 @@ def _rank_lost(state: st.State, event: ev.Event) -> Decision:
     if not _concerns(state, event.generation):
         return state, []
     if isinstance(state, st.Stopping):
-        return _stopped(state, "a rank was lost while stopping; the checkpoint before stays")
+        return _stopped(state, "a rank was lost while stopping; the previous checkpoint is kept")
     progress = _count_failure(state.progress, event.reason)
     delay = retry_delay(progress, event.reason)
     if delay is None:
         return _give_up(replace(state, progress=progress), event.reason, event.detail)
-    held = cast("st.Allocated", state)
+    allocated = cast("st.Allocated", state)
     if delay == 0:
-        return _next_generation(held, progress)
-    return st.Waiting(held.dataset, held.place, event.time + delay, progress=progress), [ev.StopRanks()]
+        return _next_generation(allocated, progress)
+    return st.Waiting(allocated.dataset, allocated.allocation, event.time + delay, progress=progress), [ev.StopRanks()]
 
 
 def _agent_lost(state: st.State, event: ev.Event) -> Decision:
     event = cast("ev.AgentLost", event)
     if isinstance(state, st.Waiting):
-        return _placing(state, state.place)
+        return _placing(state, state.allocation)
     if not _concerns(state, event.generation):
         return state, []
     if isinstance(state, st.Stopping):
-        return _stopped(state, "an agent was lost while stopping; the checkpoint before stays")
+        return _stopped(state, "an agent was lost while stopping; the previous checkpoint is kept")
     progress = _count_failure(state.progress, Reason.AGENT_LOST)
     if retry_delay(progress, Reason.AGENT_LOST) is None:
         return _give_up(replace(state, progress=progress), Reason.AGENT_LOST, event.detail)
-    held = replace(cast("st.Allocated", state), progress=progress)
-    placing, actions = _placing(held, held.place)
+    allocated = replace(cast("st.Allocated", state), progress=progress)
+    placing, actions = _placing(allocated, allocated.allocation)
     return placing, [ev.StopRanks(), *actions]
 
 
@@ -184,18 +184,19 @@ def _ranks_finished(state: st.State, event: ev.Event) -> Decision:
     event = cast("ev.RanksFinished", event)
     if not _concerns(state, event.generation):
         return state, []
-    held = cast("st.Allocated", state)
+    allocated = cast("st.Allocated", state)
     if event.complete:
-        return st.Finishing(held.dataset, held.place, progress=state.progress), [ev.Conclude(held.dataset)]
-    return _stopped(held, f"stopped after step {state.progress.step}, with a checkpoint")
+        finishing = st.Finishing(allocated.dataset, allocated.allocation, progress=state.progress)
+        return finishing, [ev.Conclude(allocated.dataset)]
+    return _stopped(allocated, f"stopped after step {state.progress.step}, with a checkpoint")
 
 
-def _cancel_asked(state: st.State, event: ev.Event) -> Decision:
-    event = cast("ev.CancelAsked", event)
+def _cancel_requested(state: st.State, event: ev.Event) -> Decision:
+    event = cast("ev.CancelRequested", event)
     match state:
-        case st.Training(dataset, place):
-            stopping = st.Stopping(dataset, place, "", event.reason, event.detail, progress=state.progress)
-            return stopping, [ev.AskStop()]
+        case st.Training(dataset, allocation):
+            stopping = st.Stopping(dataset, allocation, "", event.reason, event.detail, progress=state.progress)
+            return stopping, [ev.RequestStop()]
         case st.Stopping():
             return replace(state, yields_for="", reason=event.reason, detail=event.detail), []
         case st.Queued() | st.Preparing() | st.Ready() | st.Placing() | st.Starting() | st.Waiting():
@@ -217,19 +218,19 @@ def _tick(state: st.State, event: ev.Event) -> Decision:
 
 def _next_generation(state: st.Allocated, progress: st.Progress) -> Decision:
     progress = replace(progress, generation=progress.generation + 1)
-    return st.Starting(state.dataset, state.place, progress=progress), [ev.StartGeneration(progress.generation)]
+    return st.Starting(state.dataset, state.allocation, progress=progress), [ev.StartGeneration(progress.generation)]
 
 
 def _ready(state: st.State, dataset: str, why: str, lost: Placement = ()) -> Decision:
-    return st.Ready(dataset, why, lost, progress=state.progress), [ev.GiveBack(keep_copies=bool(lost))]
+    return st.Ready(dataset, why, lost, progress=state.progress), [ev.ReleaseAllocation(keep_copies=bool(lost))]
 
 
-def _placing(state: st.Ready | st.Allocated, place: st.Place) -> Decision:
-    return st.Placing(state.dataset, place, progress=state.progress), [ev.PlaceGang(state.dataset, place)]
+def _placing(state: st.Ready | st.Allocated, allocation: st.Allocation) -> Decision:
+    return st.Placing(state.dataset, allocation, progress=state.progress), [ev.PlaceGang(state.dataset, allocation)]
 
 
 def _stopped(state: st.Allocated, detail: str) -> Decision:
-    """The ranks have ended before the last step: for good, or until there is another place."""
+    """End the run, or requeue it if it was preempted: the ranks have ended before the last step."""
     if not isinstance(state, st.Stopping):
         return _end(state, Reason.CANCELLED, detail)
     if state.yields_for:
@@ -252,10 +253,10 @@ def _concerns(state: st.State, generation: int) -> bool:
 
 
 def _give_up(state: st.State, reason: Reason, detail: str) -> Decision:
-    """The failure, already counted, is one too many."""
+    """End the run: its failures, this one included, exceed the number of retries."""
     if (failures := state.progress.failures[reason]) > 1:
         detail += (
-            f"; it has failed like this {failures} times without getting beyond step {state.progress.failed_at_step}"
+            f"; failed {failures} times for this reason without progress beyond step {state.progress.failed_at_step}"
         )
     return _end(state, reason, detail)
 
@@ -267,10 +268,10 @@ def _end(state: st.State, reason: Reason, detail: str) -> Decision:
 _HANDLERS: dict[type[ev.Event], Callable[[st.State, ev.Event], Decision]] = {
     ev.Admitted: _admitted,
     ev.Prepared: _prepared,
-    ev.PlaceGiven: _place_given,
-    ev.PlaceLost: _place_lost,
-    ev.PlaceUnfit: _place_unfit,
-    ev.YieldAsked: _yield_asked,
+    ev.AllocationGranted: _allocation_granted,
+    ev.AllocationLost: _allocation_lost,
+    ev.AllocationUnusable: _allocation_unusable,
+    ev.PreemptionRequested: _preemption_requested,
     ev.GangPlaced: _placed,
     ev.Failed: _failed,
     ev.RanksReady: _ranks_ready,
@@ -279,7 +280,7 @@ _HANDLERS: dict[type[ev.Event], Callable[[st.State, ev.Event], Decision]] = {
     ev.RankLost: _rank_lost,
     ev.AgentLost: _agent_lost,
     ev.RanksFinished: _ranks_finished,
-    ev.CancelAsked: _cancel_asked,
+    ev.CancelRequested: _cancel_requested,
     ev.Concluded: _concluded,
     ev.Tick: _tick,
 }

@@ -1,4 +1,4 @@
-"""What a transition adds to the counters over all runs of a home. Pure: counters never fall."""
+"""Counters over all runs of a home: the increments of a transition. Pure functions."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from collections.abc import Iterator
 
 from drivetrain.runs.states import Ended, Placing, Progress, State
 
-ADMISSIONS = "admissions"  # places that were given
+ADMISSIONS = "admissions"  # allocations that were granted
 RECOVERIES = "recoveries"  # generations that replaced a failed one, by the reason of the failure
 ENDS = "ends"  # runs that have ended, by reason
 
 
-def counted(before: Progress, after: State) -> Iterator[tuple[str, str]]:
-    """Yield the counters (name, label) that a transition raises by one, always in the same order.
+def counter_increments(before: Progress, after: State) -> Iterator[tuple[str, str]]:
+    """Yield the counters (name, label) that a transition increments, always in the same order.
 
     Args:
-        before: of the run, until the transition.
-        after: the state that it has led to.
+        before: progress of the run before the transition.
+        after: state after the transition.
     """
     if isinstance(after, Placing):
         yield ADMISSIONS, ""
@@ -27,6 +27,6 @@ def counted(before: Progress, after: State) -> Iterator[tuple[str, str]]:
 
 
 def _newest_failure(before: Progress, after: Progress) -> str:
-    """The reason whose count has risen; where a step was made since the last one, the only reason that is left."""
+    """Return the reason whose count has increased; after a completed step only the newest reason is left."""
     grown = [reason for reason, count in after.failures.items() if count > before.failures.get(reason, 0)]
     return str(next(iter(grown or after.failures), "unknown"))

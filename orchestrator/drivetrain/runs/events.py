@@ -1,4 +1,4 @@
-"""What can happen to a run, and what can be done about it."""
+"""Events of a run, and the actions that follow."""
 
 from __future__ import annotations
 
@@ -7,30 +7,30 @@ from dataclasses import dataclass, fields
 
 from drivetrain_workers.protocol.reasons import Reason
 
-from drivetrain.runs.states import Place
+from drivetrain.runs.states import Allocation
 
 
 @dataclass(frozen=True)
 class Event:
-    """Something that was observed."""
+    """An observation about a run."""
 
     def __str__(self) -> str:
-        """For people: what happened, and what they can use of what is known of it."""
+        """Return the event and its useful fields as text for users."""
         name = re.sub("(?<!^)(?=[A-Z])", " ", type(self).__name__).lower()
-        told = []
+        shown = []
         for each in fields(self):
             value = getattr(self, each.name)
             if type(value) in (int, Reason):
-                told.append(f"{each.name} {value}")
-            elif value and isinstance(value, str | Place):
-                told.append(" ".join(str(value).split()))
-        words = ": ".join(filter(None, (name, ", ".join(told))))
-        return "".join(letter for letter in words if letter.isprintable())  # details may be of users' code
+                shown.append(f"{each.name} {value}")
+            elif value and isinstance(value, str | Allocation):
+                shown.append(" ".join(str(value).split()))
+        words = ": ".join(filter(None, (name, ", ".join(shown))))
+        return "".join(letter for letter in words if letter.isprintable())  # details may come from user code
 
 
 @dataclass(frozen=True)
 class Admitted(Event):
-    """The run may begin to prepare its data."""
+    """The run may start to prepare its data."""
 
 
 @dataclass(frozen=True)
@@ -41,41 +41,41 @@ class Prepared(Event):
 
 
 @dataclass(frozen=True)
-class PlaceGiven(Event):
-    """The scheduler has a place for the gang."""
+class AllocationGranted(Event):
+    """The scheduler has granted an allocation to the gang."""
 
-    place: Place
+    allocation: Allocation
 
 
 @dataclass(frozen=True)
-class PlaceLost(Event):
-    """A node of the place is gone."""
+class AllocationLost(Event):
+    """A node of the allocation has left the cluster."""
 
     detail: str
 
 
 @dataclass(frozen=True)
-class PlaceUnfit(Event):
-    """Agents keep dying at the place as soon as they are made."""
+class AllocationUnusable(Event):
+    """Agents repeatedly die on the allocated nodes right after their start."""
 
     detail: str
 
 
 @dataclass(frozen=True)
-class YieldAsked(Event):
-    """The scheduler wants the place back; the run goes on later."""
+class PreemptionRequested(Event):
+    """The scheduler needs the allocation; the run saves and is requeued."""
 
     why: str
 
 
 @dataclass(frozen=True)
 class GangPlaced(Event):
-    """All agents are there."""
+    """All agents have started."""
 
 
 @dataclass(frozen=True)
 class Failed(Event):
-    """The run cannot go on, whatever phase it is in."""
+    """The run cannot continue, in any phase."""
 
     reason: Reason
     detail: str
@@ -83,7 +83,7 @@ class Failed(Event):
 
 @dataclass(frozen=True)
 class RanksReady(Event):
-    """A generation has loaded and begins at ``step``."""
+    """A generation has loaded its state and starts at ``step``."""
 
     generation: int
     step: int
@@ -107,10 +107,10 @@ class Committed(Event):
 
 @dataclass(frozen=True)
 class RankLost(Event):
-    """A rank process ended that should not have.
+    """A rank process ended unexpectedly.
 
     Attributes:
-        time: at which the coordinator learned of it, by its own clock: clocks of nodes differ.
+        time: when the coordinator received the report, by its own clock, since node clocks differ.
     """
 
     generation: int
@@ -121,7 +121,7 @@ class RankLost(Event):
 
 @dataclass(frozen=True)
 class AgentLost(Event):
-    """An agent is dead (not merely silent)."""
+    """An agent has died."""
 
     generation: int
     detail: str
@@ -129,15 +129,15 @@ class AgentLost(Event):
 
 @dataclass(frozen=True)
 class RanksFinished(Event):
-    """All ranks ended in order; ``complete`` when every step is done."""
+    """All ranks ended normally; ``complete`` if every step is done."""
 
     generation: int
     complete: bool
 
 
 @dataclass(frozen=True)
-class CancelAsked(Event):
-    """A user wants the run to save and end; or its budget does, with another ``reason`` and a ``detail``."""
+class CancelRequested(Event):
+    """A user has cancelled the run, or its budget is spent; it saves and ends."""
 
     reason: Reason = Reason.CANCELLED
     detail: str = ""
@@ -145,7 +145,7 @@ class CancelAsked(Event):
 
 @dataclass(frozen=True)
 class Concluded(Event):
-    """Nothing is left to do after training."""
+    """The work after training is complete."""
 
 
 @dataclass(frozen=True)
@@ -157,28 +157,28 @@ class Tick(Event):
 
 @dataclass(frozen=True)
 class Action:
-    """Something to do. Doing it twice is harmless: after a crash it may be."""
+    """An action to perform. Actions are idempotent, since a crash can repeat them."""
 
 
 @dataclass(frozen=True)
 class Prepare(Action):
-    """Make the dataset."""
+    """Prepare the dataset."""
 
 
 @dataclass(frozen=True)
 class PlaceGang(Action):
-    """Get a placement group and agents, new ones for those that died."""
+    """Create a placement group and agents; replace agents that died."""
 
     dataset: str
-    place: Place
+    allocation: Allocation
 
 
 @dataclass(frozen=True)
-class GiveBack(Action):
-    """End all agents and give the place back, if there is one; then wait for another.
+class ReleaseAllocation(Action):
+    """End all agents, release the allocation if there is one, and request a new one.
 
     Attributes:
-        keep_copies: leave the gang's copies in the memory of its nodes, for when it comes back.
+        keep_copies: keep the checkpoint copies in the memory of the nodes for the next allocation.
     """
 
     keep_copies: bool = False
@@ -186,7 +186,7 @@ class GiveBack(Action):
 
 @dataclass(frozen=True)
 class Attach(Action):
-    """After a restart of the coordinator: find the agents by name and listen to them again."""
+    """Reconnect to the agents by name after a restart of the coordinator."""
 
     generation: int
 
@@ -204,8 +204,8 @@ class StopRanks(Action):
 
 
 @dataclass(frozen=True)
-class AskStop(Action):
-    """Have the ranks save and end."""
+class RequestStop(Action):
+    """Request that the ranks save and end."""
 
 
 @dataclass(frozen=True)
@@ -217,7 +217,7 @@ class Conclude(Action):
 
 @dataclass(frozen=True)
 class Release(Action):
-    """Give back all resources and close the tracking run."""
+    """Release all resources and close the tracking run."""
 
     reason: Reason
     detail: str

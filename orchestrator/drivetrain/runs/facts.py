@@ -1,4 +1,4 @@
-"""What a run has found out about itself, by name; stored with the run and shown to everyone who asks."""
+"""Facts of a run beyond its state; stored with the run and shown to users."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from drivetrain_pipelines.storage.checksums import JsonObject
 
 @dataclass(frozen=True)
 class RunFacts:
-    """Facts of a run. A value that is not known yet is None, or empty.
+    """Facts of a run. An unknown value is None or empty.
 
     Attributes:
         mlflow_uri: of the tracking server or database; the next two name the run there.
-        gpus_per_worker: fixed when the run begins.
-        dataset: location of the dataset version ``dataset_version``; ``dataset_made`` if this run has prepared it.
+        gpus_per_worker: fixed at the start of the run.
+        dataset: location of the dataset version ``dataset_version``; ``dataset_made`` is true if this run prepared it.
         counted_in: ``tokens`` or ``samples``: the unit of throughput.
-        unigram_entropy: nats per token, which a language model must beat.
-        skipped_records, skipped_first: how many bad records were skipped, and the first of them.
-        plan: the settings that the plan has chosen, and what it has estimated.
+        unigram_entropy: in nats per token; the baseline for a language model.
+        skipped_records, skipped_first: number of invalid records that were skipped, and the first of them.
+        plan: the settings chosen by the plan, and its estimates.
         parameters: of the model.
-        peak_bytes, base_bytes: memory of rank 0 at most, and before there was a model.
-        checkpoint: folder of the newest one; ``stored`` its URL in object storage.
-        lost_at: when a rank was lost last, in seconds since the epoch.
+        peak_bytes, base_bytes: peak memory of rank 0, and its memory without a model.
+        checkpoint: folder of the newest checkpoint; ``stored`` is its URL in object storage.
+        lost_at: time of the last loss of a rank, in seconds since the epoch.
         energy_from: how energy was measured.
         tokens_per_s: mean over all steps; ``step_s`` the median seconds of a step.
-        picture, sample, assessment, account: what the summary shows.
-        problem: what is missing although the run has ended.
-        reason, detail: why the run has ended.
-        tracked: whether the tracking server has everything; ``tracking_problem`` is its last error.
-        released: whether the run holds nothing any more.
+        picture, sample, assessment, account: content of the summary.
+        problem: what is missing after the run has ended.
+        reason, detail: why the run ended.
+        tracked: whether the tracking server has received everything; ``tracking_problem`` is its last error.
+        released: whether the run has released all resources.
     """
 
     mlflow_uri: str = ""
@@ -72,21 +72,21 @@ class RunFacts:
     released: bool = False
 
     def updated(self, **changes: Any) -> Self:
-        """Return these facts with some changed. Raises TypeError for a name that is no fact."""
+        """Return a copy with some facts changed. Raises TypeError for an unknown name."""
         return replace(self, **changes)
 
     def known(self) -> dict[str, Any]:
-        """Return the facts that are known, by name."""
+        """Return the known facts by name."""
         every = {each.name: getattr(self, each.name) for each in fields(self)}
         return {name: value for name, value in every.items() if value != _NOTHING[name]}
 
     def to_json(self) -> JsonObject:
-        """Return the facts that are known, as JSON has them."""
+        """Return the known facts as JSON values."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in self.known().items()}
 
     @classmethod
     def from_json(cls, record: JsonObject) -> Self:
-        """Return the facts of `to_json`; names that this version does not know are ignored."""
+        """Return the facts from the output of `to_json`; unknown names are ignored."""
         known = {name: value for name, value in record.items() if name in _NOTHING}
         if "skipped_first" in known:
             known["skipped_first"] = tuple(known["skipped_first"])

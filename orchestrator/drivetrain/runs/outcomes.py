@@ -1,4 +1,4 @@
-"""Why something ended, and what follows from it: one row for every reason."""
+"""Status and retries for every reason why a generation or a run ends."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from drivetrain_workers.protocol.reasons import Reason
 
 
 class Status(StrEnum):
-    """How a run ended, in MLflow's words."""
+    """Final status of a run, as in MLflow."""
 
     FINISHED = "FINISHED"
     FAILED = "FAILED"
@@ -18,12 +18,12 @@ class Status(StrEnum):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What follows from a reason.
+    """The consequence of a reason.
 
     Attributes:
-        status: of the run, if this ends it.
-        retries: restarts without progress in between that it is worth.
-        meaning: for people.
+        status: of the run, if this reason ends it.
+        retries: maximum number of restarts without progress.
+        meaning: description for users.
     """
 
     status: Status
@@ -41,13 +41,13 @@ OUTCOMES: dict[Reason, Outcome] = {
     Reason.AGENT_LOST: Outcome(Status.FAILED, 5, "a node or its agent died"),
     Reason.STORAGE: Outcome(Status.FAILED, 3, "a file could not be read or written"),
     Reason.USER_CODE: Outcome(Status.FAILED, 1, "the job's own code raised an error"),
-    Reason.OUT_OF_MEMORY: Outcome(Status.FAILED, 0, "out of memory; lower training.micro_batch_size"),
+    Reason.OUT_OF_MEMORY: Outcome(Status.FAILED, 0, "out of memory; reduce training.micro_batch_size"),
     Reason.SMALLER_BATCHES: Outcome(Status.FAILED, 20, "out of memory; the micro-batch was halved"),
-    Reason.BAD_STEP: Outcome(Status.FAILED, 0, "the loss became infinite, NaN, or far higher than before"),
-    Reason.RESUME_MISMATCH: Outcome(Status.FAILED, 0, "what was loaded is not what was saved"),
-    Reason.REWOUND: Outcome(Status.FAILED, 100, "a step went wrong; its batch is passed over"),
-    Reason.INPUT: Outcome(Status.FAILED, 0, "the job cannot work as written"),
+    Reason.BAD_STEP: Outcome(Status.FAILED, 0, "the loss became infinite, NaN, or much higher than before"),
+    Reason.RESUME_MISMATCH: Outcome(Status.FAILED, 0, "the loaded state differs from the saved state"),
+    Reason.REWOUND: Outcome(Status.FAILED, 100, "a training step failed; its batch is skipped"),
+    Reason.INPUT: Outcome(Status.FAILED, 0, "the job is not valid"),
     Reason.PREPARE_FAILED: Outcome(Status.FAILED, 0, "the data could not be prepared"),
     Reason.INTERNAL: Outcome(Status.FAILED, 0, "Drivetrain itself failed; please report it"),
-    Reason.PLACEMENT_FAILED: Outcome(Status.FAILED, 0, "the cluster cannot hold the workers"),
+    Reason.PLACEMENT_FAILED: Outcome(Status.FAILED, 0, "the workers do not fit on the cluster"),
 }

@@ -1,4 +1,4 @@
-"""Decisions that can be argued about. Pure functions: they never sleep and never call Ray."""
+"""Policies for retries and placement. Pure functions: they never sleep and never call Ray."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ _MAX_DELAY_S = 60.0
 
 
 def retry_delay(progress: Progress, reason: Reason) -> float | None:
-    """Seconds to wait before the next generation; None to give up.
+    """Return the delay in seconds before the next generation, or None to give up.
 
-    The first failure at a step restarts at once. Failures that repeat without any progress wait 1, 2, 4, ... seconds;
-    each reason has its own budget of them.
+    The first failure at a step restarts immediately. Repeated failures without progress wait 1, 2, 4, ... seconds;
+    each reason has its own maximum number of retries.
 
     Args:
-        progress: with this failure already counted in ``failures``.
+        progress: its ``failures`` include this failure.
     """
     if progress.failures[reason] > OUTCOMES[reason].retries:
         return None
@@ -27,9 +27,9 @@ def retry_delay(progress: Progress, reason: Reason) -> float | None:
 
 
 def keep_ranks(placement: Placement, before: Placement) -> Placement:
-    """A placement in the order in which its nodes keep the ranks that they had ``before``, as far as that goes.
+    """Order a placement so that nodes keep the ranks that they had ``before``, as far as possible.
 
-    What a node holds in memory is of use only to the ranks that wrote it.
+    A checkpoint copy in the memory of a node is useful only to the ranks that wrote it.
     """
     order = {node: index for index, node in enumerate(node for node, _ in before)}
     newcomers = iter([entry for entry in placement if entry[0] not in order])

@@ -1,4 +1,4 @@
-"""The states of a run, each carrying its own data, and which may follow which."""
+"""The states of a run with their data, and the allowed transitions."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from drivetrain.scheduling.model import Placement
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is; carried through all states.
+    """Progress of a run; carried through all states.
 
     Attributes:
-        generation: number of the newest generation of ranks, 0 before the first.
-        step: newest optimizer step seen.
-        committed_step: step of the newest checkpoint seen.
-        failures: how many in a row, by reason, without a step beyond ``failed_at_step``.
+        generation: number of the newest generation of ranks; 0 before the first.
+        step: newest optimizer step.
+        committed_step: step of the newest checkpoint.
+        failures: number of consecutive failures by reason, without a step beyond ``failed_at_step``.
         failed_at_step: step at the newest failure.
         restarts: generations that replaced a failed one.
     """
@@ -35,13 +35,13 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a gang is.
+class Allocation:
+    """The allocation of a gang.
 
     Attributes:
         placement: ranks by node.
-        since: when it was given, in seconds since the epoch.
-        level: see `drivetrain.scheduling.model.Holding`.
+        since: when it was granted, in seconds since the epoch.
+        level: see `drivetrain.scheduling.model.AllocatedGang`.
     """
 
     placement: Placement = ()
@@ -60,35 +60,35 @@ class State:
 
     @property
     def phase(self) -> str:
-        """The state's name for people and records."""
+        """Name of the state, as shown and stored."""
         return type(self).__name__.lower()
 
 
 @dataclass(frozen=True)
 class Allocated(State):
-    """Base of the states in which the run has a place on the cluster."""
+    """Base of the states in which the run has an allocation."""
 
     dataset: str
-    place: Place
+    allocation: Allocation
 
 
 @dataclass(frozen=True)
 class Queued(State):
-    """Accepted, not yet begun."""
+    """Accepted, not started."""
 
 
 @dataclass(frozen=True)
 class Preparing(State):
-    """Raw data is being turned into a dataset, or found to be one already."""
+    """The dataset is being prepared, or an existing one is being located."""
 
 
 @dataclass(frozen=True)
 class Ready(State):
-    """Waiting for a place: at first, or after it had to give one back.
+    """Waiting for an allocation: the first one, or another one after its release.
 
     Attributes:
-        why: it had to.
-        lost: the place of which a node is gone; on its other nodes the gang has left copies in memory.
+        why: reason for the release of the previous allocation.
+        lost: the previous placement if one of its nodes was lost; its other nodes keep checkpoint copies in memory.
     """
 
     dataset: str
@@ -98,22 +98,22 @@ class Ready(State):
 
 @dataclass(frozen=True)
 class Placing(Allocated):
-    """Waiting for the gang's agents to be there."""
+    """Waiting for the agents of the gang to start."""
 
 
 @dataclass(frozen=True)
 class Starting(Allocated):
-    """Agents warm up; a generation of ranks is forked, joins and loads."""
+    """Agents start; a generation of ranks is forked, joins the process group and loads its state."""
 
 
 @dataclass(frozen=True)
 class Training(Allocated):
-    """Optimizer steps are being made."""
+    """Ranks run optimizer steps."""
 
 
 @dataclass(frozen=True)
 class Waiting(Allocated):
-    """After repeated failures: until ``not_before`` (seconds since the epoch)."""
+    """Waiting for a retry after repeated failures, until ``not_before`` (seconds since the epoch)."""
 
     not_before: float
 
@@ -123,8 +123,8 @@ class Stopping(Allocated):
     """The ranks were asked to save and end.
 
     Attributes:
-        yields_for: why, where the run is to go on elsewhere or later.
-        reason, detail: why, where it is to end.
+        yields_for: reason for the preemption, if the run is to be requeued.
+        reason, detail: why the run is to end, otherwise.
     """
 
     yields_for: str = ""
@@ -134,12 +134,12 @@ class Stopping(Allocated):
 
 @dataclass(frozen=True)
 class Finishing(Allocated):
-    """Training is done; sample, pictures and tracking are being completed."""
+    """Training is complete; sample, plots and tracking are being completed."""
 
 
 @dataclass(frozen=True)
 class Ended(State):
-    """Nothing more will happen, unless a user resumes the run."""
+    """The final state, unless a user resumes the run."""
 
     reason: Reason
     detail: str = ""
@@ -155,26 +155,29 @@ TRANSITIONS: dict[type[State], tuple[type[State], ...]] = {
     Waiting: (Ready, Placing, Starting, Ended),
     Stopping: (Ready, Finishing, Ended),
     Finishing: (Ended,),
-    Ended: (),  # a user's resume begins the run anew, as Queued
+    Ended: (),  # a user's resume restarts the run as Queued
 }
 
 _BY_PHASE = {state.__name__.lower(): state for state in TRANSITIONS}
+_STORED_KEYS = {"allocation": "place"}  # records keep the name of their first version
 
 
 def to_record(state: State) -> JsonObject:
-    """JSON form of a state."""
-    return {"phase": state.phase, **dataclasses.asdict(state)}
+    """Convert a state to its JSON record."""
+    fields = {_STORED_KEYS.get(name, name): value for name, value in dataclasses.asdict(state).items()}
+    return {"phase": state.phase, **fields}
 
 
 def from_record(record: JsonObject) -> State:
-    """Inverse of `to_record`; lenient: unknown keys, of a newer version, are skipped."""
+    """Load a state from its JSON record; unknown keys, from a newer version, are ignored."""
     kind = _BY_PHASE[record["phase"]]
     known = {f.name for f in dataclasses.fields(kind)}
     fields = {k: v for k, v in record.items() if k in known}
     progress_keys = {f.name for f in dataclasses.fields(Progress)}
     fields["progress"] = Progress(**{k: v for k, v in record.get("progress", {}).items() if k in progress_keys})
-    if place := fields.get("place"):
-        fields["place"] = Place(_placement(place["placement"]), place["since"], place["level"])
+    if allocation := record.get("place"):
+        placement = _placement(allocation["placement"])
+        fields["allocation"] = Allocation(placement, allocation["since"], allocation["level"])
     if "lost" in fields:
         fields["lost"] = _placement(fields["lost"])
     if "reason" in fields:

@@ -1,15 +1,15 @@
-"""The durable records of runs, in SQL. A transition is stored here before anything is done about it."""
+"""The durable records of runs, in SQL. A transition is stored here before its actions are performed."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from drivetrain_pipelines.errors import DrivetrainError, InputError
-from sqlalchemy import Executable, Select, select, tuple_
+from drivetrain_pipelines.errors import InputError
+from sqlalchemy import Executable, Select, func, select, tuple_
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import Session
@@ -17,26 +17,17 @@ from tenacity import RetryCallState, retry, retry_if_exception_type, stop_after_
 
 from drivetrain.database.engine import READS, open_database
 from drivetrain.database.tables import Counter, Run, Transition, Usage
-from drivetrain.runs.counters import counted
+from drivetrain.errors import NotFoundError, StoreUnavailableError
+from drivetrain.runs.counters import counter_increments
 from drivetrain.runs.facts import RunFacts
 from drivetrain.runs.states import Ended, State, from_record, to_record
 
-TransitionRecord = tuple[float, str, State]  # when, on which event, to which state
-_PAGE = 500  # rows that are loaded at once where many are looked through
-_SUGGESTIONS = 10  # ids in the message about a run that was not found
-_LAST_CHARACTER = chr(0x10FFFF)  # sorts behind every character that an id may hold
+TransitionRecord = tuple[float, str, State]  # time, event, new state
+_PAGE = 500  # rows per query when iterating over many
+_MAX_SHOWN = 10  # ids in the message about an ambiguous prefix
+_SUGGESTIONS = 50  # ids that an error about an unknown run can suggest
+_LAST_CHARACTER = chr(0x10FFFF)  # sorts after every character of an id
 _ENDED = Ended.__name__.lower()
-
-
-class StoreUnavailableError(DrivetrainError):
-    """The database has not answered for minutes."""
-
-    def __init__(self, detail: str) -> None:
-        super().__init__(detail)
-        self.detail = detail
-
-    def __str__(self) -> str:
-        return f"the database does not answer: {self.detail}"
 
 
 def _give_up(state: RetryCallState) -> NoReturn:
@@ -44,8 +35,8 @@ def _give_up(state: RetryCallState) -> NoReturn:
     raise StoreUnavailableError(" ".join(str(error).split())[:300]) from error
 
 
-# A database that is restarted, or locked, comes back; a run must not end for that.
-_patiently = retry(
+# A restarted or locked database becomes available again; runs must survive that.
+_with_retries = retry(
     retry=retry_if_exception_type(OperationalError),
     wait=wait_random_exponential(0.1, 5.0),
     stop=stop_after_delay(300.0),
@@ -58,8 +49,8 @@ class RunRecord:
     """A run as stored.
 
     Attributes:
-        session: the coordinator that looks after it.
-        facts: what the run has found out: dataset, MLflow run, summary.
+        session: the coordinator that manages it.
+        facts: dataset, MLflow run, summary and others.
     """
 
     id: str
@@ -72,12 +63,12 @@ class RunRecord:
 
     @property
     def ended(self) -> bool:
-        """Whether nothing is left to do: it has ended, and its resources and its tracking are closed."""
+        """Whether the run has ended and released its resources and its tracking run."""
         return isinstance(self.state, Ended) and self.facts.released
 
 
 class RunStore:
-    """All runs of one home. Safe to use from several processes: one short transaction a call.
+    """All runs of one home. Safe for use by several processes: each call is one short transaction.
 
     Args:
         url: see `open_database`.
@@ -87,11 +78,11 @@ class RunStore:
         self._engine = open_database(url)
         self._reading = self._engine.execution_options(**{READS: True})
 
-    @_patiently
+    @_with_retries
     def create(
         self, run_id: str, fingerprint: str, state: State, user: str = "", key: str | None = None, **facts: Any
     ) -> bool:
-        """A new run, with what is known of it from the start; False when its user has one with that key already."""
+        """Create a run with initial facts; return False if its user already has a run with this key."""
         row = Run(
             id=run_id,
             fingerprint=fingerprint,
@@ -112,20 +103,21 @@ class RunStore:
             return False
         return True
 
-    @_patiently
+    @_with_retries
     def by_key(self, user: str, key: str) -> RunRecord | None:
-        """The run that a user has submitted with an idempotency key."""
+        """Return the run that a user submitted with an idempotency key."""
         query = select(Run).where(Run.user == user, Run.idempotency_key == key)
         with Session(self._reading) as session:
             row = session.scalars(query).one_or_none()
             return _record(row) if row else None
 
-    @_patiently
+    @_with_retries
     def get(self, run_id: str) -> RunRecord:
-        """Return one run, by its id or by a unique prefix of its id.
+        """Return a run by its id or a unique prefix of its id.
 
         Raises:
-            InputError: there is no such run, or several.
+            NotFoundError: there is no such run.
+            InputError: several runs have this prefix.
         """
         with Session(self._reading) as session:
             if row := session.get(Run, run_id):
@@ -134,22 +126,24 @@ class RunStore:
             found = session.scalars(alike.limit(_SUGGESTIONS)).all()
             if len(found) == 1:
                 return _record(session.get_one(Run, found[0]))
-            suggested = found or session.scalars(_newest(select(Run.id)).limit(_SUGGESTIONS)).all()
-        raise InputError("RUN", repr(run_id), ", ".join(suggested) or "no run yet")
+            if not found:
+                newest = session.scalars(_newest(select(Run.id)).limit(_SUGGESTIONS)).all()
+                raise NotFoundError("run", run_id, newest)
+        raise InputError("RUN", repr(run_id), ", ".join(found[:_MAX_SHOWN]), "Several runs begin with it.")
 
-    @_patiently
+    @_with_retries
     def unended(self, *, session: str | None = None, fingerprint: str | None = None) -> list[RunRecord]:
         """Return the runs that have not ended, newest first.
 
         Args:
-            session: only those of this coordinator.
-            fingerprint: only those of this very job.
+            session: only runs of this coordinator.
+            fingerprint: only runs of exactly this job.
         """
         query = _where(select(Run), ended=False, session=session, fingerprint=fingerprint)
         with Session(self._reading) as reading:
             return [_record(row) for row in reading.scalars(_newest(query))]
 
-    @_patiently
+    @_with_retries
     def page(
         self,
         limit: int = 50,
@@ -160,15 +154,15 @@ class RunStore:
         fingerprint: str | None = None,
         ended: bool | None = None,
     ) -> list[RunRecord]:
-        """Return some runs, newest first.
+        """Return a page of runs, newest first.
 
         Args:
-            limit: at most so many.
-            before: id of the last run of the page before this one; None begins with the newest run.
-            user, phase, fingerprint, ended: only those that have this value; None allows all.
+            limit: maximum number of runs.
+            before: id of the last run of the previous page; None starts with the newest run.
+            user, phase, fingerprint, ended: only runs with this value; None allows all.
 
         Raises:
-            InputError: there is no run ``before``.
+            InputError: the run ``before`` does not exist.
         """
         query = _where(select(Run), user=user, phase=phase, fingerprint=fingerprint, ended=ended)
         with Session(self._reading) as session:
@@ -180,46 +174,46 @@ class RunStore:
             return [_record(row) for row in session.scalars(_newest(query).limit(limit))]
 
     def iterate(self, **wanted: Any) -> Iterator[RunRecord]:
-        """Yield runs, newest first, loading a page at a time. Args: the filters of `page`."""
+        """Yield runs, newest first, one page per query. Args: the filters of `page`."""
         before: str | None = None
         while records := self.page(_PAGE, before, **wanted):
             yield from records
             before = records[-1].id
 
-    @_patiently
+    @_with_retries
     def datasets(self) -> set[str]:
         """Return the locations of all datasets that a run refers to."""
         query = select(Run.dataset).where(Run.dataset.is_not(None)).distinct()
         with Session(self._reading) as session:
             return {location for location in session.scalars(query) if location}
 
-    def forget(self, run_id: str) -> None:
-        """Remove a run that never began."""
+    def delete(self, run_id: str) -> None:
+        """Delete a run that never started."""
         with Session(self._engine) as session, session.begin():
             session.delete(session.get_one(Run, run_id))
 
-    @_patiently
+    @_with_retries
     def claim(self, run_id: str, session_id: str) -> None:
-        """Note which coordinator looks after a run from now on."""
+        """Assign a run to a coordinator."""
         with Session(self._engine) as session, session.begin():
             session.get_one(Run, run_id, with_for_update=True).session = session_id
 
-    @_patiently
+    @_with_retries
     def save(self, run_id: str, state: State, why: str) -> None:
         """Store a transition, with the event that caused it."""
         record = to_record(state)
         with Session(self._engine) as session, session.begin():
             row = session.get_one(Run, run_id, with_for_update=True)
-            for name, label in counted(from_record(row.state).progress, state):
-                session.execute(self._raise(name, label))
+            for name, label in counter_increments(from_record(row.state).progress, state):
+                session.execute(self._increment(name, label))
             row.state = record
             _derive_columns(row)
             session.add(Transition(run_id=run_id, time=time.time(), event=why, state=record))
 
-    @_patiently
+    @_with_retries
     def update_facts(self, run_id: str, **changes: Any) -> None:
         """Change some of the `RunFacts` of a run."""
-        known = RunFacts().updated(**changes)  # names that are none are refused
+        known = RunFacts().updated(**changes)  # unknown names are rejected
         stored = {name: getattr(known, name) for name in changes}
         with Session(self._engine) as session, session.begin():
             row = session.get_one(Run, run_id, with_for_update=True)
@@ -230,7 +224,7 @@ class RunStore:
         """Return every transition of a run, in order."""
         return [transition for _, transition in self.history_after(run_id, 0)]
 
-    @_patiently
+    @_with_retries
     def history_after(self, run_id: str, number: int) -> list[tuple[int, TransitionRecord]]:
         """Return the transitions of a run whose numbers are above the given one, in order, with their numbers.
 
@@ -241,34 +235,42 @@ class RunStore:
         with Session(self._reading) as session:
             return [(each, (at, why, from_record(state))) for each, at, why, state in session.execute(query)]
 
-    @_patiently
+    @_with_retries
     def counters(self, name: str) -> dict[str, int]:
         """Return a counter of `drivetrain.runs.counters` by its labels."""
         with Session(self._reading) as session:
             rows = session.execute(select(Counter.label, Counter.value).where(Counter.name == name))
             return {row.label: row.value for row in rows}
 
-    @_patiently
+    @_with_retries
     def usage(self) -> tuple[dict[str, float], float]:
-        """What `remember_usage` has kept: shares by user, and when they were measured."""
+        """Return the shares by user as stored by `save_usage`, and the time of their measurement."""
         with Session(self._reading) as session:
             rows = session.scalars(select(Usage)).all()
         return {row.user: row.share for row in rows}, max((row.time for row in rows), default=time.time())
 
-    @_patiently
-    def remember_usage(self, shares: Mapping[str, float], now: float) -> None:
-        """Keep the users' recent shares of the cluster."""
+    @_with_retries
+    def save_usage(self, shares: Mapping[str, float], now: float) -> None:
+        """Store the users' recent shares of the cluster."""
         with Session(self._engine) as session, session.begin():
             for user, share in shares.items():
                 session.merge(Usage(user=user, share=share, time=now))
 
-    def _raise(self, name: str, label: str) -> Executable:
-        """Add one to a counter; the first time, it is made."""
+    def _increment(self, name: str, label: str) -> Executable:
+        """Return the statement that increments a counter, or creates it."""
         dialect = sqlite if self._engine.dialect.name == "sqlite" else postgresql
         insert = dialect.insert(Counter).values(name=name, label=label, value=1)
         more = {"value": Counter.value + 1}
         upsert: Executable = insert.on_conflict_do_update(index_elements=["name", "label"], set_=more)
         return upsert
+
+
+@_with_retries
+def last_changes(store: RunStore, run_ids: Sequence[str]) -> dict[str, float]:
+    """Return when the phase of each run changed last; a run whose phase has never changed is left out."""
+    newest = select(Transition.run_id, func.max(Transition.time)).where(Transition.run_id.in_(run_ids))
+    with Session(store._reading) as session:
+        return {row[0]: row[1] for row in session.execute(newest.group_by(Transition.run_id))}
 
 
 def _where(query: Select[Any], **values: Any) -> Select[Any]:
@@ -277,12 +279,12 @@ def _where(query: Select[Any], **values: Any) -> Select[Any]:
 
 
 def _newest(query: Select[Any]) -> Select[Any]:
-    """Order by age, newest first; the id tells runs apart that were submitted at the same moment."""
+    """Order by age, newest first, then by id for runs submitted at the same time."""
     return query.order_by(Run.created.desc(), Run.id.desc())
 
 
 def _derive_columns(row: Run) -> None:
-    """Fill the columns by which runs are looked up."""
+    """Fill the columns used in queries."""
     row.phase = row.state["phase"]
     row.ended = row.phase == _ENDED and bool(row.facts.get("released"))
     row.dataset = row.facts.get("dataset")
@@ -301,7 +303,7 @@ def _record(row: Run) -> RunRecord:
 
 
 def _storable(value: Any) -> Any:
-    """Facts without NaN and infinity, which JSON does not have, and PostgreSQL refuses."""
+    """Replace NaN and infinity by None: JSON lacks them, and PostgreSQL rejects them."""
     if isinstance(value, dict):
         return {key: _storable(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""What a run looks like from outside: live, and after it ended."""
+"""The view of a run for clients: live, and after its end."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ _SPEED_WINDOW = 20  # steps
 
 @dataclass
 class RunView:
-    """Figures of a run, kept up to date by its loop and copied to whoever asks.
+    """Current values of a run, updated by its loop and copied to clients.
 
     Attributes:
-        version: counts changes, so that followers can wait for one.
-        preparing: (done, total, what) of the data preparation.
-        waiting: why the scheduler has no place for it yet.
-        step_s: seconds a step, of the newest ones.
+        version: number of changes, which lets clients wait for the next one.
+        preparing: (done, total, description) of the data preparation.
+        waiting: why the run has no allocation yet.
+        step_s: seconds per step, over the newest steps.
         data_wait_share: share of step time spent waiting for data.
         energy_j: joules since the run was submitted, or resumed by a user.
-        timeline: of the newest generation: seconds since the epoch at which each part of its start was done.
+        timeline: of the newest generation: time at which each part of its start was done, in seconds since the epoch.
     """
 
     run_id: str
@@ -55,8 +55,8 @@ class RunView:
     def __post_init__(self) -> None:
         self._recent: deque[tuple[float, float, float]] = deque(maxlen=_SPEED_WINDOW)  # step_s, data_wait_s, tokens
 
-    def stepped(self, event: StepDone) -> None:
-        """Take in a rank's report of one step."""
+    def record_step(self, event: StepDone) -> None:
+        """Update the view from a rank's report of one step."""
         record = event.record
         self._recent.append((event.step_s, event.data_wait_s, event.tokens))
         seconds = sum(s for s, _, _ in self._recent)
@@ -67,26 +67,29 @@ class RunView:
         self.eta_s = (self.steps - self.step) * self.step_s
 
     def copy(self) -> Self:
-        """Return a copy that later changes leave as it is."""
+        """Return a copy."""
         return replace(self)
 
     def to_json(self) -> JsonObject:
-        """Return every figure by name."""
+        """Return every value by name."""
         return {each.name: getattr(self, each.name) for each in fields(self)} | {"facts": self.facts.to_json()}
 
     @classmethod
     def from_json(cls, record: JsonObject) -> Self:
-        """Return the view of `to_json`; names that this version does not know are ignored."""
+        """Return the view from the output of `to_json`; unknown names are ignored."""
         known = {each.name: record[each.name] for each in fields(cls) if each.name in record}
         done, total, what = record["preparing"]
         return cls(**{**known, "preparing": (done, total, what), "facts": RunFacts.from_json(record["facts"])})
 
     @property
     def start_s(self) -> float | None:
-        """How long the newest generation took from being told to its first step."""
-        told, stepped = self.timeline.get("told"), self.timeline.get("stepped")
-        return None if told is None or stepped is None else stepped - told
+        """Seconds from the request to start the newest generation to its first step."""
+        requested, stepped = self.timeline.get("requested"), self.timeline.get("stepped")
+        return None if requested is None or stepped is None else stepped - requested
 
     def mark(self, part: str, at: float | None = None) -> None:
-        """Note when a part of the newest generation's start was done."""
-        self.timeline = {**self.timeline, part: time.time() if at is None else at}  # replaced: others may be reading
+        """Record the time at which a part of the newest generation's start was done."""
+        self.timeline = {
+            **self.timeline,
+            part: time.time() if at is None else at,
+        }  # replaced, not changed: other threads may be reading

@@ -1,13 +1,13 @@
-"""Which run trains when and where: pure functions.
+"""Scheduling of runs on nodes: pure functions.
 
+free_resources: free resources per node, and the placement of a gang.
 model: nodes, requests, allocations and decisions.
-picture: simulated policies as a picture.
+plot: simulated policies as a plot.
 policy: one pass of the scheduler.
-precedence: the order of waiting runs: priority, age, fair share.
-room: free resources, and where a gang fits.
+priority: the order of queued runs: priority, age, fair share.
+quarantine: nodes with repeated failures, which are not used for some time.
 rules: queues, users and limits that an administrator sets.
 simulation: the policy on a virtual clock, over a trace of jobs.
-status: the cluster as it is now: nodes, who has them, and who waits.
-strikes: nodes on which gangs keep failing are avoided for a while.
+status: the current state of the cluster: nodes, allocations and queue.
 trace: traces of jobs as CSV files.
 """

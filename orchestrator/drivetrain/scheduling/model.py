@@ -1,4 +1,4 @@
-"""What the scheduler knows, and what it decides. Times are seconds, of whatever clock the caller has."""
+"""Input and output of the scheduler. Times are in seconds, by the clock of the caller."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Node:
-    """A machine, with all that it has.
+    """A node and its total resources.
 
     Attributes:
-        draining: whether it is about to leave: whoever is there has to go, and nobody comes.
-        address: for people.
+        draining: whether the node is being drained: its gangs must stop, and no gang is placed on it.
+        address: for display.
     """
 
     id: str
@@ -24,17 +24,17 @@ class Node:
 
 @dataclass(frozen=True)
 class Request:
-    """A gang that is asked for: all of its workers at once, or none.
+    """A request for a gang: all of its workers at the same time, or none.
 
     Attributes:
-        priority: higher goes first; only what is strictly higher may preempt.
-        since: when it began to wait, or, after a preemption, when it first did.
-        workers: as many as it can use.
-        min_workers: as few as it runs with.
+        priority: higher values are scheduled first; only a strictly higher priority may preempt.
+        since: start of the wait; after a preemption, the start of the first wait.
+        workers: maximum number of workers.
+        min_workers: minimum number of workers.
         cpus, gpus: per worker.
-        expected_s: how long it will run with all of its workers; infinite where nobody knows.
-        restart_s: what stopping it with a checkpoint and going on costs it.
-        preemptible: whether it may be stopped, with a checkpoint, for what is more urgent.
+        expected_s: expected run time with the maximum number of workers; infinite if unknown.
+        restart_s: cost of stopping with a checkpoint and resuming.
+        preemptible: whether a run of higher priority may stop it, with a checkpoint.
     """
 
     run: str
@@ -51,17 +51,17 @@ class Request:
     preemptible: bool = True
 
 
-# Ranks on nodes: ((node id, ranks), ...), the first ranks first.
+# Ranks per node: ((node id, number of ranks), ...), in the order of the ranks.
 Placement = tuple[tuple[str, int], ...]
 
 
 def workers_of(placement: Placement) -> int:
-    """Ranks in all."""
+    """Return the total number of ranks."""
     return sum(ranks for _, ranks in placement)
 
 
 def node_of(rank: int, placement: Placement) -> str:
-    """The node that a rank is on."""
+    """Return the node of a rank."""
     for node, ranks in placement:
         if rank < ranks:
             return node
@@ -70,15 +70,15 @@ def node_of(rank: int, placement: Placement) -> str:
 
 
 @dataclass(frozen=True)
-class Holding:
-    """A gang that has its place.
+class AllocatedGang:
+    """A gang with an allocation.
 
     Attributes:
-        started: when it got it.
-        level: what it counted for when it was admitted, its age included: only a higher priority may preempt it.
-        expected_end: with these workers; infinite where nobody knows.
-        leaving: whether it was asked to stop and will give its place back soon.
-        steady: whether it makes steps there by now.
+        started: when the allocation was granted.
+        level: effective priority at admission, including age: only a higher priority may preempt the gang.
+        expected_end: with its current workers; infinite if unknown.
+        leaving: whether the gang was asked to stop and will release its allocation soon.
+        steady: whether the gang already runs training steps.
     """
 
     request: Request
@@ -91,13 +91,13 @@ class Holding:
 
     @property
     def workers(self) -> int:
-        """Ranks in all."""
+        """Total number of ranks."""
         return workers_of(self.placement)
 
 
 @dataclass(frozen=True)
 class Admit:
-    """Give a waiting gang this place. ``level``: see `Holding`."""
+    """Grant a placement to a queued gang. ``level``: see `AllocatedGang`."""
 
     run: str
     placement: Placement
@@ -106,7 +106,7 @@ class Admit:
 
 @dataclass(frozen=True)
 class Preempt:
-    """Ask a running gang to save and give its place back."""
+    """Ask a running gang to save and to release its allocation."""
 
     run: str
     why: str
@@ -114,12 +114,12 @@ class Preempt:
 
 @dataclass(frozen=True)
 class Decision:
-    """The outcome of one pass.
+    """The result of one pass.
 
     Attributes:
-        actions: in the order in which they are to be carried out.
-        waiting: for every request that stays in the queue, in the order of precedence: why.
-        short: those of them that wait for room, as large as quotas allow.
+        actions: in the order of execution.
+        waiting: the reason for every request that stays queued, in the order of priority.
+        short: queued requests that lack resources, limited to the size that quotas allow.
     """
 
     actions: list[Admit | Preempt] = field(default_factory=list)

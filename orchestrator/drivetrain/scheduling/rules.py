@@ -1,4 +1,4 @@
-"""What an administrator may set: queues, users and how patient the scheduler is."""
+"""Settings of an administrator: queues, users and parameters of the scheduler."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ class QueueRules(Spec):
     """A queue that jobs name."""
 
     priority: int = Field(0, description="added to the priority of its jobs")
-    max_workers: int | None = Field(None, ge=0, description="of all its running jobs together")
+    max_workers: int | None = Field(None, ge=0, description="total over its running jobs")
 
 
 class UserRules(Spec):
     """A user of the cluster."""
 
     weight: float = Field(1.0, gt=0, description="twice the weight, twice the fair share")
-    max_workers: int | None = Field(None, ge=0, description="of all their running jobs together")
+    max_workers: int | None = Field(None, ge=0, description="total over their running jobs")
 
 
 class Pool(Spec):
-    """Nodes of one kind that an autoscaler adds when they are asked for."""
+    """Nodes of one type that an autoscaler can add."""
 
-    max: int = Field(ge=1, description="nodes at the most")
+    max: int = Field(ge=1, description="maximum number of nodes")
     cpus: float = Field(gt=0, description="of each")
     gpus: float = Field(0, ge=0, description="of each")
 
@@ -46,37 +46,41 @@ class Rules(Spec):
 
     queues: dict[str, QueueRules] = Field(default_factory=lambda: {DEFAULT_QUEUE: QueueRules()})
     users: dict[str, UserRules] = {}
-    others: UserRules = Field(UserRules(), description="every user who is not named")
-    aging_s: float = Field(6 * 3600, gt=0, description="after so long in the queue a job counts one priority higher")
-    half_life_s: float = Field(24 * 3600, gt=0, description="after so long, use of the cluster counts half")
-    backfill_depth: int = Field(200, ge=0, description="jobs that are tried after the first one that does not fit")
+    others: UserRules = Field(UserRules(), description="users without an entry")
+    aging_s: float = Field(6 * 3600, gt=0, description="time in the queue that raises the priority of a job by one")
+    half_life_s: float = Field(24 * 3600, gt=0, description="time after which past usage counts half")
+    backfill_depth: int = Field(
+        200, ge=0, description="number of jobs considered after the first one that does not fit"
+    )
     preemption: bool = True
-    elastic_gain: float = Field(2.0, ge=1, description="grow a job where this saves so many times what it costs")
-    strikes: int = Field(3, ge=1, description="failures of ranks or agents after which their node is left alone")
-    quarantine_s: float = Field(3600, gt=0, description="within which they count, and for so long")
-    max_preparing: int = Field(4, ge=1, description="runs that prepare data at the same time")
+    elastic_gain: float = Field(
+        2.0, ge=1, description="scale up a job if this saves at least this multiple of its cost"
+    )
+    strikes: int = Field(3, ge=1, description="failures of ranks or agents that quarantine their node")
+    quarantine_s: float = Field(3600, gt=0, description="period in which failures count, and length of the quarantine")
+    max_preparing: int = Field(4, ge=1, description="maximum number of runs that prepare data at the same time")
     pools: dict[str, Pool] = Field({}, description="nodes that Ray's autoscaler can add")
 
     def user(self, name: str) -> UserRules:
-        """The rules for a user."""
+        """Return the rules for a user."""
         return self.users.get(name, self.others)
 
     def possible_nodes(self, nodes: Collection[Node]) -> list[Node]:
-        """The nodes that could be added to those that there are."""
-        there = Counter((node.cpus, node.gpus) for node in nodes if not node.draining)
+        """Return the nodes that the pools could add to the existing ones."""
+        existing = Counter((node.cpus, node.gpus) for node in nodes if not node.draining)
         possible = []
         for name, pool in self.pools.items():
-            taken = min(pool.max, there[pool.cpus, pool.gpus])
-            there[pool.cpus, pool.gpus] -= taken  # the others of that shape are of another pool
+            taken = min(pool.max, existing[pool.cpus, pool.gpus])
+            existing[pool.cpus, pool.gpus] -= taken  # the remaining nodes of this shape belong to another pool
             possible += [Node(f"{name}-{number}", pool.cpus, pool.gpus) for number in range(pool.max - taken)]
         return possible
 
 
 def load_rules(path: Path) -> Rules:
-    """Rules from a YAML file; the defaults where there is none.
+    """Load the rules from a YAML file; return the defaults if there is no file.
 
     Raises:
-        InputError: it is not valid.
+        InputError: the file is not valid.
     """
     if not path.exists():
         return Rules()
@@ -91,8 +95,8 @@ def load_rules(path: Path) -> Rules:
         raise InputError(str(path), "text that is not YAML", "rules", " ".join(str(error).split())) from error
 
 
-class LastingRules:
-    """The rules of a file, read anew at each call; a file that is not valid changes nothing until it is.
+class ReloadingRules:
+    """The rules of a file, reloaded at each call. An invalid file is ignored until it is fixed.
 
     Args:
         path: of the file.
@@ -102,11 +106,11 @@ class LastingRules:
         self._path, self._last, self._problem = path, Rules(), ""
 
     def __call__(self) -> Rules:
-        """The newest valid rules."""
+        """Return the newest valid rules."""
         try:
             self._last, self._problem = load_rules(self._path), ""
         except InputError as error:
             if str(error) != self._problem:
                 self._problem = str(error)
-                _log.error("%s; the rules before it stay", error)
+                _log.error("%s; the previous rules stay in effect", error)
         return self._last

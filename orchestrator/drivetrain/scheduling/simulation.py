@@ -1,4 +1,4 @@
-"""A cluster on a virtual clock: the scheduler's own functions, run over a trace of jobs."""
+"""Simulation of the scheduler over a trace of jobs, on a virtual clock."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from itertools import count
 
 import numpy as np
 
-from drivetrain.scheduling.model import Admit, Decision, Holding, Node, Preempt, Request, workers_of
+from drivetrain.scheduling.free_resources import FreeResources
+from drivetrain.scheduling.model import Admit, AllocatedGang, Decision, Node, Preempt, Request, workers_of
 from drivetrain.scheduling.policy import cluster_can_hold, schedule
-from drivetrain.scheduling.precedence import Capacity, UsageMeter
-from drivetrain.scheduling.room import Room
+from drivetrain.scheduling.priority import Capacity, UsageMeter
 from drivetrain.scheduling.rules import Rules
 from drivetrain.scheduling.trace import TraceJob
 
 Policy = Callable[
-    [float, Collection[Node], Collection[Holding], Collection[Request], Mapping[str, float]],
+    [float, Collection[Node], Collection[AllocatedGang], Collection[Request], Mapping[str, float]],
     Decision,
 ]
-STOP_S, START_S = 15.0, 15.0  # saving and leaving; starting and loading: what a preemption costs
+STOP_S, START_S = 15.0, 15.0  # cost of a preemption: saving and stopping; starting and loading
 
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a trace.
+    """The result of a simulation.
 
     Attributes:
-        completion_s: of each job, from its submission to its end, in the order of the trace.
-        waited_s: of each job, until it first began.
-        refused: jobs that the cluster could never hold.
-        preemptions: of all jobs together.
-        busy: (time, part of the GPUs that are in use from then on).
+        completion_s: time from submission to end, by job, in the order of the trace.
+        waited_s: time from submission to the first start, by job.
+        refused: number of jobs that are too large for the cluster.
+        preemptions: total over all jobs.
+        busy: (time, fraction of GPUs in use from then on).
     """
 
     completion_s: np.ndarray
@@ -44,59 +44,64 @@ class Result:
 
     @property
     def utilisation(self) -> float:
-        """Average part of the GPUs in use, from the first submission to the last end."""
+        """Mean fraction of GPUs in use, from the first submission to the last end."""
         times, parts = self.busy[:, 0], self.busy[:, 1]
         span = times[-1] - times[0]
         return float((np.diff(times) * parts[:-1]).sum() / span) if span else 0.0
 
 
-def policy_in_use(rules: Rules) -> Policy:
-    """What the coordinator does."""
+def coordinator_policy(rules: Rules) -> Policy:
+    """Return the policy of the coordinator."""
     return partial(schedule, rules=rules)
 
 
-def first_in_first_out(_: float, nodes: Collection[Node], holdings: Collection[Holding], requests: Collection[Request],
-                       __: Mapping[str, float]) -> Decision:  # fmt: skip
-    """Baseline: strictly in the order of submission; who does not fit holds up everybody."""
-    return _greedy(nodes, holdings, sorted(requests, key=lambda r: (r.since, r.run)), stop_at_first=True)
+def first_in_first_out(
+    _: float,
+    nodes: Collection[Node],
+    gangs: Collection[AllocatedGang],
+    requests: Collection[Request],
+    __: Mapping[str, float],
+) -> Decision:
+    """Schedule strictly in the order of submission: a job that does not fit blocks all later ones (baseline)."""
+    return _greedy(nodes, gangs, sorted(requests, key=lambda r: (r.since, r.run)), stop_at_first=True)
 
 
 def shortest_first(jobs: Iterable[TraceJob]) -> Policy:
-    """Baseline: an oracle that knows how long jobs will take lets the shortest go first; the long may starve."""
+    """Return a baseline that knows all durations and schedules the shortest job first; long jobs may starve."""
     duration_s = {job.job: job.duration_s for job in jobs}
 
-    def policy(_: float, nodes: Collection[Node], holdings: Collection[Holding], requests: Collection[Request],
+    def policy(_: float, nodes: Collection[Node], gangs: Collection[AllocatedGang], requests: Collection[Request],
                __: Mapping[str, float]) -> Decision:  # fmt: skip
-        return _greedy(nodes, holdings, sorted(requests, key=lambda r: (duration_s[r.run], r.run)), stop_at_first=False)
+        return _greedy(nodes, gangs, sorted(requests, key=lambda r: (duration_s[r.run], r.run)), stop_at_first=False)
 
     return policy
 
 
 def _greedy(
-    nodes: Collection[Node], holdings: Collection[Holding], requests: list[Request], stop_at_first: bool
+    nodes: Collection[Node], gangs: Collection[AllocatedGang], requests: list[Request], stop_at_first: bool
 ) -> Decision:
-    room, decision = Room(nodes), Decision()
-    for holding in holdings:
-        room.take(holding.request, holding.placement)
+    free, decision = FreeResources(nodes), Decision()
+    for gang in gangs:
+        free.allocate(gang.request, gang.placement)
     for request in requests:
-        if placement := room.place(request):
-            room.take(request, placement)
+        if placement := free.find_placement(request):
+            free.allocate(request, placement)
             decision.actions.append(Admit(request.run, placement, 0))
         elif stop_at_first:
             break
-        if not room.gpus.any():
+        if not free.gpus.any():
             break
     return decision
 
 
 class _Job:
-    """A job on its way: how much of it is left, and how fast it goes."""
+    """A simulated job: its remaining work and its speed."""
 
     def __init__(self, job: TraceJob, priority: int) -> None:
         self.job, self.priority = job, priority
         self.left_s = job.duration_s  # with all its GPUs
         self.started: float | None = None
-        self.holding: Holding | None = None
+        self.gang: AllocatedGang | None = None
         self.computes_from = 0.0
 
     def request(self) -> Request:
@@ -117,8 +122,8 @@ class _Job:
         )
 
     def speed(self) -> float:
-        assert self.holding
-        return self.holding.workers / self.job.gpus
+        assert self.gang
+        return self.gang.workers / self.job.gpus
 
     def worked_until(self, now: float) -> None:
         self.left_s -= max(0.0, now - self.computes_from) * self.speed()
@@ -126,7 +131,7 @@ class _Job:
 
 
 def simulate(jobs: list[TraceJob], nodes: list[Node], policy: Policy, rules: Rules) -> Result:
-    """Run a trace to its end."""
+    """Simulate a trace to its end."""
     return _Simulation(jobs, nodes, policy, rules).run()
 
 
@@ -134,12 +139,12 @@ class _Simulation:
     def __init__(self, jobs: list[TraceJob], nodes: list[Node], policy: Policy, rules: Rules) -> None:
         self._nodes, self._policy = nodes, policy
         self._jobs = {job.job: _Job(job, job.priority + _queue_priority(rules, job)) for job in jobs}
-        self._held = {name for name, job in self._jobs.items() if cluster_can_hold(nodes, job.request())}
+        self._feasible = {name for name, job in self._jobs.items() if cluster_can_hold(nodes, job.request())}
         self._capacity = Capacity(nodes)
         self._number = count()
-        self._events: list[tuple[float, int, str, str, Holding | None]] = []
+        self._events: list[tuple[float, int, str, str, AllocatedGang | None]] = []
         self._waiting: dict[str, Request] = {}
-        self._running: dict[str, Holding] = {}
+        self._running: dict[str, AllocatedGang] = {}
         self._half_life_s = rules.half_life_s
         self._meter = UsageMeter(0.0)
         self._shares: dict[str, float] = {}
@@ -149,21 +154,21 @@ class _Simulation:
 
     def run(self) -> Result:
         for name in self._jobs:
-            if name in self._held:
+            if name in self._feasible:
                 self._at(self._jobs[name].job.submitted_s, "submitted", name)
-        while self._events and len(self._ended) < len(self._held):
+        while self._events and len(self._ended) < len(self._feasible):
             now, changed = self._events[0][0], False
             while self._events and self._events[0][0] == now:
-                _, _, what, name, holding = heapq.heappop(self._events)
-                changed |= self._happens(now, what, name, holding)
+                _, _, what, name, gang = heapq.heappop(self._events)
+                changed |= self._handle_event(now, what, name, gang)
             if changed:
                 self._pass(now)
                 self._busy.append((now, self._in_use / self._capacity.gpus))
-        held = [self._jobs[name] for name in self._jobs if name in self._ended]  # quotas may refuse some besides
+        done = [self._jobs[name] for name in self._jobs if name in self._ended]  # quotas may refuse some, too
         return Result(
-            np.array([self._ended[job.job.job] - job.job.submitted_s for job in held]),
-            np.array([(job.started or 0.0) - job.job.submitted_s for job in held]),
-            len(self._jobs) - len(held),
+            np.array([self._ended[job.job.job] - job.job.submitted_s for job in done]),
+            np.array([(job.started or 0.0) - job.job.submitted_s for job in done]),
+            len(self._jobs) - len(done),
             self._preemptions,
             np.array(self._busy or [(0.0, 0.0)]),
         )
@@ -172,18 +177,18 @@ class _Simulation:
         self._meter.advance(now, self._shares, self._half_life_s)
         decision = self._policy(now, self._nodes, self._running.values(), self._waiting.values(), self._meter.usage)
         for action in decision.actions:
-            self._act(now, action)
+            self._apply(now, action)
 
-    def _happens(self, now: float, what: str, name: str, holding: Holding | None) -> bool:
-        """Take in an event; False for one of a place that was given back since."""
+    def _handle_event(self, now: float, what: str, name: str, gang: AllocatedGang | None) -> bool:
+        """Handle an event; return False if it belongs to an allocation that has been released."""
         job = self._jobs[name]
         if what == "submitted":
             self._waiting[name] = job.request()
             return True
-        if holding is not job.holding:
+        if gang is not job.gang:
             return False
         job.worked_until(now)
-        self._give_back(name)
+        self._release(name)
         if what == "ended":
             self._ended[name] = now
         else:
@@ -191,7 +196,7 @@ class _Simulation:
             self._waiting[name] = job.request()
         return True
 
-    def _act(self, now: float, action: Admit | Preempt) -> None:
+    def _apply(self, now: float, action: Admit | Preempt) -> None:
         job = self._jobs[action.run]
         if isinstance(action, Admit):
             request = self._waiting.pop(action.run)
@@ -201,29 +206,29 @@ class _Simulation:
             slowdown = job.job.gpus / workers
             begins_in = job.computes_from - now
             end = now + begins_in + request.expected_s * slowdown
-            job.holding = Holding(request, action.placement, now, action.level, end, steady=True)
-            self._running[action.run] = job.holding
+            job.gang = AllocatedGang(request, action.placement, now, action.level, end, steady=True)
+            self._running[action.run] = job.gang
             self._use(request, workers)
-            self._at(job.computes_from + job.left_s * slowdown, "ended", action.run, job.holding)
+            self._at(job.computes_from + job.left_s * slowdown, "ended", action.run, job.gang)
             return
-        assert job.holding
-        left = Holding(**{**vars(job.holding), "leaving": True})
+        assert job.gang
+        left = AllocatedGang(**{**vars(job.gang), "leaving": True})
         end = job.computes_from + job.left_s / job.speed()
-        job.holding = self._running[action.run] = left
+        job.gang = self._running[action.run] = left
         self._at(min(now + STOP_S, end), "ended" if end <= now + STOP_S else "left", action.run, left)
 
-    def _give_back(self, name: str) -> None:
-        holding = self._running.pop(name)
-        self._jobs[name].holding = None
-        self._use(holding.request, -holding.workers)
+    def _release(self, name: str) -> None:
+        gang = self._running.pop(name)
+        self._jobs[name].gang = None
+        self._use(gang.request, -gang.workers)
 
     def _use(self, request: Request, workers: int) -> None:
         self._in_use += workers
         share = self._capacity.share(request, abs(workers))
         self._shares[request.user] = self._shares.get(request.user, 0.0) + (share if workers > 0 else -share)
 
-    def _at(self, time: float, what: str, name: str, holding: Holding | None = None) -> None:
-        heapq.heappush(self._events, (time, next(self._number), what, name, holding))
+    def _at(self, time: float, what: str, name: str, gang: AllocatedGang | None = None) -> None:
+        heapq.heappush(self._events, (time, next(self._number), what, name, gang))
 
 
 def _queue_priority(rules: Rules, job: TraceJob) -> int:

@@ -1,4 +1,4 @@
-"""The cluster as it is now, for people and programs: nodes, who has them, and who waits."""
+"""The current state of the cluster: nodes, allocations and queue."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from drivetrain.scheduling.model import Request
 
 @dataclass(frozen=True)
 class NodeStatus:
-    """A node, and what is used of it.
+    """A node and its resources in use.
 
     Attributes:
         ranks: by run.
-        quarantined_until: seconds since the epoch; 0 where it is not in quarantine.
+        quarantined_until: seconds since the epoch; None if the node is not quarantined.
     """
 
     id: str
@@ -38,11 +38,11 @@ class NodeStatus:
 
 @dataclass(frozen=True)
 class QueueEntry:
-    """A run that waits.
+    """A queued run.
 
     Attributes:
-        waits_for: an allocation, or its turn to prepare data.
-        why: the scheduler's reason, where it has one.
+        waits_for: an allocation, or data preparation.
+        why: the reason given by the scheduler, if any.
     """
 
     request: Request
@@ -50,14 +50,14 @@ class QueueEntry:
     why: str = ""
 
     def to_json(self) -> JsonObject:
-        """Return the figures of the request by name, and the reasons; JSON has no infinity."""
+        """Return the fields of the request and the reasons; None replaces infinity, which JSON lacks."""
         expected_s = self.request.expected_s if math.isfinite(self.request.expected_s) else None
         return {**asdict(self.request), "expected_s": expected_s, "waits_for": self.waits_for, "why": self.why}
 
 
 @dataclass(frozen=True)
 class ClusterStatus:
-    """Nodes and queue; the next run first.
+    """Nodes and queue; the next run comes first.
 
     Attributes:
         usage: recent share of the cluster by user.

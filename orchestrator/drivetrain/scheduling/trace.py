@@ -1,4 +1,4 @@
-"""Traces of jobs, for simulation: a CSV file, one job a line."""
+"""Traces of jobs for the simulation: CSV files with one job per line."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class TraceJob:
     """A job of a trace.
 
     Attributes:
-        submitted_s: since the begin of the trace.
+        submitted_s: since the start of the trace.
         duration_s: with all its GPUs.
-        min_gpus: as few as it runs with.
-        expected_s: what its user thought that it would take; infinite where they said nothing.
+        min_gpus: minimum number of GPUs.
+        expected_s: duration as estimated by the user; infinite if unknown.
     """
 
     job: str
@@ -46,12 +46,12 @@ class TraceJob:
 
 
 def read_trace(path: str) -> list[TraceJob]:
-    """The jobs of a CSV file, in the order of submission.
+    """Return the jobs of a CSV file, in the order of submission.
 
     Raises:
-        InputError: the file, a column or a line is not as it should be.
+        InputError: the file, a column or a line is not valid.
     """
-    columns = f"the columns {', '.join(_REQUIRED)}, and if wanted {', '.join(_OPTIONAL)}"
+    columns = f"the columns {', '.join(_REQUIRED)}, and optionally {', '.join(_OPTIONAL)}"
     try:
         table = csv.read_csv(path)
     except (OSError, pa.ArrowInvalid) as error:
@@ -73,7 +73,7 @@ def _job(path: str, line: int, row: JsonObject) -> TraceJob:
         expected_s = duration_s if values["expected_s"] is None else float(values["expected_s"])
         priority = int(values["priority"])
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path}:{line}", repr(row), "a number in each of its columns of numbers") from error
+        raise InputError(f"{path}:{line}", repr(row), "numbers in the numeric columns") from error
     possible = 1 <= min_gpus <= gpus and duration_s > 0 and submitted_s >= 0 and expected_s > 0
     if not (possible and math.isfinite(duration_s) and math.isfinite(submitted_s)):
         allowed = "1 <= min_gpus <= gpus, 0 < duration_s, 0 < expected_s, 0 <= submitted_s"
@@ -83,15 +83,15 @@ def _job(path: str, line: int, row: JsonObject) -> TraceJob:
 
 
 def parse_cluster(text: str) -> list[Node]:
-    """Nodes from ``812x8,1x4``: 812 nodes of 8 GPUs and one of 4.
+    """Parse a cluster such as ``812x8,1x4``: 812 nodes with 8 GPUs and one with 4.
 
     Raises:
-        InputError: it is not that.
+        InputError: the text has another form.
     """
     nodes: list[Node] = []
     for part in text.split(","):
         count, _, gpus = part.strip().partition("x")
         if not (count.isdecimal() and gpus.isdecimal() and int(count) and int(gpus)):
-            raise InputError("--cluster", repr(text), "NODESxGPUS, and more of them after commas, as in 16x8,4x4")
+            raise InputError("--cluster", repr(text), "NODESxGPUS, separated by commas, such as 16x8,4x4")
         nodes += [Node(f"node-{len(nodes) + i:05}", 0.0, int(gpus)) for i in range(int(count))]
     return nodes

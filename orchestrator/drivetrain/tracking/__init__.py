@@ -1,11 +1,11 @@
 """Logging runs to MLflow; training never waits for it.
 
-addresses: what the address of a tracking server says.
-curves: loss curves as pictures.
-destination: the interface that a tracker other than MLflow implements.
+destination: the interface of a tracking server; a tracker other than MLflow implements it.
 embedded: MLflow's SQLite database in the home folder.
-mlflow_client: the MLflow calls that a run needs; each may be repeated.
-spool: records on disk, and how far they have been shipped.
-totals: totals over all records of a spool, kept while records are added.
-tracker: a run's tracker: to the spool at once, to MLflow in the background.
+loss_plots: loss curves as plots.
+mlflow_client: the MLflow calls that a run needs; each is idempotent.
+spool: records on disk, and the offset up to which they have been shipped.
+totals: totals over all records of a spool, updated with each record.
+tracker: a run's tracker: writes to the spool, ships to MLflow in the background.
+tracking_uri: what the tracking URI of a run refers to.
 """

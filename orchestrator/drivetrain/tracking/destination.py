@@ -1,4 +1,4 @@
-"""The interface that a tracker other than MLflow implements."""
+"""The interface of a tracking server; a tracker other than MLflow implements it."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from drivetrain.tracking.totals import Record
 
 
 class Destination(Protocol):
-    """Where the records of one run are shipped to. Every operation may be repeated.
+    """The destination of the records of one run. Every operation is idempotent.
 
     A record is a dictionary with the key ``op``:
 
     ========== =========================================================================
     op         other keys
     ========== =========================================================================
-    begin      none; the run is running (again)
+    begin      none; the run is running, possibly again
     params     values
     tags       values; a later value replaces an earlier one
     dataset    name, version, folder
@@ -29,7 +29,7 @@ class Destination(Protocol):
 
     @property
     def identity(self) -> dict[str, str]:
-        """Where people find the run there."""
+        """Keys that identify the run on the tracking server."""
 
     def ship(self, records: list[Record]) -> None:
-        """Log all of them in order, or raise; repeating is harmless."""
+        """Log all records in order, or raise; a repeated call logs nothing twice."""

@@ -1,4 +1,4 @@
-"""MLflow's SQLite database in the home folder, for those who run no tracking server."""
+"""MLflow's SQLite database in the home folder, used without a tracking server."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 
 def make_database(path: Path, artifacts: Path) -> None:
-    """Make the database, whole or not at all: MLflow does not go on with one whose maker was killed half-way.
+    """Create the database atomically: MLflow cannot use a partially created one.
 
     Args:
-        path: nothing happens where it is there.
-        artifacts: root of the default experiment's.
+        path: of the database; an existing one is not changed.
+        artifacts: artifact root of the default experiment.
     """
     if path.exists():
         return

@@ -1,4 +1,4 @@
-"""The calls to MLflow that a run needs. Every one of them may be repeated."""
+"""The MLflow calls that a run needs. Every call is idempotent."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ _BATCH_METRICS, _BATCH_PARAMS = 1000, 100  # MLflow's limits per request
 
 
 class MlflowRun:
-    """One MLflow run, found by its tag or made.
+    """One MLflow run, found by its tag or created.
 
     Args:
         uri: tracking URI.
-        experiment: made if it is not there.
-        artifacts: artifact root for a new experiment; None leaves it to the server.
+        experiment: created if it does not exist.
+        artifacts: artifact root for a new experiment; None selects the server's default.
         name: of the run; also its identity.
-        user: whose it is.
-        submitted: when, in seconds since the epoch.
+        user: owner of the run.
+        submitted: submission time, in seconds since the epoch.
     """
 
     def __init__(
         self, uri: str, experiment: str, artifacts: Path | None, name: str, user: str, submitted: float
     ) -> None:
-        # A request that fails is repeated by the shipper, with the record safe in the spool.
+        # The tracker retries failed requests; the spool keeps the records.
         os.environ |= {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
         os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
         self._client = MlflowClient(uri)
@@ -63,7 +63,7 @@ class MlflowRun:
         self.identity = {"mlflow_uri": uri, "mlflow_experiment": experiment, "mlflow_run_id": self.run_id}
 
     def ship(self, records: Iterable[Record]) -> None:
-        """Log records in order; neighbouring metrics go together. Raises what MLflow raises."""
+        """Log records in order, with adjacent metrics in one batch. Raises MLflow's errors."""
         metrics: list[Metric] = []
         for record in records:
             if record["op"] == "metrics":
@@ -97,7 +97,7 @@ class MlflowRun:
         self._client.log_artifact(self.run_id, record["path"], record.get("folder"))
 
     def _checkpoint(self, record: Record) -> None:
-        """As a logged model, made once."""
+        """Create a logged model for a checkpoint, once."""
         name, step = f"step-{record['step']:08}", record["step"]
         named = self._client.search_logged_models([self.experiment_id], filter_string=f"name = '{name}'")
         if any(model.source_run_id == self.run_id for model in named):
@@ -116,7 +116,7 @@ class MlflowRun:
         if self._client.search_model_versions(f"name = '{name}' and run_id = '{self.run_id}'"):
             return
         self._client.log_artifacts(self.run_id, record["folder"], _MODEL)
-        with suppress(MlflowException):  # it is there; if that was not it, the next call says so
+        with suppress(MlflowException):  # usually it exists; on any other error the next call fails
             self._client.create_registered_model(name)
         source = f"{self._client.get_run(self.run_id).info.artifact_uri}/{_MODEL}"
         self._client.create_model_version(name, source, self.run_id)
@@ -125,5 +125,5 @@ class MlflowRun:
         self._client.set_terminated(self.run_id, record["status"], record["time_ms"])
 
     def _begin(self, _: Record) -> None:
-        """A resumed run is RUNNING again."""
+        """Set the status to RUNNING, also for a resumed run."""
         self._client.update_run(self.run_id, status="RUNNING")

@@ -1,8 +1,7 @@
-"""An append-only file of tracking records, how far they have been shipped, and totals over all of them.
+"""An append-only file of tracking records, with the offset of shipped records and totals over all records.
 
-What is written here survives the process; what was shipped twice because the process died in between is the same
-record with the same time, which MLflow stores once. The totals are written once in a while, with the offset that they
-reach: opening a spool reads the records behind that offset, however long the run is.
+Records survive the process. A record that is shipped twice after a crash has the same time, and MLflow stores it once.
+The totals are written periodically with their offset, so that opening a spool reads only the records after that offset.
 """
 
 from __future__ import annotations
@@ -23,15 +22,15 @@ from drivetrain.tracking.totals import Record, Totals
 
 _log = logging.getLogger(__name__)
 _SPOOL, _TOTALS = "spool.jsonl", "totals.json"
-_TOTALS_EVERY_BYTES = 256 << 10  # about a thousand records, which are read in some ten milliseconds
+_TOTALS_EVERY_BYTES = 256 << 10  # about a thousand records, which take about 10 ms to read
 _BLOCK_BYTES = 64 << 10
 
 
 class Spool:
-    """One run's records, with one writing process and one shipper.
+    """The records of one run, with one writing process and one shipping thread.
 
     Args:
-        folder: made if it is not there.
+        folder: created if it does not exist.
 
     Attributes:
         totals: over all records.
@@ -47,11 +46,11 @@ class Spool:
         reader = SpoolReader(folder)
         self.totals = reader.update()
         self._totals_end = reader.began
-        self._keep_totals(_TOTALS_EVERY_BYTES)
+        self._write_totals(_TOTALS_EVERY_BYTES)
         self.shipped = self._read_mark()
 
     def append(self, record: Record) -> None:
-        """Add one record. Raises OSError when the disk is full; no part of the record stays then."""
+        """Append one record. Raises OSError when the disk is full; the file then keeps no part of the record."""
         line = memoryview(json.dumps(record).encode() + b"\n")
         with self._lock:
             try:
@@ -63,10 +62,10 @@ class Spool:
                 raise
             self._end += len(line)
             self.totals.add(record)
-            self._keep_totals(_TOTALS_EVERY_BYTES)
+            self._write_totals(_TOTALS_EVERY_BYTES)
 
     def size(self) -> int:
-        """Offset behind the last record."""
+        """Return the offset after the last record."""
         return self._end
 
     def records(self) -> Iterator[Record]:
@@ -74,7 +73,7 @@ class Spool:
         return read_records(self._path.parent)
 
     def pending(self, limit_bytes: int = 1 << 20) -> tuple[list[Record], int]:
-        """Records that were not shipped yet (about ``limit_bytes`` of them), and the offset behind them."""
+        """Return about ``limit_bytes`` of records that are not shipped yet, and the offset after them."""
         with self._path.open("rb") as file:
             file.seek(self.shipped)
             lines = file.readlines(limit_bytes)
@@ -82,43 +81,43 @@ class Spool:
         return [json.loads(line) for line in whole], self.shipped + sum(map(len, whole))
 
     def mark_shipped(self, offset: int) -> None:
-        """Everything before ``offset`` has arrived."""
+        """Record that everything before ``offset`` has been shipped."""
         write_json(self._mark, offset)
         self.shipped = offset
 
     def close(self) -> None:
-        """Close the file; records stay."""
+        """Close the file and keep the records."""
         with self._lock:
-            self._keep_totals(0)
+            self._write_totals(0)
             self._file.close()
 
-    def _keep_totals(self, at_most_behind: int) -> None:
-        """Write the totals, unless the ones that were written last miss no more bytes than that."""
-        if self._end - self._totals_end <= at_most_behind:
+    def _write_totals(self, max_lag_bytes: int) -> None:
+        """Write the totals if the stored ones lag behind by more than ``max_lag_bytes``."""
+        if self._end - self._totals_end <= max_lag_bytes:
             return
         try:
             write_json(self._path.with_name(_TOTALS), {"offset": self._end, "totals": self.totals.to_json()})
             self._totals_end = self._end
-        except OSError as error:  # the records are what counts: the totals can be made of them
+        except OSError as error:  # not fatal: the totals can be recomputed from the records
             _log.warning("the totals of %s: %s", self._path, error)
 
     def _read_mark(self) -> int:
         try:
             mark = int(read_json(self._mark))
-        except CorruptFileError:  # none yet, or torn: shipping again from the start adds nothing
+        except CorruptFileError:  # missing or incomplete: shipping from the start again is idempotent
             return 0
-        return mark if mark <= self._end else 0  # the machine went down before the records were on its disk
+        return mark if mark <= self._end else 0  # a crash of the machine lost records that were not synced
 
 
 class SpoolReader:
-    """Totals of a spool that another process may be writing. It reads only what was added since it read before.
+    """Totals of a spool that another process may be writing. Each update reads only new records.
 
     Args:
-        folder: of the spool, which need not be there yet.
+        folder: of the spool, which may not exist yet.
 
     Attributes:
-        offset: behind the last record that the totals hold.
-        began: where the last update has begun to read.
+        offset: after the last record in the totals.
+        began: offset at which the last update started to read.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -127,25 +126,25 @@ class SpoolReader:
         self.began = self.offset
 
     def update(self) -> Totals:
-        """Return the totals over all records that are there now."""
+        """Return the totals over all current records."""
         with suppress(FileNotFoundError), self._path.open("rb") as file:
-            if not _ends_a_line(file, self.offset):  # these are not the totals of this file
+            if not _ends_a_line(file, self.offset):  # the totals belong to another file
                 self._totals, self.offset = Totals(), 0
             self.began = self.offset
-            for record, end in _records_behind(file, self.offset):
+            for record, end in _records_after(file, self.offset):
                 self._totals.add(record)
                 self.offset = end
         return self._totals
 
 
 def read_records(folder: Path) -> Iterator[Record]:
-    """Yield all records of a spool that another process may be writing; none where there is none."""
+    """Yield all records of a spool that another process may be writing; none if it does not exist."""
     with suppress(FileNotFoundError), (folder / _SPOOL).open("rb") as file:
-        yield from (record for record, _ in _records_behind(file, 0))
+        yield from (record for record, _ in _records_after(file, 0))
 
 
-def _records_behind(file: BinaryIO, offset: int) -> Iterator[tuple[Record, int]]:
-    """Yield whole records from an offset on, and the offset behind each."""
+def _records_after(file: BinaryIO, offset: int) -> Iterator[tuple[Record, int]]:
+    """Yield complete records from an offset on, and the offset after each."""
     file.seek(offset)
     for line in file:
         if not line.endswith(b"\n"):
@@ -155,21 +154,27 @@ def _records_behind(file: BinaryIO, offset: int) -> Iterator[tuple[Record, int]]
 
 
 def _read_totals(folder: Path) -> tuple[Totals, int]:
-    """Return the totals that were written last, and their offset; empty ones at 0 where they cannot be read."""
+    """Return the stored totals and their offset; empty totals at 0 if they cannot be read."""
     try:
         found = read_json(folder / _TOTALS)
         return Totals.from_json(found["totals"]), int(found["offset"])
-    except (CorruptFileError, KeyError, ValueError, TypeError, AttributeError):  # none yet, torn, of another version
+    except (
+        CorruptFileError,
+        KeyError,
+        ValueError,
+        TypeError,
+        AttributeError,
+    ):  # missing, incomplete, or of another version
         return Totals(), 0
 
 
 def _ends_a_line(file: BinaryIO, offset: int) -> bool:
-    """Whether a record ends at an offset; 0 is as good as the end of one."""
+    """Check whether a record ends at an offset; 0 counts as an end."""
     return offset == 0 or os.pread(file.fileno(), 1, offset - 1) == b"\n"
 
 
 def _cut_torn_line(path: Path) -> None:
-    """Remove half a line that a writer has left which was killed within a write; its record is logged again."""
+    """Remove the incomplete last line of a writer that was killed; its record is logged again."""
     if not path.exists():
         return
     with path.open("r+b") as file:

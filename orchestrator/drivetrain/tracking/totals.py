@@ -1,4 +1,4 @@
-"""Totals over all records of a spool: kept while records are added, so that no one reads all of them to know these."""
+"""Totals over all records of a spool, updated with each record, so that no query reads all records."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from drivetrain_pipelines.storage.checksums import JsonObject
 Record = JsonObject
 
 _ENERGY = "/energy_joules"
-_KEPT_SERIES = ("train", "eval")  # of which the newest values are kept; nodes come and go, and log many
+_KEPT_SERIES = ("train", "eval")  # series whose newest values are kept; series of nodes are too many
 _AVERAGED = ("tokens_per_s",)
 
 
 @dataclass
 class Totals:
-    """What a run has logged so far, in a few figures.
+    """Totals over the records of a run so far.
 
     Attributes:
-        begun: whether the run has begun at least once.
+        begun: whether the run has started at least once.
         steps: newest step of each series.
         newest: values of the newest record of the series ``train`` and ``eval``.
         joules: energy, over the whole run.
-        joules_since_begin: energy since the run has begun the last time: was submitted, or resumed by a user.
-        sums: sum and number of the values that `mean` knows.
+        joules_since_begin: energy since the run was submitted, or last resumed by a user.
+        sums: sum and number of the values for `mean`.
     """
 
     begun: bool = False
@@ -36,7 +36,7 @@ class Totals:
     sums: dict[str, tuple[float, int]] = field(default_factory=dict)
 
     def add(self, record: Record) -> None:
-        """Take in the next record."""
+        """Add the next record."""
         match record["op"]:
             case "begin":
                 self.begun, self.joules_since_begin = True, 0.0
@@ -60,33 +60,33 @@ class Totals:
         return self.steps.get(series, 0)
 
     def evaluation(self) -> tuple[float | None, dict[str, float]]:
-        """Return loss and the job's own metrics, by the job's names, of the newest evaluation."""
+        """Return the loss and the job's metrics, by the job's names, of the newest evaluation."""
         values = self.newest.get("eval", {})
         metrics = {name.removeprefix("eval_"): value for name, value in values.items() if name != "eval_loss"}
         return values.get("eval_loss"), metrics
 
     def mean(self, key: str) -> float | None:
-        """Return the mean of ``tokens_per_s`` over all records that have it; None where none has."""
+        """Return the mean of ``tokens_per_s`` over all records with this value; None without one."""
         total, count = self.sums.get(key, (0.0, 0))
         return total / count if count else None
 
     def to_json(self) -> JsonObject:
-        """Return what `from_json` reads."""
+        """Return the totals as JSON, for `from_json`."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> Totals:
-        """Return the totals of `to_json`.
+        """Return the totals from the output of `to_json`.
 
         Raises:
-            ValueError, TypeError, AttributeError: they are of another version.
+            ValueError, TypeError, AttributeError: another version wrote them.
         """
         if found.keys() != {each.name for each in fields(cls)}:
-            raise ValueError(f"totals with other figures: {', '.join(found)}")
+            raise ValueError(f"totals with other keys: {', '.join(found)}")
         sums = {key: (float(total), int(count)) for key, (total, count) in found["sums"].items()}
         return cls(**{**found, "sums": sums})
 
 
 def joules_of(values: Mapping[str, float]) -> float:
-    """Return the energy among the metrics that an agent has measured."""
+    """Return the energy in the metrics measured by an agent."""
     return sum(value for name, value in values.items() if name.endswith(_ENERGY))

@@ -14,8 +14,8 @@ from drivetrain_pipelines.stream.columns import Columns, Ragged
 
 from drivetrain_workers.assessment.scores import Outcomes
 from drivetrain_workers.assessment.splits import Splits, evenly_spaced, row_count, take_rows
-from drivetrain_workers.engine.engine import to_tensor
 from drivetrain_workers.modeling.context import TrainContext
+from drivetrain_workers.modeling.model_input import to_tensor
 from drivetrain_workers.modeling.objective import IGNORED, Batch, Outputs, next_token_targets
 
 _ROWS = 64

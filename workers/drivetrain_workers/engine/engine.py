@@ -12,20 +12,19 @@ import torch
 import torch.distributed as dist
 from deepspeed import comm
 from drivetrain_pipelines.errors import InputError
-from drivetrain_pipelines.stream.columns import Columns, Ragged, Values
+from drivetrain_pipelines.stream.columns import Columns
 
 from drivetrain_workers.engine import deepspeed_internals
 from drivetrain_workers.engine.backend import backend_of, use_loopback_only
 from drivetrain_workers.engine.batching import BatchPlan
 from drivetrain_workers.engine.collectives import CollectiveTimer
 from drivetrain_workers.engine.deepspeed_config import deepspeed_config, learning_rate_ratio
+from drivetrain_workers.engine.training_data import EvalPart
 from drivetrain_workers.modeling.context import TrainContext
 from drivetrain_workers.modeling.model import checkpoint_activations
+from drivetrain_workers.modeling.model_input import ModelInput, to_tensor
 from drivetrain_workers.modeling.objective import Objective, Outputs
 from drivetrain_workers.spec import TrainingSpec
-
-# A column of a batch: a tensor [rows, ...], or one tensor per row where rows have different lengths.
-ModelInput = torch.Tensor | list[torch.Tensor]
 
 
 def _joined(pieces: list[Any]) -> Any:
@@ -52,23 +51,6 @@ class StepResult:
     save_requested: bool
     busy: bool
     communicated_s: float
-
-
-@dataclass(frozen=True)
-class EvalPart:
-    """A rank's part of the evaluation data.
-
-    Attributes:
-        columns: rows of this rank; at least one, which is a padding row if the rank has none.
-        rows: number of rows that belong to this rank.
-        total_rows: number of rows of all ranks.
-        start: position of the rank's first row among all rows.
-    """
-
-    columns: Columns
-    rows: int
-    total_rows: int
-    start: int
 
 
 @dataclass(frozen=True)
@@ -263,13 +245,3 @@ class Engine:
         if rows.start == rows.stop:
             rows = slice(0, 1)
         return {name: to_tensor(values[rows], self._device) for name, values in columns.items()}
-
-
-def to_tensor(values: Values, device: torch.device) -> ModelInput:
-    """Convert a column of a batch to the model's input."""
-    if isinstance(values, Ragged):
-        # Copied, because Arrow's memory is read-only and torch has no read-only tensors.
-        return [torch.from_numpy(values.row(n).copy()).to(device) for n in range(len(values))]
-    tensor = torch.from_numpy(values).to(device, non_blocking=True)
-    # Unsigned tokens and labels are widened here, where it is cheap; images stay bytes.
-    return tensor if tensor.is_floating_point() or tensor.dtype == torch.uint8 else tensor.long()

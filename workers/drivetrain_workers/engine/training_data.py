@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,30 @@ import numpy.typing as npt
 import torch
 from drivetrain_pipelines.online.transform import OnlineTransform
 from drivetrain_pipelines.spec import DataSpec
+from drivetrain_pipelines.stream.columns import Columns
 from drivetrain_pipelines.stream.dataset import Dataset, open_dataset
 from drivetrain_pipelines.stream.reader import Batch, StreamReader
 
 from drivetrain_workers.engine.batching import BatchPlan
-from drivetrain_workers.engine.engine import EvalPart
 from drivetrain_workers.records.run_folder import RunFolder
 from drivetrain_workers.spec import DATA_FACTS
+
+
+@dataclass(frozen=True)
+class EvalPart:
+    """A rank's part of the evaluation data.
+
+    Attributes:
+        columns: rows of this rank; at least one, which is a padding row if the rank has none.
+        rows: number of rows that belong to this rank.
+        total_rows: number of rows of all ranks.
+        start: position of the rank's first row among all rows.
+    """
+
+    columns: Columns
+    rows: int
+    total_rows: int
+    start: int
 
 
 def model_facts(dataset: Dataset, data: DataSpec) -> dict[str, int]:

@@ -18,11 +18,11 @@ from drivetrain_pipelines.spec import DataSpec
 from drivetrain_pipelines.storage.checksums import JsonObject
 from drivetrain_pipelines.stream.columns import Columns
 
-from drivetrain_workers.engine.engine import to_tensor
 from drivetrain_workers.inference.generation import Sampling, generate
 from drivetrain_workers.model_processes.requests import PredictRequest
 from drivetrain_workers.model_processes.trained import Trained, load_trained, print_answer
 from drivetrain_workers.modeling.context import TrainContext
+from drivetrain_workers.modeling.model_input import to_tensor
 from drivetrain_workers.modeling.objective import load_objective
 from drivetrain_workers.records.predictions import is_image, save_images
 from drivetrain_workers.records.run_folder import RunFolder

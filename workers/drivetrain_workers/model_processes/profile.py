@@ -16,12 +16,12 @@ from drivetrain_pipelines.stream.dataset import open_dataset
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from drivetrain_workers.engine.engine import to_tensor
 from drivetrain_workers.engine.training_data import model_facts
 from drivetrain_workers.model_processes.requests import ModelProfile, ProfileRequest
 from drivetrain_workers.model_processes.trained import print_answer
 from drivetrain_workers.modeling.context import TrainContext
 from drivetrain_workers.modeling.model import build_model, checkpoint_activations
+from drivetrain_workers.modeling.model_input import to_tensor
 from drivetrain_workers.modeling.objective import load_objective
 from drivetrain_workers.spec import TrainJob
 

@@ -23,8 +23,8 @@ from drivetrain_workers.checkpoints.remote import RemoteCheckpoints
 from drivetrain_workers.checkpoints.save import CheckpointWriter
 from drivetrain_workers.engine.batching import BatchPlan, solve, total_steps
 from drivetrain_workers.engine.deepspeed_internals import parameter_count, replicated_tensors
-from drivetrain_workers.engine.engine import Engine, EvalPart, join_group
-from drivetrain_workers.engine.training_data import TrainingData
+from drivetrain_workers.engine.engine import Engine, join_group
+from drivetrain_workers.engine.training_data import EvalPart, TrainingData
 from drivetrain_workers.modeling.model import build_model
 from drivetrain_workers.modeling.objective import load_objective
 from drivetrain_workers.protocol.events import PhaseReached, ProblemFound, RankInitialized, RankLoaded

@@ -27,11 +27,11 @@ capabilities: {drop: [ALL]}
 {{- if .Values.mlflow.enabled }}http://{{ .Release.Name }}-mlflow:5000{{ else }}{{ .Values.mlflow.uri }}{{ end }}
 {{- end }}
 
-{{/* Environment of everything that runs Drivetrain. */}}
+{{/* Environment of all pods that run Drivetrain. */}}
 {{- define "drivetrain.environment" -}}
 - {name: DRIVETRAIN_HOME, value: /mnt/drivetrain}
 - {name: RAY_USAGE_STATS_ENABLED, value: "0"}
-- {name: RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S, value: "100"} # for ranks to save, when a node is taken away
+- {name: RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S, value: "100"} # time for ranks to save when a node is removed
 {{- with include "drivetrain.mlflowUri" . }}
 - {name: MLFLOW_TRACKING_URI, value: {{ . | quote }}}
 {{- end }}

@@ -1,4 +1,4 @@
 """Alembic migrations; `versions` holds the steps.
 
-env: how Alembic runs them.
+env: the environment in which Alembic runs them.
 """

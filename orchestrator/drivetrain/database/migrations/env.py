@@ -1,4 +1,4 @@
-"""How Alembic runs our migrations: on the connection that `drivetrain.database.engine` hands over."""
+"""Alembic environment: migrations run on the connection of `drivetrain.database.engine`."""
 
 from __future__ import annotations
 

@@ -2,5 +2,5 @@
 
 m0001_runs: runs and their transitions.
 m0002_users: users of runs, tokens, usage.
-m0003_lookups: indexes for looking runs up, and counters of transitions.
+m0003_lookups: indexes for queries of runs, and counters of transitions.
 """

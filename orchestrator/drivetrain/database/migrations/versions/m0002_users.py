@@ -1,4 +1,4 @@
-"""Runs belong to users, users have tokens, and their use of the cluster is remembered."""
+"""Owners of runs, tokens of users, and their usage of the cluster."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ revision, down_revision = "0002", "0001"
 
 
 def upgrade() -> None:
-    """Add them."""
+    """Add the columns and tables."""
     with op.batch_alter_table("runs") as runs:
         runs.add_column(sa.Column("user", sa.String, nullable=False, server_default=""))
         runs.add_column(sa.Column("idempotency_key", sa.String, nullable=True))

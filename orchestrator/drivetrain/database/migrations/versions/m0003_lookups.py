@@ -1,4 +1,4 @@
-"""Runs are looked up by phase, by whether they have ended, and by dataset; transitions are counted as they happen."""
+"""Columns and indexes for queries of runs by phase, end and dataset; counters of transitions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _NEWEST_OF = ("user", "phase", "fingerprint")
 
 
 def upgrade() -> None:
-    """Add columns, indexes and counters, and fill them from the runs that are there."""
+    """Add columns, indexes and counters, and fill them from existing runs."""
     _add_columns()
     _add_indexes()
     op.create_table(
@@ -40,7 +40,7 @@ def _add_columns() -> None:
 
 
 def _add_indexes() -> None:
-    if op.get_bind().dialect.name == "postgresql":  # SQLite compares by bytes anyway
+    if op.get_bind().dialect.name == "postgresql":  # SQLite always compares by bytes
         op.alter_column("runs", "id", type_=sa.String(collation="C"))
     op.drop_index("ix_runs_user", "runs")
     op.drop_index("ix_runs_fingerprint", "runs")
@@ -52,7 +52,7 @@ def _add_indexes() -> None:
 
 
 def _count() -> None:
-    """Count the transitions that are there, as later ones are counted when they are stored."""
+    """Count the existing transitions; later ones are counted when they are stored."""
     table = sa.table("transitions", sa.column("id"), sa.column("run_id"), sa.column("state", sa.JSON))
     query = sa.select(table.c.run_id, table.c.state).order_by(table.c.run_id, table.c.id)
     found: Counter[tuple[str, str]] = Counter()
