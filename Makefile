@@ -11,7 +11,7 @@ LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-header 
 	--constraints constraints.txt --extra recipes --extra cluster pyproject.toml
 GPU_PACKAGES := torch triton $(filter-out nvidia-ml-py,$(shell sed -n 's/^\(nvidia-[a-z0-9-]*\|cuda-[a-z]*\)==.*/\1/p' infra/requirements.lock))
 
-.PHONY: run check lock audit test test-all test-packages test-recipes bench bench-throughput bench-recovery bench-data bench-storage bench-checkpoint bench-scheduling bench-plan bench-tracking bench-growth clean
+.PHONY: run check docs lock audit test test-all test-packages test-recipes bench bench-throughput bench-recovery bench-data bench-storage bench-checkpoint bench-scheduling bench-plan bench-tracking bench-growth clean
 
 run: .venv/installed
 	$(BIN)/drivetrain run $(JOB)
@@ -26,6 +26,11 @@ check: .venv/installed .venv-sbom/installed
 	$(BIN)/hadolint infra/containers/Dockerfile
 	git ls-files '*.sh' '*.sbatch' .ci/run | xargs $(BIN)/shellcheck
 
+# The site in build/site; its reference pages are written from the code first.
+docs: .venv/installed
+	$(BIN)/python docs/generate.py
+	$(BIN)/mkdocs build --strict --quiet
+
 # What images are built from; the second is without torch and what only GPUs need.
 lock: .venv/installed
 	$(BIN)/uv pip compile $(LOCK) --output-file infra/requirements.lock
@@ -35,7 +40,7 @@ lock: .venv/installed
 audit: .venv/installed
 	$(BIN)/pip-audit --disable-pip --require-hashes --requirement infra/requirements.lock
 
-# Two files of tests at a time, each with a Ray of its own that its tests share.
+# Two files of tests at a time, each with a separate Ray that its tests share.
 test: check
 	$(PYTEST) -m "not slow" $(TESTS)
 

@@ -2,5 +2,5 @@
 
 errors: the errors of the data plane, and the root of all errors.
 spec: the `data` section of a job file.
-user_code: loading of functions that a job file names.
+user_code: loading of functions that a job file names, and the check for the training packages.
 """

@@ -1,4 +1,4 @@
-"""The code that this environment can import: functions that a job file names, and the training packages."""
+"""Loading of functions that a job file names as ``package.module:function``; the check for the training packages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from drivetrain_pipelines.errors import InputError
 
 
 def training_is_installed() -> bool:
-    """Return whether the packages of ``drivetrain[train]`` are installed here, or only the client."""
+    """Check whether the packages of ``drivetrain[train]`` are installed, not only the client."""
     return importlib.util.find_spec("torch") is not None
 
 

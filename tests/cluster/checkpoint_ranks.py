@@ -80,7 +80,7 @@ class Model(nn.Sequential):
 
 
 def loss(model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Mean squared error."""
+    """Return the mean squared error."""
     return (model(batch["x"]).float() - batch["y"]).pow(2).mean()
 
 
@@ -149,7 +149,7 @@ def rank_main(rank: int, case: Case, rendezvous: str) -> None:
 
 
 def _die_at_call(number: int) -> None:
-    """The power goes at the n-th time that a file is written, synced or renamed."""
+    """Simulate a power failure at the n-th write, sync or rename of a file."""
     calls = 0
 
     def deadly(call: Callable[..., Any]) -> Callable[..., Any]:

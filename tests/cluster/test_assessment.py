@@ -62,7 +62,7 @@ def judged_job(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 @pytest.fixture(scope="module")
 def judged(judged_job: Path, shared_home: Path) -> Result:
-    """The job of pictures, with everything that tells what came of it."""
+    """Run the image job with all assessments."""
     result = run_job(judged_job, shared_home, *SETTINGS).finish()
     assert result.code == 0, result.errors
     assert "problem" not in result.facts, result.facts["problem"]
@@ -114,7 +114,7 @@ def test_predictions_of_new_pictures(judged: Result, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_model_that_makes_pictures(judged_job: Path, shared_home: Path, tmp_path: Path) -> None:
-    """Asked for a class by its name, it writes a picture, and never over another."""
+    """For a class given by name it writes an image, and never overwrites one."""
     painting = run_job(judged_job, shared_home, *SETTINGS[:3], *SETTINGS[4:5], "model.predict=model:paint").finish()
     assert painting.code == 0, painting.errors
     for _ in range(2):
@@ -141,7 +141,7 @@ def test_language_beside_a_trigram(toy_job: Path, shared_home: Path) -> None:
 
 @pytest.mark.slow
 def test_a_scaling_curve(toy_job: Path, shared_home: Path, tmp_path: Path) -> None:
-    """Each share of the data is a run of its own, and is not trained again."""
+    """Each share of the data is a separate run, and is not trained again."""
     arguments = ["scaling-curve", str(toy_job), "--fractions", "0.5,1", "--picture", str(tmp_path / "curve.png")]
     settings = ["--set=model.loss=null", "--set=training.steps=10"]
     first, again = (command_line(shared_home, *arguments, *settings, "--json") for _ in range(2))
@@ -167,7 +167,7 @@ def test_a_scaling_curve(toy_job: Path, shared_home: Path, tmp_path: Path) -> No
         ("baseline=perhaps", "baseline: got 'perhaps'"),
         ("sample={template: hello}", "sample.template: got 'hello'"),
         ("sample={prompt: hello}", "sample: got set, for data of kind image"),
-        ("baseline={metric: auc}", "metric and mode together, or neither"),
+        ("baseline={metric: auc}", "give both metric and mode, or neither"),
     ],
 )
 def test_mistakes_are_told_before_anything_starts(pictures: Path, setting: str, problem: str) -> None:

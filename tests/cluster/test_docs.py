@@ -1,57 +1,32 @@
-"""Every command in the documentation runs, and every file that it names exists."""
+"""Every command and every example that the documentation shows is run; tests/docs_pages.py lists the exceptions."""
 
 from __future__ import annotations
 
-import re
+import random
 import shlex
-import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
-import yaml
 from _pytest.mark import ParameterSet
-from drivetrain.cli.app import app
-from typer.testing import CliRunner
+from PIL import Image
 
 from tests.benchmarks.scheduling import write_trace
-from tests.cluster.harness import Result, command_line
+from tests.cluster.conftest import SENTENCES
+from tests.cluster.harness import Result, command_line, run_job
 from tests.cluster.service import running_service
+from tests.docs_pages import DOCS, NOT_RUN_HERE, README, commands, drivetrain_commands, example
 
-ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+SHARED = {"token", "submit", "status", "logs", "wait", "queue", "nodes", "cancel", "retry"}
 
-
-def shown_commands() -> list[str]:
-    """Return the lines of code blocks that start with one of our commands, without comments."""
-    found = (re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE) for page in PAGES)
-    blocks = [block for page in found for language, block in page if not language]
-    lines = [line.partition("#")[0].rstrip() for block in blocks for line in block.splitlines()]
-    return sorted({line for line in lines if line.startswith(("make ", "drivetrain "))})
-
-
-@pytest.mark.parametrize("command", [c for c in shown_commands() if c.startswith("make ")])
-def test_make_targets_exist(command: str) -> None:
-    """`make test` cannot run inside itself, so only the existence of its target is checked."""
-    done = subprocess.run([*shlex.split(command), "--dry-run"], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout
-
-
-SHARED = {"server", "token", "submit", "status", "logs", "wait", "queue", "nodes", "cancel", "retry"}
-
-
-# These need separate hosts: test_launcher.py and test_doctor.py run them.
-WITH_HOSTS = {
-    "drivetrain cluster up FILE --dry-run",
-    "drivetrain cluster up FILE",
-    "drivetrain cluster status FILE",
-    "drivetrain cluster down FILE",
-    "drivetrain doctor --cluster",
-}
-
-
-# These take long and have separate tests: main job, plan, doctor, checkpoint verbs and assessment.
+# Slow commands; other tests run them: of the main job, plan, doctor, checkpoint verbs and assessment.
 TESTED_ELSEWHERE = ("run", "plan", "doctor", "predict", "export", "scaling-curve")
+
+EXAMPLES = {
+    "readme": (README, "Train on your own data"),
+    "images": (DOCS / "train-on-your-data.md", "Images"),
+    "table": (DOCS / "train-on-your-data.md", "A table"),
+}
 
 
 def slow_if_tested_elsewhere(command: str) -> ParameterSet:
@@ -59,32 +34,15 @@ def slow_if_tested_elsewhere(command: str) -> ParameterSet:
     return pytest.param(command, marks=[pytest.mark.slow] if slow else [])
 
 
-@pytest.mark.parametrize("command", [c for c in shown_commands() if c.startswith("drivetrain ")])
-def test_shown_verbs_and_options_are_ours(command: str) -> None:
-    """Each command is parsed; the tests below run them."""
-    done = CliRunner().invoke(app, [*shlex.split(command)[1:], "--help"])
-    assert done.exit_code == 0, done.output
-
-
 def needs_server(command: str) -> bool:
     return command.split()[1] in SHARED or "--server" in command
 
 
-def test_commands_that_need_hosts_are_known() -> None:
-    found = {c for c in shown_commands() if c.startswith("drivetrain cluster") or c.endswith("--cluster")}
-    assert found == WITH_HOSTS
-
-
 @pytest.mark.parametrize(
-    "command",
-    [
-        slow_if_tested_elsewhere(command)
-        for command in shown_commands()
-        if command.startswith("drivetrain ") and not needs_server(command) and command not in WITH_HOSTS
-    ],
+    "command", [slow_if_tested_elsewhere(command) for command in drivetrain_commands() if not needs_server(command)]
 )
 def test_drivetrain_commands_work(command: str, toy_job: Path, undisturbed: Result, tmp_path: Path) -> None:
-    """As shown, with this test's job and run (the data of the recipe would have to be downloaded)."""
+    """The command is as shown, with the job and run of this test (the data of the recipe would have to be fetched)."""
     ours = {
         "job.yaml": str(toy_job),
         "path/to/job.yaml": str(toy_job / "job.yaml"),
@@ -106,12 +64,12 @@ def test_drivetrain_commands_work(command: str, toy_job: Path, undisturbed: Resu
 
 
 def test_commands_of_a_shared_cluster_work(short_job: Path, tmp_path: Path) -> None:
-    """As shown, and in this order."""
-    block = re.search(r"^```\n(.*?)^```", (ROOT / "docs" / "cluster.md").read_text(), re.DOTALL | re.MULTILINE)
-    assert block
-    lines = [line.partition("#")[0].rstrip() for line in block[1].splitlines()]
-    shown = [line for line in lines if needs_server(line) and line != "drivetrain server"]
+    """The commands are as shown, in the order of the page."""
+    page = DOCS / "cluster.md"
+    known = [command for command in commands([page]) if command.startswith("drivetrain ")]
+    shown = [command for command in known if needs_server(command) and command not in NOT_RUN_HERE]
     assert len(shown) == 12
+    assert set(shown) == {command for command in drivetrain_commands() if needs_server(command)}
     with running_service(tmp_path) as service:
         run = ""
         for line in shown:
@@ -126,32 +84,50 @@ def test_commands_of_a_shared_cluster_work(short_job: Path, tmp_path: Path) -> N
             assert {admin.wait(one.id, 240).reason for one in admin.list()} == {"completed"}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_lead_somewhere(page: Path) -> None:
-    for target in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text()):
-        assert (page.parent / target).exists(), target
+# Examples ---------------------------------------------------------------------------------------------------------
 
 
-def test_job_file_page_shows_every_key() -> None:
-    from drivetrain.job.spec import JobSpec
-
-    page = (ROOT / "docs" / "job-file.md").read_text()
-    for name, field in JobSpec.model_fields.items():
-        assert f"{name}:" in page, name
-        inner = getattr(field.annotation, "model_fields", {})
-        for key in inner:
-            assert re.search(rf"\b{key}\b", page), f"{name}.{key}"
+def write_texts(folder: Path) -> None:
+    choose = random.Random(0).choice
+    (folder / "texts").mkdir()
+    for number in range(3):
+        lines = [choose(SENTENCES) for _ in range(1500)]
+        (folder / "texts" / f"{number}.txt").write_text("\n".join(lines))
 
 
-def test_cluster_page_shows_valid_settings() -> None:
-    from drivetrain.job.spec import ResourcesSpec, SchedulingSpec
-    from drivetrain.scheduling.rules import Rules
+def write_images(folder: Path) -> None:
+    draw = np.random.default_rng(0)
+    for channel, kind in enumerate(("cat", "dog")):
+        (folder / "images" / kind).mkdir(parents=True)
+        for number in range(60):
+            pixels = draw.integers(0, 100, (40, 40, 3), dtype=np.uint8)
+            pixels[..., channel] += 100
+            Image.fromarray(pixels).save(folder / "images" / kind / f"{number}.jpg")
 
-    job, rules = re.findall(
-        r"^```yaml\n(.*?)^```", (ROOT / "docs" / "cluster.md").read_text(), re.DOTALL | re.MULTILINE
-    )
-    shown = yaml.safe_load(job)
-    ResourcesSpec.model_validate(shown["resources"])
-    assert SchedulingSpec.model_validate(shown["scheduling"]).expected_hours == 3
-    assert set(yaml.safe_load(rules)) == set(Rules.model_fields) - {"backfill_depth"}
-    assert Rules.model_validate(yaml.safe_load(rules)).users["ann"].weight == 2
+
+def write_table(folder: Path) -> None:
+    draw = random.Random(0).randint
+    rows = [(draw(40, 200), draw(1, 6)) for _ in range(400)]
+    lines = ["area,rooms,price", *(f"{area},{rooms},{1500 * area + 10_000 * rooms}" for area, rooms in rows)]
+    (folder / "houses.csv").write_text("\n".join(lines) + "\n")
+
+
+DATA = {"readme": write_texts, "images": write_images, "table": write_table}
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_trains_on_data_of_the_reader(name: str, shared_home: Path, tmp_path: Path) -> None:
+    """The two files are as shown; the data is of the kind that the page names."""
+    files = example(*EXAMPLES[name])
+    assert files.keys() == {"job.yaml", "model.py"}
+    for file, text in files.items():
+        (tmp_path / file).write_text(text)
+    DATA[name](tmp_path)
+    result = run_job(tmp_path / "job.yaml", shared_home).finish()
+    assert result.code == 0, result.errors
+    assert result.facts["reason"] == "completed"
+    if name == "readme":
+        assert result.facts["eval_loss"] < result.facts["unigram_entropy"]
+        assert result.facts["sample"].startswith("The")
+    if name == "images":
+        assert result.facts["metrics"]["accuracy"] > 0.8

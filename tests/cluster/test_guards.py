@@ -1,4 +1,4 @@
-"""Steps that go wrong, in real runs: rewound and passed over, reproducibly; out of memory."""
+"""Bad steps in real runs: rewound and skipped reproducibly; out of memory."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ def poisoned_job(toy_job: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return folder
 
 
-def test_bad_batches_are_passed_over(poisoned_job: Path, shared_home: Path) -> None:
-    """And a run that is killed besides comes to the same result."""
+def test_bad_batches_are_skipped(poisoned_job: Path, shared_home: Path) -> None:
+    """A run with an additional kill has the same result."""
     settings = ("model.loss=toy_loss:poisoned", "training.guard={non_finite: rewind, max_rewinds: 20}")
     calm = run_job(poisoned_job, shared_home, *settings).finish()
     assert calm.code == 0, calm.errors
     assert calm.last_view["restarts"] >= 1
     assert "rewinding, its batch is skipped" in calm.last_view["problem"]
-    told = command_line(shared_home, "audit", calm.run_id).stdout
-    assert told.count("skipped: positions") == calm.last_view["restarts"]
-    assert "every sample was used exactly once per epoch" in told
+    output = command_line(shared_home, "audit", calm.run_id).stdout
+    assert output.count("skipped: positions") == calm.last_view["restarts"]
+    assert "every sample was used exactly once per epoch" in output
     job = run_job(poisoned_job, shared_home, *settings, "checkpoint.keep=4")
     view = job.wait_for_step(14)
     os.kill(view["pids"]["rank-1"], signal.SIGKILL)
@@ -55,8 +55,8 @@ def test_bad_batches_are_passed_over(poisoned_job: Path, shared_home: Path) -> N
 
 
 @pytest.mark.slow
-def test_what_was_passed_over_is_known_to_storage(poisoned_job: Path, shared_home: Path, tmp_path: Path) -> None:
-    """A run that has passed over a batch, is stopped and loses its folder goes on as if it had not."""
+def test_skipped_batches_are_stored(poisoned_job: Path, shared_home: Path, tmp_path: Path) -> None:
+    """A run that has skipped a batch, is stopped and loses its folder resumes with the same result."""
     settings = ("model.loss=toy_loss:poisoned", "training.guard={non_finite: rewind, max_rewinds: 20}")
     calm = run_job(poisoned_job, shared_home, *settings).finish()
     job = run_job(poisoned_job, shared_home, *settings, f"checkpoint.location={tmp_path}")
@@ -72,8 +72,8 @@ def test_what_was_passed_over_is_known_to_storage(poisoned_job: Path, shared_hom
     assert resumed.code == 0, resumed.errors
     assert resumed.series("loss") == calm.series("loss")
     assert resumed.weights_digest() == calm.weights_digest()
-    told = command_line(shared_home, "audit", resumed.run_id).stdout
-    assert "every sample was used exactly once per epoch" in told
+    output = command_line(shared_home, "audit", resumed.run_id).stdout
+    assert "every sample was used exactly once per epoch" in output
 
 
 def test_too_many_rewinds_end_the_run(poisoned_job: Path, shared_home: Path) -> None:

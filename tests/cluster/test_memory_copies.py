@@ -16,8 +16,8 @@ from tests.cluster.harness import Result, RunningJob, View, command_line, run_jo
 SETTINGS = ("checkpoint.every=40", "checkpoint.memory_every=2")
 
 
-def went_on_at(job: RunningJob, generation: int) -> int:
-    """The step that a generation has loaded; at least this one, for a rank may be missed before its node is."""
+def resumed_at(job: RunningJob, generation: int) -> int:
+    """Return the step that a generation has loaded; a minimum, since a rank may be lost before its node."""
     view = job.wait_for(lambda view: view["generation"] >= generation and "loaded" in view["timeline"])
     return int(view["step"])
 
@@ -35,11 +35,11 @@ def assert_same(result: Result, undisturbed: Result) -> None:
 def test_ranks_and_agents_die(toy_job: Path, shared_home: Path, undisturbed: Result) -> None:
     job = run_job(toy_job, shared_home, *SETTINGS)
     killed = job.kill_part("rank-1", 9)
-    assert went_on_at(job, 2) >= killed["step"] - 3
+    assert resumed_at(job, 2) >= killed["step"] - 3
     job.kill_part("rank-0", 18)
-    assert went_on_at(job, 3) >= 14
+    assert resumed_at(job, 3) >= 14
     job.kill_part("agent-0", 27)  # its memory outlives it
-    assert went_on_at(job, 4) >= 22
+    assert resumed_at(job, 4) >= 22
     result = job.finish()
     assert_same(result, undisturbed)
     assert not memory_folder(result.run_id, 0).exists()
@@ -47,7 +47,7 @@ def test_ranks_and_agents_die(toy_job: Path, shared_home: Path, undisturbed: Res
 
 @pytest.mark.slow
 def test_a_node_dies(toy_job: Path, shared_home: Path, undisturbed: Result, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With its memory: its ranks' copies come from the other node."""
+    """Its memory is lost: the copies of its ranks come from the other node."""
     monkeypatch.setenv("RAY_worker_niceness", "0")
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     try:
@@ -60,7 +60,7 @@ def test_a_node_dies(toy_job: Path, shared_home: Path, undisturbed: Result, monk
         assert list(own.glob("*/rank-00000.json")), "the second node keeps copies of the first node's rank"
         assert list(peer.glob("*/rank-00001.json")), "and the other way round"
         _kill_with_its_memory(view, own)
-        assert went_on_at(job, 2) >= view["step"] - 5
+        assert resumed_at(job, 2) >= view["step"] - 5
         result = job.finish()
     finally:
         cluster.shutdown()
@@ -76,9 +76,9 @@ def _kill_with_its_memory(view: View, folder: Path) -> None:
 
 
 def test_memory_that_is_short_is_not_fatal(toy_job: Path, shared_home: Path, undisturbed: Result) -> None:
-    """Where copies cannot be written, checkpoints must do."""
+    """If copies cannot be written, checkpoints are used."""
     job = run_job(toy_job, shared_home, "checkpoint.memory_every=3")
-    view = job.wait_for(lambda view: bool(view["run_id"]) and "told" in view["timeline"])
+    view = job.wait_for(lambda view: bool(view["run_id"]) and "requested" in view["timeline"])
     folder = memory_folder(view["run_id"], 0)
     job.wait_for(lambda _: folder.is_dir())
     for step in range(3, 40, 3):  # a file where each copy's folder would be

@@ -40,7 +40,7 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 @pytest.fixture(scope="module")
 def remote(s3: S3, local: Dataset) -> str:
-    """The same dataset version, uploaded."""
+    """Return the same dataset version, uploaded."""
     assert local.folder.local
     target = StorageFolder(f"{s3.url}/toy/v1", s3.direct)
     for path in local.folder.local.iterdir():
@@ -55,7 +55,7 @@ def _no_faults(s3: S3) -> Iterator[None]:
 
 
 def stream(dataset: Dataset, steps: int, rows: slice = slice(0, 64)) -> tuple[list[list[int]], CachedFiles | None]:
-    """Labels of each batch."""
+    """Return the labels of each batch."""
     arena, files = dataset.open("train")
     reader = StreamReader(arena, files, dataset.order("train", [1], 5, 8, 256), 64, rows, 0)
     try:
@@ -77,7 +77,7 @@ def test_cold_and_warm_epochs(s3: S3, local: Dataset, remote: str, tmp_path: Pat
     cold, files = stream(cached(remote, s3.storage, tmp_path), STEPS)
     assert cold == expected
     assert files._fetcher.counters["requests"] == len(ROWS)
-    s3.faults.down = True  # a warm epoch asks for nothing but the manifest
+    s3.faults.down = True  # a warm epoch requests only the manifest
     warm = Dataset(remote, s3.direct, CacheSettings(tmp_path, 1 << 30))
     assert stream(warm, STEPS)[0] == expected
 
@@ -209,7 +209,7 @@ def test_a_missing_manifest_is_named(s3: S3, tmp_path: Path) -> None:
 
 
 def _bytes(folder: Path) -> int:
-    """Bytes in the cache at one moment: files come, go and are renamed under this lock."""
+    """Return the bytes in the cache at one time: files change only under this lock."""
     sizes = {}
     for path in folder.rglob(".eviction.lock"):
         with path.open() as lock:

@@ -1,4 +1,4 @@
-"""Online transforms: real Flight servers in processes of their own, killed, stopped and asked by strangers."""
+"""Online transforms: real Flight servers in separate processes; kills, stops and unauthorized clients."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def servers(tmp_path: Path, dataset: Dataset) -> Iterator[Callable[[str], Server
 
 
 def expected(dataset: Dataset, rows: slice, steps: range) -> list[np.ndarray]:
-    """What a rank without actors would make."""
+    """Return the batches of a rank without actors."""
     namespace: dict = {}
     exec(CODE, namespace)
     transform = OnlineTransform(namespace["noisy"], SEED)
@@ -151,7 +151,7 @@ def test_the_stream_is_that_of_a_rank_alone(dataset: Dataset, servers, world_siz
 
 @pytest.mark.parametrize("harm", [signal.SIGKILL, signal.SIGSTOP])
 def test_actors_come_and_go(dataset: Dataset, servers, harm: signal.Signals, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One is lost, the other serves for both; then that is lost too, and a successor of the first serves all."""
+    """One is lost, the other serves both; then that one is lost too, and a successor of the first serves all."""
     monkeypatch.setattr("drivetrain_pipelines.online.reader._PING_AFTER_S", 0.5)
     running = servers("noisy")
     reader = OnlineReader(running.endpoints, 2, BATCH, slice(0, BATCH), 0)
@@ -170,11 +170,11 @@ def test_actors_come_and_go(dataset: Dataset, servers, harm: signal.Signals, mon
 
 
 @pytest.mark.parametrize(
-    ("function", "told"), [("broken", r"ValueError\('seventy-seven'\)"), ("binary", "UnicodeDecodeError")]
+    ("function", "error"), [("broken", r"ValueError\('seventy-seven'\)"), ("binary", "UnicodeDecodeError")]
 )
-def test_the_users_mistake_ends_the_stream(servers, function: str, told: str) -> None:
+def test_the_users_mistake_ends_the_stream(servers, function: str, error: str) -> None:
     reader = OnlineReader(servers(function).endpoints, 2, BATCH, slice(0, BATCH), 0)
-    with pytest.raises(TransformError, match=rf"position \d+ raised {told}"):
+    with pytest.raises(TransformError, match=rf"position \d+ raised {error}"):
         for _ in zip(reader, range(200), strict=False):
             pass
     reader.close()
@@ -214,18 +214,18 @@ def test_strangers_are_turned_away(servers, token: str | None) -> None:
 
 
 class _Impostor(fl.FlightServerBase):
-    """Listens where an actor was, says yes to everything, and remembers what it was told."""
+    """Listens at the address of an actor, accepts everything, and records what it receives."""
 
     def __init__(self) -> None:
         super().__init__("grpc://127.0.0.1:0")
-        self.told: list[bytes] = []
+        self.received: list[bytes] = []
 
     def do_action(self, _, action: fl.Action) -> list[bytes]:
-        self.told.append(action.body.to_pybytes())
+        self.received.append(action.body.to_pybytes())
         return [b"yes"]
 
     def do_exchange(self, _, ask: fl.FlightDescriptor, __, answer: fl.FlightStreamWriter) -> None:
-        self.told.append(ask.command)
+        self.received.append(ask.command)
         batch = to_arrow({"x": np.zeros((BATCH, 5))})
         answer.begin(batch.schema)
         answer.write_with_metadata(batch, pa.py_buffer(b"0 yes"))
@@ -241,19 +241,21 @@ def test_an_impostor_is_neither_told_nor_believed(dataset: Dataset, servers) -> 
     reader.close()
     impostor.shutdown()
     assert all(map(np.array_equal, made, expected(dataset, slice(0, BATCH), range(10))))
-    assert impostor.told
-    assert not any(running.endpoints.token.encode() in told for told in impostor.told)
+    assert impostor.received
+    assert not any(running.endpoints.token.encode() in message for message in impostor.received)
 
 
 def test_closing_does_not_wait_for_the_dead(servers) -> None:
-    """Both actors are stopped before anybody has connected; giving up takes pings, not connection timeouts."""
+    """Both actors are stopped before any connection; the reader gives up after pings, not connection timeouts."""
     running = servers("noisy")
     for number in range(2):
         running.signal(number, signal.SIGSTOP)
     reader = OnlineReader(running.endpoints, 2, BATCH, slice(0, BATCH), 0)
     threading.Event().wait(0.5)
     reader.close()
-    assert all(stream._serving is None for stream in reader._flights)  # nobody was asked for batches who gave no answer
+    assert all(
+        stream._serving is None for stream in reader._flights
+    )  # no batch was requested from an unresponsive actor
     assert not [thread for thread in threading.enumerate() if thread.name == "online-reader"]
 
 
@@ -274,7 +276,7 @@ def test_a_stream_goes_home(servers, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_actor_does_not_run_ahead_without_bound(servers) -> None:
-    """8 MiB a batch: a rank that takes none holds two, and the connection's flow control holds the actor back."""
+    """8 MiB per batch: an idle rank buffers two, and the connection's flow control limits the actor."""
     running = servers("wide")
     processes = [psutil.Process(process.pid) for process in running.processes.values()]
     reader = OnlineReader(running.endpoints, 2, BATCH, slice(0, BATCH), 0)
@@ -288,7 +290,7 @@ def test_an_actor_does_not_run_ahead_without_bound(servers) -> None:
 
 
 def used_in_a_second(processes: list[psutil.Process]) -> float:
-    """Seconds of CPU time, of all of them together."""
+    """Return the CPU time used in one second by all of them."""
 
     def used() -> float:
         return sum(sum(process.cpu_times()[:2]) for process in processes)
@@ -321,7 +323,7 @@ def loss(model, batch):
 
 @pytest.mark.slow  # streams of actors that die are tested above
 def test_a_job_survives_its_actors(pictures: Path, shared_home: Path, tmp_path: Path) -> None:
-    """Through the whole system; the losses are those of an undisturbed run, and differ from those without flips."""
+    """In a whole run; the losses equal those of an undisturbed run, and differ from those without flips."""
     (tmp_path / "job").mkdir()
     (tmp_path / "job" / "model.py").write_text(JOB_CODE + SLOW)
     job = yaml.safe_load((pictures / "job.yaml").read_text())

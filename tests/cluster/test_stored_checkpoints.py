@@ -28,10 +28,10 @@ def settings(s3: S3) -> list[str]:
     return [f"checkpoint.location={s3.url}/runs", f"checkpoint.storage.endpoint_url={s3.storage.endpoint_url}"]
 
 
-def test_a_run_that_lost_its_folder_goes_on_from_storage(
+def test_a_run_without_its_folder_resumes_from_storage(
     toy_job: Path, shared_home: Path, undisturbed: Result, s3: S3
 ) -> None:
-    """Requests fail in all ways, and the newest checkpoint in storage is damaged: the same result, to the bit."""
+    """Requests fail in all ways, and the newest checkpoint in storage is damaged: the result is bit-identical."""
     s3.faults.refused, s3.faults.internal_error, s3.faults.cut = 0.3, 0.2, 0.1
     job = run_job(toy_job, shared_home, *settings(s3), own_ray=True)
     view = job.wait_for(lambda view: view["facts"].get("stored", "").split("/")[-1] >= "step-00000016")
@@ -69,16 +69,16 @@ def test_a_run_that_lost_its_folder_goes_on_from_storage(
 
 
 @pytest.mark.slow
-def test_an_outage_holds_nothing_up(
+def test_an_outage_delays_no_step(
     toy_job: Path, shared_home: Path, tmp_path: Path, undisturbed: Result, s3: S3
 ) -> None:
-    """Storage goes away after the first upload and comes back when training is over."""
+    """Storage fails after the first upload and recovers after training."""
     job = run_job(toy_job, shared_home, *settings(s3))
     job.wait_for(lambda view: "stored" in view["facts"])
     s3.faults.down = True
-    told = job.wait_for(lambda view: view["phase"] == "finishing" and view["problem"])
-    assert told["step"] == 40
-    assert "checkpoints are not uploaded yet (attempt 1)" in told["problem"]
+    view = job.wait_for(lambda view: view["phase"] == "finishing" and view["problem"])
+    assert view["step"] == 40
+    assert "checkpoints are not uploaded yet (attempt 1)" in view["problem"]
     s3.faults.down = False
     result = job.finish()
     assert result.code == 0, result.errors
@@ -95,8 +95,8 @@ def test_storage_that_cannot_be(toy_job: Path, tmp_path: Path) -> None:
     assert "checkpoint.location: got 's4://bucket'" in wrong.stderr
 
 
-def test_a_run_does_not_begin_anew_by_mistake(toy_job: Path, shared_home: Path, tmp_path: Path) -> None:
-    """Its folder is lost, and what storage has of it is damaged: an error, not step 0."""
+def test_a_run_does_not_restart_by_mistake(toy_job: Path, shared_home: Path, tmp_path: Path) -> None:
+    """Its folder is lost, and its checkpoints in storage are damaged: an error, not step 0."""
     home, place = shared_home, tmp_path / "place"
     settings = [f"checkpoint.location={place}", "checkpoint.keep=2"]
     job = run_job(toy_job, home, *settings)
@@ -119,7 +119,7 @@ def test_a_run_does_not_begin_anew_by_mistake(toy_job: Path, shared_home: Path, 
 
 @pytest.mark.slow  # runs upload above
 def test_upload_by_hand(toy_job: Path, shared_home: Path, tmp_path: Path) -> None:
-    """What could not be uploaded when the run ended is uploaded later; a plain folder is a location, too."""
+    """Missing uploads at the end of a run are done later; the location may be a plain folder."""
     home, place = shared_home, tmp_path / "place"
     result = run_job(toy_job, home, f"checkpoint.location={place}", "checkpoint.keep={last: 1, every: 16}").finish()
     assert result.code == 0, result.errors

@@ -27,7 +27,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A new virtual environment that holds `pip install drivetrain` and nothing else."""
+    """Create a new virtual environment with only `pip install drivetrain`."""
     folder = tmp_path_factory.mktemp("thin") / "venv"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
     constraints = ["--constraint", str(REPOSITORY / "constraints.txt")]
@@ -38,7 +38,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def drivetrain(environment: Path, service: Service, tmp_path: Path) -> Command:
-    """The command of that environment, which knows the server and has a home of its own."""
+    """Return the command of that environment, configured for the server and a separate home."""
     token = (service.home / "token").read_text()
     variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     variables |= {"DRIVETRAIN_SERVER": service.url, "DRIVETRAIN_TOKEN": token, "DRIVETRAIN_HOME": str(tmp_path)}

@@ -78,11 +78,11 @@ _NOT_IMPERATIVE = re.compile(
 
 
 def text_files() -> Iterator[tuple[str, str]]:
-    """Yield the name and the content of every tracked text file, except this one."""
+    """Yield the name and the content of every tracked text file, except this one and the text of the license."""
     names = subprocess.check_output(["git", "ls-files", "-z"], cwd=REPOSITORY, text=True).split("\0")
     for name in filter(None, names):
         path = REPOSITORY / name
-        if path == Path(__file__) or not path.is_file():
+        if path in (Path(__file__), REPOSITORY / "LICENSE") or not path.is_file():
             continue
         try:
             yield name, path.read_text("utf-8")

@@ -174,7 +174,7 @@ def test_a_spent_budget_saves_and_says_so() -> None:
     ended, _ = step(state, ev.RanksFinished(1, complete=False))
     assert isinstance(ended, st.Ended)
     assert ended.reason is Reason.BUDGET_SPENT
-    assert ended.detail == "budget.hours is 3, and spent; stopped after step 0, with a checkpoint"
+    assert ended.detail == "budget.hours of 3 is spent; stopped after step 0, with a checkpoint"
     waiting, _ = after(*TO_TRAINING[:2], spent)
     assert isinstance(waiting, st.Ended)
     assert waiting.reason is Reason.BUDGET_SPENT

@@ -135,9 +135,9 @@ def test_turns_are_written_and_read_while_they_grow(tmp_path: Path, monkeypatch:
     monkeypatch.setattr("drivetrain_workers.records.step_times.time", clock)
     times = StepTimes(tmp_path, generation=3)
     for step in (7, 8):
-        times.accumulate("data")
+        times.enter("data")
         clock.now += 2
-        times.accumulate("compute")
+        times.enter("compute")
         clock.now += 3
         times.end_iteration(step, 1.0)
     times.close()

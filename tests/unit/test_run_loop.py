@@ -314,7 +314,7 @@ def test_data_that_has_changed_ends_the_run(tmp_path: Path) -> None:
     run = Run(st.Queued(), tmp_path)
     run.live.update_facts(dataset_version="v0")
     run.iterate(ev.Admitted())
-    assert "the data is version v1 now, the run began with v0" in run.store.record.facts.detail
+    assert "the data has changed from version v0 to v1" in run.store.record.facts.detail
 
 
 @pytest.mark.parametrize(

@@ -50,11 +50,14 @@ def test_time_skips_small_classes() -> None:
             {"energy_kwh": 123.4, "co2_kg": 54.9, "energy_from": "rapl", "dollars": 1.0},
             "0.111 worker hours, $1.00, 123 kWh (rapl), 54.9 kg CO2",
         ),
-        ({"energy_kwh": 0.1, "co2_kg": 0.0, "energy_from": "x"}, "0.111 worker hours, 0.1 kWh (x), 0 g CO2"),
+        (
+            {"energy_kwh": 0.1, "co2_kg": 0.0, "energy_from": "rapl, estimate"},
+            "0.111 worker hours, 0.1 kWh (rapl, estimated), 0 g CO2",
+        ),
     ],
 )
-def test_costs_are_shown_as_far_as_known(changes: dict[str, Any], said: str) -> None:
-    assert describe_cost(account(**changes)) == said
+def test_costs_are_shown_as_far_as_known(changes: dict[str, Any], text: str) -> None:
+    assert describe_cost(account(**changes)) == text
 
 
 def test_an_assessment_of_nothing_says_nothing() -> None:
@@ -67,14 +70,14 @@ def test_the_worst_slice_comes_without_an_accuracy_where_there_is_none() -> None
 
 
 @pytest.mark.parametrize(
-    ("winner", "said"), [("network", "the model is better"), ("logistic regression", "logistic regression is better")]
+    ("winner", "text"), [("network", "the model is better"), ("logistic regression", "logistic regression is better")]
 )
-def test_who_is_better(winner: str, said: str) -> None:
+def test_who_is_better(winner: str, text: str) -> None:
     scores = {"log_loss": 0.5, "accuracy": 0.875}
     baseline = {"name": "logistic regression", "metric": "accuracy", "scores": scores, "network": 0.9, "winner": winner}
     found = dict(describe_assessment({"scores": {"log_loss": 0.25}, "slices": [], "baseline": baseline}))
     assert found["assessed"] == "log loss 0.25"
-    assert found["baseline"] == f"logistic regression: accuracy 0.875, model 0.9: {said}"
+    assert found["baseline"] == f"logistic regression: accuracy 0.875, model 0.9: {text}"
 
 
 # Live figures -----------------------------------------------------------------------------------------------------

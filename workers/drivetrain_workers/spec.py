@@ -8,87 +8,108 @@ from drivetrain_pipelines.errors import InputError
 from drivetrain_pipelines.spec import DataSpec, FunctionPath, Spec, StorageSpec
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
-DATA_FACTS = ("vocab_size", "classes", "sequence_length")  # what a model's factory can request
+DATA_FACTS = ("vocab_size", "classes", "sequence_length")  # what a model factory can request
 
 
 class ModelSpec(Spec):
     """The network, as functions of the user's code or of an installed package.
 
-    ``factory(**args)`` returns a ``torch.nn.Module`` that maps int64 tokens ``[rows, length]`` to logits
-    ``[rows, length, vocab]``; those of the `DATA_FACTS` that it has parameters for are passed by name.
-    ``loss(model, batch)`` returns the mean loss over the rows of ``batch``, a dict of tensors ``[rows, width]``;
-    without it, next-token cross-entropy. Where a loss is a mean over something else, such as the words of a sentence,
-    ``weight(batch)`` returns their number.
+    ``factory(**args)`` returns a ``torch.nn.Module``. It also gets those of the `DATA_FACTS` that it has
+    parameters for. Without ``loss``, the module maps int64 tokens ``[rows, length]`` to logits
+    ``[rows, length, vocab]`` and the loss is next-token cross-entropy. A batch is a dictionary of tensors
+    ``[rows, ...]``.
 
-    ``metrics(model, batch)`` returns numbers by name: each a mean over the same number as the loss, or a pair
-    ``(total, count)``. ``predict(model, batch)`` returns a value for every row, by name.
+    ``outcomes(model, batch)`` returns ``probabilities`` ``[rows, ..., classes]`` and ``targets`` ``[rows, ...]``
+    (default: the label), or an ``error`` for every row. It may also return ``slice``, the names of the parts of the
+    data that rows or decisions belong to (default: the class), and ``score``, the value that ``explain`` explains
+    (default: the probability of the chosen class). For ``assess`` see `drivetrain_workers.assessment.splits.Splits`.
 
-    ``outcomes(model, batch)`` is for the assessment of the trained model: ``probabilities``
-    ``[rows, ..., classes]`` and ``targets`` ``[rows, ...]`` (by default the label), or else an ``error`` for every row;
-    ``slice``, names of the parts of the data that rows or decisions belong to (by default the class); ``score``, the
-    value to explain, where that is not the probability of the chosen class. ``assess(model, splits)`` returns metrics
-    that take too long for every evaluation; see `drivetrain_workers.assessment.splits.Splits`.
-
-    All but the factory and ``assess`` receive a `drivetrain_workers.modeling.context.TrainContext` if they have
-    a parameter ``context``. ``files`` are fetched like data, and the factory receives their paths by name.
+    All functions except the factory and ``assess`` get a `drivetrain_workers.modeling.context.TrainContext` if they
+    have a parameter ``context``.
     """
 
-    factory: FunctionPath
-    args: dict[str, Any] = {}
-    files: dict[str, str] = Field({}, description="pre-trained weights and other files: a source for each name")
-    loss: FunctionPath | None = None
-    weight: FunctionPath | None = None
-    metrics: FunctionPath | None = None
-    predict: FunctionPath | None = None
-    outcomes: FunctionPath | None = None
-    assess: FunctionPath | None = None
+    factory: FunctionPath = Field(
+        description="Function that returns the `torch.nn.Module`. It gets `args`, the paths of `files`, and those of "
+        "`vocab_size`, `classes` and `sequence_length` that it has parameters for."
+    )
+    args: dict[str, Any] = Field({}, description="Arguments of the factory.")
+    files: dict[str, str] = Field(
+        {}, description="Sources by name, such as pre-trained weights. The factory gets the path of each by name."
+    )
+    loss: FunctionPath | None = Field(
+        None, description="`function(model, batch)` that returns the mean loss. Default: next-token cross-entropy."
+    )
+    weight: FunctionPath | None = Field(
+        None, description="`function(batch)` that returns the number of items the loss is a mean over. Default: rows."
+    )
+    metrics: FunctionPath | None = Field(
+        None, description="`function(model, batch)` that returns means, or pairs `(total, count)`, by name."
+    )
+    predict: FunctionPath | None = Field(
+        None, description="`function(model, batch)` that returns a value per row, by name."
+    )
+    outcomes: FunctionPath | None = Field(
+        None,
+        description="`function(model, batch)` that returns probabilities and targets, to assess the trained model.",
+    )
+    assess: FunctionPath | None = Field(
+        None, description="`function(model, splits)` that returns numbers by name, called once after training."
+    )
 
 
 class OptimizerSpec(Spec):
-    """An optimizer, by its name in DeepSpeed; receives the settings that it takes."""
+    """An optimizer, by its name in DeepSpeed. It gets those of the settings that it takes."""
 
-    type: Literal["Adam", "AdamW", "FusedAdam", "Lamb", "Lion", "SGD"] = "AdamW"
-    lr: float = Field(3e-4, gt=0)
-    betas: tuple[float, float] = Field((0.9, 0.95), strict=False)
-    eps: float = Field(1e-8, gt=0)
-    weight_decay: float = Field(0.1, ge=0)
-    momentum: float = Field(0.9, ge=0, lt=1, description="for SGD")
+    type: Literal["Adam", "AdamW", "FusedAdam", "Lamb", "Lion", "SGD"] = Field("AdamW", description="Optimizer.")
+    lr: float = Field(3e-4, gt=0, description="Peak learning rate.")
+    betas: tuple[float, float] = Field((0.9, 0.95), strict=False, description="Decay rates of the moments.")
+    eps: float = Field(1e-8, gt=0, description="Term added to the denominator.")
+    weight_decay: float = Field(0.1, ge=0, description="Weight decay.")
+    momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of SGD.")
 
 
 class OffloadSpec(Spec):
-    """What is kept in the host's memory, or on its disk, instead of the GPU's memory."""
+    """State kept in host memory or on disk instead of GPU memory."""
 
-    optimizer: Literal["none", "cpu", "nvme"] = Field("none", description="weights in fp32 and moments; zero 1 to 3")
-    parameters: Literal["none", "cpu", "nvme"] = Field("none", description="zero 3 only")
-    nvme_path: str | None = Field(None, description="folder on a fast disk of every node")
+    optimizer: Literal["none", "cpu", "nvme"] = Field(
+        "none", description="Place of the fp32 weights and moments. Needs zero 1 to 3."
+    )
+    parameters: Literal["none", "cpu", "nvme"] = Field("none", description="Place of the parameters. Needs zero 3.")
+    nvme_path: str | None = Field(None, description="Folder on a fast disk of every node, for `nvme`.")
 
 
 class ScheduleSpec(Spec):
     """Linear warm-up from 0, then decay to ``min_ratio`` of the learning rate at the last step."""
 
-    type: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup_steps: int = Field(0, ge=0)
-    min_ratio: float = Field(0.1, ge=0, le=1)
+    type: Literal["cosine", "linear", "constant"] = Field("cosine", description="Shape of the decay.")
+    warmup_steps: int = Field(0, ge=0, description="Steps of linear warm-up.")
+    min_ratio: float = Field(0.1, ge=0, le=1, description="Learning rate of the last step, relative to `optimizer.lr`.")
 
 
 class GuardSpec(Spec):
-    """The action after a bad step.
+    """Reaction to a bad step.
 
-    ``rewind`` resumes from the newest checkpoint and skips the batch of the step; ``warn`` reports it and continues.
+    ``stop`` ends the run, ``rewind`` loads the newest checkpoint and skips the batch, ``warn`` logs it and continues.
     """
 
-    non_finite: Literal["stop", "rewind", "warn"] = Field("stop", description="the loss or the gradient is NaN or Inf")
-    spike: Literal["stop", "rewind", "warn"] = Field("warn", description="the loss is far above the previous ones")
-    spike_score: float = Field(10.0, gt=0, description="robust standard deviations that count as a spike")
-    window: int = Field(64, ge=4, description="losses that a new one is compared with")
-    max_rewinds: int = Field(3, ge=0, description="per run; the next alarm stops it")
+    non_finite: Literal["stop", "rewind", "warn"] = Field(
+        "stop", description="Reaction if the loss or the gradient is NaN or infinite."
+    )
+    spike: Literal["stop", "rewind", "warn"] = Field(
+        "warn", description="Reaction if the loss is far above the losses before it."
+    )
+    spike_score: float = Field(
+        10.0, gt=0, description="Distance from the median, in robust standard deviations, that counts as a spike."
+    )
+    window: int = Field(64, ge=4, description="Number of earlier losses that a new one is compared with.")
+    max_rewinds: int = Field(3, ge=0, description="Maximum number of rewinds per run. The next alarm stops it.")
 
 
 class BestSpec(Spec):
-    """The comparison of evaluations."""
+    """Criterion by which evaluations are compared."""
 
-    metric: str = Field("loss", description="the eval loss, or a name that model.metrics returns")
-    mode: Literal["min", "max"] = "min"
+    metric: str = Field("loss", description="`loss` for the eval loss, or a name that `model.metrics` returns.")
+    mode: Literal["min", "max"] = Field("min", description="Whether lower or higher is better.")
 
     def score(self, loss: float, metrics: dict[str, float]) -> float:
         """Return the score of an evaluation; lower is better.
@@ -103,44 +124,55 @@ class BestSpec(Spec):
 
 
 class EarlyStopSpec(Spec):
-    """End the run when evaluations stop improving, by `BestSpec`."""
+    """End the run when it no longer improves, by `BestSpec`."""
 
-    patience: int = Field(ge=1, description="evaluations without a better one")
-    min_delta: float = Field(0.0, ge=0, description="minimum improvement")
+    patience: int = Field(ge=1, description="Number of evaluations without improvement after which the run ends.")
+    min_delta: float = Field(0.0, ge=0, description="Smallest difference that counts as an improvement.")
 
 
 class TrainingSpec(Spec):
     """How the network is trained. One step is one optimizer update on ``global_batch_size`` samples."""
 
-    steps: int | None = Field(None, ge=1)
-    epochs: float | None = Field(None, gt=0)
-    global_batch_size: int = Field(32, ge=1)
-    micro_batch_size: int | Literal["auto"] | None = Field(
-        None, description="rows per forward pass; default: a worker's share, at most 32; auto: from the plan"
+    steps: int | None = Field(None, ge=1, description="Number of steps.")
+    epochs: float | None = Field(
+        None, gt=0, description="Number of epochs, which may be a fraction. Give either `steps` or `epochs`."
     )
-    precision: Literal["fp32", "bf16"] = "fp32"
-    optimizer: OptimizerSpec = OptimizerSpec()
-    schedule: ScheduleSpec = ScheduleSpec()
-    gradient_clipping: float = Field(1.0, ge=0, description="0 switches it off")
-    zero: Literal["auto", 0, 1, 2, 3] = Field(1, description="ZeRO stage; auto: the plan's choice")
-    offload: OffloadSpec = OffloadSpec()
+    global_batch_size: int = Field(32, ge=1, description="Samples per step, the same at any number of workers.")
+    micro_batch_size: int | Literal["auto"] | None = Field(
+        None,
+        description="Rows per forward pass. Default: all rows of a worker, at most 32. `auto`: as many as fit, by the "
+        "plan.",
+    )
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="Precision. `bf16` needs zero 1 to 3.")
+    optimizer: OptimizerSpec = Field(OptimizerSpec(), description="Optimizer and its settings.")
+    schedule: ScheduleSpec = Field(ScheduleSpec(), description="Learning rate schedule.")
+    gradient_clipping: float = Field(1.0, ge=0, description="Maximum gradient norm. 0 disables clipping.")
+    zero: Literal["auto", 0, 1, 2, 3] = Field(1, description="DeepSpeed ZeRO stage. `auto`: the plan selects it.")
+    offload: OffloadSpec = Field(OffloadSpec(), description="State kept outside GPU memory.")
     activation_checkpointing: bool = Field(
         False,
-        description="keep only the inputs of each module in a ModuleList or Sequential, and recompute the rest",
+        description="Keep only the inputs of each module in a ModuleList or Sequential and recompute the rest in the "
+        "backward pass.",
     )
-    compile: str | None = Field(None, description="torch.compile with this backend: inductor, aot_eager, eager, ...")
-    eval_every: int = Field(50, ge=1, description="steps between evaluations; the last step is always evaluated")
-    best: BestSpec = BestSpec()
-    early_stop: EarlyStopSpec | None = None
-    predictions: int = Field(16, ge=1, description="eval samples that model.predict is called with at evaluations")
-    guard: GuardSpec = GuardSpec()
+    compile: str | None = Field(
+        None, description="Backend of `torch.compile`, such as `inductor`. Needs zero 0 to 2. Default: not compiled."
+    )
+    eval_every: int = Field(50, ge=1, description="Steps between evaluations. The last step is always evaluated.")
+    best: BestSpec = Field(BestSpec(), description="Criterion for `early_stop` and `checkpoint.keep.best`.")
+    early_stop: EarlyStopSpec | None = Field(None, description="End the run when it no longer improves.")
+    predictions: int = Field(
+        16, ge=1, description="Number of evaluation samples passed to `model.predict` at each evaluation."
+    )
+    guard: GuardSpec = Field(GuardSpec(), description="Reaction to NaN, infinity and loss spikes.")
     on_oom: Literal["stop", "retry-smaller"] = Field(
-        "stop", description="out of memory; retry-smaller halves the micro-batch and keeps the global batch"
+        "stop", description="Out of memory: `retry-smaller` halves the micro-batch and keeps the global batch."
     )
     hang_after_s: float | Literal["auto"] = Field(
-        "auto", description="a rank hangs after this long in one phase; auto: ten times the longest, at least 30 s"
+        "auto",
+        description="Seconds in one phase after which a rank counts as hanging. `auto`: ten times the longest phase so "
+        "far, at least 30 s.",
     )
-    deepspeed: dict[str, Any] = Field({}, description="raw DeepSpeed configuration, merged last")
+    deepspeed: dict[str, Any] = Field({}, description="Raw DeepSpeed configuration, merged last.")
 
     @model_validator(mode="after")
     def _check_combinations(self) -> TrainingSpec:
@@ -166,22 +198,22 @@ class TrainingSpec(Spec):
 
     @property
     def stage(self) -> int:
-        """ZeRO stage of a run that has started, when it is known."""
+        """ZeRO stage of a run that has started; ``auto`` is resolved by then."""
         assert not isinstance(self.zero, str)
         return self.zero
 
     @property
     def open_settings(self) -> bool:
-        """Whether the plan has settings to choose."""
+        """Whether the plan selects a setting."""
         return "auto" in (self.zero, self.micro_batch_size)
 
 
 class KeepSpec(Spec):
-    """Which checkpoints to keep."""
+    """Which checkpoints are kept."""
 
-    last: int = Field(3, ge=1, description="the newest ones")
-    every: int | None = Field(None, ge=1, description="and, permanently, those whose step is a multiple of this")
-    best: int = Field(0, ge=0, description="and the best ones, by training.best")
+    last: int = Field(3, ge=1, description="Number of newest checkpoints to keep.")
+    every: int | None = Field(None, ge=1, description="Also keep checkpoints whose step is a multiple of this.")
+    best: int = Field(0, ge=0, description="Also keep this many best checkpoints, by `training.best`.")
 
 
 class CheckpointSpec(Spec):
@@ -189,16 +221,20 @@ class CheckpointSpec(Spec):
 
     every: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         50,
-        description="steps between checkpoints; auto: from the cost of a save and failures; the last step is saved",
+        description="Steps between checkpoints. `auto` weighs the cost of a save against the failure rate of the run "
+        "(Young's formula). The last step is always saved.",
     )
     memory_every: int | None = Field(
-        None, ge=1, description="steps between copies in the memory of the nodes, from which a failed gang resumes"
+        None, ge=1, description="Steps between copies in the memory of the nodes, from which a failed gang restarts."
     )
-    keep: KeepSpec = Field(KeepSpec(), description="a number: the newest ones")
-    location: str | None = Field(None, description="folder or URL that checkpoints are uploaded to in the background")
-    storage: StorageSpec = StorageSpec()
+    keep: KeepSpec = Field(KeepSpec(), description="Which checkpoints are kept. A number stands for `keep.last`.")
+    location: str | None = Field(
+        None, description="Folder or URL to which checkpoints are uploaded in the background, below the id of the run."
+    )
+    storage: StorageSpec = Field(StorageSpec(), description="Access to object storage for `location`.")
     verify: Literal["state", "step"] = Field(
-        "state", description="on resume: compare digests of the loaded state; step: and the loss of a batch"
+        "state",
+        description="Check after loading. `state`: digests of the loaded state. `step`: also the loss of one batch.",
     )
 
     @field_validator("keep", mode="before")
@@ -208,23 +244,27 @@ class CheckpointSpec(Spec):
 
 
 class SampleSpec(Spec):
-    """Text that a language model generates at the end of the run and in `drivetrain predict`."""
+    """Text generation at the end of the run, and the defaults of `drivetrain predict`."""
 
-    prompt: str = "The"
-    template: str = Field("{input}", pattern=r"\{input\}", description="input of the model for a prompt")
-    max_tokens: int = Field(60, ge=1)
-    temperature: float = Field(0.8, ge=0, description="0: always the most likely token")
+    prompt: str = Field("The", description="Prompt of the sample at the end of the run.")
+    template: str = Field(
+        "{input}", pattern=r"\{input\}", description="Text given to the model; `{input}` stands for the prompt."
+    )
+    max_tokens: int = Field(60, ge=1, description="Maximum number of generated tokens.")
+    temperature: float = Field(0.8, ge=0, description="Sampling temperature. 0 always takes the most likely token.")
 
 
 class BaselineSpec(Spec):
-    """A classic method on the same split for comparison: ``function(splits) -> metrics``, or the standard one.
+    """A classic method trained and measured on the same split, for comparison with the network.
 
     See `drivetrain_workers.assessment.splits.Splits`.
     """
 
-    function: FunctionPath | None = None
-    metric: str | None = Field(None, description="metric of the comparison; training.best by default")
-    mode: Literal["min", "max"] | None = Field(None, description="required with metric")
+    function: FunctionPath | None = Field(
+        None, description="`function(splits)` that returns metrics by name. Default: a method that suits the data."
+    )
+    metric: str | None = Field(None, description="Metric of the comparison. Default: `training.best`.")
+    mode: Literal["min", "max"] | None = Field(None, description="Whether lower or higher is better, with `metric`.")
 
     @model_validator(mode="after")
     def _metric_with_mode(self) -> BaselineSpec:
@@ -243,7 +283,7 @@ Baseline = Annotated[
 
 
 class TrainJob(BaseModel):
-    """The sections of a resolved job that training needs; the others are ignored."""
+    """The sections of a resolved job that training needs; others are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 

@@ -16,10 +16,10 @@ from drivetrain.scheduling.rules import DEFAULT_QUEUE
 
 
 class WorkersRange(Spec):
-    """An elastic gang: it starts with the available workers and scales up later, without changing the samples."""
+    """Size of an elastic gang: it starts with the available workers and grows if that saves time."""
 
-    min: int = Field(ge=1)
-    max: int = Field(ge=1)
+    min: int = Field(ge=1, description="Smallest number of workers that the run starts with.")
+    max: int = Field(ge=1, description="Largest number of workers that the run uses.")
 
     @model_validator(mode="after")
     def _ordered(self) -> WorkersRange:
@@ -34,75 +34,89 @@ def _one_or_range(workers: object) -> str:
 
 Workers = Annotated[
     Annotated[int, Field(ge=1), Tag("int")] | Annotated[WorkersRange, Tag("range")],
-    Discriminator(_one_or_range),  # selects the form to which an error message refers
+    Discriminator(_one_or_range),  # an error names the form that the user meant
 ]
 
 
 class ResourcesSpec(Spec):
-    """Resources of the run."""
+    """Resources that the run requests from the cluster."""
 
-    workers: Workers = Field(2, description="ranks; the world size")
-    cpus_per_worker: int = Field(1, ge=1)
-    gpus_per_worker: Literal["auto", 0, 1] = Field("auto", description="auto: 1 where the cluster has GPUs, else 0")
-    preprocessors: int = Field(2, ge=1, description="preprocessing actors")
-    price_per_hour: float | None = Field(None, ge=0, description="dollars per worker")
+    workers: Workers = Field(
+        2, description="Number of workers (ranks), or `{min: N, max: M}` for an elastic run. See `scheduling.md`."
+    )
+    cpus_per_worker: int = Field(1, ge=1, description="CPUs of each worker.")
+    gpus_per_worker: Literal["auto", 0, 1] = Field(
+        "auto", description="GPUs of each worker. `auto`: 1 if the cluster has GPUs when the run starts, otherwise 0."
+    )
+    preprocessors: int = Field(2, ge=1, description="Number of preprocessing actors.")
+    price_per_hour: float | None = Field(
+        None, ge=0, description="Price of one worker in dollars. Without it, no cost in dollars is reported."
+    )
     co2_g_per_kwh: float = Field(
-        445.0, ge=0, description="carbon intensity of the grid; default: world average of 2024"
+        445.0, ge=0, description="Carbon intensity of the grid, in g/kWh. Default: world mean of 2024."
     )
 
     @property
     def max_workers(self) -> int:
-        """Maximum number of workers."""
+        """Largest number of workers."""
         return self.workers if isinstance(self.workers, int) else self.workers.max
 
     @property
     def min_workers(self) -> int:
-        """Minimum number of workers."""
+        """Smallest number of workers."""
         return self.workers if isinstance(self.workers, int) else self.workers.min
 
 
 class SchedulingSpec(Spec):
-    """Scheduling of the run."""
+    """How the run shares the cluster with other runs."""
 
-    queue: Name = DEFAULT_QUEUE
-    priority: int = Field(0, ge=-100, le=100, description="higher values run first and may preempt")
-    expected_hours: float | None = Field(
-        None, gt=0, description="estimated run time, used until the run has measured it"
+    queue: Name = Field(DEFAULT_QUEUE, description="Queue of the run.")
+    priority: int = Field(
+        0, ge=-100, le=100, description="Priority. Higher ones are scheduled first and may preempt lower ones."
     )
-    preemptible: bool = Field(True, description="whether a run of higher priority may stop it, with a checkpoint")
+    expected_hours: float | None = Field(
+        None, gt=0, description="Expected duration, used for backfill until the run has measured its own speed."
+    )
+    preemptible: bool = Field(
+        True, description="Whether a run of higher priority may stop this one, after a checkpoint."
+    )
 
 
 class TrackingSpec(Spec):
-    """Tracking of the run. ``MLFLOW_TRACKING_URI`` selects the tracking server."""
+    """Where the run is logged. ``MLFLOW_TRACKING_URI`` names the tracking server."""
 
-    experiment: str | None = Field(None, description="MLflow experiment; the job's name by default")
-    register_as: Name | None = Field(None, description="registered model that receives the trained model as a version")
+    experiment: str | None = Field(None, description="MLflow experiment. Default: the name of the job.")
+    register_as: Name | None = Field(
+        None, description="Registered model of MLflow. The trained model becomes a version of it."
+    )
 
 
 class BudgetSpec(Spec):
-    """Limits of the run; when one is reached, the run saves and ends. A resume by a user resets them."""
+    """Limits on the cost of the run. At a limit the run saves and ends; resuming it grants the same amount again."""
 
-    hours: float | None = Field(None, gt=0, description="hours with an allocation")
-    dollars: float | None = Field(None, gt=0, description="at resources.price_per_hour")
-    energy_kwh: float | None = Field(None, gt=0)
+    hours: float | None = Field(None, gt=0, description="Maximum hours with an allocation on the cluster.")
+    dollars: float | None = Field(None, gt=0, description="Maximum cost in dollars, at `resources.price_per_hour`.")
+    energy_kwh: float | None = Field(None, gt=0, description="Maximum energy in kWh.")
 
 
 class JobSpec(Spec):
-    """The complete description of a run. With data version, code version and seed it determines the result."""
+    """A complete job. With the data version, the code version and the seed it determines the result."""
 
-    name: Name
-    seed: int = Field(0, ge=0, lt=1 << 63)
-    data: DataSpec
-    model: ModelSpec
-    training: TrainingSpec
-    resources: ResourcesSpec = ResourcesSpec()
-    scheduling: SchedulingSpec = SchedulingSpec()
-    checkpoint: CheckpointSpec = CheckpointSpec()
-    tracking: TrackingSpec = TrackingSpec()
-    budget: BudgetSpec = BudgetSpec()
-    sample: SampleSpec | None = None
-    baseline: Baseline = Field(False, description="train a classic method on the same split for comparison")
-    explain: bool = Field(False, description="plot attributions by integrated gradients")
+    name: Name = Field(description="Name of the job. Run ids begin with it.")
+    seed: int = Field(0, ge=0, lt=1 << 63, description="Seed of weights, sample order and transforms.")
+    data: DataSpec = Field(description="Training and evaluation data.")
+    model: ModelSpec = Field(description="Network and its functions.")
+    training: TrainingSpec = Field(description="Steps, batch size, optimizer, precision, evaluation.")
+    resources: ResourcesSpec = Field(ResourcesSpec(), description="Workers, CPUs, GPUs.")
+    scheduling: SchedulingSpec = Field(SchedulingSpec(), description="Queue and priority on a shared cluster.")
+    checkpoint: CheckpointSpec = Field(CheckpointSpec(), description="When checkpoints are written and kept.")
+    tracking: TrackingSpec = Field(TrackingSpec(), description="MLflow experiment and registered model.")
+    budget: BudgetSpec = Field(BudgetSpec(), description="Limits on hours, dollars and energy.")
+    sample: SampleSpec | None = Field(None, description="Text to generate at the end of the run.")
+    baseline: Baseline = Field(
+        False, description="Also train a classic method on the same split and compare. `true` selects one by the data."
+    )
+    explain: bool = Field(False, description="Plot the integrated gradients of four decisions of the trained model.")
 
     @property
     def assessed(self) -> bool:
@@ -112,7 +126,7 @@ class JobSpec(Spec):
 
     @property
     def standard_baseline(self) -> bool:
-        """Whether the baseline is the standard method for the data, not a function of the job."""
+        """Whether the comparison uses the standard method for the data, not a function of the job."""
         baseline = self.baseline
         return baseline if isinstance(baseline, bool) else baseline.function is None
 
@@ -124,18 +138,18 @@ class JobSpec(Spec):
 
 
 def stored_spec(folder: RunFolder) -> JobSpec:
-    """Return the resolved job of a run; each file is parsed once per process."""
+    """Return the resolved job of a run; the same file is parsed once per process."""
     found = folder.job_resolved.stat()
     return _parsed(folder.job_resolved, found.st_mtime_ns, found.st_size)
 
 
 @lru_cache(maxsize=256)
-def _parsed(path: Path, *_version: int) -> JobSpec:  # preparation may replace the file, which changes its version
+def _parsed(path: Path, *_version: int) -> JobSpec:  # preparing resolves the file further, which changes its version
     return JobSpec.model_validate_json(path.read_text())
 
 
 def flatten(section: JsonObject, prefix: str = "") -> JsonObject:
-    """Convert nested sections to dotted keys for MLflow."""
+    """Return nested sections as dotted keys, as MLflow shows them."""
     flat: JsonObject = {}
     for key, value in section.items():
         if isinstance(value, dict) and value:

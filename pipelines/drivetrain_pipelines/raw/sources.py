@@ -60,7 +60,7 @@ def check_source(source: str, key: str, job_folder: Path, format_: str, storage:
         filesystem, path = open_storage(source, storage)
     except (ValueError, ImportError) as error:
         if isinstance(error, ImportError) and not training_is_installed():
-            return source  # only the cluster has the client of this storage
+            return source  # only the cluster has the storage client
         raise InputError(key, repr(source), "a path or a URL that fsspec can open", str(error)) from error
     if is_local(source):
         urls = _expand(source, format_, storage)
