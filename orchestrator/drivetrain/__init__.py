@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from drivetrain.api.client import Client
+    from drivetrain.api.connect import connect
     from drivetrain.api.interface import RunInfo, Runs
-    from drivetrain.api.local import LocalRuns, connect
+    from drivetrain.api.local import LocalRuns
     from drivetrain.api.runs import RunSummary, resume, run, validate
     from drivetrain.errors import (
         BadStepError,
@@ -75,7 +76,7 @@ _MODULES = {
     "LocalRuns": "api.local",
     "RunInfo": "api.interface",
     "Runs": "api.interface",
-    "connect": "api.local",
+    "connect": "api.connect",
     "RunSummary": "api.runs",
     "resume": "api.runs",
     "run": "api.runs",

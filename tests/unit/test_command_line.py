@@ -115,6 +115,31 @@ def test_what_is_asked_often_is_light(words: list[str], home: Home) -> None:
     assert not loaded & HEAVY
 
 
+CLIENT_ONLY = """
+import importlib.abc, re, sys, tomllib
+project = tomllib.load(open("pyproject.toml", "rb"))["project"]
+names = {re.split(r"[^\\w-]", line)[0] for line in project["optional-dependencies"]["train"]}
+modules = {"pillow": "PIL", "scikit-learn": "sklearn", "nvidia-ml-py": "pynvml"}
+missing = {modules.get(name, name.replace("-", "_")) for name in names}
+
+class Missing(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name.partition(".")[0] in missing:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Missing())
+"""
+
+
+CLIENT = ["api.client", "api.connect", "errors", "cli.main", "cli.run_verbs", "cli.remote", "cli.jobs", "cli.compare"]
+
+
+@pytest.mark.parametrize("module", [*CLIENT, "cli.recipes", "cli.schema"])
+def test_a_client_needs_no_training_packages(module: str) -> None:
+    """Verbs on a server work with the base distribution: everything that trains is missing here."""
+    assert "httpx" in modules_after(f"{CLIENT_ONLY}import drivetrain.{module}, httpx")
+
+
 def test_versions_of_what_is_installed() -> None:
     lines = dict(line.split(" ", 1) for line in invoke("--version").stdout.splitlines())
     assert list(lines) == ["drivetrain", "Python", "ray", "torch", "deepspeed", "mlflow"]

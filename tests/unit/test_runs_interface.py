@@ -15,8 +15,9 @@ from drivetrain.api import client as client_module
 from drivetrain.api import local as local_module
 from drivetrain.api import session as session_module
 from drivetrain.api.client import Client
+from drivetrain.api.connect import connect
 from drivetrain.api.interface import RunInfo, Runs
-from drivetrain.api.local import LocalRuns, connect
+from drivetrain.api.local import LocalRuns
 from drivetrain.api.predictions import MAX_INPUT_BYTES
 from drivetrain.errors import InputError, NotFoundError, ServerError
 from drivetrain.home import Home

@@ -4,9 +4,10 @@
 
 client: the runs of a server, over HTTP.
 compare: the differences between two runs.
+connect: the choice between the runs of this machine and those of a server.
 datasets: prepared datasets: make, find, verify, show, remove, audit.
 interface: `Runs`, and the results of its methods.
-local: the runs of this machine's home; `connect`.
+local: the runs of this machine's home.
 plans: the plan of a job, without a run.
 predictions: predictions of a trained model, made in a separate process.
 rank_logs: the output of a run's ranks, while it grows.

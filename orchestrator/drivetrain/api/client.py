@@ -15,8 +15,7 @@ from drivetrain_pipelines.errors import DrivetrainError, InputError
 from drivetrain_pipelines.storage.checksums import JsonObject
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
-from drivetrain.api.compare import Comparison
-from drivetrain.api.interface import RunInfo, Runs
+from drivetrain.api.interface import Comparison, RunInfo, Runs
 from drivetrain.api.predictions import Input, check_size
 from drivetrain.errors import NotFoundError, ServerError
 from drivetrain.home import Home

@@ -3,67 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from difflib import unified_diff
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from drivetrain_pipelines.storage.checksums import JsonObject
 from drivetrain_workers.protocol.step_record import StepRecord
 from drivetrain_workers.records import ledger
 from drivetrain_workers.records.run_folder import RunFolder
 
+from drivetrain.api.interface import Comparison, Pair
 from drivetrain.home import Home
 from drivetrain.job.provenance import load_environment
 from drivetrain.job.spec import flatten
 from drivetrain.runs.store import RunRecord, RunStore
 from drivetrain.tracking.loss_plots import draw_losses
 from drivetrain.tracking.spool import read_records
-
-Pair = tuple[Any, Any]
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Two runs side by side.
-
-    Attributes:
-        settings, environment: the values that differ, by key.
-        code: a unified diff of the jobs' code.
-        data: the dataset versions.
-        worlds: for each run (first step, world size), one pair for every change of the world size.
-        same_steps: number of steps, from the first, whose losses are bitwise equal.
-        losses: the losses at the next step; None where a run has no such step.
-        results: figures of the runs' summaries.
-    """
-
-    runs: tuple[str, str]
-    settings: dict[str, Pair]
-    environment: dict[str, Pair]
-    code: list[str]
-    data: Pair
-    worlds: tuple[list[tuple[int, int]], list[tuple[int, int]]]
-    same_steps: int
-    losses: tuple[float, float] | None
-    results: dict[str, Pair]
-
-    @classmethod
-    def from_json(cls, found: JsonObject) -> Self:
-        """Return the comparison that `dataclasses.asdict` and JSON have made lists of."""
-        pairs = {
-            name: {key: tuple(pair) for key, pair in found[name].items()}
-            for name in ("settings", "environment", "results")
-        }
-        worlds = tuple([(step, size) for step, size in each] for each in found["worlds"])
-        losses = None if found["losses"] is None else tuple(found["losses"])
-        runs, data = tuple(found["runs"]), tuple(found["data"])
-        return cls(**{**found, **pairs, "worlds": worlds, "losses": losses, "runs": runs, "data": data})
-
-    @property
-    def same_input(self) -> bool:
-        """Whether everything that determines the result is equal."""
-        return not (self.settings or self.environment or self.code) and self.data[0] == self.data[1]
 
 
 def compare(first: str, second: str, picture: Path | None = None) -> Comparison:

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from drivetrain_pipelines.storage.checksums import JsonObject
 
@@ -15,8 +15,7 @@ from drivetrain.runs.facts import RunFacts
 from drivetrain.runs.states import Progress
 from drivetrain.runs.view import RunView
 
-if TYPE_CHECKING:
-    from drivetrain.api.compare import Comparison
+Pair = tuple[Any, Any]
 
 _PAGE = 100  # runs of one request, where all are wanted
 
@@ -103,6 +102,48 @@ class RunInfo:
 
 
 _OTHER_JSON = ("id", "progress", "facts", "view", "history", "account")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two runs side by side.
+
+    Attributes:
+        settings, environment: the values that differ, by key.
+        code: a unified diff of the jobs' code.
+        data: the dataset versions.
+        worlds: for each run (first step, world size), one pair for every change of the world size.
+        same_steps: number of steps, from the first, whose losses are bitwise equal.
+        losses: the losses at the next step; None where a run has no such step.
+        results: figures of the runs' summaries.
+    """
+
+    runs: tuple[str, str]
+    settings: dict[str, Pair]
+    environment: dict[str, Pair]
+    code: list[str]
+    data: Pair
+    worlds: tuple[list[tuple[int, int]], list[tuple[int, int]]]
+    same_steps: int
+    losses: tuple[float, float] | None
+    results: dict[str, Pair]
+
+    @classmethod
+    def from_json(cls, found: JsonObject) -> Self:
+        """Return the comparison that `dataclasses.asdict` and JSON have made lists of."""
+        pairs = {
+            name: {key: tuple(pair) for key, pair in found[name].items()}
+            for name in ("settings", "environment", "results")
+        }
+        worlds = tuple([(step, size) for step, size in each] for each in found["worlds"])
+        losses = None if found["losses"] is None else tuple(found["losses"])
+        runs, data = tuple(found["runs"]), tuple(found["data"])
+        return cls(**{**found, **pairs, "worlds": worlds, "losses": losses, "runs": runs, "data": data})
+
+    @property
+    def same_input(self) -> bool:
+        """Whether everything that determines the result is equal."""
+        return not (self.settings or self.environment or self.code) and self.data[0] == self.data[1]
 
 
 class Runs(ABC):

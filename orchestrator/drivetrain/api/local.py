@@ -1,8 +1,7 @@
-"""The runs of this machine's home, and the choice between them and those of a server."""
+"""The runs of this machine's home."""
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
@@ -10,11 +9,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from drivetrain_pipelines.errors import InputError
 from drivetrain_pipelines.storage.checksums import JsonObject
 
 from drivetrain.accounting.run_account import RunAccountCache
-from drivetrain.api.interface import RunInfo, Runs
+from drivetrain.api.interface import Comparison, RunInfo, Runs
 from drivetrain.api.rank_logs import RankLogs
 from drivetrain.api.run_info import full_info, list_infos, view_of
 from drivetrain.errors import NotFoundError
@@ -24,32 +22,10 @@ from drivetrain.runs.store import RunRecord, RunStore
 from drivetrain.runs.view import RunView
 
 if TYPE_CHECKING:
-    from drivetrain.api.compare import Comparison
     from drivetrain.api.session import Session
 
 _POLL_INTERVAL_S = 0.5
 NAME_A_SERVER = "For a run on a server, give --server URL or set DRIVETRAIN_SERVER."
-
-
-def connect(server: str | None = None, token: str | None = None, address: str | None = None) -> Runs:
-    """Return the runs of a server, or those of this machine's home.
-
-    Args:
-        server: URL of a server; ``DRIVETRAIN_SERVER`` by default. Without both, the runs are local.
-        token: for the server; see `Client`.
-        address: of the Ray cluster on which local runs start; see `drivetrain.api.session.connect`.
-
-    Raises:
-        InputError: there is no token for the server.
-    """
-    named = server or os.environ.get("DRIVETRAIN_SERVER")
-    if named:
-        from drivetrain.api.client import Client  # here: local runs need no HTTP
-
-        return Client(named, token)
-    if token:
-        raise InputError("token", "a token without a server", "both", "Give the URL of a server.")
-    return LocalRuns(address)
 
 
 class LocalRuns(Runs):

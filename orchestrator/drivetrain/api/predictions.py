@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from drivetrain_pipelines.errors import InputError
 from drivetrain_pipelines.storage.checksums import JsonObject
@@ -16,8 +16,9 @@ from drivetrain_workers.model_processes import requests
 from drivetrain_workers.model_processes.requests import PredictRequest
 from drivetrain_workers.records.run_folder import RunFolder
 
-from drivetrain.home import Home
-from drivetrain.runs.store import RunRecord
+if TYPE_CHECKING:
+    from drivetrain.home import Home
+    from drivetrain.runs.store import RunRecord
 
 MAX_INPUT_BYTES = 32 << 20  # of all inputs of one request to a server
 _DEADLINE_S = 300.0  # of a request to a server: a client waits for it

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from drivetrain_pipelines.errors import InputError
-from filelock import FileLock, Timeout
 
 from drivetrain.errors import TrackingError
 from drivetrain.home import Home, user_name
@@ -95,6 +94,8 @@ def sync(run_id: str, timeout_s: float = 600.0) -> None:
         NotFoundError: there is no such run.
         InputError: the run has not ended, and sends its records itself; or it is being synced already.
     """
+    from filelock import FileLock, Timeout
+
     from drivetrain.coordinator.wiring import tracker_of
     from drivetrain.runs.store import RunStore  # here: as in `run`
 

@@ -2,7 +2,7 @@
 
 app: the root: options, exit codes, groups of verbs.
 cluster: `drivetrain cluster`.
-commands: the verbs on jobs, and on the checkpoints of local runs.
+commands: the verbs on the checkpoints of local runs.
 compare: `drivetrain diff`.
 completion: completions of the shell.
 data: `drivetrain data` and `drivetrain audit`.
@@ -10,6 +10,7 @@ doctor: `drivetrain doctor`.
 errors: errors as messages, and exit codes.
 help: the help text, grouped by panels.
 inspect_group: parsing of the verbs that show runs and work on their results.
+jobs: `drivetrain run` and `drivetrain validate`.
 main: the command itself, and its answer where the training packages are not installed.
 options: arguments and options that several verbs share.
 other_groups: parsing of the verbs on data and clusters, and for development.

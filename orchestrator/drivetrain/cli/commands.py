@@ -1,4 +1,4 @@
-"""The verbs on jobs, and on the checkpoints of local runs."""
+"""The verbs on the checkpoints of local runs."""
 
 from __future__ import annotations
 
@@ -15,15 +15,12 @@ from drivetrain_workers.errors import CheckpointError
 from drivetrain_workers.model_processes.requests import ExportRequest, run_request
 from drivetrain_workers.records.run_folder import RunFolder
 
-from drivetrain.api import runs
 from drivetrain.api.local import LocalRuns
 from drivetrain.api.predictions import begun
-from drivetrain.cli.errors import FAILED, errors, exit_as
+from drivetrain.cli.errors import FAILED, errors
 from drivetrain.cli.place import ONLY_LOCAL
-from drivetrain.cli.render import renderer
 from drivetrain.cli.tables import FAILED as RED
 from drivetrain.cli.tables import OK, Cell, Column, print_table
-from drivetrain.cli.words import plural
 from drivetrain.errors import NotFoundError
 from drivetrain.home import Home
 
@@ -37,28 +34,6 @@ _COLUMNS = (
     Column("metrics", wrap=True, optional=4),
     Column("state", wrap=True),
 )
-
-
-def run_job(job: str, overrides: list[str], as_json: bool, address: str | None) -> None:
-    """`drivetrain run`."""
-    with errors(), renderer(as_json) as out:
-        summary = runs.run(job, overrides, address, out.show)
-        out.summary(summary)
-        exit_as(summary.reason)
-
-
-def validate_job(job: str, overrides: list[str], as_json: bool) -> None:
-    """`drivetrain validate`."""
-    with errors():
-        spec = runs.validate(job, overrides).spec
-        if as_json:
-            print(json.dumps({"valid": True, "job": spec.model_dump(mode="json")}))
-            return
-        training = spec.training
-        length = plural(training.steps, "step") if training.steps else f"{training.epochs:g} epochs"
-        least, most = spec.resources.min_workers, spec.resources.max_workers
-        workers = plural(most, "worker") if least == most else f"{least} to {plural(most, 'worker')}"
-        print(f"{spec.name}: valid ({length}, {workers}, ZeRO {training.zero})")
 
 
 def export_model(run_id: str, target: str, step: int | None, as_json: bool) -> None:

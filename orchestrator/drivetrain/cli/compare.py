@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from drivetrain.api.compare import Comparison
+from drivetrain.api.interface import Comparison
 from drivetrain.cli.place import runs_of, show_place
 from drivetrain.cli.tables import show
 from drivetrain.cli.words import plural

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.text import Text
 
+from drivetrain.api.connect import connect
 from drivetrain.api.interface import Runs
-from drivetrain.api.local import connect
 from drivetrain.cli.errors import errors
 
 ONLY_LOCAL = "This verb works on runs of this machine."

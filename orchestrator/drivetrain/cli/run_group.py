@@ -21,7 +21,7 @@ def add_to(app: typer.Typer) -> None:
 
 def run(job: Job, set_: Set = None, json: Json = False, address: Address = None) -> None:
     """Run a job on this machine, or resume it, and follow it."""
-    from drivetrain.cli.commands import run_job
+    from drivetrain.cli.jobs import run_job
 
     run_job(job, set_ or [], json, address)
 
@@ -77,7 +77,7 @@ def wait(
 
 def validate(job: Job, set_: Set = None, json: Json = False) -> None:
     """Check a job file and start nothing."""
-    from drivetrain.cli.commands import validate_job
+    from drivetrain.cli.jobs import validate_job
 
     validate_job(job, set_ or [], json)
 

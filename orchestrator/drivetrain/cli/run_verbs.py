@@ -14,7 +14,6 @@ from drivetrain_pipelines.errors import InputError
 from drivetrain.accounting.summary import describe_cost, describe_time
 from drivetrain.api import runs as local_runs
 from drivetrain.api.interface import RunInfo
-from drivetrain.api.local import LocalRuns
 from drivetrain.api.runs import RunSummary
 from drivetrain.cli.errors import TIMED_OUT, errors, exit_as
 from drivetrain.cli.paging import first
@@ -162,6 +161,8 @@ def sync(server: str | None, run: str, timeout_s: float, as_json: bool) -> None:
 
 
 def _follow_here(change: Callable[..., RunSummary], run: str, as_json: bool, address: str | None) -> None:
+    from drivetrain.api.local import LocalRuns  # here: a client of a server need not have its packages
+
     with errors():
         with LocalRuns() as runs:
             run = runs.record(run).id  # before Ray starts, which takes seconds
