@@ -5,6 +5,7 @@ import queue
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 from drivetrain_workers.agent.hang_watch import HangWatch, is_stopped, stack_of, waits_for_peers
@@ -71,7 +72,14 @@ def test_heartbeats_report_phase_and_longest_duration(monkeypatch: pytest.Monkey
     monkeypatch.setattr("drivetrain_workers.rank.heartbeat.time", clock)
     monkeypatch.setattr("drivetrain_workers.rank.heartbeat.HEARTBEAT_INTERVAL_S", 0.01)
     beats: queue.SimpleQueue[Beat] = queue.SimpleQueue()
-    heartbeats = HeartbeatThread(beats.put)
+    ended = threading.Event()
+
+    def report(beat: Beat) -> None:
+        if ended.is_set():
+            raise ConnectionError("the agent is gone")  # ends the thread
+        beats.put(beat)
+
+    heartbeats = HeartbeatThread(report)
     for step, phase, lasts_s, longest_s in ((0, "step", 5, 0), (1, "step", 2, 5), (2, "data", 9, 0), (2, "step", 1, 5)):
         heartbeats.enter(phase, step)
         last = next(beat for beat in iter(beats.get, None) if (beat.phase, beat.step) == (phase, step))
@@ -80,6 +88,7 @@ def test_heartbeats_report_phase_and_longest_duration(monkeypatch: pytest.Monkey
         last = next(beat for beat in iter(beats.get, None) if beat.for_s)
         assert (last.phase, last.step, last.for_s) == (phase, step, lasts_s)
     assert last.phases == 4
+    ended.set()
 
 
 def test_the_stack_of_a_process_can_be_read() -> None:
