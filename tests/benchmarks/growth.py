@@ -24,6 +24,7 @@ from drivetrain.coordinator.scheduler import Scheduler
 from drivetrain.coordinator.wiring import _build_loop
 from drivetrain.database.engine import open_database
 from drivetrain.database.tables import Run, Transition
+from drivetrain.errors import NotFoundError
 from drivetrain.home import Home
 from drivetrain.job.loading import load_job
 from drivetrain.runs.states import (
@@ -51,7 +52,6 @@ from drivetrain.tracking.destination import Destination
 from drivetrain.tracking.spool import Spool
 from drivetrain.tracking.totals import Record
 from drivetrain.tracking.tracker import Tracker
-from drivetrain_pipelines.errors import InputError
 from drivetrain_workers.protocol.reasons import Reason
 from drivetrain_workers.records.step_times import ITERATION, PARTS
 from prometheus_client import generate_latest
@@ -201,7 +201,7 @@ def missing(store: RunStore) -> None:
     """Look up a run that does not exist."""
     try:
         store.get("nothing")
-    except InputError:
+    except NotFoundError:
         return
     raise AssertionError
 

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from drivetrain.cluster.protocols import AgentHandle
 from drivetrain.coordinator.live_run import Work
+from drivetrain.errors import StoreUnavailableError
 from drivetrain.runs import events as ev
 from drivetrain.runs import states as st
 from drivetrain.runs.facts import RunFacts
-from drivetrain.runs.store import RunRecord, StoreUnavailableError
+from drivetrain.runs.store import RunRecord
 
 if TYPE_CHECKING:
     from tests.chaos.world import World

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from drivetrain.api.interface import RunInfo
 from drivetrain.runs.store import RunStore
 from drivetrain_workers.records import ledger
 from drivetrain_workers.records.run_folder import RunFolder
@@ -43,9 +44,10 @@ class Result:
     errors: str
 
     @classmethod
-    def of(cls, found: View, home: Path) -> Result:
-        """Return the result of a run as reported by a server."""
-        return cls(0, found["run_id"], found["facts"], found["view"], home, "")
+    def of(cls, found: RunInfo, home: Path) -> Result:
+        """Return the result of a run of a server."""
+        assert found.view
+        return cls(0, found.id, found.facts.to_json(), found.view.to_json(), home, "")
 
     def series(self, key: str) -> dict[int, float]:
         """Return a metric by step, as read by MLflow's client. Fails if a step was logged twice."""

@@ -16,7 +16,7 @@ def test_a_default_start_listens_on_loopback_alone(toy_job: Path, tmp_path: Path
     try:
         service.start()
         with service.client() as admin:
-            run = admin.submit(str(toy_job))["run_id"]
+            run = admin.submit(str(toy_job)).id
             wait_for_step(admin, run, 1)
             serving = psutil.Process(service.pid)
             parts = {part.pid: part.name() for part in (serving, *serving.children(recursive=True))}
@@ -25,7 +25,7 @@ def test_a_default_start_listens_on_loopback_alone(toy_job: Path, tmp_path: Path
                 for connection in psutil.net_connections("inet")
                 if connection.pid in parts and connection.status == psutil.CONN_LISTEN
             ]
-            assert admin.wait(run, 240)["reason"] == "completed"
+            assert admin.wait(run, 240).reason == "completed"
     finally:
         service.stop()
     assert {ip for _, ip in listening} == {"127.0.0.1"}, listening

@@ -120,13 +120,13 @@ def gang_hosts(here: Site, client: Client, run: str) -> list[str]:
 def test_a_host_is_lost_while_training(how: str, toy_job: Path, undisturbed: Result, tmp_path: Path) -> None:
     """The gang continues on another host, with the same result."""
     with site(3, tmp_path) as here, here.client("ann") as client:
-        run = client.submit(str(toy_job))["run_id"]
+        run = client.submit(str(toy_job)).id
         wait_for_step(client, run, 10)
         victim, other = gang_hosts(here, client, run)
         began = time.monotonic()
         here.nodes[victim].cut() if how == "cut off" else here.nodes[victim].power_off()
         for view in client.watch(run):
-            if view["phase"] == "training" and view["generation"] > 1 and view["step"]:
+            if view.phase == "training" and view.generation > 1 and view.step:
                 break
         print(f"{how}: trains again after {time.monotonic() - began:.1f} s")
         placed = gang_hosts(here, client, run)
@@ -147,13 +147,13 @@ def test_a_spot_machine_is_left_before_it_is_taken(toy_job: Path, undisturbed: R
         for host in here.nodes.values():
             serve_metadata(host)
             host.keep_running(str(COMMAND), "cluster", "leave", "--on-notice", "aws", **here.environment)
-        run = client.submit(str(toy_job), [LEISURE])["run_id"]
+        run = client.submit(str(toy_job), [LEISURE]).id
         wait_for_step(client, run, 10)
         node = gang_hosts(here, client, run)[0]
         taken = here.nodes[node]
         began = time.monotonic()
         give_notice(notice_of(taken), datetime.now(UTC) + timedelta(seconds=60))
-        wait_until(lambda: "nobody uses this node any more" in taken.log.read_text())
+        wait_until(lambda: "this node is no longer in use" in taken.log.read_text())
         print(f"left {time.monotonic() - began:.1f} s after the notice")
         ray_asks_for_its_token(here)
         script = f"from drivetrain.cluster.nodes import leave; leave('unknown', '{here.head.address}:6379', 5, '')"
@@ -161,9 +161,9 @@ def test_a_spot_machine_is_left_before_it_is_taken(toy_job: Path, undisturbed: R
         assert "node: got unknown; allowed: one of the cluster" in again
         taken.power_off()
         found = client.wait(run, 240)
-    stopping = next(entry for entry in found["history"] if entry["phase"] == "stopping")
-    assert f"node {node[:12]} is draining" in stopping["why"]
-    assert found["progress"]["restarts"] == 0
+    stopping = next(entry for entry in found.history if entry.phase == "stopping")
+    assert f"node {node[:12]} is draining" in stopping.why
+    assert found.progress.restarts == 0
     assert_same(Result.of(found, here.home), undisturbed)
 
 
@@ -173,8 +173,8 @@ def test_the_head_is_lost_while_training(toy_job: Path, tmp_path: Path) -> None:
     longer = ["training.steps=150"]
     with site(2, tmp_path) as here:
         with here.client("ann") as client:
-            before = client.wait(client.submit(str(toy_job), longer)["run_id"], 240)
-            run = client.submit(str(toy_job), longer)["run_id"]
+            before = client.wait(client.submit(str(toy_job), longer).id, 240)
+            run = client.submit(str(toy_job), longer).id
             wait_for_step(client, run, 5)
         here.head.end_processes()
         here.close()
@@ -184,10 +184,10 @@ def test_the_head_is_lost_while_training(toy_job: Path, tmp_path: Path) -> None:
         with here.client("bea") as client:
             print(f"serves again after {time.monotonic() - began:.1f} s")
             view = wait_for_step(client, run, 6)
-            print(f"step {view['step']} is known after {time.monotonic() - began:.1f} s")
+            print(f"step {view.step} is known after {time.monotonic() - began:.1f} s")
             found = client.wait(run, 240)
         assert_same(Result.of(found, here.home), Result.of(before, here.home))
-        assert found["progress"]["generation"] == 1
+        assert found.progress.generation == 1
         gaps = step_gaps(here.home, run)
         print(f"seconds from step to step: median {median(gaps):.2f}, longest {max(gaps):.2f}")
 
@@ -207,15 +207,15 @@ def test_two_users_share_hosts(toy_job: Path, tmp_path: Path) -> None:
     shutil.copytree(toy_job, folder)
     small = ["training.steps=4", "resources.preprocessors=1"]
     with site(3, tmp_path / "site") as here, here.client("ann") as ann, here.client("bob") as bob:
-        blocker = ann.submit(str(folder), ["resources.workers=3", "scheduling.preemptible=false"])["run_id"]
+        blocker = ann.submit(str(folder), ["resources.workers=3", "scheduling.preemptible=false"]).id
         wait_for_step(ann, blocker, 1)
         shapes = [(1, 0), (1, 0), (3, 4), (2, 2), (1, 1), (3, 3), (2, 0), (1, 1), (1, 0)]
         wanted = [((ann, bob)[number % 2], *shape) for number, shape in enumerate(shapes)]
         runs = []
         for client, workers, priority in wanted:
             overrides = [f"resources.workers={workers}", f"scheduling.priority={priority}", *small]
-            runs.append(client.submit(str(folder), overrides)["run_id"])
+            runs.append(client.submit(str(folder), overrides).id)
         ended = [ann.wait(run, 280) for run in (blocker, *runs)]
         large_first = order_of_allocations(ann, runs)[:2]
-    assert {run["reason"] for run in ended} == {"completed"}
+    assert {run.reason for run in ended} == {"completed"}
     assert [wanted[runs.index(run)][1:] for run in large_first] == [(3, 4), (3, 3)]

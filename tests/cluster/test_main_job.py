@@ -49,7 +49,7 @@ def assert_one_difference(again: Result, undisturbed: Result) -> None:
     assert picture.read_bytes().startswith(b"\x89PNG")
     text = command_line(again.home, "diff", *runs).stdout
     assert "tracking.register_as" in text
-    assert "the losses of the first 40 steps are the same to the bit" in text
+    assert "the losses of the first 40 steps are bitwise equal" in text
 
 
 def registered(result: Result) -> None:

@@ -38,7 +38,7 @@ def test_a_tracking_server_with_faults(
         if fault == "killed":
             server.start()
         done = command_line(tmp_path / "home", "sync", ended.run_id)
-        assert done.stdout == "MLflow has everything\n"
+        assert done.stdout == "MLflow has received everything\n"
         facts = RunStore(f"sqlite:///{tmp_path / 'home' / 'drivetrain.db'}").get(ended.run_id).facts.to_json()
         found = Result(0, ended.run_id, facts, {}, ended.home, "")
         assert found.series("loss") == undisturbed.series("loss")
@@ -78,10 +78,10 @@ def test_a_server_with_users_postgresql_and_s3(
             assert "401" in ended.facts["tracking_problem"]
             refused = command_line(tmp_path / "home", "sync", ended.run_id, "--timeout", "3")
             assert refused.returncode == 1
-            assert "MLflow has not taken everything within 3 s; the rest is kept. " in refused.stderr
+            assert "MLflow has not accepted everything within 3 s; the rest is kept. " in refused.stderr
             assert "401" in refused.stderr
             monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", PASSWORD)
-            assert command_line(tmp_path / "home", "sync", ended.run_id).stdout == "MLflow has everything\n"
+            assert command_line(tmp_path / "home", "sync", ended.run_id).stdout == "MLflow has received everything\n"
             facts = RunStore(f"sqlite:///{tmp_path / 'home' / 'drivetrain.db'}").get(ended.run_id).facts.to_json()
             found = Result(0, ended.run_id, facts, {}, ended.home, "")
             assert found.series("loss") == undisturbed.series("loss")

@@ -98,11 +98,11 @@ def stack() -> Iterator[Stack]:
 def run(stack: Stack, toy_job: Path) -> Iterator[str]:
     """Return an active run that has trained for some scrapes."""
     with stack.client() as client:
-        found = client.submit(str(toy_job), [LEISURE, "training.steps=400"])["run_id"]
+        found = client.submit(str(toy_job), [LEISURE, "training.steps=400"]).id
         wait_until(lambda: len(samples(stack, f'drivetrain_run_step{{run="{found}"}}[10m]')) >= 3, stack.said, 240)
         yield found
         client.cancel(found)
-        assert client.wait(found, 120)["reason"] == "cancelled"
+        assert client.wait(found, 120).reason == "cancelled"
 
 
 def samples(stack: Stack, query: str) -> list[Any]:

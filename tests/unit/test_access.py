@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sqlite3
 from pathlib import Path
 
 import httpx
 import pytest
+from drivetrain.errors import NotFoundError
 from drivetrain.private_files import read_private, write_private
 from drivetrain.server.access import Principal, Role, Tokens
 from drivetrain.server.limits import Limits
@@ -40,7 +42,7 @@ def test_a_token_is_known_by_its_digest_alone(tokens: Tokens, tmp_path: Path) ->
     assert secret.removeprefix("dt_") not in dump
     tokens.revoke(info.id)
     assert tokens.principal(secret) is None
-    with pytest.raises(InputError, match=info.id):
+    with pytest.raises(NotFoundError, match=info.id):
         tokens.revoke(info.id)
 
 
@@ -84,7 +86,7 @@ def test_private_files(tmp_path: Path) -> None:
 def test_each_address_has_a_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1_000_000_000.0  # a window of ten seconds begins
     monkeypatch.setattr("time.time", lambda: now)
-    limits = Limits(PlainTextResponse("served"), large="/", max_bytes=1000, rate=RateLimitItemPerSecond(3, 10))
+    limits = Limits(PlainTextResponse("served"), large={}, rate=RateLimitItemPerSecond(3, 10))
 
     async def ask(address: str, times: int) -> list[httpx.Response]:
         transport = httpx.ASGITransport(limits, client=(address, 1))
@@ -138,7 +140,7 @@ def test_what_is_sent_in_chunks_is_bounded_too() -> None:
         return PlainTextResponse(str(len(await request.body())))
 
     app = Starlette(routes=[Route("/", takes_all, methods=["PUT"])])
-    app.add_middleware(Limits, large="/", max_bytes=1000, rate=RateLimitItemPerSecond(100))
+    app.add_middleware(Limits, large={re.compile("/"): 1000}, rate=RateLimitItemPerSecond(100))
     with TestClient(app) as client:
         assert client.put("/", content=iter([b"x" * 400, b"x" * 400])).text == "800"
         assert client.put("/", content=iter([b"x" * 400] * 3)).status_code == 413

@@ -261,7 +261,7 @@ def test_a_dry_run_tells_the_price_and_starts_nothing(
     assert rows["head"][1] == "1"
     assert rows["gpu-spot"][-2:] == ["spot", "10.49"]
     least, most = file.hourly_price()
-    assert said[-1] == f"${least:.2f} an hour while idle, ${most:.2f} at its largest"
+    assert said[-1] == f"price: ${least:.2f} per hour when idle, ${most:.2f} per hour at its largest"
     assert commands == []
 
 
@@ -282,22 +282,22 @@ def test_an_unsafe_cluster_is_not_started(amazon: Amazon, commands: list[list[st
 
 
 def test_machines_are_shown_with_their_price(file: ClusterFile, provider: Provider) -> None:
-    assert invoke("status", str(file.path)).stdout.splitlines()[-1].startswith("0 head, 0 workers: $0.00")
+    assert invoke("status", str(file.path)).stdout.splitlines()[-1].startswith("0 heads, 0 workers: at most $0.00")
     provider.add("i-1", "head", "head")
     provider.add("i-2", "worker", "cpu")
     said = invoke("status", str(file.path)).stdout.splitlines()
     assert said[1].split() == ["i-1", "head", "head", "52.0.0.1", "up-to-date"]
     price = (file.head.price or 0) + (file.workers[0].price or 0)
-    assert said[-1] == f"1 head, 1 workers: ${price:.2f} an hour at the most"
+    assert said[-1] == f"1 head, 1 worker: at most ${price:.2f} per hour"
     found = [json.loads(line) for line in invoke("status", str(file.path), "--json").stdout.splitlines()]
     assert [node["id"] for node in found] == ["i-1", "i-2"]
 
 
 def test_machines_are_ended_after_a_yes(file: ClusterFile, provider: Provider, commands: list[list[str]]) -> None:
     provider.add("i-1", "head", "head")
-    assert "End all 1 machines" in invoke("down", str(file.path), code=1, answer="n\n").stdout
+    assert "Terminate 1 machine of" in invoke("down", str(file.path), code=1, answer="n\n").stdout
     assert commands == []
-    assert "nothing is left of cluster" in invoke("down", str(file.path), answer="y\n").stdout
+    assert "no machine is left" in invoke("down", str(file.path), answer="y\n").stdout
     assert commands == [["ray", "down", str(file.path), "--yes"]]
     invoke("down", str(file.path))  # no machine exists: no confirmation is needed
 
@@ -308,6 +308,7 @@ def test_pools_are_those_of_the_file(file: ClusterFile) -> None:
     assert found.keys() == groups.keys()
     assert found["gpu"]["gpus"] == groups["gpu"].gpus
     assert found["gpu"]["max"] == groups["gpu"].most
+    assert json.loads(invoke("pools", str(file.path), "--json").stdout)["pools"] == found
 
 
 @contextmanager
@@ -336,17 +337,18 @@ def leaving(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], list[tuple[Any,
 
 def test_a_node_leaves(leaving: Callable[[bool], list[tuple[Any, ...]]]) -> None:
     asked = leaving(True)
-    assert invoke("leave").stdout == "nobody uses this node any more\n"
-    assert invoke("leave", "--within", "30").stdout == "nobody uses this node any more\n"
-    said = invoke("leave", "--on-notice", "aws").stdout
-    assert said == "aws takes this machine back in 90 s\nnobody uses this node any more\n"
+    assert invoke("leave").stdout == "this node is no longer in use\n"
+    assert invoke("leave", "--within", "30").stdout == "this node is no longer in use\n"
+    noticed = invoke("leave", "--on-notice", "aws", "--json")
+    assert json.loads(noticed.stdout) == {"node": "node-1", "unused": True}
+    assert noticed.stderr == "aws terminates this machine in 90 s\n"
     here = "node-1", "10.0.0.1:6379"
     assert asked == [(*here, 120.0, "asked to leave"), (*here, 30.0, "asked to leave"), (*here, 90.0, "aws")]
 
 
 def test_a_node_that_is_still_in_use(leaving: Callable[[bool], list[tuple[Any, ...]]]) -> None:
     leaving(False)
-    assert invoke("leave", "--within", "5", code=1).stdout == "still in use after 5 s\n"
+    assert invoke("leave", "--within", "5", code=1).stdout == "this node is still in use after 5 s\n"
 
 
 @pytest.mark.parametrize("words", [["--on-notice", "ibm"], ["--on-notice", "aws", "--within", "5"]])

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from drivetrain.coordinator.coordinator import Coordinator, RunOwnedError, hold_owner_lock
+from drivetrain.coordinator.coordinator import Coordinator, hold_owner_lock
+from drivetrain.errors import RunOwnedError
 from drivetrain.runs.states import Queued
 from drivetrain.runs.store import RunStore
 

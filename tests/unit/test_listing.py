@@ -34,17 +34,18 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
 
 @pytest.mark.parametrize(
     ("options", "oldest", "more"),
-    [([], 5, "the newest 50 are shown"), (["--limit", "2"], 53, "the newest 2 are shown"), (["--all"], 0, ""),
+    [([], 5, "only the newest 50 are"), (["--limit", "2"], 53, "only the newest 2 are"), (["--all"], 0, ""),
      (["--limit", "55"], 0, "")],
 )  # fmt: skip
 def test_the_list_of_a_home_says_when_there_is_more(home: Home, options: list[str], oldest: int, more: str) -> None:
     result = CliRunner().invoke(app, ["list", *options])
     assert result.exit_code == 0
-    assert [line.split()[0] for line in result.stdout.splitlines()] == [
-        f"toy-{n:02}" for n in range(54, oldest - 1, -1)
-    ]
-    assert result.stderr.startswith(more)
-    assert bool(result.stderr) == bool(more)
+    header, *shown = result.stdout.splitlines()
+    assert header.split() == ["run", "user", "phase", "step", "age", "reason"]
+    assert [line.split()[0] for line in shown] == [f"toy-{n:02}" for n in range(54, oldest - 1, -1)]
+    *note, place = result.stderr.splitlines()
+    assert place == f"local {home.path}"
+    assert [line.startswith(more) for line in note] == [True] * bool(more)
 
 
 def test_a_server_lists_in_pages(home: Home) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from drivetrain.api.scaling_curve import Point, PowerLaw, draw
+from drivetrain.errors import NotFoundError
 from drivetrain.job.loading import load_job
 from drivetrain.job.recipes import copy_recipe, recipes
 from drivetrain_pipelines.errors import InputError
@@ -34,7 +35,7 @@ def test_a_copy_overwrites_nothing(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match="a new or empty folder"):
         copy_recipe("speech", tmp_path)
-    with pytest.raises(InputError, match=r"'speach'; allowed: .*speech"):
+    with pytest.raises(NotFoundError, match=r"no recipe 'speach'. Did you mean speech\? Known recipes: .*speech"):
         copy_recipe("speach", tmp_path / "new")
 
 

@@ -15,8 +15,9 @@ import typer
 import yaml
 from click.testing import Result
 from drivetrain.api import client as client_module
-from drivetrain.cli import remote, server_verbs, serving
+from drivetrain.cli import other_groups, serving
 from drivetrain.cli.app import app
+from drivetrain.cli.errors import exit_as
 from drivetrain.home import Home
 from drivetrain.runs.facts import RunFacts
 from drivetrain.runs.states import Progress, Training
@@ -44,6 +45,8 @@ def server(home: Home, monkeypatch: pytest.MonkeyPatch) -> Server:
     found = Server(home)
     secret, _ = found.tokens.create("ann", Role.USER)
     monkeypatch.setenv("DRIVETRAIN_TOKEN", secret)
+    monkeypatch.setenv("DRIVETRAIN_SERVER", "http://testserver")
+    monkeypatch.setenv("COLUMNS", "200")
 
     def connect(base_url: str, headers: dict[str, str], **_: Any) -> TestClient:
         return TestClient(found.app, base_url, headers=headers)
@@ -68,7 +71,7 @@ def test_every_verb_is_there() -> None:
     for verb in ("submit", "status", "logs", "wait", "cancel", "retry", "queue", "nodes", "server", "token", "cluster"):
         assert f" {verb} " in said, verb
         assert "Usage" in invoke(verb, "--help").stdout
-    assert server_verbs.token.registered_commands
+    assert other_groups.token.registered_commands
     for verb in ("up", "down", "status", "pools", "leave"):
         assert f" {verb} " in invoke("cluster", "--help").stdout
 
@@ -88,6 +91,7 @@ def test_a_server_that_is_no_url(home: Home, monkeypatch: pytest.MonkeyPatch) ->
 def answering(home: Home, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Give the same answer to every request."""
     monkeypatch.setenv("DRIVETRAIN_TOKEN", "dt_x")
+    monkeypatch.setenv("DRIVETRAIN_SERVER", "http://testserver")
 
     def answer(status: int, **content: Any) -> None:
         transport = httpx.MockTransport(lambda _: httpx.Response(status, **content))
@@ -170,10 +174,10 @@ def test_the_status_of_a_run(home: Home, server: Server) -> None:
     assert found["step"] == "3 of 10"
     assert found["checkpoint"] == "step 2"
     assert (found["loss"], found["eval loss"], found["restarts"]) == ("1.2346", "2.0000", "1")
-    assert found["last trouble"] == "rank 1 was killed"
+    assert found["last error"] == "rank 1 was killed"
     assert "goodput" in found["time"]
     assert "worker hours" in found["cost"]
-    assert "ended" not in found
+    assert "reason" not in found
     (entry,) = said[said.index("  history") + 1 :]
     assert entry.split()[2:] == ["training", "Stepped()"]
     everything = json.loads(lines("status", "toy-1", "--json")[0])
@@ -187,7 +191,7 @@ def test_the_status_of_a_run_that_waits_or_has_ended(home: Home, server: Server)
     assert "  phase         queued: no node has a GPU" in lines("status", "toy-1")
     make_run(home, "toy-2")
     train(home, "toy-2", reason=Reason.USER_CODE, detail="ValueError: x")
-    assert "  ended         user_code ValueError: x" in lines("status", "toy-2")
+    assert "  reason        user_code: ValueError: x" in lines("status", "toy-2")
 
 
 def test_the_logs_of_a_run(home: Home, server: Server) -> None:
@@ -196,7 +200,7 @@ def test_the_logs_of_a_run(home: Home, server: Server) -> None:
     server.log_line("toy-1", 1, "one\n")
     assert lines("logs", "toy-1") == ["rank-0: zero", "rank-1: one"]
     assert lines("logs", "toy-1", "--rank", "1") == ["one"]
-    assert "RUN" in invoke("logs", "other", code=2).stderr
+    assert "no run 'other' in http://testserver" in invoke("logs", "other", code=2).stderr
 
 
 @pytest.mark.parametrize(
@@ -206,46 +210,52 @@ def test_waiting_ends_as_the_run_did(reason: Reason, code: int, home: Home, serv
     make_run(home, "toy-1")
     train(home, "toy-1", reason=reason)
     assert json.loads(lines("wait", "toy-1", "--json", code=code)[0])["reason"] == str(reason)
-    assert lines("wait", "toy-1", code=code)[0].split() == ["toy-1", "ann", "ended", "4", str(reason)]
+    assert lines("wait", "toy-1", code=code)[1].split()[:4] == ["toy-1", "ann", "ended", "4/4"]
+    assert lines("wait", "toy-1", code=code)[1].endswith(str(reason))
 
 
 def test_waiting_may_be_given_up(home: Home, server: Server) -> None:
     make_run(home, "toy-1")
     said = invoke("wait", "toy-1", "--timeout", "0", code=124).stderr
-    assert said == "error: toy-1 has not ended within 0.0 s\n"
+    assert said == "error: toy-1 has not ended within 0 s\n"
 
 
 def test_a_run_is_cancelled_resumed_and_tried_again(home: Home, server: Server) -> None:
     make_run(home, "toy-1")
-    assert lines("cancel", "toy-1")[0].split() == ["toy-1", "ann", "ended", "0", "cancelled"]
-    assert lines("resume", "toy-1", "--server", "http://testserver")[0].split() == ["toy-1", "ann", "queued", "0"]
+    assert lines("cancel", "toy-1")[1].split() == ["toy-1", "ann", "ended", "0/4", "0", "s", "cancelled"]
+    assert lines("resume", "toy-1", "--server", "http://testserver")[1].split()[:4] == ["toy-1", "ann", "queued", "0/4"]
     assert json.loads(lines("retry", "toy-1", "--json")[0])["run_id"] == "toy-1-again"
     make_run(home, "other", user="bob")
-    assert "other is bob's" in invoke("cancel", "other", code=1).stderr
+    assert "other belongs to bob" in invoke("cancel", "other", code=1).stderr
 
 
 def test_a_servers_runs_are_listed(home: Home, server: Server) -> None:
     for number in range(3):
         make_run(home, f"toy-{number}")
     shown = invoke("list", "--server", "http://testserver", "-n", "2")
-    assert [line.split()[0] for line in shown.stdout.splitlines()] == ["toy-2", "toy-1"]
-    assert shown.stderr.startswith("the newest 2 are shown")
+    assert [line.split()[0] for line in shown.stdout.splitlines()] == ["run", "toy-2", "toy-1"]
+    assert shown.stderr.splitlines() == [
+        "only the newest 2 are shown; --limit N shows more, --all shows all",
+        "server http://testserver",
+    ]
     assert len(lines("list", "--server", "http://testserver", "--all", "--json")) == 3
 
 
 def test_the_queue_says_why_each_waits(server: Server) -> None:
-    first, second = lines("queue")
-    assert first.split() == ["1", "toy-2", "bob", "priority", "5", "2", "workers", "no", "room"]
-    assert second.split()[:7] == ["2", "toy-3", "ann", "priority", "0", "4", "workers"]
+    header, first, second = lines("queue")
+    assert header.split() == ["run", "user", "priority", "workers", "waits", "for"]
+    assert first.split() == ["1", "toy-2", "bob", "5", "2", "no", "room"]
+    assert second.split()[:5] == ["2", "toy-3", "ann", "0", "4"]
     assert second.endswith("data preparation")
     assert [json.loads(line)["run"] for line in lines("queue", "--json")] == ["toy-2", "toy-3"]
 
 
 def test_nodes_and_who_has_them(server: Server) -> None:
-    usable, draining, quarantined = lines("nodes")
-    assert usable.split() == ["aaaaaaaaaaaa", "10.0.0.1", "2", "of", "8", "CPUs", "1", "of", "1", "GPUs", "toy-1:", "2"]
-    assert draining.endswith("draining")
-    assert quarantined.endswith("draining in quarantine")
+    header, usable, draining, quarantined = lines("nodes")
+    assert header.split() == ["node", "address", "state", "CPUs", "GPUs", "ranks"]
+    assert usable.split() == ["aaaaaaaaaaaa", "10.0.0.1", "usable", "2/8", "1/1", "toy-1:", "2"]
+    assert draining.split()[2] == "draining"
+    assert quarantined.split()[2] == "quarantined"
     assert json.loads(lines("nodes", "--json")[0])["gpus_used"] == 1
 
 
@@ -255,21 +265,24 @@ def test_nodes_and_who_has_them(server: Server) -> None:
 def test_tokens_of_a_home(home: Home) -> None:
     (secret,) = lines("token", "create", "--user", "tom")
     made = json.loads(lines("token", "create", "--user", "vera", "--role", "viewer", "--days", "1", "--json")[0])
-    first, second = lines("token", "list")
-    assert first.split()[1:] == ["tom", "user", "does", "not", "expire"]
-    assert second.split()[:4] == [made["id"], "vera", "viewer", "expires"]
+    header, first, second = lines("token", "list")
+    assert header.split() == ["id", "user", "role", "expires"]
+    assert first.split()[1:] == ["tom", "user", "never"]
+    assert second.split()[:3] == [made["id"], "vera", "viewer"]
     assert secret not in "".join(lines("token", "list", "--json"))
-    lines("token", "revoke", made["id"])
-    assert len(lines("token", "list")) == 1
-    assert "TOKEN" in invoke("token", "revoke", made["id"], code=2).stderr
+    assert lines("token", "revoke", made["id"]) == [f"revoked {made['id']}"]
+    assert len(lines("token", "list")) == 2
+    assert f"no token '{made['id']}'" in invoke("token", "revoke", made["id"], code=2).stderr
     assert "--role" in invoke("token", "create", "--user", "tom", "--role", "king", code=2).stderr
 
 
 def test_a_token_that_has_expired_says_so(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     tokens = serving._tokens()
     _, info = tokens.create("tom", "user", days=1)
-    assert serving._until(info).startswith("expires ")
-    assert serving._until(replace(info, expires=time.time() - 1)).startswith("expired ")
+    assert isinstance(serving._expiry(info), str)
+    text, color = serving._expiry(replace(info, expires=time.time() - 1))
+    assert text.endswith("(expired)")
+    assert color == "red"
 
 
 def test_the_server_is_started_as_it_is_asked(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -283,7 +296,7 @@ def test_the_server_is_started_as_it_is_asked(home: Home, monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize(("reason", "code"), [("cancelled", 130), ("budget_spent", 1), ("", 1)])
 def test_what_is_not_complete_has_an_exit_code(reason: str, code: int) -> None:
-    remote._exit("completed")
+    exit_as("completed")
     with pytest.raises(typer.Exit) as caught:
-        remote._exit(reason)
+        exit_as(reason)
     assert caught.value.exit_code == code

@@ -99,7 +99,7 @@ def rows(lines: list[str]) -> dict[str, str]:
         (RunView("r", "preparing", preparing=(2, 9, "making shards")), "preparing   making shards 2/9"),
         (RunView("r", "queued", waiting="for a GPU"), "queued      for a GPU"),
         (RunView("r", "queued"), "queued"),
-        (RunView("r", "starting"), "starting    agents warm up, ranks join and load"),
+        (RunView("r", "starting"), "starting    agents start, ranks join and load"),
         (RunView("r", "training"), "training    first step"),
         (RunView("r", "ended"), "ended"),
         (training(), "training    step 3/10  loss 1.5000  2,000 tokens/s  data wait 12.5%  ETA 0:01:05"),
@@ -166,9 +166,9 @@ def test_a_line_that_says_the_same_comes_once_a_minute(plain: Callable[[RunView]
 def test_a_problem_is_told_once_and_at_once(plain: Callable[[RunView], list[str]]) -> None:
     plain(training())
     problem = training(problem="rank 1 was killed", restarts=1)
-    assert plain(problem) == ["  rank 1 was killed; restarts so far: 1"]
+    assert plain(problem) == ["  rank 1 was killed (1 restart so far)"]
     assert plain(problem) == []
-    assert plain(training(problem="rank 0 hung", restarts=2)) == ["  rank 0 hung; restarts so far: 2"]
+    assert plain(training(problem="rank 0 hung", restarts=2)) == ["  rank 0 hung (2 restarts so far)"]
 
 
 def test_the_end_is_left_to_the_summary(plain: Callable[[RunView], list[str]]) -> None:
@@ -200,7 +200,7 @@ def test_a_terminal_keeps_problems_above_the_bar() -> None:
         terminal.summary(RunSummary("toy-1", "completed", CLASSIFIER))
     said = out.getvalue()
     assert said.count("toy-1") == 2
-    assert "[red] rank 1 was killed; restarts so far: 1" in said, "what is not ours is no markup"
+    assert "[red] rank 1 was killed (1 restart so far)" in said, "what is not ours is no markup"
     assert "step 3/10" in said
     assert said.index("rank 1 was killed") < said.index("eval loss")
 
@@ -233,11 +233,10 @@ def test_the_summary_of_a_language_model() -> None:
     lines = shown(RunSummary("toy-1", "completed", LANGUAGE))
     assert lines[0] == "completed  toy-1"
     assert rows(lines) == {
-        "because": "",
         "train loss": "3.2500 nats per token",
         "eval loss": "3.5000 nats per token (unigram entropy 5.5000)",
         "throughput": "12,346 tokens/s",
-        "memory": "at most 1.50 GB for a rank",
+        "memory": "at most 1.50 GB per rank",
         "time": "0:01:40, goodput 50%: computing 50%, queued 50%",
         "cost": "0.5 worker hours, $1.25",
         "dataset": "/data/words/v1 (prepared in this run)",
@@ -259,7 +258,7 @@ def test_the_summary_of_a_classifier() -> None:
     assert found["assessed"] == "accuracy 0.97, log loss 0.1"
     assert found["worst slice"] == "eights: accuracy 0.5, loss 2, of 1,200"
     assert found["dataset"] == "/data/digits/v1 (found, nothing to prepare)"
-    assert not {"sample", "try", "go on with", "MLflow run"} & found.keys()
+    assert not {"sample", "try", "resume", "reason", "MLflow run"} & found.keys()
 
 
 @pytest.mark.parametrize("reason", [reason for reason in Reason if reason != Reason.COMPLETED])
@@ -268,13 +267,13 @@ def test_a_run_that_did_not_complete_says_why_and_what_to_do(reason: Reason) -> 
     lines = shown(RunSummary("toy-1", str(reason), facts))
     assert lines[0] == f"{reason}: {OUTCOMES[reason].meaning}  toy-1"
     found = rows(lines)
-    assert found["because"] == "rank 1: [Errno 28]"
+    assert found["reason"] == "rank 1: [Errno 28]"
     assert "try" not in found
     if reason == Reason.INPUT:
-        assert found["then"] == "mend that, and run the job again"
-        assert "go on with" not in found
+        assert found["next"] == "fix the input and run the job again"
+        assert "resume" not in found
     else:
-        assert found["go on with"] == "drivetrain resume toy-1"
+        assert found["resume"] == "drivetrain resume toy-1"
 
 
 def test_a_reason_of_a_newer_version_is_shown_as_it_is() -> None:
@@ -288,8 +287,8 @@ def test_what_tracking_lacks_is_told_with_its_remedy() -> None:
     )  # fmt: skip
     found = rows(shown(RunSummary("toy-1", "completed", facts)))
     assert found["MLflow UI"] == "http://mlflow:5000"
-    kept = "MLflow has not taken everything; it is kept, and `drivetrain sync toy-1` ships it"
-    assert found["tracking"] == f"{kept}|its server: connection refused"
+    kept = "MLflow has not received everything; the rest is kept, and `drivetrain sync toy-1` sends it"
+    assert found["tracking"] == f"{kept}|last error: connection refused"
     assert found["skipped"] == "3 bad records, the first: a.txt:1; a.txt:7"
     assert found["note"] == "no upload"
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from drivetrain.errors import NotFoundError
 from drivetrain.home import Home
 from drivetrain.reporting.report import write_report
 from drivetrain.runs.store import RunStore
-from drivetrain_pipelines.errors import InputError
 from drivetrain_workers.protocol.reasons import Reason
 
 from tests.unit.runs import home_in, job, make_run, train
@@ -141,5 +141,5 @@ def test_a_page_is_written_again(home: Home, tmp_path: Path) -> None:
 
 def test_a_run_that_is_not_there(home: Home) -> None:
     make_run(home, "toy-1")
-    with pytest.raises(InputError, match="toy-1"):
+    with pytest.raises(NotFoundError, match="toy-1"):
         write_report("other")

@@ -15,10 +15,11 @@ from drivetrain.coordinator.live_run import LiveRun
 from drivetrain.coordinator.observer import Observer
 from drivetrain.coordinator.run_loop import RunLoop
 from drivetrain.coordinator.scheduler import Scheduler
+from drivetrain.errors import StoreUnavailableError
 from drivetrain.runs import events as ev
 from drivetrain.runs import states as st
 from drivetrain.runs.facts import RunFacts
-from drivetrain.runs.store import RunRecord, StoreUnavailableError
+from drivetrain.runs.store import RunRecord
 from drivetrain.scheduling.model import Node, Request
 from drivetrain.scheduling.rules import Rules
 from drivetrain_pipelines.errors import PrepareError

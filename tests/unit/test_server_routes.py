@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 import yaml
+from drivetrain.api import rank_logs
 from drivetrain.home import Home
 from drivetrain.job import bundle
 from drivetrain.runs.states import Placing, Preparing, Progress, Ready, Training
 from drivetrain.runs.view import RunView
-from drivetrain.server import cluster, metrics, runs
+from drivetrain.server import cluster, metrics, results, runs
 from drivetrain.server import logs as logs_module
 from drivetrain.server.access import Role
 from drivetrain.server.logs import follow
@@ -141,13 +142,19 @@ def test_a_run_with_its_history_and_account(home: Home, ann: TestClient) -> None
         ("POST", "/runs/other/cancel"),
         ("POST", "/runs/other/resume"),
         ("POST", "/runs/other/retry"),
+        ("POST", "/runs/other/sync"),
+        ("GET", "/runs/other/report"),
+        ("GET", "/runs/other/diff/toy-1"),
+        ("GET", "/runs/toy-1/diff/other"),
+        ("GET", "/runs/toy-1/diff/other/losses.png"),
     ],
 )
 def test_a_run_that_is_not_there(method: str, path: str, home: Home, ann: TestClient) -> None:
     make_run(home, "toy-1")
     answer = ann.request(method, path)
     assert answer.status_code == 404
-    assert answer.json()["input"] == {"where": "RUN", "given": "'other'", "allowed": "toy-1", "fix": ""}
+    missing = {"kind": "run", "name": "other", "known": ["toy-1"], "searched": "", "fix": ""}
+    assert answer.json()["missing"] == missing
 
 
 def test_live_figures(home: Home, server: Server, ann: TestClient) -> None:
@@ -160,10 +167,10 @@ def test_live_figures(home: Home, server: Server, ann: TestClient) -> None:
 
 def test_a_run_is_changed_by_its_owner_or_an_admin(home: Home, server: Server, ann: TestClient) -> None:
     make_run(home, "toy-1", user="bob")
-    for change in ("cancel", "resume"):
+    for change in ("cancel", "resume", "sync"):
         answer = ann.post(f"/runs/toy-1/{change}")
         assert answer.status_code == 403
-        assert answer.json()["detail"] == "toy-1 is bob's; that needs the role admin"
+        assert answer.json()["detail"] == "toy-1 belongs to bob; changing it needs the role admin"
     with server.client("eve", Role.VIEWER) as viewer:
         assert viewer.post("/runs/toy-1/cancel").status_code == 403
     with server.client("root", Role.ADMIN) as admin:
@@ -211,7 +218,7 @@ def test_tokens_are_for_admins(server: Server, ann: TestClient) -> None:
 def test_every_route_needs_a_token(server: Server, ann: TestClient) -> None:
     paths = ann.get("/openapi.json").json()["paths"]
     routes = [(method, path) for path, methods in paths.items() for method in methods]
-    assert len(routes) == len(runs.router.routes) + len(cluster.router.routes) + len(metrics.router.routes)
+    assert len(routes) == sum(len(part.router.routes) for part in (runs, results, cluster, metrics))
     with TestClient(server.app) as anonymous:
         for method, path in routes:
             answer = anonymous.request(method, path.replace("{", "").replace("}", ""))
@@ -268,15 +275,15 @@ def followed(folder: RunFolder, rank: int | None, turns: list[str]) -> bytes:
 
 def test_a_line_that_is_being_written_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is sent once it is complete, and named once."""
-    monkeypatch.setattr(logs_module, "_LOOK_S", 0.0)
+    monkeypatch.setattr(logs_module, "_POLL_INTERVAL_S", 0.0)
     turns = ["one\ntw", "o", "\n", "", "three"]
     assert followed(RunFolder(tmp_path), None, turns) == b"rank-0: one\nrank-0: two\nrank-0: three"
 
 
 @pytest.mark.parametrize("size", [1, 4, 7, 64])
 def test_whatever_the_pieces_nothing_is_lost(size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logs_module, "_LOOK_S", 0.0)
-    monkeypatch.setattr(logs_module, "_PIECE_BYTES", size)
+    monkeypatch.setattr(logs_module, "_POLL_INTERVAL_S", 0.0)
+    monkeypatch.setattr(rank_logs, "_PIECE_BYTES", size)
     turns = ["a line longer than a piece\n", "x\n\n", "unfinished", " but now\n", "last"]
     assert followed(RunFolder(tmp_path), 0, turns) == "".join(turns).encode()
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from drivetrain.errors import NotFoundError
 from drivetrain.runs.facts import RunFacts
 from drivetrain.runs.states import Allocation, Ended, Placing, Preparing, Progress, Queued
 from drivetrain.runs.store import RunStore
@@ -51,7 +52,7 @@ def test_history_survives_the_process(tmp_path: Path) -> None:
 
 def test_runs_are_found_by_prefix(tmp_path: Path) -> None:
     store = open_store(tmp_path)
-    with pytest.raises(InputError, match="no run yet"):
+    with pytest.raises(NotFoundError, match="Known runs: none"):
         store.get("x")
     store.create("toy-1a", "f", Queued())
     store.create("toy-1b", "f", Ended(Reason.COMPLETED), released=True)
@@ -59,7 +60,7 @@ def test_runs_are_found_by_prefix(tmp_path: Path) -> None:
     assert store.get("toy-1b").ended
     with pytest.raises(InputError, match="toy-1a, toy-1b"):
         store.get("toy")
-    with pytest.raises(InputError, match="%"):
+    with pytest.raises(NotFoundError, match="%"):
         store.get("%")
 
 

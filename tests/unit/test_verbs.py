@@ -146,6 +146,7 @@ def test_the_exit_code_says_how_a_run_ended(
         arguments[-1](RunView("toy-1", "training", facts=RunFacts()))
         return RunSummary("toy-1", reason, RunFacts(reason=reason))
 
+    make_run(home, "toy-1")
     monkeypatch.setattr(runs_module, verb, follow)
     views = [json.loads(line) for line in lines(verb, "toy", "--json", code=code)]
     assert [views[0]["phase"], views[-1]["reason"]] == ["training", reason]
@@ -156,11 +157,15 @@ def test_runs_are_listed_newest_first(home: Home) -> None:
         make_run(home, run)
     train(home, "toy-1", 4)
     found = [json.loads(line) for line in lines("list", "--json")]
-    assert found == [
-        {"run_id": "toy-2", "phase": "queued", "step": 0, "reason": ""},
-        {"run_id": "toy-1", "phase": "ended", "step": 4, "reason": "completed"},
+    assert [(run["run_id"], run["phase"], run["step"], run["steps"], run["reason"]) for run in found] == [
+        ("toy-2", "queued", 0, 4, ""),
+        ("toy-1", "ended", 4, 4, "completed"),
     ]
-    assert [line.split() for line in lines("list")] == [["toy-2", "queued", "0"], ["toy-1", "ended", "4", "completed"]]
+    header, second, first = lines("list")
+    assert header.split() == ["run", "user", "phase", "step", "age", "reason"]
+    assert second.split()[:4] == ["toy-2", "ann", "queued", "0/4"]
+    assert first.split()[:4] == ["toy-1", "ann", "ended", "4/4"]
+    assert first.endswith("completed")
 
 
 def test_checkpoints_are_described(home: Home) -> None:
@@ -170,12 +175,11 @@ def test_checkpoints_are_described(home: Home) -> None:
     assert lines("checkpoints", "toy-1") == ["no checkpoint yet"]
     for step in (2, 4):
         make_checkpoint(folder.path, CheckpointId(step, 1), 2)
-    newest, oldest = lines("checkpoints", "toy-1")
-    assert newest.startswith("step        4")
-    assert newest.endswith("generation 1, 2 ranks, ZeRO 2")
-    assert oldest.startswith("step        2")
-    verified = lines("checkpoints", "toy-1", "--verify")
-    assert all(line.endswith("every byte is what was written") for line in verified)
+    header, newest, oldest = lines("checkpoints", "toy-1")
+    assert header.split() == ["step", "MB", "generation", "ranks", "ZeRO", "eval", "loss", "metrics", "state"]
+    assert [newest.split()[n] for n in (0, 2, 3, 4)] == ["4", "1", "2", "2"]
+    assert oldest.split()[0] == "2"
+    assert all(line.endswith("verified") for line in lines("checkpoints", "toy-1", "--verify")[1:])
 
 
 def test_a_damaged_checkpoint_is_found_by_reading_it(home: Home) -> None:
@@ -252,6 +256,9 @@ def test_exporting(home: Home, asked: list[Request], tmp_path: Path, monkeypatch
     folder = make_run(home, "toy-1", dataset="words")
     monkeypatch.chdir(tmp_path)
     target = str(tmp_path / "weights")
+    for step in (2, 4):
+        make_checkpoint(folder.path, CheckpointId(step, 1), 2)
+    assert "no checkpoint '3' in toy-1" in refused("export", "toy-1", "--to", "weights", "--step", "3")
     assert lines("export", "toy-1", "--to", "weights", "--step", "4") == [target]
     assert asked == [ExportRequest(str(folder.path), "words", target, 4)]
     (tmp_path / "weights").write_text("")
@@ -275,7 +282,11 @@ def test_a_run_that_goes_on_ships_by_itself(home: Home) -> None:
 def test_a_run_that_is_not_there_is_named(home: Home) -> None:
     make_run(home, "toy-1")
     for verb in ("checkpoints", "report", "audit", "sync"):
-        assert "toy-1" in refused(verb, "other")
+        said = refused(verb, "other")
+        assert "no run 'other'" in said
+        assert "Known runs: toy-1." in said
+        assert str(home.path) in said
+        assert ("--server URL" if verb in ("report", "sync") else "works on runs of this machine") in said
 
 
 # Verbs on data ----------------------------------------------------------------------------------------------------
@@ -295,7 +306,9 @@ def test_a_dataset_is_described(where: str, home: Home, toy_dataset: Dataset) ->
     assert list(found["columns"]) == ["label", "tokens", "blob"]
     train_split = found["splits"]["train"]
     assert (train_split["samples"], train_split["shards"], train_split["streams"]) == (8, 2, 1)
-    assert "  split train         8 samples, 2 shards," in "\n".join(lines("data", "inspect", "toy"))
+    said = [line.split() for line in lines("data", "inspect", "toy")]
+    assert ["split", "samples", "shards", "bytes", "streams"] in said
+    assert ["train", "8", "2"] in [line[:3] for line in said]
 
 
 def test_a_dataset_that_is_not_there_is_refused_with_those_that_are(home: Home, toy_dataset: Dataset) -> None:
@@ -303,7 +316,7 @@ def test_a_dataset_that_is_not_there_is_refused_with_those_that_are(home: Home, 
 
 
 def test_every_byte_of_a_dataset_is_compared(home: Home, toy_dataset: Dataset) -> None:
-    assert lines("data", "verify", "toy") == ["toy/v1: every byte is what was written"]
+    assert lines("data", "verify", "toy") == ["toy/v1: verified, every checksum matches"]
     damage(home.datasets / "toy" / "v1" / "train-00001.arrow")
     (problem,) = lines("data", "verify", "toy", code=1)
     assert "train-00001.arrow" in problem
@@ -317,7 +330,8 @@ def test_the_first_samples_of_a_dataset(home: Home, folder: Path) -> None:
     assert made.startswith(str(home.datasets / "numbers"))
     assert made.endswith(" (made)")
     assert found == made.replace("(made)", "(found, nothing to prepare)")
-    samples = [json.loads(line) for line in lines("data", "head", "numbers", "-n", "2")]
+    assert lines("data", "head", "numbers", "-n", "2")[0].split() == ["x", "label"]
+    samples = [json.loads(line) for line in lines("data", "head", "numbers", "-n", "2", "--json")]
     assert [sample["x"] % 2 == sample["label"] for sample in samples] == [True, True]
     assert "train or eval" in refused("data", "head", "numbers", "--split", "test")
 
@@ -385,7 +399,7 @@ def test_what_differs_between_two_runs(home: Home, tmp_path: Path) -> None:
     assert table["eval_loss"] == ["1.5", "1.75"]
     assert "-    return [4]" in said
     assert "+    return [8]" in said
-    assert said[-1] == "the losses of the first 2 steps are the same to the bit; at step 3 they are 1.5 and 1.75"
+    assert said[-1] == "the losses of the first 2 steps are bitwise equal; at step 3 they are 1.5 and 1.75"
     assert (tmp_path / "losses.png").read_bytes().startswith(b"\x89PNG")
     found = json.loads(lines("diff", "one", "two", "--json")[0])
     assert found["settings"] == {"model.args.width": [4, 8]}
@@ -395,14 +409,14 @@ def test_what_differs_between_two_runs(home: Home, tmp_path: Path) -> None:
 def test_a_run_does_not_differ_from_itself(home: Home) -> None:
     two_runs(home)
     *_, same, losses = lines("diff", "one", "one")
-    assert same == "settings, code, data and versions are the same"
-    assert losses == "the losses of the first 3 steps are the same to the bit"
+    assert same == "settings, code, data and versions are equal"
+    assert losses == "the losses of the first 3 steps are bitwise equal"
 
 
 def test_losses_that_differ_from_the_start(home: Home) -> None:
     two_runs(home)
     ledger.write(home.run("two").ledger, CheckpointId(3, 2), [step_record(1, loss=3.0000000000000004)])
-    assert lines("diff", "one", "two")[-1] == "the losses differ from the first step on"
+    assert lines("diff", "one", "two")[-1] == "the losses differ from the first step"
 
 
 def test_a_picture_needs_a_folder(home: Home) -> None:
@@ -418,9 +432,9 @@ def test_recipes_are_listed_and_copied(home: Home, tmp_path: Path) -> None:
     assert [recipe["name"] for recipe in found] == [recipe.name for recipe in recipes()]
     assert all(recipe["title"] for recipe in found)
     name, target = found[0]["name"], tmp_path / "my own"
-    assert lines("recipes")[0].split()[0] == name
+    assert [line.split()[0] for line in lines("recipes")[:2]] == ["recipe", name]
     (said,) = lines("init", name, str(target))
-    assert said == f"'{target}'/job.yaml is yours to change; then: drivetrain run '{target}'"
+    assert said == f"Edit '{target}'/job.yaml, then run: drivetrain run '{target}'"
     assert (target / "job.yaml").read_text() == (Path(found[0]["folder"]) / "job.yaml").read_text()
     assert not list(target.glob("__*"))
     assert "empty folder" in refused("init", name, str(target))
@@ -437,8 +451,9 @@ def test_a_scaling_curve(folder: Path, home: Home, tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(scaling_module, "measure", measure)
     picture = tmp_path / "curve.png"
     said = lines("scaling-curve", str(folder), "--fractions", "0.25,0.5,1", "--picture", str(picture))
-    assert said[0] == "   0.25 of the data        250 samples  eval loss 0.5060"
-    assert said[-1] == f"twice the data, 2,000 samples, would give 0.1789; drawn: {picture}"
+    assert said[1].split() == ["0.25", "250", "0.5060"]
+    assert said[-2] == "prediction for twice the data, 2,000 samples: 0.1789"
+    assert said[-1] == f"plot: {picture}"
     assert picture.read_bytes().startswith(b"\x89PNG")
     found = json.loads(lines("scaling-curve", str(folder), "--picture", str(picture), "--json")[-1])
     assert [point["fraction"] for point in found["points"]] == [0.125, 0.25, 0.5, 1.0]

@@ -1,57 +1,52 @@
-"""A client of a Drivetrain server: needs nothing but its URL and a token."""
+"""The runs of a Drivetrain server, over HTTP. It needs the server's URL and a token."""
 
 from __future__ import annotations
 
 import os
 import ssl
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 from drivetrain_pipelines.errors import DrivetrainError, InputError
 from drivetrain_pipelines.storage.checksums import JsonObject
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
+from drivetrain.api.interface import Comparison, RunInfo, Runs
+from drivetrain.api.predictions import Input, check_size
+from drivetrain.errors import NotFoundError, ServerError
 from drivetrain.home import Home
 from drivetrain.job import bundle
 from drivetrain.job.loading import find_job_file
 from drivetrain.job.provenance import GitState
 from drivetrain.private_files import read_private
+from drivetrain.runs.view import RunView
 
 DEFAULT_SERVER = "http://127.0.0.1:8900"
 _TIMEOUT = httpx.Timeout(60.0, connect=10.0)
-_RETRY_S = 60.0  # a server that is being restarted is back within that
+_RETRY_S = 60.0  # a server that is restarted is back within that
 _POLL_S = 10.0
-_PAGE = 100  # runs of one request, where all are wanted
-
-
-class ServerError(DrivetrainError):
-    """The server said no, or cannot be reached."""
-
-    def __init__(self, status: int, detail: str) -> None:
-        super().__init__(status, detail)
-        self.status, self.detail = status, detail
-
-    def __str__(self) -> str:
-        return f"{self.detail} (HTTP {self.status})" if self.status else self.detail
+_ANSWER_S = 60.0  # beyond the timeout that a request names
+_WORK_S = 400.0  # of requests that compute something: more than the server's own deadline
+_ONCE = ("/retry", "/predict", "/sync")  # ends of paths that are not requested twice
 
 
 class _BusyError(Exception):
-    """Worth another try."""
+    """The server asks to try again."""
 
 
-class Client:
-    """Submits jobs and follows runs over HTTP. Use as a context manager, or call `close`.
+class Client(Runs):
+    """The runs of a server, over HTTP; and the server's queue and nodes.
 
     Args:
-        server: URL; ``DRIVETRAIN_SERVER`` or this machine's by default.
-        token: ``DRIVETRAIN_TOKEN``, or the file ``token`` in Drivetrain's home, by default.
+        server: URL; by default ``DRIVETRAIN_SERVER``, or a server on this machine.
+        token: by default ``DRIVETRAIN_TOKEN``, or the file ``token`` in Drivetrain's home.
 
     Raises:
-        InputError: there is no token.
+        InputError: there is no token, or the URL is not one.
     """
 
     def __init__(self, server: str | None = None, token: str | None = None) -> None:
@@ -70,24 +65,19 @@ class Client:
         except OSError as error:
             raise InputError("DRIVETRAIN_CA_FILE", repr(trusted), "a PEM file of certificates", str(error)) from error
 
-    def __enter__(self) -> Client:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    @property
+    def where(self) -> str:
+        """``server``, and its URL."""
+        return f"server {self.server}"
 
     def close(self) -> None:
-        """Let go of connections."""
+        """Close connections."""
         self._http.close()
 
-    def submit(self, job: str, overrides: Iterable[str] = (), idempotency_key: str | None = None) -> JsonObject:
-        """Send a job's folder and begin a run; returns the run.
+    def submit(self, job: str, overrides: Iterable[str] = (), idempotency_key: str | None = None) -> RunInfo:
+        """Send the job's folder and start a run. See `Runs.submit`.
 
-        Args:
-            job: job file, folder with one, or recipe name; read on this machine.
-            overrides: ``section.key=value``.
-            idempotency_key: the same one twice makes one run. Without, one is made up, so that a request that is
-                sent again because its answer was lost does not make two.
+        Without a key one is made up, so that a request that is sent again because its answer was lost makes one run.
         """
         file = find_job_file(job)
         digest, content = bundle.pack(file.parent)
@@ -96,113 +86,129 @@ class Client:
         body = {
             "package": digest,
             "job_file": file.name,
-            "overrides": list(overrides),
+            "overrides": [*overrides],
             "git": asdict(GitState.of(file.parent)),
             "idempotency_key": idempotency_key or f"once-{os.urandom(16).hex()}",
         }
-        return self._json("POST", "/runs", json=body)  # type: ignore[no-any-return]
+        return RunInfo.from_json(self._json("POST", "/runs", json=body))
 
-    def runs(
+    def list(
         self, user: str | None = None, phase: str | None = None, limit: int = 50, before: str | None = None
-    ) -> list[JsonObject]:
-        """Return at most ``limit`` (up to 1000) runs, newest first.
-
-        Args:
-            user, phase: only those of this user, in this phase.
-            before: id of the last run of the page before this one; None begins with the newest run.
-        """
+    ) -> tuple[RunInfo, ...]:
+        """See `Runs.list`."""
         filters = {key: value for key, value in (("user", user), ("phase", phase), ("before", before)) if value}
-        return self._json("GET", "/runs", params={**filters, "limit": limit})  # type: ignore[no-any-return]
+        return tuple(map(RunInfo.from_json, self._json("GET", "/runs", params={**filters, "limit": limit})))
 
-    def all_runs(self, user: str | None = None, phase: str | None = None) -> Iterator[JsonObject]:
-        """Yield every run, newest first, asking for a page at a time. Args: see `runs`."""
-        before: str | None = None
-        while page := self.runs(user, phase, _PAGE, before):
-            yield from page
-            before = page[-1]["run_id"]
+    def status(self, run_id: str) -> RunInfo:
+        """See `Runs.status`."""
+        return RunInfo.from_json(self._json("GET", _path(run_id)))
 
-    def status(self, run_id: str) -> JsonObject:
-        """A run: record, live figures (``view``), history."""
-        return self._json("GET", f"/runs/{run_id}")  # type: ignore[no-any-return]
-
-    def account(self, run_id: str) -> JsonObject:
-        """Where the time of a run has gone (``seconds`` by class), and what it has cost."""
-        return self._json("GET", f"/runs/{run_id}/account")  # type: ignore[no-any-return]
-
-    def watch(self, run_id: str) -> Iterator[JsonObject]:
-        """Views of a run, each newer than the one before, until it has ended."""
+    def watch(self, run_id: str) -> Iterator[RunView]:
+        """See `Runs.watch`."""
         version = -1
         while True:
-            view = self._json("GET", f"/runs/{run_id}/view", params={"known_version": version, "timeout_s": _POLL_S})
-            if view["version"] != version:  # also a lower one, after a restart of the coordinator
-                version = view["version"]
+            view = self._view(run_id, version, _POLL_S)
+            if view.version != version:  # also a lower one, after a restart of the coordinator
+                version = view.version
                 yield view
-            if view["phase"] == "ended" and view["facts"].get("released"):
+            if _is_over(view):
                 return
 
-    def wait(self, run_id: str, timeout_s: float | None = None) -> JsonObject:
-        """Wait until a run has ended; returns it.
-
-        Raises:
-            TimeoutError: it has not, by then.
-        """
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        version = -1
-        while True:
-            left = _POLL_S if deadline is None else min(_POLL_S, deadline - time.monotonic())
-            if left <= 0:
-                raise TimeoutError(f"{run_id} has not ended within {timeout_s} s")
-            view = self._json("GET", f"/runs/{run_id}/view", params={"known_version": version, "timeout_s": left})
-            version = view["version"]
-            if view["phase"] == "ended" and view["facts"].get("released"):
-                return self.status(run_id)
-
     def logs(self, run_id: str, rank: int | None = None, follow: bool = False) -> Iterator[str]:
-        """Lines that the ranks have printed; with ``follow`` until the run has ended."""
+        """See `Runs.logs`."""
         wanted: JsonObject = {"follow": follow} | ({} if rank is None else {"rank": rank})
         try:
-            with self._http.stream("GET", f"/runs/{run_id}/logs", params=wanted, timeout=None) as response:
+            with self._http.stream("GET", _path(run_id, "/logs"), params=wanted, timeout=None) as response:
                 if response.is_error:
                     response.read()
-                    _raise(response)
+                    raise self._error(response)
                 yield from response.iter_lines()
         except httpx.TransportError as error:
             raise ServerError(0, f"the connection to {self.server} broke: {error}") from error
 
-    def cancel(self, run_id: str) -> JsonObject:
-        """Have a run save and end."""
-        return self._json("POST", f"/runs/{run_id}/cancel")  # type: ignore[no-any-return]
+    def cancel(self, run_id: str) -> RunInfo:
+        """See `Runs.cancel`."""
+        return RunInfo.from_json(self._json("POST", _path(run_id, "/cancel")))
 
-    def resume(self, run_id: str) -> JsonObject:
-        """Go on with a run that was cancelled or has failed."""
-        return self._json("POST", f"/runs/{run_id}/resume")  # type: ignore[no-any-return]
+    def resume(self, run_id: str) -> RunInfo:
+        """See `Runs.resume`."""
+        return RunInfo.from_json(self._json("POST", _path(run_id, "/resume")))
 
-    def retry(self, run_id: str) -> JsonObject:
-        """Begin a new run of the same job."""
-        return self._json("POST", f"/runs/{run_id}/retry")  # type: ignore[no-any-return]
+    def retry(self, run_id: str) -> RunInfo:
+        """See `Runs.retry`."""
+        return RunInfo.from_json(self._json("POST", _path(run_id, "/retry")))
 
-    def queue(self) -> list[JsonObject]:
-        """Who waits, the next first, and why."""
+    def sync(self, run_id: str, timeout_s: float = 600.0) -> None:
+        """See `Runs.sync`."""
+        wanted = {"timeout_s": timeout_s}
+        self._json("POST", _path(run_id, "/sync"), params=wanted, timeout=timeout_s + _ANSWER_S)
+
+    def report(self, run_id: str, to: Path | None = None) -> Path:
+        """See `Runs.report`."""
+        page = self._request("GET", _path(run_id, "/report"), timeout=_WORK_S).text
+        to = to or Path(f"{run_id}-report.html")
+        to.write_text(page, "utf-8")
+        return to
+
+    def diff(self, first: str, second: str, picture: Path | None = None) -> Comparison:
+        """See `Runs.diff`."""
+        found = self._json("GET", _path(first, f"/diff/{_quoted(second)}"), timeout=_WORK_S)
+        if picture:
+            drawn = self._request("GET", _path(first, f"/diff/{_quoted(second)}/losses.png"), timeout=_WORK_S)
+            picture.write_bytes(drawn.content)
+        return Comparison.from_json(found)
+
+    def predict(
+        self,
+        run_id: str,
+        inputs: Sequence[str],
+        *,
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        seed: int = 0,
+        pictures: str = ".",  # noqa: ARG002  # a server returns no images
+    ) -> Sequence[JsonObject]:
+        """See `Runs.predict`. Files are uploaded; all inputs together have at most `predictions.MAX_INPUT_BYTES`."""
+        sent = [Input.of(given) for given in inputs]
+        check_size(sent)
+        body = {"inputs": [each.to_json() for each in sent], "seed": seed}
+        body |= {"max_tokens": max_tokens, "temperature": temperature}
+        return self._json("POST", _path(run_id, "/predict"), json=body, timeout=_WORK_S)  # type: ignore[no-any-return]
+
+    def queue(self) -> Sequence[JsonObject]:
+        """Return the queued runs, the next first, each with what it waits for."""
         return self._json("GET", "/queue")  # type: ignore[no-any-return]
 
-    def nodes(self) -> list[JsonObject]:
-        """The cluster's nodes, and the ranks on them."""
+    def nodes(self) -> Sequence[JsonObject]:
+        """Return the nodes of the cluster, with the ranks on them."""
         return self._json("GET", "/nodes")  # type: ignore[no-any-return]
 
     def me(self) -> JsonObject:
-        """Whose token this is, and its role."""
+        """Return the user and the role of this token."""
         return self._json("GET", "/me")  # type: ignore[no-any-return]
 
+    def _view(self, run_id: str, version: int, timeout_s: float) -> RunView:
+        wanted = {"known_version": version, "timeout_s": timeout_s}
+        return RunView.from_json(self._json("GET", _path(run_id, "/view"), params=wanted))
+
+    def _wait_for_news(self, run_id: str, version: int, timeout_s: float | None) -> tuple[int, bool]:
+        view = self._view(run_id, version, _POLL_S if timeout_s is None else min(_POLL_S, timeout_s))
+        return view.version, _is_over(view)
+
     def _json(self, method: str, path: str, **request: Any) -> Any:
-        """One request, tried again while the server is away or busy. All but `retry` may be sent twice."""
-        lost = httpx.ConnectError if path.endswith("/retry") else httpx.TransportError
+        response = self._request(method, path, **request)
+        return response.json() if response.content else None
+
+    def _request(self, method: str, path: str, **request: Any) -> httpx.Response:
+        """Send a request, again while the server is unavailable or busy. All but those in `_ONCE` may be sent twice."""
+        lost = httpx.ConnectError if path.endswith(_ONCE) else httpx.TransportError
         again = retry_if_exception_type((lost, _BusyError))
         try:
             for attempt in Retrying(
                 retry=again, wait=wait_random_exponential(0.2, 5), stop=stop_after_delay(_RETRY_S), reraise=True
             ):
                 with attempt:
-                    response = self._http.request(method, path, **request)
+                    response = self._http.send(self._http.build_request(method, path, **request))
                     if response.status_code in (429, 502, 503, 504):
                         raise _BusyError(response.status_code, response.text)
         except httpx.TransportError as error:
@@ -210,19 +216,37 @@ class Client:
         except _BusyError as error:
             raise ServerError(error.args[0], f"{self.server} is too busy: {error.args[1]}") from error
         if response.is_error:
-            _raise(response)
-        return response.json() if response.content else None
+            raise self._error(response)
+        return response
+
+    def _error(self, response: httpx.Response) -> DrivetrainError:
+        """Return the error that a refusal stands for."""
+        try:
+            body = response.json()
+        except ValueError:
+            body = {}
+        if "missing" in body:
+            missing = NotFoundError.from_json(body["missing"])
+            local = (
+                "`drivetrain list` without a server shows the runs of this machine." if missing.kind == "run" else ""
+            )
+            return NotFoundError(missing.kind, missing.name, missing.known, self.server, local)
+        if "input" in body:
+            return InputError(**body["input"])
+        detail = body.get("detail", response.text)
+        return ServerError(response.status_code, detail if isinstance(detail, str) else str(detail))
 
 
-def _raise(response: httpx.Response) -> None:
-    try:
-        body = response.json()
-    except ValueError:
-        body = {}
-    if "input" in body:
-        raise InputError(**body["input"])
-    detail = body.get("detail", response.text)
-    raise ServerError(response.status_code, detail if isinstance(detail, str) else str(detail))
+def _path(run_id: str, rest: str = "") -> str:
+    return f"/runs/{_quoted(run_id)}{rest}"
+
+
+def _quoted(run_id: str) -> str:
+    return quote(run_id, safe="")
+
+
+def _is_over(view: RunView) -> bool:
+    return view.phase == "ended" and view.facts.released
 
 
 def _token() -> str:
@@ -231,8 +255,8 @@ def _token() -> str:
     file = Home.from_environment().token_file
     if not file.exists():
         fix = (
-            f"This verb asks a server. Ask whoever runs it for a token and put it there, with mode 0600: {file}; "
-            "or start one here: `drivetrain server`."
+            f"A server asks for a token. Get one from its administrator and write it to {file} with mode 0600; "
+            "or start a server here: `drivetrain server`."
         )
         raise InputError("token", "none", "DRIVETRAIN_TOKEN, or a file that holds it", fix)
     return read_private(Path(file))

@@ -1,9 +1,8 @@
-"""What differs between two runs, in what they were given and in what came of it."""
+"""The differences between two runs: their input, and their results."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from difflib import unified_diff
 from itertools import groupby
 from pathlib import Path
@@ -14,6 +13,7 @@ from drivetrain_workers.protocol.step_record import StepRecord
 from drivetrain_workers.records import ledger
 from drivetrain_workers.records.run_folder import RunFolder
 
+from drivetrain.api.interface import Comparison, Pair
 from drivetrain.home import Home
 from drivetrain.job.provenance import load_environment
 from drivetrain.job.spec import flatten
@@ -21,45 +21,14 @@ from drivetrain.runs.store import RunRecord, RunStore
 from drivetrain.tracking.loss_plots import draw_losses
 from drivetrain.tracking.spool import read_records
 
-Pair = tuple[Any, Any]
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Two runs, side by side.
-
-    Attributes:
-        settings, environment: what differs, by key.
-        code: a unified diff of the jobs' code.
-        data: the dataset versions.
-        worlds: of each, (first step, world size), whenever the world size changed.
-        same_steps: steps from the first on whose losses are the same to the bit.
-        losses: of both at the step after those; None where one has no such step.
-        results: figures of the summaries that both have.
-    """
-
-    runs: tuple[str, str]
-    settings: dict[str, Pair]
-    environment: dict[str, Pair]
-    code: list[str]
-    data: Pair
-    worlds: tuple[list[tuple[int, int]], list[tuple[int, int]]]
-    same_steps: int
-    losses: tuple[float, float] | None
-    results: dict[str, Pair]
-
-    @property
-    def same_input(self) -> bool:
-        """Whether nothing that a result may depend on differs."""
-        return not (self.settings or self.environment or self.code) and self.data[0] == self.data[1]
-
 
 def compare(first: str, second: str, picture: Path | None = None) -> Comparison:
-    """Compare two runs of this home; their losses over each other go to ``picture``.
+    """Compare two runs of this home, and draw their losses into the file ``picture``.
 
     Raises:
-        InputError: there is no such run, or several.
-        CorruptFileError: a ledger is not what was written.
+        NotFoundError: there is no such run.
+        InputError: several runs have this prefix.
+        CorruptFileError: a ledger does not hold what was written.
     """
     home = Home.from_environment()
     store = RunStore(home.database_url)

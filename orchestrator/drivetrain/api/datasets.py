@@ -1,4 +1,4 @@
-"""Prepared datasets from outside a run: make, find, check, look into, clean up; and what a run used of one."""
+"""Prepared datasets without a run: make, find, verify, show, remove; and the audit of the samples that a run used."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from drivetrain_workers.records.audit import Audit, audit
 from filelock import Timeout
 
 from drivetrain.api.session import connect
+from drivetrain.errors import NotFoundError
 from drivetrain.home import Home
 from drivetrain.job.files import with_files
 from drivetrain.job.loading import load_job
@@ -46,10 +47,10 @@ def prepare_data(
 
 
 def find_dataset(where: str, endpoint_url: str | None = None) -> Dataset:
-    """A dataset by its folder, its URL, its name (the newest version) or ``NAME/VERSION``.
+    """Return a dataset, given by its folder, its URL, its name (the newest version) or ``NAME/VERSION``.
 
     Raises:
-        InputError: there is none.
+        NotFoundError: there is none.
         CorruptFileError: its manifest is not valid.
     """
     if is_local(where):
@@ -57,17 +58,17 @@ def find_dataset(where: str, endpoint_url: str | None = None) -> Dataset:
         folders = [Path(where), root / where, *sorted((root / where).glob("*"), key=_age)]
         found = [folder for folder in folders if (folder / "manifest.json").is_file()]
         if not found:
-            names = ", ".join(sorted(path.name for path in root.glob("*"))) or "none yet"
-            raise InputError("DATASET", repr(where), f"a folder, a URL, or one of {root}: {names}")
+            names = [path.name for path in sorted(root.glob("*"))]
+            raise NotFoundError("dataset", where, names, str(root), "A folder or a URL is allowed, too.")
         return Dataset(str(found[0]))
-    # Of this process alone: what is looked at is the storage, not what was fetched of it before.
+    # A private cache: it is the storage that is inspected, not what was fetched from it earlier.
     folder = tempfile.mkdtemp(prefix="drivetrain-inspect-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return Dataset(where.rstrip("/"), StorageSpec(endpoint_url=endpoint_url), CacheSettings(Path(folder), _CACHE_BYTES))
 
 
 def verify(dataset: Dataset) -> Iterator[str]:
-    """Read every byte of every shard; yields what is wrong, by file and block."""
+    """Read every byte of every shard, and yield each problem with its file and block."""
     for split, shards in dataset.manifest.splits.items():
         arena, files = dataset.open(split)
         try:
@@ -85,7 +86,7 @@ def verify(dataset: Dataset) -> Iterator[str]:
 
 
 def head(dataset: Dataset, split: str, rows: int) -> Iterator[Row]:
-    """The first samples of a split as people read them: tokens as text, large arrays by their shape.
+    """Yield the first samples of a split in readable form: tokens as text, large arrays by their shape.
 
     Raises:
         InputError: no such split.
@@ -109,14 +110,14 @@ def head(dataset: Dataset, split: str, rows: int) -> Iterator[Row]:
 
 
 def garbage() -> list[Path]:
-    """Versions that no run refers to, and folders of preparations that were never finished."""
+    """Return the versions that no run refers to, and the folders of unfinished preparations."""
     home = Home.from_environment()
     used = RunStore(home.database_url).datasets()
     return [folder for folder in sorted(home.datasets.glob("*/*")) if folder.is_dir() and str(folder) not in used]
 
 
 def remove(folders: Iterable[Path]) -> None:
-    """Remove folders of dataset versions, but none that is being made; the manifest first, so that no half is found."""
+    """Remove dataset versions, except those in preparation; the manifest first: no partial version is ever found."""
     home = Home.from_environment()
     home.downloads.mkdir(exist_ok=True)
     for folder in folders:
@@ -127,11 +128,12 @@ def remove(folders: Iterable[Path]) -> None:
 
 
 def audit_run(run_id: str) -> Audit:
-    """What the ledger of a run proves.
+    """Return what the ledger of a run proves.
 
     Raises:
-        InputError: there is no such run, or it has not trained yet.
-        CorruptFileError: a piece of the ledger, or the manifest, is not what was written.
+        NotFoundError: there is no such run.
+        InputError: it has not trained yet.
+        CorruptFileError: the ledger or the manifest does not hold what was written.
     """
     home = Home.from_environment()
     record = RunStore(home.database_url).get(run_id)

@@ -1,4 +1,4 @@
-"""Planning a job from outside a run."""
+"""The plan of a job, without a run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def plan_job(
     nodes: int,
     on_progress: Callable[[int, int, str], None],
 ) -> Plan:
-    """Plan a job. Its dataset is prepared first if that was not done before.
+    """Plan a job. Its dataset is prepared first if necessary.
 
     Args:
         gpu_name: see `drivetrain.planning.hardware.gpu`; None plans for CPUs of this machine.

@@ -9,9 +9,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from drivetrain_pipelines.errors import DrivetrainError, InputError
+from drivetrain_pipelines.errors import InputError
 
-from drivetrain.home import Home
+from drivetrain.errors import TrackingError
+from drivetrain.home import Home, user_name
 from drivetrain.job.loading import Job, load_job
 from drivetrain.runs.facts import RunFacts
 from drivetrain.runs.view import RunView
@@ -19,21 +20,8 @@ from drivetrain.runs.view import RunView
 OnView = Callable[[RunView], None]
 
 
-class TrackingError(DrivetrainError):
-    """MLflow has not taken everything that a run has logged."""
-
-    def __init__(self, timeout_s: float, problem: str) -> None:
-        super().__init__(
-            f"MLflow has not taken everything within {timeout_s:g} s; the rest is kept. {problem}".rstrip()
-        )
-        self.timeout_s, self.problem = timeout_s, problem
-
-    def __reduce__(self) -> tuple[type[TrackingError], tuple[float, str]]:
-        return type(self), (self.timeout_s, self.problem)
-
-
 def _ignore(_: RunView) -> None:
-    """For callers who do not follow."""
+    """Ignore a view."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +30,7 @@ class RunSummary:
 
     Attributes:
         reason: ``completed``, ``cancelled``, or why it failed.
-        facts: figures and places: losses, checkpoint, MLflow run, sample.
+        facts: losses, checkpoint, MLflow run, sample and other results.
     """
 
     run_id: str
@@ -51,17 +39,17 @@ class RunSummary:
 
     @property
     def succeeded(self) -> bool:
-        """Whether all steps were done."""
+        """Whether the run is complete."""
         return self.reason == "completed"
 
 
 def validate(job: str, overrides: Iterable[str] = ()) -> Job:
-    """Check a job file, a folder with one, or a recipe's name. Raises `InputError` for the first mistake."""
+    """Check a job file, a folder with one, or a recipe. Raises `InputError` for the first mistake."""
     return load_job(job, overrides)
 
 
 def run(job: str, overrides: Iterable[str] = (), address: str | None = None, on_view: OnView = _ignore) -> RunSummary:
-    """Run a job to its end; an interrupted run of the very same job goes on.
+    """Run a job to its end. An interrupted run of the same job is resumed.
 
     Args:
         job: job file, folder with one, or recipe name.
@@ -70,17 +58,17 @@ def run(job: str, overrides: Iterable[str] = (), address: str | None = None, on_
         on_view: called with every new view of the run.
 
     Raises:
-        InputError: the job or the cluster does not allow it; nothing was started.
+        InputError: the job is not valid, or the cluster can never run it; nothing was started.
     """
     checked = load_job(job, overrides)
-    from drivetrain.api.session import open_session  # here: a wrong job is told at once, without waiting for Ray
+    from drivetrain.api.session import open_session  # here: an invalid job is reported without waiting for Ray
 
     with open_session(address) as session:
         return _follow(session, session.run(checked).id, on_view)
 
 
 def resume(run_id: str, address: str | None = None, on_view: OnView = _ignore) -> RunSummary:
-    """Go on with a run by its id (or a unique prefix)."""
+    """Resume a run, given by its id or a unique prefix, and follow it to its end."""
     from drivetrain.api.session import open_session  # here: as in `run`
 
     with open_session(address) as session:
@@ -90,13 +78,24 @@ def resume(run_id: str, address: str | None = None, on_view: OnView = _ignore) -
         return _follow(session, record.id, on_view)
 
 
+def retry(run_id: str, address: str | None = None, on_view: OnView = _ignore) -> RunSummary:
+    """Start a new run of a run's job, with the same code, and follow it to its end."""
+    from drivetrain.api.session import open_session  # here: as in `run`
+
+    with open_session(address) as session:
+        return _follow(session, session.retry(run_id, user_name()).id, on_view)
+
+
 def sync(run_id: str, timeout_s: float = 600.0) -> None:
-    """Ship what MLflow has not got yet of a run that has ended.
+    """Send to MLflow what it has not received yet of a run that has ended.
 
     Raises:
-        TrackingError: MLflow has not taken everything by then; the rest is kept.
-        InputError: there is no such run, or it goes on, and ships by itself.
+        TrackingError: MLflow has not accepted everything within ``timeout_s``; the rest is kept.
+        NotFoundError: there is no such run.
+        InputError: the run has not ended, and sends its records itself; or it is being synced already.
     """
+    from filelock import FileLock, Timeout
+
     from drivetrain.coordinator.wiring import tracker_of
     from drivetrain.runs.store import RunStore  # here: as in `run`
 
@@ -104,11 +103,15 @@ def sync(run_id: str, timeout_s: float = 600.0) -> None:
     store = RunStore(home.database_url)
     record = store.get(run_id)
     if not record.ended:
-        fix = "One that goes on ships what it logs by itself; one that was interrupted does when it is resumed."
+        fix = "A run sends its records itself while it runs; an interrupted one does so when it is resumed."
         raise InputError("RUN", f"{record.id}, which is {record.state.phase}", "a run that has ended", fix)
-    tracker = tracker_of(home, record)
-    tracked = tracker.flush(timeout_s)
-    tracker.close()
+    try:
+        with FileLock(home.run(record.id).path / "sync.lock", timeout=0):
+            tracker = tracker_of(home, record)
+            tracked = tracker.flush(timeout_s)
+            tracker.close()
+    except Timeout as error:
+        raise InputError("RUN", f"{record.id}, which is being synced", "one sync of a run at a time") from error
     store.update_facts(record.id, tracked=tracked, tracking_problem=tracker.problem, **tracker.identity)
     if not tracked:
         raise TrackingError(timeout_s, tracker.problem)
@@ -124,12 +127,12 @@ def _follow(session: Any, run_id: str, on_view: OnView) -> RunSummary:
 
 @contextmanager
 def _interrupt_noted() -> Iterator[threading.Event]:
-    """Ctrl-C or SIGTERM (as of `ray job stop`) sets the event; a second one does what it did before.
+    """Set the event on Ctrl-C or SIGTERM (which `ray job stop` sends); a second signal has its usual effect.
 
-    As an exception the first could hit a destructor or a callback of Ray's, where Python prints it and goes on.
+    An exception could be raised in a destructor or a callback of Ray's, where Python prints and ignores it.
     """
     noted = threading.Event()
-    if threading.current_thread() is not threading.main_thread():  # signals are none of its business
+    if threading.current_thread() is not threading.main_thread():  # only the main thread handles signals
         yield noted
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -1,4 +1,4 @@
-"""How a model improves with data: one run for each share of it, and the power law through their losses."""
+"""How a model improves with data: one run for each share of the data, and the power law of their losses."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class PowerLaw:
 
     @classmethod
     def fit(cls, points: Iterable[Point]) -> PowerLaw:
-        """Least squares of logarithms."""
+        """Fit a law by least squares of logarithms."""
         samples, losses = np.log([[point.samples, point.loss] for point in points]).T
         slope, intercept = np.polyfit(samples, losses, 1)
         rest, all_of_it = losses - (slope * samples + intercept), losses - losses.mean()
@@ -62,7 +62,7 @@ class PowerLaw:
         return f"loss = {self.scale:.4g} * samples^{-self.exponent:.4f}"
 
     def loss(self, samples: float) -> float:
-        """What it foretells."""
+        """Return the predicted loss."""
         return float(self.scale * samples**-self.exponent)
 
 
@@ -73,7 +73,7 @@ def measure(
     address: str | None,
     on_view: OnView,
 ) -> list[Point]:
-    """Train a job on shares of its data, one after another; runs that were done before are not done again.
+    """Train a job on shares of its data, one after another. Runs that are complete already are not repeated.
 
     Raises:
         InputError: the job is not valid, or fewer than two shares are given.
@@ -86,14 +86,14 @@ def measure(
 
 
 def draw(points: list[Point], law: PowerLaw, name: str, target: Path) -> None:
-    """Losses over samples, both on logarithmic scales, and what twice the data would bring."""
+    """Plot losses over samples on logarithmic scales, with the prediction for twice the data."""
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axes = figure.subplots()
     measured, twice = [point.samples for point in points], 2 * points[-1].samples
     along = np.geomspace(measured[0], twice, 50)
     axes.plot(along, [law.loss(samples) for samples in along], color="#90a4ae", linestyle="--", linewidth=1.2)
     axes.plot(measured, [point.loss for point in points], "o", color="#1565c0", label="measured")
-    axes.plot([twice], [law.loss(twice)], "o", color="#1565c0", fillstyle="none", label="foretold")
+    axes.plot([twice], [law.loss(twice)], "o", color="#1565c0", fillstyle="none", label="predicted")
     axes.set(xscale="log", yscale="log", xlabel="training samples", ylabel="eval loss")
     axes.set_xticks([*measured, twice], [f"{samples:,}" for samples in [*measured, twice]])
     axes.xaxis.minorticks_off()
@@ -123,7 +123,7 @@ def _point(job: str, overrides: list[str], share: float, address: str | None, on
 
 
 def _done_before(job: Job, home: Home) -> RunRecord | None:
-    """A run of the very same job, and of the same data, that is complete."""
+    """Return a complete run of the same job on the same data."""
     alike = RunStore(home.database_url).iterate(fingerprint=job.fingerprint)
     complete = (record for record in alike if record.facts.reason == Reason.COMPLETED)
     if (newest := next(complete, None)) is None:

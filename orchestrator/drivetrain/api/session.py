@@ -1,4 +1,4 @@
-"""A client's session: join or start Ray, find the coordinator, submit runs, follow them."""
+"""A session with the coordinator: join or start Ray, find the coordinator, submit runs, follow them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import socket
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ _CLOSING_S = 180.0
 
 
 def _coordinator_is_away(error: BaseException) -> bool:
-    """Whether the coordinator is dead, rather than an actor that it has called: Ray makes that one a RayTaskError."""
+    """Return whether the coordinator is dead. The death of an actor that it has called is a RayTaskError."""
     return isinstance(error, ray.exceptions.RayActorError) and not isinstance(error, ray.exceptions.RayTaskError)
 
 
@@ -59,31 +59,31 @@ class Session:
         self._coordinator = _coordinator(home)
 
     def run(self, job: Job) -> RunRecord:
-        """Begin a run of the job; or go on with one of the very same job that was interrupted."""
+        """Start a run of the job, or resume an interrupted run of the same job."""
         if interrupted := self._store.unended(fingerprint=job.fingerprint):
             return self.resume(interrupted[0].id)
         return self.submit(job, user_name())
 
     def submit(self, job: Job, user: str, key: str | None = None, git: GitState | None = None) -> RunRecord:
-        """Begin a run of the job for a user; the one that they have submitted with the same key, if there is one.
+        """Start a run of the job for a user, or return the one that they have submitted with the same key.
 
         Args:
             git: what git knows of the code, where the job's folder is only a copy of it.
 
         Raises:
-            InputError: the cluster could never hold it, or its rules do not allow it; no run was made.
+            InputError: the cluster can never run it, or its rules do not allow it; no run was created.
         """
         run_id = f"{job.spec.name}-{secrets.token_hex(3)}"
         if key and (known := self._store.by_key(user, key)):
-            if not known.ended:  # the one who submitted it may have died before it was begun
-                self._call("adopt", known.id)
+            if not known.ended:  # its client may have died before the coordinator had it
+                self._adopt(known.id)
             return known
         self._lay_out(run_id, job, git or GitState.of(job.folder))
         if not self._store.create(run_id, job.fingerprint, Queued(), user, key, mlflow_uri=self._home.mlflow_uri):
             shutil.rmtree(self._home.run(run_id).path)
             return self.submit(job, user, key, git)
         try:
-            self._call("adopt", run_id, True)
+            self._adopt(run_id, new=True)
         except InputError:
             self._store.delete(run_id)
             shutil.rmtree(self._home.run(run_id).path)
@@ -91,53 +91,53 @@ class Session:
         return self._store.get(run_id)
 
     def retry(self, run_id: str, user: str) -> RunRecord:
-        """Begin a new run of the same job, from the code and the settings that the run has kept."""
+        """Start a new run of the same job, from the code and the settings stored with the run."""
         folder = self._home.run(self._store.get(run_id).id)
         spec = stored_spec(folder)
         job = Job(folder.job_written.read_text(), spec, folder.code)
         return self.submit(job, user, git=load_git_state(folder))
 
     def recover(self) -> list[str]:
-        """Look after every run that has not ended and that nobody looks after; returns what could not be taken up."""
+        """Have the coordinator run every run that has not ended; return a line for each that cannot be recovered."""
         problems = []
         for record in self._store.unended():
             try:
-                self._call("adopt", record.id)
+                self._adopt(record.id)
             except (DrivetrainError, ray.exceptions.RayError) as error:
                 problems.append(f"{record.id}: {error}")
         return problems
 
     def view(self, run_id: str, known_version: int = -1, timeout_s: float = 0.0) -> RunView:
-        """Figures of a run; waits until they are newer than ``known_version``, at most ``timeout_s``."""
+        """Return the figures of a run when they are newer than ``known_version``, or after ``timeout_s``."""
         view: RunView = self._call("view", run_id, known_version, timeout_s)
         return view
 
     def cluster(self) -> ClusterStatus:
-        """Nodes, who holds what of them, and who waits."""
+        """Return the nodes, the runs on them, and the queue."""
         found: ClusterStatus = self._call("cluster")
         return found
 
     def resume(self, run_id: str) -> RunRecord:
-        """Go on with a run that was interrupted, cancelled or has failed; one that is complete stays as it is."""
+        """Resume a run that was interrupted, cancelled or has failed; a complete run stays as it is."""
         record = self._settled(run_id)
         if record.ended and record.facts.reason == Reason.COMPLETED:
             if record.facts.tracked:
                 return record
             self._store.update_facts(
                 record.id, released=False
-            )  # closing it again ships what the tracking server has missed
+            )  # closing it again sends what the tracking server has not received
         elif record.ended:
             self._store.update_facts(record.id, released=False)
-            progress = replace(record.state.progress, failures={})  # whatever was wrong, the user tries it again
+            progress = replace(record.state.progress, failures={})  # the user wants another attempt
             self._store.save(record.id, Queued(progress=progress), "resumed by the user")
-        self._call("adopt", record.id)
+        self._adopt(record.id)
         return self._store.get(record.id)
 
     def _settled(self, run_id: str) -> RunRecord:
-        """A run's record; one that has ended, but has not given back everything, does so first."""
+        """Return the record of a run; one that has ended releases its resources first."""
         record = self._store.get(run_id)
         if isinstance(record.state, Ended) and not record.ended:
-            self._call("adopt", record.id)
+            self._adopt(record.id)
             deadline = time.monotonic() + _CLOSING_S
             while not record.ended and time.monotonic() < deadline:
                 time.sleep(0.2)
@@ -145,18 +145,18 @@ class Session:
         return record
 
     def follow(self, run_id: str, cancelled: Callable[[], bool]) -> Iterator[RunView]:
-        """Views of a run, each newer than the one before, until it has ended.
+        """Yield the views of a run, each newer than the one before, until it has ended.
 
         Args:
-            cancelled: asked once a second; the first time that it says so, the run is asked to save and end.
+            cancelled: called once a second; when it first returns True, the run is cancelled.
         """
-        version, told = -1, False
+        version, asked = -1, False
         while True:
-            if not told and cancelled():
+            if not asked and cancelled():
                 self.cancel(run_id)
-                told = True
+                asked = True
             view = self.view(run_id, version, _VIEW_WAIT_S)
-            if view.version < version:  # the coordinator was restarted and counts from the start
+            if view.version < version:  # the coordinator was restarted and counts from 0
                 version = -1
             if view.version > version:
                 version = view.version
@@ -165,12 +165,18 @@ class Session:
                 return
 
     def cancel(self, run_id: str) -> None:
-        """Ask a run to save and end."""
+        """Ask a run to save a checkpoint and end."""
         self._call("cancel", run_id)
+
+    def _adopt(self, run_id: str, new: bool = False) -> None:
+        """Have the coordinator run a run, and record on which Ray cluster; see `session_of_run`."""
+        self._call("adopt", run_id, new)
+        with suppress(OSError), atomic_write(_address_file(self._home, run_id)) as sink:  # only `cancel` reads it
+            sink.write(ray.get_runtime_context().gcs_address.encode())
 
     @_while_it_restarts
     def _call(self, method: str, *arguments: Any) -> Any:
-        """Call the coordinator; one that was killed is back within seconds."""
+        """Call the coordinator, again while it restarts."""
         try:
             return ray.get(getattr(self._coordinator, method).remote(*arguments))
         except ray.exceptions.RayTaskError as error:
@@ -198,9 +204,39 @@ class Session:
 
 @contextmanager
 def open_session(address: str | None = None) -> Iterator[Session]:
-    """A session on a Ray cluster. Args: see `connect`."""
+    """Open a session on a Ray cluster. Args: see `connect`."""
     with connect(address):
         yield Session(Home.from_environment())
+
+
+@contextmanager
+def session_of_run(run_id: str, address: str | None = None) -> Iterator[Session]:
+    """Open a session on the Ray cluster that runs a local run. It starts no cluster.
+
+    Args:
+        run_id: of a run that has not ended.
+        address: of the cluster; None takes the one on which the run was started, else the one of this machine.
+
+    Raises:
+        InputError: no Ray cluster runs it.
+    """
+    home = Home.from_environment()
+    candidates = (_recorded_address(home, run_id), os.environ.get("RAY_ADDRESS"), _cluster_of_this_machine())
+    join = address or next(filter(None, candidates), None)
+    if join is None:
+        fix = f"`drivetrain resume {run_id}` continues it."
+        raise InputError("RUN", f"{run_id}, which no Ray cluster on this machine runs", "a run that is running", fix)
+    with open_session(join) as session:
+        yield session
+
+
+def _address_file(home: Home, run_id: str) -> Path:
+    return home.run(run_id).path / "ray-address"
+
+
+def _recorded_address(home: Home, run_id: str) -> str | None:
+    """Return the address of the cluster on which a run was started, if that cluster still listens."""
+    return _listening(_address_file(home, run_id))
 
 
 @contextmanager
@@ -209,11 +245,11 @@ def connect(address: str | None = None) -> Iterator[None]:
 
     Args:
         address: of a cluster; None joins the one that ``RAY_ADDRESS`` names or that `ray start` has started on this
-            machine, else starts one that listens on loopback. Ray asks everybody who connects for the token in
+            machine, else starts one that listens on loopback. Ray asks everyone who connects for the token in
             ``~/.ray/auth_token``.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's default of 15 lets every other process go first
+    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's default of 15 gives every other process priority
     join = address or os.environ.get("RAY_ADDRESS") or _cluster_of_this_machine()
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "namespace": NAMESPACE}
     if join:
@@ -233,9 +269,14 @@ def connect(address: str | None = None) -> Iterator[None]:
 
 
 def _cluster_of_this_machine() -> str | None:
-    """The address that `ray start` has left, if somebody listens there: one that was killed leaves it, too."""
+    """Return the address that `ray start` has written, if that cluster still listens."""
+    return _listening(ray_internals.address_file())
+
+
+def _listening(file: Path) -> str | None:
+    """Return the address in a file, if something listens there: a cluster that was killed leaves the file behind."""
     try:
-        address = ray_internals.address_file().read_text().strip()
+        address = file.read_text().strip()
         host, _, port = address.rpartition(":")
         socket.create_connection((host, int(port)), _LISTENS_S).close()
     except (OSError, ValueError):
@@ -244,28 +285,28 @@ def _cluster_of_this_machine() -> str | None:
 
 
 def _is_loopback(address: str) -> bool:
-    """Whether a cluster listens on loopback alone: Ray would look for it at this machine's other address."""
+    """Return whether a cluster listens only on loopback, where Ray would not look for it."""
     return address.rpartition(":")[0] in ("127.0.0.1", "localhost")
 
 
 def _protect_token() -> None:
-    """Ray leaves the token that it has made readable by everybody on the machine."""
+    """Make the token of Ray private: Ray creates it readable by every user of the machine."""
     token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser()
     if token.exists():
         token.chmod(0o600)
 
 
 def _coordinator(home: Home) -> Any:
-    """The coordinator of this home's runs, made if it is not there; Ray restarts it for ever."""
+    """Return the coordinator of this home's runs. It is created if there is none; Ray restarts it indefinitely."""
     actor = ray.remote(RayCoordinator).options(
         name=f"coordinator-{hashlib.sha256(str(home.path).encode()).hexdigest()[:8]}",
         lifetime="detached",
         get_if_exists=True,
         num_cpus=0,
-        # On the head, with which the cluster ends anyway: cut off on another node it could not be told from a dead one.
+        # On the head, because the cluster ends with it anyway: a partition cannot separate the two.
         resources={HEAD: 0.001},
         max_restarts=-1,
-        max_task_retries=-1,  # every call may be made again
-        max_concurrency=256,  # every follower of a run waits in one of them
+        max_task_retries=-1,  # every call may be repeated
+        max_concurrency=256,  # every follower of a run occupies one
     )
     return actor.remote(home, uuid.uuid4().hex)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -10,11 +11,11 @@ from pathlib import Path
 import typer
 import yaml
 from drivetrain_pipelines.errors import InputError
-from rich.table import Table
 
 from drivetrain.api.session import connect
 from drivetrain.cli.errors import errors
-from drivetrain.cli.tables import show
+from drivetrain.cli.tables import Column, print_table
+from drivetrain.cli.words import plural
 from drivetrain.cloud import launcher
 from drivetrain.cloud.cluster_file import ClusterFile
 from drivetrain.cloud.notices import check_cloud, wait_for_notice
@@ -33,9 +34,9 @@ def up(file: str, yes: bool, dry_run: bool) -> None:
         check_safety(cluster)
         least, most = cluster.hourly_price()
         for unknown in preflight(cluster):
-            print(f"could not be checked: {unknown}")
+            print(f"not checked: {unknown}")
         _show_groups(cluster)
-        print(f"${least:.2f} an hour while idle, ${most:.2f} at its largest")
+        print(f"price: ${least:.2f} per hour when idle, ${most:.2f} per hour at its largest")
         if dry_run:
             return
         if not yes:
@@ -50,9 +51,9 @@ def down(file: str, yes: bool) -> None:
         check_safety(cluster)  # with cache_stopped_nodes, machines would only be stopped
         there = launcher.nodes(cluster)
         if there and not yes:
-            typer.confirm(f"End all {len(there)} machines of cluster {cluster.name}?", abort=True)
+            typer.confirm(f"Terminate {plural(len(there), 'machine')} of cluster {cluster.name}?", abort=True)
         launcher.down(cluster)
-        print(f"nothing is left of cluster {cluster.name}")
+        print(f"cluster {cluster.name} is down: no machine is left")
 
 
 def status(file: str, as_json: bool) -> None:
@@ -64,16 +65,16 @@ def status(file: str, as_json: bool) -> None:
         for node in there:
             print(json.dumps(asdict(node)))
         return
-    table = Table("machine", "kind", "group", "address", "status", box=None)
-    for node in there:
-        table.add_row(node.id, node.kind, node.group, node.address, node.status)
-    show(table)
+    if there:
+        rows = [(node.id, node.kind, node.group, node.address, node.status) for node in there]
+        print_table((Column("machine"), Column("kind"), Column("group"), Column("address"), Column("status")), rows)
     counts = Counter(node.kind for node in there)
     price = sum(node.price or 0 for node in there)
-    print(f"{counts['head']} head, {counts['worker']} workers: ${price:.2f} an hour at the most")
+    heads, workers = plural(counts["head"], "head"), plural(counts["worker"], "worker")
+    print(f"{heads}, {workers}: at most ${price:.2f} per hour")
 
 
-def pools(file: str) -> None:
+def pools(file: str, as_json: bool) -> None:
     """`drivetrain cluster pools`."""
     with errors():
         cluster = ClusterFile(Path(file))
@@ -82,33 +83,35 @@ def pools(file: str) -> None:
             for group in cluster.workers
             if group.most and group.cpus
         }
-    print(yaml.safe_dump({"pools": found}, sort_keys=False), end="")
+    print(json.dumps({"pools": found}) if as_json else yaml.safe_dump({"pools": found}, sort_keys=False).rstrip())
 
 
-def leave(within_s: float | None, on_notice: str | None, address: str | None) -> None:
+def leave(within_s: float | None, on_notice: str | None, address: str | None, as_json: bool) -> None:
     """`drivetrain cluster leave`."""
     with errors():
         if on_notice:
             check_cloud(on_notice)
             if within_s is not None:
-                raise InputError(
-                    "--within", f"{within_s:g}, beside --on-notice", "one of them: the notice tells the time"
-                )
+                raise InputError("--within", f"{within_s:g}, with --on-notice", "one of them: the notice says when")
         with connect(address or "auto"):  # never a new one
             node, cluster = nodes.this_node()
         if on_notice:
             within_s = wait_for_notice(on_notice)
-            print(f"{on_notice} takes this machine back in {within_s:.0f} s", flush=True)
+            print(f"{on_notice} terminates this machine in {within_s:.0f} s", file=sys.stderr, flush=True)
         within_s = _WITHIN_S if within_s is None else within_s
         gone = nodes.leave(node, cluster, within_s, on_notice or "asked to leave")
-    print("nobody uses this node any more" if gone else f"still in use after {within_s:.0f} s")
+    if as_json:
+        print(json.dumps({"node": node, "unused": gone}))
+    else:
+        print("this node is no longer in use" if gone else f"this node is still in use after {within_s:.0f} s")
     if not gone:
         raise typer.Exit(1)
 
 
 def _show_groups(cluster: ClusterFile) -> None:
-    table = Table("group", "machine", "nodes", "", "$ an hour each", box=None)
+    rows = []
     for group in (cluster.head, *cluster.workers):
         count = str(group.most) if group.least == group.most else f"{group.least} to {group.most}"
-        table.add_row(group.name, group.machine, count, "spot" if group.spot else "on demand", f"{group.price:.2f}")
-    show(table)
+        rows.append((group.name, group.machine, count, "spot" if group.spot else "on demand", f"{group.price:.2f}"))
+    titles = (Column("group"), Column("machine"), Column("nodes", right=True), Column("price"))
+    print_table((*titles, Column("$ per hour and node", right=True)), rows)

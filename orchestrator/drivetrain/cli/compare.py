@@ -12,17 +12,19 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from drivetrain.api.compare import Comparison, compare
-from drivetrain.cli.errors import errors
+from drivetrain.api.interface import Comparison
+from drivetrain.cli.place import runs_of, show_place
 from drivetrain.cli.tables import show
+from drivetrain.cli.words import plural
 
 
-def diff_runs(first: str, second: str, picture: str | None, as_json: bool) -> None:
-    """Print what differs between two runs."""
-    with errors():
+def diff_runs(server: str | None, first: str, second: str, picture: str | None, as_json: bool) -> None:
+    """Print the differences between two runs."""
+    with runs_of(server) as runs:
         if picture and not Path(picture).absolute().parent.is_dir():
-            raise InputError("--picture", repr(picture), "a file in a folder that is there")
-        found = compare(first, second, Path(picture) if picture else None)
+            raise InputError("--picture", repr(picture), "a file in an existing folder")
+        found = runs.diff(first, second, Path(picture) if picture else None)
+        show_place(runs, as_json)
         if as_json:
             print(json.dumps(asdict(found)))
             return
@@ -43,14 +45,14 @@ def _show(found: Comparison, console: Console) -> None:
     for line in found.code:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     if found.same_input:
-        console.print("settings, code, data and versions are the same")
+        console.print("settings, code, data and versions are equal")
     console.print(_verdict(found), highlight=False)
 
 
 def _verdict(found: Comparison) -> str:
     if not found.same_steps:
-        return "the losses differ from the first step on"
-    text = f"the losses of the first {found.same_steps} steps are the same to the bit"
+        return "the losses differ from the first step"
+    text = f"the losses of the first {plural(found.same_steps, 'step')} are bitwise equal"
     if found.losses:
         text += f"; at step {found.same_steps + 1} they are {found.losses[0]!r} and {found.losses[1]!r}"
     return text

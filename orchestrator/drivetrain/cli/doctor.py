@@ -24,7 +24,7 @@ _STYLES = {Verdict.OK: "green", Verdict.WARNING: "yellow", Verdict.FAILED: "bold
 def examine(
     whole_cluster: bool, address: str | None, locations: list[str], endpoint_url: str | None, as_json: bool
 ) -> None:
-    """Look at this machine, and with ``whole_cluster`` at every node and at what they can do together."""
+    """Check this machine; with ``whole_cluster`` also every node, and collectives over all of them."""
     with errors():
         home = Home.from_environment()
         access = StorageSpec(endpoint_url=endpoint_url)

@@ -1,4 +1,4 @@
-"""Lists that may be long: the first entries, and a line that says so where there are more."""
+"""The first entries of a long list, and a note that there are more."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 def first(entries: Iterator[T], limit: int | None) -> Iterator[T]:
-    """Yield the first ``limit`` entries, all of them where it is None; say on stderr that there are more."""
+    """Yield the first ``limit`` entries, or all for None. Print a note on stderr when there are more."""
     yield from islice(entries, limit)
     if limit is not None and next(entries, None) is not None:
-        typer.echo(f"the newest {limit} are shown; --limit N shows more, --all shows every one", err=True)
+        typer.echo(f"only the newest {limit} are shown; --limit N shows more, --all shows all", err=True)

@@ -13,6 +13,7 @@ from rich.table import Table
 from drivetrain.api.plans import plan_job
 from drivetrain.cli.errors import errors
 from drivetrain.cli.tables import show
+from drivetrain.cli.words import plural
 from drivetrain.planning.plan import Choice, Plan
 
 _TERMS = {
@@ -28,7 +29,7 @@ _TERMS = {
 
 
 def plan(job: str, overrides: list[str], gpu: str | None, gpus: int | None, nodes: int, as_json: bool) -> None:
-    """Print what a run of a job would take."""
+    """Print the estimate of a job."""
     with errors():
         found = plan_job(job, overrides, gpu, gpus, nodes, _progress)
         if as_json:
@@ -46,7 +47,7 @@ def _show(plan: Plan, console: Console) -> None:
     device = site.device.name if site.device.is_gpu else "CPU"
     print(f"{profile.parameters / 1e6:.4g} M parameters, {best.pace.flops / 1e12:.3g} TFLOP per step")
     print(
-        f"{site.workers} workers on {site.nodes} node{'s' * (site.nodes > 1)}, each with {device} and "
+        f"{plural(site.workers, 'worker')} on {plural(site.nodes, 'node')}, each with {device} and "
         f"{_gb(site.device.memory_bytes)} of memory; in GB of each:\n"
     )
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
@@ -77,8 +78,8 @@ def _facts(plan: Plan) -> list[tuple[str, str]]:
     facts = [
         ("step", f"{takes.total:.3g} s ({parts}{offloaded}); MFU {plan.mfu:.0%}, by {site.speed.known_from}"),
         ("data", f"{_rate(plan.needed_bytes_s)} for each worker; read here at {_rate(site.read_bytes_s)}"),
-        ("checkpoint", f"{_gb(plan.checkpoint_bytes)}, {plan.checkpoint_s:.2g} s beside the steps"),
-        ("time", f"{timedelta(seconds=round(plan.hours * 3600))} for {plan.steps} steps, {times}"),
+        ("checkpoint", f"{_gb(plan.checkpoint_bytes)}, written in {plan.checkpoint_s:.2g} s during the steps"),
+        ("time", f"{timedelta(seconds=round(plan.hours * 3600))} for {plural(plan.steps, 'step')}, {times}"),
         ("energy", f"{plan.energy_kwh:.3g} kWh at full load, {times}"),
     ]
     if best.host_bytes:

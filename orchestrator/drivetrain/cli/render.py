@@ -1,4 +1,4 @@
-"""Showing a run: a live line in a terminal, plain lines elsewhere, JSON for machines."""
+"""A run on the screen: a live line in a terminal, plain lines in a pipe, JSON for programs."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from rich.table import Table
 
 from drivetrain.accounting.summary import describe_cost, describe_time
 from drivetrain.api.runs import RunSummary
+from drivetrain.cli.tables import FAILED, OK, WAITING
+from drivetrain.cli.words import plural
 from drivetrain.home import Home
 from drivetrain.reporting.assessment import describe_assessment
 from drivetrain.runs.facts import RunFacts
@@ -25,33 +27,31 @@ from drivetrain.runs.outcomes import OUTCOMES
 from drivetrain.runs.view import RunView
 from drivetrain.tracking.tracking_uri import is_server
 
-_AGAIN_S = 60.0
+_REPEAT_S = 60.0
 _PLAIN_EVERY_S = 5.0
-_WAITS_FOR = {
-    "placing": "for agents",
-    "starting": "agents warm up, ranks join and load",
+_STAGES = {
+    "placing": "waiting for agents",
+    "starting": "agents start, ranks join and load",
     "training": "first step",
-    "waiting": "before the next try",
+    "waiting": "before the next attempt",
     "finishing": "sample, assessment, tracking",
 }
 
 
 class Renderer(Protocol):
-    """Shows views while a run goes on, and its summary at the end."""
+    """Shows the views of a run, and its summary at the end."""
 
     def show(self, view: RunView) -> None:
-        """A newer view of the run."""
+        """Show a newer view of the run."""
 
     def summary(self, summary: RunSummary) -> None:
-        """The run has ended."""
+        """Show the summary of a run that has ended."""
 
 
 @contextmanager
 def renderer(as_json: bool) -> Iterator[Renderer]:
-    """The renderer that fits the output. It alone writes to stdout: what Ray prints of its own goes to a file."""
-    out = sys.stdout
-    log = Home.from_environment().path / "ray-messages.log"
-    with log.open("a") as ray_messages, redirect_stdout(ray_messages):
+    """Yield the renderer that fits the output. Only it writes to stdout: the messages of Ray go to a file."""
+    with stdout_without_ray() as out:
         if as_json:
             yield JsonLines(out)
         elif out.isatty():
@@ -63,15 +63,22 @@ def renderer(as_json: bool) -> Iterator[Renderer]:
 
 @contextmanager
 def renderer_console() -> Iterator[Console]:
-    """A console on stdout, for verbs without views; what Ray prints goes to a file, as in `renderer`."""
-    out = sys.stdout
-    log = Home.from_environment().path / "ray-messages.log"
-    with log.open("a") as ray_messages, redirect_stdout(ray_messages):
+    """Yield a console on stdout for verbs without views; the messages of Ray go to a file, as in `renderer`."""
+    with stdout_without_ray() as out:
         yield Console(file=out)
 
 
+@contextmanager
+def stdout_without_ray() -> Iterator[TextIO]:
+    """Yield stdout, and redirect what others print there, such as Ray, to a file."""
+    out = sys.stdout
+    log = Home.from_environment().path / "ray-messages.log"
+    with log.open("a") as messages, redirect_stdout(messages):
+        yield out
+
+
 class JsonLines:
-    """Every view as one line of JSON, the summary last."""
+    """Prints every view as one line of JSON, the summary last."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
@@ -87,7 +94,7 @@ class JsonLines:
 
 
 class PlainLines:
-    """A line when the phase changes, and one every few seconds; the same one again once a minute."""
+    """Prints a line when the phase changes and every few seconds; an unchanged line is repeated once a minute."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
@@ -95,20 +102,20 @@ class PlainLines:
         self._printed = self._said = 0.0
 
     def show(self, view: RunView) -> None:
-        """Print a line if it is time for one."""
+        """Print a line if one is due."""
         for line in self._lines(view):
             print(line, file=self._out, flush=True)
 
     def _lines(self, view: RunView) -> Iterator[str]:
         if view.problem and view.problem != self._problem:
             self._problem = view.problem
-            yield f"  {self._problem}; restarts so far: {view.restarts}"
+            yield f"  {self._problem} ({plural(view.restarts, 'restart')} so far)"
         now = time.monotonic()
         if view.phase != self._phase or now - self._printed > _PLAIN_EVERY_S:
             if not self._phase:
                 yield f"run {view.run_id}"
             self._phase, self._printed = view.phase, now
-            if view.phase != "ended" and ((line := describe(view)) != self._line or now > self._said + _AGAIN_S):
+            if view.phase != "ended" and ((line := describe(view)) != self._line or now > self._said + _REPEAT_S):
                 self._line, self._said = line, now
                 yield line
 
@@ -118,19 +125,19 @@ class PlainLines:
 
 
 class Terminal:
-    """A progress bar that is redrawn in place; phases and problems stay above it."""
+    """Draws a progress bar in place; problems stay above it."""
 
     def __init__(self, live: Live) -> None:
         self._live, self._console = live, live.console
         self._phase, self._problem = "", ""
 
     def show(self, view: RunView) -> None:
-        """Redraw."""
+        """Redraw the bar."""
         if not self._phase:
             self._console.print(f"run [bold]{view.run_id}[/bold]", highlight=False)
         if view.problem and view.problem != self._problem:
             self._problem = view.problem
-            problem = f"  {self._problem}; restarts so far: {view.restarts}"
+            problem = f"  {self._problem} ({plural(view.restarts, 'restart')} so far)"
             self._console.print(problem, style="yellow", markup=False, highlight=False)
         self._phase = view.phase
         done, total = (view.step, view.steps) if view.steps else view.preparing[:2]
@@ -146,7 +153,7 @@ class Terminal:
 
 
 def describe(view: RunView) -> str:
-    """One line on where a run is."""
+    """Return one line about the state of a run."""
     phase = view.phase
     if phase == "preparing":
         done, total, what = view.preparing
@@ -154,7 +161,7 @@ def describe(view: RunView) -> str:
     if phase in ("queued", "ready"):
         return f"{phase:<11} {view.waiting}".rstrip()
     if phase not in ("training", "stopping") or view.loss is None:
-        return f"{phase:<11} {_WAITS_FOR.get(phase, '')}".rstrip()
+        return f"{phase:<11} {_STAGES.get(phase, '')}".rstrip()
     parts = [f"{phase:<11} step {view.step}/{view.steps}", f"loss {view.loss:.4f}"]
     if view.eval_loss is not None:
         parts.append(f"eval {view.eval_loss:.4f}")
@@ -166,7 +173,7 @@ def describe(view: RunView) -> str:
 
 
 def print_summary(console: Console, summary: RunSummary) -> None:
-    """How the run ended, what it reached, where everything is, and what to do next."""
+    """Print how a run ended, its results, their locations, and what to do next."""
     facts, rows = summary.facts, [*_losses(summary.facts), *_resources(summary.facts)]
     if facts.assessment:
         rows += describe_assessment(facts.assessment)
@@ -174,7 +181,8 @@ def print_summary(console: Console, summary: RunSummary) -> None:
         made = "prepared in this run" if facts.dataset_made else "found, nothing to prepare"
         rows.append(("dataset", f"{facts.dataset} ({made})"))
     if skipped := facts.skipped_records:
-        rows.append(("skipped", f"{skipped} bad records, the first: {'; '.join(facts.skipped_first)}"))
+        first = "; ".join(facts.skipped_first)
+        rows.append(("skipped", f"{plural(skipped, 'bad record')}, the first: {first}"))
     if facts.checkpoint:
         rows.append(("checkpoint", facts.checkpoint))
     if facts.stored:
@@ -182,23 +190,24 @@ def print_summary(console: Console, summary: RunSummary) -> None:
     rows += _tracking(summary)
     rows += [(title, text) for title, text in (("sample", facts.sample), ("note", facts.problem)) if text]
     if summary.reason == Reason.INPUT:
-        rows.append(("then", "mend that, and run the job again"))
+        rows.append(("next", "fix the input and run the job again"))
     elif not summary.succeeded:
-        rows.append(("go on with", f"drivetrain resume {summary.run_id}"))
+        rows.append(("resume", f"drivetrain resume {summary.run_id}"))
     elif facts.sample:
         rows.append(("try", f'drivetrain predict {summary.run_id} "..."'))
-    color = "green" if summary.succeeded else "red"
+    color = OK if summary.succeeded else WAITING if summary.reason == Reason.CANCELLED else FAILED
     outcome = None if summary.succeeded else next((OUTCOMES[r] for r in Reason if r == summary.reason), None)
     meaning = f": {outcome.meaning}" if outcome else ""
     console.print(f"[bold {color}]{summary.reason}[/]{meaning}  {summary.run_id}", highlight=False, soft_wrap=True)
-    rows.insert(0, ("because", facts.detail))
+    if facts.detail:
+        rows.insert(0, ("reason", facts.detail))
     for title, value in rows:
         lines = str(value).replace("\n", "\n" + " " * 14)
         console.print(f"  {title:<11} {lines}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _losses(facts: RunFacts) -> list[tuple[str, str]]:
-    """Final losses; those of language beside the entropy of its tokens, which a model must beat."""
+    """Return the final losses; for language with the entropy of the tokens, which a model must beat."""
     entropy = facts.unigram_entropy
     unit = " nats per token" if entropy is not None else ""
     rows = []
@@ -212,11 +221,11 @@ def _losses(facts: RunFacts) -> list[tuple[str, str]]:
 
 
 def _resources(facts: RunFacts) -> Iterator[tuple[str, str]]:
-    """What the run has taken, and how fast it was."""
+    """Yield throughput, memory, time and cost."""
     if facts.tokens_per_s:
         yield "throughput", _throughput(facts.tokens_per_s, facts)
     if facts.peak_bytes:
-        yield "memory", f"at most {facts.peak_bytes / 1e9:.2f} GB for a rank"
+        yield "memory", f"at most {facts.peak_bytes / 1e9:.2f} GB per rank"
     if facts.account:
         yield "time", describe_time(facts.account)
         yield "cost", describe_cost(facts.account)
@@ -227,16 +236,16 @@ def _throughput(per_s: float, facts: RunFacts) -> str:
 
 
 def _tracking(summary: RunSummary) -> Iterator[tuple[str, str]]:
-    """Where MLflow has the run, and what it lacks of it."""
+    """Yield the MLflow run, and whether MLflow has received everything."""
     facts = summary.facts
     if facts.mlflow_run_id:
         yield "MLflow run", f"{facts.mlflow_run_id} in experiment {facts.mlflow_experiment}"
         yield "MLflow UI", _ui_command(facts.mlflow_uri)
     if facts.tracked is False:
         sync = f"drivetrain sync {summary.run_id}"
-        yield "tracking", f"MLflow has not taken everything; it is kept, and `{sync}` ships it"
+        yield "tracking", f"MLflow has not received everything; the rest is kept, and `{sync}` sends it"
         if facts.tracking_problem:
-            yield "", f"its server: {facts.tracking_problem}"
+            yield "", f"last error: {facts.tracking_problem}"
 
 
 def _ui_command(uri: str) -> str:

@@ -7,9 +7,12 @@ import time
 from dataclasses import asdict
 
 from drivetrain.cli.errors import errors
+from drivetrain.cli.tables import FAILED, Cell, Column, print_table
 from drivetrain.home import Home
 from drivetrain.server.access import TokenInfo, Tokens
 from drivetrain.server.serve import ServerSettings, serve
+
+_COLUMNS = (Column("id"), Column("user"), Column("role"), Column("expires"))
 
 
 def run_server(
@@ -30,22 +33,29 @@ def create_token(user: str, role: str, days: float | None, as_json: bool) -> Non
 def list_tokens(as_json: bool) -> None:
     """`drivetrain token list`."""
     with errors():
-        for info in _tokens().all():
-            print(json.dumps(asdict(info)) if as_json else f"{info.id}  {info.user:20} {info.role:7} {_until(info)}")
+        found = _tokens().all()
+        if as_json:
+            for info in found:
+                print(json.dumps(asdict(info)))
+        elif found:
+            print_table(_COLUMNS, [(info.id, info.user, str(info.role), _expiry(info)) for info in found])
+        else:
+            print("no token yet; `drivetrain token create --user NAME` creates one")
 
 
-def revoke_token(token_id: str) -> None:
+def revoke_token(token_id: str, as_json: bool) -> None:
     """`drivetrain token revoke`."""
     with errors():
         _tokens().revoke(token_id)
+        print(json.dumps({"revoked": token_id}) if as_json else f"revoked {token_id}")
 
 
 def _tokens() -> Tokens:
     return Tokens(Home.from_environment().database_url)
 
 
-def _until(info: TokenInfo) -> str:
+def _expiry(info: TokenInfo) -> Cell:
     if info.expires is None:
-        return "does not expire"
+        return "never"
     when = time.strftime("%Y-%m-%d %H:%M", time.localtime(info.expires))
-    return f"expired {when}" if info.expires < time.time() else f"expires {when}"
+    return (f"{when} (expired)", FAILED) if info.expires < time.time() else when

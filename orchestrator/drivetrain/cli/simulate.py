@@ -25,7 +25,7 @@ from drivetrain.scheduling.trace import parse_cluster, read_trace
 
 
 def simulate_trace(trace: str, cluster: str, rules_file: str | None, picture: str | None, as_json: bool) -> None:
-    """Run a trace under the policy in use and under two baselines; print how each did."""
+    """Simulate the scheduler and two baselines on a trace, and print their figures."""
     with errors():
         if rules_file and not Path(rules_file).is_file():
             raise InputError("--rules", repr(rules_file), "a YAML file with scheduling rules")

@@ -11,26 +11,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from drivetrain_pipelines.errors import DrivetrainError
 from ray.autoscaler.tags import TAG_RAY_NODE_KIND, TAG_RAY_NODE_STATUS, TAG_RAY_USER_NODE_TYPE
 
 from drivetrain.cloud.cluster_file import ClusterFile
 from drivetrain.cluster.ray_internals import node_provider
+from drivetrain.errors import LauncherError
 from drivetrain.private_files import write_private
 
 _TERMINATION_TIMEOUT_S = 300.0
 _POLL_INTERVAL_S = 2.0
-
-
-class LauncherError(DrivetrainError):
-    """Ray's launcher failed; its output gives the reason."""
-
-    def __init__(self, what: str) -> None:
-        super().__init__(what)
-        self.what = what
-
-    def __str__(self) -> str:
-        return self.what
 
 
 @dataclass(frozen=True)

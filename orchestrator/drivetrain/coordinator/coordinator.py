@@ -13,26 +13,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from drivetrain_pipelines.errors import DrivetrainError
 from filelock import FileLock, Timeout
 
 from drivetrain.coordinator.run_loop import RunLoop
+from drivetrain.errors import RunOwnedError
 from drivetrain.runs.store import RunStore
 from drivetrain.runs.view import RunView
 from drivetrain.scheduling.status import ClusterStatus, QueueEntry
 
 _log = logging.getLogger(__name__)
-
-
-class RunOwnedError(DrivetrainError):
-    """Another coordinator manages the run."""
-
-    def __init__(self, run_id: str) -> None:
-        super().__init__(run_id)
-        self.run_id = run_id
-
-    def __str__(self) -> str:
-        return f"run {self.run_id} is managed by another coordinator; wait for its end, or cancel it there"
 
 
 class OwnerLock(Protocol):

@@ -10,9 +10,10 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
+from drivetrain.errors import StoreUnavailableError
 from drivetrain.runs import events as ev
 from drivetrain.runs import states as st
-from drivetrain.runs.store import RunRecord, RunStore, StoreUnavailableError
+from drivetrain.runs.store import RunRecord, RunStore
 from drivetrain.runs.view import RunView
 
 _log = logging.getLogger(__name__)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from drivetrain_pipelines.errors import InputError
 
+from drivetrain.errors import NotFoundError
 from drivetrain.job.loading import recipes_folder
 
 
@@ -35,11 +36,12 @@ def copy_recipe(name: str, target: Path) -> None:
     """Copy a recipe into a new or empty folder.
 
     Raises:
-        InputError: the recipe does not exist, or the folder is not empty.
+        NotFoundError: there is no such recipe.
+        InputError: the folder is not empty.
     """
     found = {recipe.name: recipe for recipe in recipes()}
     if name not in found:
-        raise InputError("RECIPE", repr(name), ", ".join(found))
+        raise NotFoundError("recipe", name, list(found))
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError("DIR", repr(str(target)), "a new or empty folder")
     shutil.copytree(found[name].folder, target, ignore=shutil.ignore_patterns("__*"), dirs_exist_ok=True)

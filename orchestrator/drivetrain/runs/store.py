@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from drivetrain_pipelines.errors import DrivetrainError, InputError
-from sqlalchemy import Executable, Select, select, tuple_
+from drivetrain_pipelines.errors import InputError
+from sqlalchemy import Executable, Select, func, select, tuple_
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import Session
@@ -17,26 +17,17 @@ from tenacity import RetryCallState, retry, retry_if_exception_type, stop_after_
 
 from drivetrain.database.engine import READS, open_database
 from drivetrain.database.tables import Counter, Run, Transition, Usage
+from drivetrain.errors import NotFoundError, StoreUnavailableError
 from drivetrain.runs.counters import counter_increments
 from drivetrain.runs.facts import RunFacts
 from drivetrain.runs.states import Ended, State, from_record, to_record
 
 TransitionRecord = tuple[float, str, State]  # time, event, new state
 _PAGE = 500  # rows per query when iterating over many
-_SUGGESTIONS = 10  # ids in the message about a run that was not found
+_MAX_SHOWN = 10  # ids in the message about an ambiguous prefix
+_SUGGESTIONS = 50  # ids that an error about an unknown run can suggest
 _LAST_CHARACTER = chr(0x10FFFF)  # sorts after every character of an id
 _ENDED = Ended.__name__.lower()
-
-
-class StoreUnavailableError(DrivetrainError):
-    """The database has not responded for minutes."""
-
-    def __init__(self, detail: str) -> None:
-        super().__init__(detail)
-        self.detail = detail
-
-    def __str__(self) -> str:
-        return f"the database does not respond: {self.detail}"
 
 
 def _give_up(state: RetryCallState) -> NoReturn:
@@ -125,7 +116,8 @@ class RunStore:
         """Return a run by its id or a unique prefix of its id.
 
         Raises:
-            InputError: no run or several runs match.
+            NotFoundError: there is no such run.
+            InputError: several runs have this prefix.
         """
         with Session(self._reading) as session:
             if row := session.get(Run, run_id):
@@ -134,8 +126,10 @@ class RunStore:
             found = session.scalars(alike.limit(_SUGGESTIONS)).all()
             if len(found) == 1:
                 return _record(session.get_one(Run, found[0]))
-            suggested = found or session.scalars(_newest(select(Run.id)).limit(_SUGGESTIONS)).all()
-        raise InputError("RUN", repr(run_id), ", ".join(suggested) or "no run yet")
+            if not found:
+                newest = session.scalars(_newest(select(Run.id)).limit(_SUGGESTIONS)).all()
+                raise NotFoundError("run", run_id, newest)
+        raise InputError("RUN", repr(run_id), ", ".join(found[:_MAX_SHOWN]), "Several runs begin with it.")
 
     @_with_retries
     def unended(self, *, session: str | None = None, fingerprint: str | None = None) -> list[RunRecord]:
@@ -269,6 +263,14 @@ class RunStore:
         more = {"value": Counter.value + 1}
         upsert: Executable = insert.on_conflict_do_update(index_elements=["name", "label"], set_=more)
         return upsert
+
+
+@_with_retries
+def last_changes(store: RunStore, run_ids: Sequence[str]) -> dict[str, float]:
+    """Return when the phase of each run changed last; a run whose phase has never changed is left out."""
+    newest = select(Transition.run_id, func.max(Transition.time)).where(Transition.run_id.in_(run_ids))
+    with Session(store._reading) as session:
+        return {row[0]: row[1] for row in session.execute(newest.group_by(Transition.run_id))}
 
 
 def _where(query: Select[Any], **values: Any) -> Select[Any]:

@@ -1,4 +1,4 @@
-"""Who may do what: roles, and bearer tokens of which only digests are stored."""
+"""Access: roles, and bearer tokens of which only digests are stored."""
 
 from __future__ import annotations
 
@@ -15,28 +15,30 @@ from sqlalchemy.orm import Session
 
 from drivetrain.database.engine import READS, open_database
 from drivetrain.database.tables import Token
+from drivetrain.errors import NotFoundError
 
 _PREFIX = "dt_"
 _SECRET_BYTES = 32
+_SUGGESTIONS = 10  # ids in the error about an unknown token
 _USER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,62}")
 
 
 class Role(StrEnum):
     """What a token allows; each includes the ones before it."""
 
-    VIEWER = "viewer"  # to look at everything
-    USER = "user"  # to submit runs, and to change one's own
-    ADMIN = "admin"  # to change everybody's runs, and to make tokens
+    VIEWER = "viewer"  # reads everything
+    USER = "user"  # submits runs, and changes their own
+    ADMIN = "admin"  # changes all runs, and creates tokens
 
     def includes(self, other: Role) -> bool:
-        """Whether whoever has this role may do what needs ``other``."""
+        """Return whether this role allows what ``other`` allows."""
         order = list(Role)
         return order.index(self) >= order.index(other)
 
 
 @dataclass(frozen=True)
 class Principal:
-    """Who asks."""
+    """The caller of a route."""
 
     user: str
     role: Role
@@ -44,7 +46,7 @@ class Principal:
 
 @dataclass(frozen=True)
 class TokenInfo:
-    """What is known of a token; not the token itself. ``expires`` is in seconds since the epoch, or None."""
+    """A token without its secret. ``expires`` is in seconds since the epoch, or None."""
 
     id: str
     user: str
@@ -65,10 +67,10 @@ class Tokens:
         self._reading = self._engine.execution_options(**{READS: True})
 
     def create(self, user: str, role: str, days: float | None = None) -> tuple[str, TokenInfo]:
-        """A new token, which can be shown this once, and what is known of it.
+        """Create a token; return its secret, which is not stored, and what is known of it.
 
         Raises:
-            InputError: no such role, or no name for a user.
+            InputError: the role, the user name or the lifetime is not valid.
         """
         if not _USER.fullmatch(user):
             raise InputError("--user", repr(user), "up to 63 letters, digits and . _ @ -")
@@ -86,8 +88,8 @@ class Tokens:
         return secret, info
 
     def principal(self, secret: str) -> Principal | None:
-        """Who has this token; None when nobody does, or not any more."""
-        # Found by its digest: comparing takes the same time whatever is given.
+        """Return the user of a token; None when it is unknown or has expired."""
+        # Looked up by its digest: the time does not depend on the secret.
         with Session(self._reading) as session:
             row = session.scalars(select(Token).where(Token.digest == _digest(secret))).one_or_none()
             if row is None or (row.expires is not None and row.expires <= time.time()):
@@ -95,23 +97,26 @@ class Tokens:
             return Principal(row.user, Role(row.role))
 
     def all(self) -> list[TokenInfo]:
-        """What is known of every token, the oldest first."""
+        """Return what is known of every token, the oldest first."""
         with Session(self._reading) as session:
             rows = session.scalars(select(Token).order_by(Token.created)).all()
             return [TokenInfo(row.id, row.user, Role(row.role), row.created, row.expires) for row in rows]
 
     def revoke(self, token_id: str) -> None:
-        """Make a token worthless. Raises `InputError` when there is none."""
+        """Delete a token. Raises NotFoundError when there is none."""
         with Session(self._engine) as session, session.begin():
             if not session.execute(delete(Token).where(Token.id == token_id)).rowcount:  # type: ignore[attr-defined]
-                raise InputError("TOKEN", repr(token_id), "the id of a token, as `drivetrain token list` shows them")
+                known = session.scalars(select(Token.id).order_by(Token.created.desc()).limit(_SUGGESTIONS)).all()
+                raise NotFoundError(
+                    "token", token_id, known, fix="`drivetrain token list` shows the ids of all tokens."
+                )
 
     def any(self) -> bool:
-        """Whether there is a token."""
+        """Return whether there is a token."""
         with Session(self._reading) as session:
             return bool(session.scalar(select(func.count()).select_from(Token)))
 
 
 def _digest(secret: str) -> str:
-    """A plain digest will do: the secret is 256 random bits, there is nothing to guess."""
+    """Return the digest of a secret. A plain one suffices: the secret has 256 random bits."""
     return hashlib.sha256(secret.encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Routes of the cluster: who asks, who waits, which nodes there are; and the tokens."""
+"""Routes of the cluster: caller, queue, nodes; and the tokens."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ router = APIRouter()
 
 
 class NewToken(BaseModel):
-    """Whose token, and what it allows."""
+    """The user and the role of a token to create."""
 
     model_config = ConfigDict(extra="forbid")
     user: str
@@ -24,44 +24,44 @@ class NewToken(BaseModel):
 
 @router.get("/me")
 def me(principal: Viewer) -> dict[str, str]:
-    """Who this token belongs to, and what it allows."""
+    """Return the user and the role of the token of the request."""
     return {"user": principal.user, "role": principal.role}
 
 
 @router.get("/queue")
 def queue(server: Server, _: Viewer) -> list[JsonObject]:
-    """Who waits, the next first, and why."""
+    """Return the queued runs, the next first, each with what it waits for."""
     return [entry.to_json() for entry in server.session.cluster().queue]
 
 
 @router.get("/nodes")
 def nodes(server: Server, _: Viewer) -> list[JsonObject]:
-    """The cluster's nodes, and the ranks on them."""
+    """Return the nodes of the cluster, with the ranks on them."""
     return [asdict(node) for node in server.session.cluster().nodes]
 
 
 @router.get("/tokens")
 def list_tokens(server: Server, _: Admin) -> list[JsonObject]:
-    """All tokens; not the secrets, which nobody has."""
+    """Return all tokens, without their secrets, which are not stored."""
     return [asdict(info) for info in server.tokens.all()]
 
 
 @router.post("/tokens", status_code=201)
 def create_token(new: NewToken, server: Server, _: Admin) -> JsonObject:
-    """Make a token; this is the only time that it is shown."""
+    """Create a token; only this answer holds its secret."""
     secret, info = server.tokens.create(new.user, new.role, new.days)
     return {"token": secret, **asdict(info)}
 
 
 @router.delete("/tokens/{token_id}", status_code=204)
 def revoke_token(token_id: str, server: Server, _: Admin) -> Response:
-    """Make a token worthless."""
+    """Delete a token."""
     server.tokens.revoke(token_id)
     return Response(status_code=204)
 
 
 @router.get("/openapi.json")
 def openapi(request: Request, _: Viewer) -> JsonObject:
-    """This document; it asks for a token like everything else, which FastAPI's own would not."""
+    """Return this document. It requires a token, which FastAPI's own route would not."""
     document: JsonObject = request.app.openapi()
     return document

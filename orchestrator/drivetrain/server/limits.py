@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 import time
+from collections.abc import Mapping
 
 from limits import RateLimitItem
 from limits.aio.storage import MemoryStorage
@@ -14,20 +16,20 @@ _SMALL_BYTES = 1 << 20
 
 
 class _TooMuchError(Exception):
-    """More was sent than is allowed; nothing was answered yet."""
+    """The body is larger than allowed; nothing was answered yet."""
 
 
 class Limits:
-    """ASGI middleware: status 429 for clients that ask too often, 413 for requests that are too large.
+    """ASGI middleware that answers 429 to too many requests of an address, and 413 to bodies that are too large.
 
     Args:
-        app: behind it.
-        max_bytes: of the body of a request to a path that begins with ``large``; other bodies are small.
-        rate: of one address; a token is not yet checked here.
+        app: the application behind it.
+        large: the largest body in bytes, by a pattern of the paths that accept one; other bodies are small.
+        rate: of one address; tokens are checked later.
     """
 
-    def __init__(self, app: ASGIApp, large: str, max_bytes: int, rate: RateLimitItem) -> None:
-        self._app, self._large, self._max_bytes, self._rate = app, large, max_bytes, rate
+    def __init__(self, app: ASGIApp, large: Mapping[re.Pattern[str], int], rate: RateLimitItem) -> None:
+        self._app, self._large, self._rate = app, large, rate
         self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -37,7 +39,7 @@ class Limits:
             return
         headers = dict(scope["headers"])
         client = (scope.get("client") or ("", 0))[0]
-        most = self._max_bytes if scope["path"].startswith(self._large) else _SMALL_BYTES
+        most = next((size for path, size in self._large.items() if path.match(scope["path"])), _SMALL_BYTES)
         if not await self._limiter.hit(self._rate, client):
             retry_after = str(await self._seconds_until_allowed(client)).encode()
             await _refuse(send, 429, "too many requests", [(b"retry-after", retry_after)])
@@ -52,7 +54,7 @@ class Limits:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            if received > most:  # sent in chunks, without announcing how much
+            if received > most:  # sent in chunks, without a content length
                 raise _TooMuchError
             return message
 

@@ -1,4 +1,4 @@
-"""``/metrics``, for Prometheus: who waits, what was admitted, what recovered, and where the time of runs goes."""
+"""``/metrics`` for Prometheus: queue, admissions, recoveries, and the time of runs by class."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from drivetrain.server.dependencies import Parts, Viewer
 
 router = APIRouter()
 
-# What has not happened is told too: a query for it, and its first rise, must not come up empty.
+# Counters that are still 0 are reported, too: a query for them must not be empty, and must see the first rise.
 _NO_RUNS = {(kind.__name__.lower(),): 0 for kind in TRANSITIONS}
 _NO_NODES = {(state,): 0 for state in ("usable", "draining", "quarantined")}
 _NEVER = {str(reason): 0 for reason in Reason}
@@ -42,25 +42,25 @@ _PROMETHEUS_NAMES = {
 
 @router.get("/metrics")
 def metrics(request: Request, _: Viewer) -> Response:
-    """Figures of the cluster and of the runs that have not ended, in Prometheus' text format."""
+    """Return figures of the cluster and of the runs that have not ended, in Prometheus' text format."""
     return Response(generate_latest(request.app.state.metrics), media_type=CONTENT_TYPE_LATEST)
 
 
 def registry(parts: Parts) -> CollectorRegistry:
-    """What `metrics` shows of a server."""
+    """Return the registry of the figures of a server."""
     made = CollectorRegistry()
     made.register(_Figures(parts))
     return made
 
 
 class _Figures(Collector):
-    """Everything is looked up when it is asked for."""
+    """Collects every figure when it is requested."""
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
 
     def describe(self) -> list[Metric]:
-        """Nothing: registering must not ask the cluster."""
+        """Return nothing: registration must not query the cluster."""
         return []
 
     def collect(self) -> Iterator[Metric]:
@@ -72,24 +72,24 @@ class _Figures(Collector):
     def _of_the_cluster(self, runs: list[RunRecord]) -> Iterator[Metric]:
         found = self._parts.session.cluster()
         phases = Counter((record.state.phase,) for record in runs)
-        yield _gauge("runs", "that have not ended", ["phase"], _NO_RUNS | phases)
+        yield _gauge("runs", "runs that have not ended", ["phase"], _NO_RUNS | phases)
         waiting = Counter((entry.request.queue, entry.waits_for) for entry in found.queue)
-        yield _gauge("queue_length", "runs that wait", ["queue", "waits_for"], waiting)
+        yield _gauge("queue_length", "queued runs", ["queue", "waits_for"], waiting)
         states = Counter((node.state,) for node in found.nodes)
-        yield _gauge("nodes", "of the cluster", ["state"], _NO_NODES | states)
+        yield _gauge("nodes", "nodes of the cluster", ["state"], _NO_NODES | states)
         for device in ("cpus", "gpus"):
             both = {
                 ("there",): sum(getattr(node, device) for node in found.nodes),
                 ("used",): sum(getattr(node, f"{device}_used") for node in found.nodes),
             }
-            yield _gauge(device, "of the cluster", ["state"], both)
+            yield _gauge(device, f"{device} of the cluster", ["state"], both)
 
     def _of_all_times(self) -> Iterator[Metric]:
         counters = self._parts.store.counters
         admissions = counters(ADMISSIONS).get("", 0)
-        yield CounterMetricFamily("drivetrain_admissions", "places that were given", admissions)
-        yield _counter("recoveries", "from failures", ["reason"], _NEVER | counters(RECOVERIES))
-        yield _counter("runs_ended", "how runs have ended", ["reason"], _NEVER | counters(ENDS))
+        yield CounterMetricFamily("drivetrain_admissions", "allocations", admissions)
+        yield _counter("recoveries", "recoveries from failures", ["reason"], _NEVER | counters(RECOVERIES))
+        yield _counter("runs_ended", "ended runs by reason", ["reason"], _NEVER | counters(ENDS))
 
     def _of_runs(self, runs: list[RunRecord]) -> Iterator[Metric]:
         views = [(_labels(record), self._parts.session.view(record.id)) for record in runs]
@@ -102,8 +102,13 @@ class _Figures(Collector):
             shares[_labels(record)] = statement.goodput.share
             for name, value in statement.goodput.seconds.items():
                 seconds[(*_labels(record), name)] = value
-        yield _gauge("run_goodput_ratio", "time in steps that count, since the first place", ["run", "user"], shares)
-        yield _gauge("run_time_seconds", "where the time has gone", ["run", "user", "class"], seconds)
+        yield _gauge(
+            "run_goodput_ratio",
+            "share of the time spent in steps that count, since the first allocation",
+            ["run", "user"],
+            shares,
+        )
+        yield _gauge("run_time_seconds", "time by class", ["run", "user", "class"], seconds)
 
 
 def _labels(record: RunRecord) -> tuple[str, str]:

@@ -1,25 +1,27 @@
-"""Routes of runs: submit, look, follow, change."""
+"""Routes of runs: submit, read, follow, change."""
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import asdict
+from dataclasses import replace
 from typing import Annotated
 
 from drivetrain_pipelines.errors import InputError
 from drivetrain_pipelines.storage.checksums import JsonObject
-from fastapi import APIRouter, HTTPException, Query, Request
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
+from drivetrain.api.interface import RunInfo
+from drivetrain.api.run_info import full_info, list_infos
 from drivetrain.job import bundle
 from drivetrain.job.loading import load_job
 from drivetrain.job.provenance import GitState
+from drivetrain.runs.facts import RunFacts
 from drivetrain.runs.states import Ended
 from drivetrain.runs.store import RunRecord
 from drivetrain.runs.view import RunView
-from drivetrain.server.access import Principal, Role
-from drivetrain.server.dependencies import Parts, Server, User, Viewer
+from drivetrain.server.dependencies import Parts, Server, User, Viewer, own_run
 from drivetrain.server.logs import follow
 from drivetrain.tracking.tracking_uri import without_credentials
 
@@ -29,7 +31,7 @@ router = APIRouter()
 
 
 class Submission(BaseModel):
-    """A job to run: a package that was uploaded before, and what to change about it."""
+    """A job to run: a package that was uploaded before, and overrides."""
 
     model_config = ConfigDict(extra="forbid")
     package: str = Field(pattern=r"^[0-9a-f]{64}$")
@@ -51,18 +53,18 @@ async def put_package(digest: str, request: Request, server: Server, _: User) ->
 
 @router.get("/packages/{digest}")
 def has_package(digest: str, server: Server, _: User) -> dict[str, bool]:
-    """Whether a package is there already."""
+    """Return whether a package was uploaded already."""
     return {"there": (server.home.packages / digest).is_dir()}
 
 
 @router.post("/runs", status_code=201)
 def submit(submission: Submission, server: Server, principal: User) -> JsonObject:
-    """Begin a run. The same idempotency key twice makes one."""
+    """Start a run. Two submissions of a user with the same idempotency key make one."""
     folder = server.home.packages / submission.package
     if not folder.is_dir():
-        raise InputError("package", submission.package, "one that was uploaded", "Upload it first.")
+        raise InputError("package", submission.package, "a package that was uploaded", "Upload it first.")
     job = load_job(str(folder / submission.job_file), submission.overrides)
-    return _summary(server.session.submit(job, principal.user, submission.idempotency_key, submission.git))
+    return _answer(server, server.session.submit(job, principal.user, submission.idempotency_key, submission.git))
 
 
 @router.get("/runs")
@@ -74,21 +76,22 @@ def list_runs(
     limit: Annotated[int, Query(ge=1, le=1000)] = 50,
     before: Annotated[str | None, Query(max_length=300)] = None,
 ) -> list[JsonObject]:
-    """Runs, newest first; ``before`` the id of the last one of the page before."""
-    return [_summary(record) for record in server.store.page(limit, before, user=user, phase=phase)]
+    """Return runs, newest first; ``before`` is the id of the last run of the previous page."""
+    records = server.store.page(limit, before, user=user, phase=phase)
+    return [_public(info).to_json() for info in list_infos(server.home, server.store, records)]
 
 
 @router.get("/runs/{run_id}")
 def get_run(run_id: str, server: Server, _: Viewer) -> JsonObject:
-    """A run: its record, its live figures, its history."""
+    """Return a run: its record, its live figures, its history, its account."""
     record = server.store.get(run_id)
-    history = [{"time": at, "phase": state.phase, "why": why} for at, why, state in server.store.history(record.id)]
-    return {**_summary(record), "view": _public(server.session.view(record.id).to_json()), "history": history}
+    live = None if record.ended else server.session.view(record.id)
+    return _public(full_info(server.home, server.store, server.accounts, record, live)).to_json()
 
 
 @router.get("/runs/{run_id}/account")
 def get_account(run_id: str, server: Server, _: Viewer) -> JsonObject:
-    """Where the time of a run has gone, and what it has cost, up to now."""
+    """Return the time of a run by class, and its cost, up to now."""
     return server.accounts.of(run_id).to_json()
 
 
@@ -100,10 +103,10 @@ async def get_view(
     known_version: int = -1,
     timeout_s: Annotated[float, Query(ge=0, le=_LONGEST_POLL_S)] = 10.0,
 ) -> JsonObject:
-    """Live figures, as soon as they are newer than the version that is known (or after the timeout)."""
+    """Return live figures when they are newer than the known version, or after the timeout."""
     record = await asyncio.to_thread(server.store.get, run_id)
     view: RunView = await asyncio.to_thread(server.session.view, record.id, known_version, timeout_s)
-    return _public(view.to_json())
+    return replace(view, facts=_public_facts(view.facts)).to_json()
 
 
 @router.get("/runs/{run_id}/logs")
@@ -114,7 +117,7 @@ def get_logs(
     rank: Annotated[int | None, Query(ge=0)] = None,
     to_the_end: Annotated[bool, Query(alias="follow")] = False,
 ) -> StreamingResponse:
-    """What the ranks have printed, and with ``follow`` what they go on to print, until the run has ended."""
+    """Return what the ranks have printed; with ``follow`` also what they print until the run has ended."""
     record = server.store.get(run_id)
     lines = follow(server.home.run(record.id), rank, lambda: not to_the_end or server.store.get(record.id).ended)
     return StreamingResponse(lines, media_type="text/plain; charset=utf-8")
@@ -122,47 +125,34 @@ def get_logs(
 
 @router.post("/runs/{run_id}/cancel")
 def cancel(run_id: str, server: Server, principal: User) -> JsonObject:
-    """Have a run save and end."""
-    record = _own(server, run_id, principal)
+    """Ask a run to save a checkpoint and end."""
+    record = own_run(server, run_id, principal)
     if not isinstance(record.state, Ended):
         server.session.cancel(record.id)
-    return _summary(server.store.get(record.id))
+    return _answer(server, server.store.get(record.id))
 
 
 @router.post("/runs/{run_id}/resume")
 def resume(run_id: str, server: Server, principal: User) -> JsonObject:
-    """Go on with a run that was cancelled or has failed."""
-    return _summary(server.session.resume(_own(server, run_id, principal).id))
+    """Resume a run that was cancelled or has failed."""
+    return _answer(server, server.session.resume(own_run(server, run_id, principal).id))
 
 
 @router.post("/runs/{run_id}/retry", status_code=201)
 def retry(run_id: str, server: Server, principal: User) -> JsonObject:
-    """Begin a new run of the same job."""
-    return _summary(server.session.retry(server.store.get(run_id).id, principal.user))
+    """Start a new run of the same job."""
+    return _answer(server, server.session.retry(server.store.get(run_id).id, principal.user))
 
 
-def _own(server: Parts, run_id: str, principal: Principal) -> RunRecord:
-    record = server.store.get(run_id)
-    if record.user != principal.user and not principal.role.includes(Role.ADMIN):
-        raise HTTPException(403, f"{record.id} is {record.user}'s; that needs the role admin")
-    return record
+def _answer(server: Parts, record: RunRecord) -> JsonObject:
+    return _public(list_infos(server.home, server.store, [record])[0]).to_json()
 
 
-def _summary(record: RunRecord) -> JsonObject:
-    return {
-        "run_id": record.id,
-        "user": record.user,
-        "created": record.created,
-        "phase": record.state.phase,
-        "progress": asdict(record.state.progress),
-        "reason": record.facts.reason,
-        "ended": record.ended,
-    } | _public({"facts": record.facts.to_json()})
+def _public(info: RunInfo) -> RunInfo:
+    """Return a run without the password that the tracking server's address may hold."""
+    view = replace(info.view, facts=_public_facts(info.view.facts)) if info.view else None
+    return replace(info, facts=_public_facts(info.facts), view=view)
 
 
-def _public(answer: JsonObject) -> JsonObject:
-    """An answer without the password that the tracking server's address may hold."""
-    facts = dict(answer["facts"])
-    if uri := facts.get("mlflow_uri"):
-        facts["mlflow_uri"] = without_credentials(uri)
-    return {**answer, "facts": facts}
+def _public_facts(facts: RunFacts) -> RunFacts:
+    return facts.updated(mlflow_uri=without_credentials(facts.mlflow_uri)) if facts.mlflow_uri else facts

@@ -44,24 +44,24 @@ class ServerSettings:
 
 
 def serve(settings: ServerSettings) -> None:
-    """Serve until SIGINT or SIGTERM. Runs go on where Ray does; a server that is started again takes them up.
+    """Serve until SIGINT or SIGTERM. Runs continue while Ray runs; a restarted server finds them.
 
     Raises:
-        InputError: the settings are not safe, or cannot work; nothing was started.
+        InputError: the settings are unsafe or do not work; nothing was started.
     """
     home = Home.from_environment()
     tokens = Tokens(home.database_url)
     _check(settings, tokens)
-    load_rules(home.scheduling_rules)  # a mistake in it is told now; later it would only be logged
+    load_rules(home.scheduling_rules)  # an error in it is reported now; later it is only logged
     listener = _listen(settings.host, settings.port)
     try:
         if not tokens.any():
             secret, _ = tokens.create(user_name(), Role.ADMIN)
             write_private(home.token_file, secret)
-            print(f"made a first token, of {user_name()} as admin: {home.token_file}", flush=True)
+            print(f"created a first token for {user_name()}, role admin: {home.token_file}", flush=True)
         with open_session(settings.address) as session:
             for problem in session.recover():
-                print(f"could not take up {problem}", flush=True)
+                print(f"cannot recover {problem}", flush=True)
             store = RunStore(home.database_url)
             config = uvicorn.Config(
                 create_app(Parts(session, store, tokens, home, RunAccountCache(home, store))),
@@ -87,7 +87,7 @@ def _check(settings: ServerSettings, tokens: Tokens) -> None:
     if settings.certificate and settings.key:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         try:
-            context.load_cert_chain(settings.certificate, settings.key, password="")  # or it would ask
+            context.load_cert_chain(settings.certificate, settings.key, password="")  # or it would prompt
         except (ssl.SSLError, OSError) as error:
             given = f"{settings.certificate}, {settings.key}: {error}"
             raise InputError(
@@ -111,7 +111,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """Before anything is started: a port that is taken is told at once."""
+    """Listen before anything is started: a port in use is reported immediately."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         listener = socket.create_server((host, port), family=family)
@@ -119,6 +119,6 @@ def _listen(host: str, port: int) -> socket.socket:
         raise InputError(
             "--host, --port", f"{host}:{port}", "an address of this machine, a free port", str(error)
         ) from error
-    # Connections inherit it. asyncio sets it only where it has made the socket; without, each answer takes 40 ms.
+    # Connections inherit it. asyncio sets it only on sockets that it creates; without it, each answer takes 40 ms.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener

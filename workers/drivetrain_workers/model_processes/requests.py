@@ -23,6 +23,7 @@ class PredictRequest:
         pictures: folder for images that the model generates.
         max_tokens, temperature: of generated text; None: as in the job's ``sample``.
         seed: makes the result reproducible.
+        timeout_s: seconds after which the model's process is killed; None waits for it.
     """
 
     run_folder: str
@@ -33,6 +34,7 @@ class PredictRequest:
     temperature: float | None = None
     top_k: int = 40
     seed: int = 0
+    timeout_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,11 @@ def run_request(request: Request) -> str:
     """
     command = [sys.executable, "-m", _MODULES[type(request)]]
     asked = json.dumps(asdict(request))
-    done = subprocess.run(command, input=asked, capture_output=True, text=True, check=False)
+    timeout_s = request.timeout_s if isinstance(request, PredictRequest) else None
+    try:
+        done = subprocess.run(command, input=asked, capture_output=True, text=True, check=False, timeout=timeout_s)
+    except subprocess.TimeoutExpired as error:
+        raise CheckpointError(f"the model has not answered within {timeout_s:g} s") from error
     if done.returncode < 0:
         name = signal.Signals(-done.returncode).name
         raise CheckpointError(f"the process of the model was ended by {name}; SIGKILL often means out of memory")
