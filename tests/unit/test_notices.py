@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from http.server import ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from drivetrain.cloud import notices
@@ -42,9 +44,14 @@ def metadata(server: ThreadingHTTPServer) -> str:
 
 
 def at_looks(acts: dict[int, Callable[[], None]], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Do things while the machine waits, by how often it has waited."""
+    """Perform actions between polls, by the number of the poll."""
     looks = iter(range(1, 1000))
-    monkeypatch.setattr(notices.time, "sleep", lambda _: acts.get(next(looks), lambda: None)())
+
+    def sleep(_: float) -> None:
+        acts.get(next(looks), lambda: None)()
+
+    # Of this module only: threads of other tests may sleep, too.
+    monkeypatch.setattr(notices, "time", SimpleNamespace(sleep=sleep, monotonic=time.monotonic))
 
 
 @pytest.mark.parametrize("cloud", CLOUDS)
