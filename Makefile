@@ -73,7 +73,7 @@ bench-throughput bench-recovery bench-data bench-storage bench-checkpoint bench-
 	$(if $(UV),$(UV) pip install --python .venv,$(BIN)/pip install) --constraint constraints.txt --editable ".[dev]"
 	touch $@
 
-# In an environment of its own: it brings rfc3987-syntax, which every import of Ray would load, for a second.
+# In a separate environment: it needs rfc3987-syntax, which adds a second to every import of Ray.
 .venv-sbom/installed: constraints.txt
 	$(PYTHON) -m venv .venv-sbom
 	.venv-sbom/bin/pip install --quiet --constraint constraints.txt cyclonedx-bom

@@ -55,7 +55,8 @@ job file whose first line is `# yaml-language-server: $schema=FILE`.
 
 CLI = """# Command line reference
 
-Exit codes: 0 success, 1 the run or the command failed, 2 invalid input, 124 `wait` timed out, 130 cancelled.
+Exit codes: 0 success, 1 the run or the command failed, 2 invalid input or an unknown name, 124 `wait` timed out, 130
+cancelled.
 
 `JOB` is a job file, a folder with a `job.yaml`, or the name of a recipe. `RUN` is the id of a run or a unique prefix of
 it. Commands with `--json` print one JSON object per line.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shlex
 from pathlib import Path
@@ -129,5 +130,10 @@ def test_an_example_trains_on_data_of_the_reader(name: str, shared_home: Path, t
     if name == "readme":
         assert result.facts["eval_loss"] < result.facts["unigram_entropy"]
         assert result.facts["sample"].startswith("The")
+    if name == "table":
+        (tmp_path / "new.csv").write_text("area,rooms\n100,3\n")
+        done = command_line(shared_home, "predict", result.run_id, str(tmp_path / "new.csv"), "--json")
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["estimate"] > 0
     if name == "images":
         assert result.facts["metrics"]["accuracy"] > 0.8

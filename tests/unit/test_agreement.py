@@ -184,8 +184,8 @@ def test_a_newer_copy_is_loaded(tmp_path: Path, read: Counter[str]) -> None:
         assert checkpoint.unsaved == (step_record(12),)
         assert checkpoint.step == 12
     assert read == {f"step-00000012.g0001/rank-0000{rank}.bin": 1 for rank in (0, 1)}
-    assert MemoryCopies(gang.memory(1)).complete(1) == [CheckpointId(12, 1)]
-    assert MemoryCopies(gang.memory(0)).complete(0) == [CheckpointId(12, 1), CheckpointId(10, 1)]
+    assert MemoryCopies(gang.memory(1)).completed(1) == [CheckpointId(12, 1)]
+    assert MemoryCopies(gang.memory(0)).completed(0) == [CheckpointId(12, 1), CheckpointId(10, 1)]
 
 
 def test_a_damaged_copy_is_skipped(tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ def test_a_damaged_copy_is_skipped(tmp_path: Path) -> None:
     damage(older)
     assert gang.chosen() == [stored, stored]
     assert len(gang.problems) == 2
-    assert MemoryCopies(gang.memory(0)).complete(0) == []
+    assert MemoryCopies(gang.memory(0)).completed(0) == []
 
 
 @pytest.mark.parametrize(("step", "world_size", "stage"), [(8, 2, 2), (6, 2, 2), (12, 3, 2), (12, 2, 1)])
