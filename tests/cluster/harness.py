@@ -202,6 +202,5 @@ def wait_until(true: Callable[[], bool], timeout_s: float = 240.0) -> None:
 def forget_unended(home: Path) -> None:
     """Delete unended runs, so that the next run of the same job starts at its first step."""
     store = RunStore(f"sqlite:///{home / 'drivetrain.db'}")
-    for record in store.runs():
-        if not record.ended:
-            store.delete(record.id)
+    for record in store.unended():
+        store.delete(record.id)
