@@ -11,7 +11,7 @@ class InputError(DrivetrainError):
     """A user's input is wrong; raised before anything starts.
 
     Args:
-        where: the key or file that is wrong, for example ``training.zero``.
+        where: the key or file that is wrong, for example ``training.zero_stage``.
         given: what was given.
         allowed: what would be accepted.
         fix: what to do about it; may be empty.

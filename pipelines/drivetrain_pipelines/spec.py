@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 # "package.module:function": user code is named, never pickled.
 FunctionPath = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
@@ -20,6 +20,22 @@ class Spec(BaseModel):
     """Base of every section: unknown keys and wrong types are errors, values are immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=True)
+
+    renamed: ClassVar[dict[str, str]] = {}  # keys of earlier versions, which are still read, with their names of today
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_renamed_keys(cls, section: Any) -> Any:
+        """Give keys of earlier versions their names of today."""
+        if not isinstance(section, dict) or cls.renamed.keys().isdisjoint(section):
+            return section
+        section = dict(section)
+        for old in cls.renamed.keys() & section.keys():
+            new, value = cls.renamed[old], section.pop(old)
+            if new in section:
+                raise ValueError(f"{old} is the earlier name of {new}: give only {new}")
+            section[new] = value
+        return section
 
 
 class TokenizerSpec(Spec):

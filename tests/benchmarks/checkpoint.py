@@ -35,7 +35,7 @@ def rank_main(rank: int, folder: Path) -> None:
 
     device = join_group(rank, rank, _RANKS, f"file://{folder}/rendezvous")
     plan = solve(_ROWS * _RANKS, "auto", _RANKS)
-    spec = TrainingSpec(steps=100, zero=1, global_batch_size=plan.global_batch)
+    spec = TrainingSpec(steps=100, zero_stage=1, global_batch_size=plan.global_batch)
     model = gpt(_VOCABULARY, _LENGTH, **_MODEL)
     engine = Engine(model, Objective(next_token_loss, next_token_weight), spec, plan, 100, device)
     saved: list[Any] = []  # `CheckpointCommitted`

@@ -20,11 +20,11 @@ _COMMAND = Path(sys.executable).with_name("drivetrain")
 _STEPS = 12
 _BATCHES = (8, 16)
 _SETTINGS = (
-    {"zero": 0, "workers": 2, "layers": 6, "width": 384},
-    {"zero": 1, "workers": 2, "layers": 4, "width": 1024},
-    {"zero": 2, "workers": 2, "layers": 8, "width": 640},
-    {"zero": 3, "workers": 2, "layers": 6, "width": 768},
-    {"zero": 2, "workers": 1, "layers": 12, "width": 512},
+    {"zero_stage": 0, "workers": 2, "layers": 6, "width": 384},
+    {"zero_stage": 1, "workers": 2, "layers": 4, "width": 1024},
+    {"zero_stage": 2, "workers": 2, "layers": 8, "width": 640},
+    {"zero_stage": 3, "workers": 2, "layers": 6, "width": 768},
+    {"zero_stage": 2, "workers": 1, "layers": 12, "width": 512},
 )
 
 
@@ -45,7 +45,7 @@ def main() -> None:
 
 def _one(home: Path, setting: dict[str, int], batch: int) -> dict[str, float]:
     size = {"layers": setting["layers"], "width": setting["width"], "heads": 8}
-    training = {"steps": _STEPS, "global_batch_size": batch, "zero": setting["zero"], "eval_every": _STEPS}
+    training = {"steps": _STEPS, "global_batch_size": batch, "zero_stage": setting["zero_stage"], "eval_every": _STEPS}
     overrides = [
         "data.eval_source=null",
         "data.eval_fraction=0.005",

@@ -92,7 +92,7 @@ def rank_main(rank: int, case: Case, rendezvous: str) -> None:
     spec = TrainingSpec(
         steps=case.steps,
         global_batch_size=GLOBAL_BATCH,
-        zero=case.stage,
+        zero_stage=case.stage,
         precision=case.precision,
         optimizer=OptimizerSpec(type=case.optimizer, lr=1e-2),
         offload=OffloadSpec(optimizer=case.offload, parameters=case.offload if case.stage == 3 else "none"),

@@ -85,7 +85,7 @@ def toy_job(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "args": {"layers": 2, "width": 32, "heads": 2, "dropout": 0.1},
             "loss": "toy_loss:slow_loss",
         },
-        "training": {"steps": 40, "global_batch_size": 8, "zero": 2, "eval_every": 10, "optimizer": {"lr": 1e-2}},
+        "training": {"steps": 40, "global_batch_size": 8, "zero_stage": 2, "eval_every": 10, "optimizer": {"lr": 1e-2}},
         "checkpoint": {"every": 8},
         "sample": {"prompt": "the cat", "max_tokens": 8},
     }

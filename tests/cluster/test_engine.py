@@ -12,8 +12,8 @@ from tests.cluster.harness import Result, run_job
 @pytest.mark.parametrize(
     "settings",
     [
-        ["zero=3", "offload={optimizer: cpu, parameters: cpu}", "activation_checkpointing=true"],
-        ["zero=1", "compile=eager"],
+        ["zero_stage=3", "offload={optimizer: cpu, parameters: cpu}", "activation_checkpointing=true"],
+        ["zero_stage=1", "compile=eager"],
     ],
     ids=["offloaded", "compiled"],
 )

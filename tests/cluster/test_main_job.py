@@ -27,7 +27,7 @@ def test_summary(undisturbed: Result) -> None:
 
 def test_second_run_prepares_nothing(toy_job: Path, shared_home: Path, undisturbed: Result) -> None:
     shards = {p: p.stat().st_mtime_ns for p in Path(undisturbed.facts["dataset"]).iterdir()}
-    again = run_job(toy_job, shared_home, "tracking.register_as=toy").finish()
+    again = run_job(toy_job, shared_home, "tracking.registered_model=toy").finish()
     assert again.run_id != undisturbed.run_id
     registered(again)
     assert_one_difference(again, undisturbed)
@@ -41,14 +41,14 @@ def assert_one_difference(again: Result, undisturbed: Result) -> None:
     picture = again.home / "losses.png"
     runs = (undisturbed.run_id, again.run_id)
     found = json.loads(command_line(again.home, "diff", *runs, "--json", f"--picture={picture}").stdout)
-    assert found["settings"] == {"tracking.register_as": [None, "toy"]}
+    assert found["settings"] == {"tracking.registered_model": [None, "toy"]}
     assert found["environment"] == {}
     assert found["code"] == []
     assert found["worlds"] == [[[1, 2]], [[1, 2]]]
     assert (found["same_steps"], found["losses"]) == (40, None)
     assert picture.read_bytes().startswith(b"\x89PNG")
     text = command_line(again.home, "diff", *runs).stdout
-    assert "tracking.register_as" in text
+    assert "tracking.registered_model" in text
     assert "the losses of the first 40 steps are bitwise equal" in text
 
 
@@ -160,7 +160,7 @@ def test_predict_and_list(undisturbed: Result) -> None:
 @pytest.mark.parametrize("stage", [0, 1, 3])
 def test_zero_stages_give_the_same_losses(toy_job: Path, shared_home: Path, undisturbed: Result, stage: int) -> None:
     """Stage 2 is the undisturbed run. Each stage is killed once and also resumes from its own checkpoint."""
-    job = run_job(toy_job, shared_home, f"training.zero={stage}")
+    job = run_job(toy_job, shared_home, f"training.zero_stage={stage}")
     job.kill_part("rank-1", 20)
     result = job.finish()
     assert result.code == 0, result.facts

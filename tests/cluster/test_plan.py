@@ -17,7 +17,7 @@ def test_a_plan_knows_what_came_of_past_runs(toy_job: Path, undisturbed: Result)
     assert found["profile"]["parameters"] == undisturbed.facts["parameters"]
     assert "past run" in found["site"]["speed"]["known_from"]
     written = found["as_written"]
-    assert (written["setting"]["zero"], written["setting"]["workers"]) == (2, 2)
+    assert (written["setting"]["zero_stage"], written["setting"]["workers"]) == (2, 2)
     assert sum(written["memory"].values()) == pytest.approx(undisturbed.facts["peak_bytes"], rel=0.3)
     assert found["steps"] == 40
     gpus = command_line(undisturbed.home, "plan", str(toy_job), "--gpu", "h100", "--gpus", "4", "--nodes", "2")
@@ -34,10 +34,14 @@ def test_a_plan_knows_what_came_of_past_runs(toy_job: Path, undisturbed: Result)
 
 def test_settings_of_the_plan_are_chosen_and_stored(toy_job: Path, undisturbed: Result) -> None:
     home = undisturbed.home
-    result = run_job(toy_job, home, "training.zero=auto", "training.micro_batch_size=auto").finish()
+    result = run_job(toy_job, home, "training.zero_stage=auto", "training.micro_batch_size=auto").finish()
     assert result.code == 0, result.errors
     chosen = result.facts["plan"]
     resolved = json.loads((home / "runs" / result.run_id / "resolved.json").read_text())["training"]
-    assert (resolved["zero"], resolved["micro_batch_size"]) == (chosen["zero"], chosen["micro_batch_size"]) == (0, 4)
+    assert (
+        (resolved["zero_stage"], resolved["micro_batch_size"])
+        == (chosen["zero_stage"], chosen["micro_batch_size"])
+        == (0, 4)
+    )
     again = command_line(home, "diff", result.run_id, undisturbed.run_id, "--json")
-    assert json.loads(again.stdout)["settings"]["training.zero"] == [0, 2]
+    assert json.loads(again.stdout)["settings"]["training.zero_stage"] == [0, 2]

@@ -53,7 +53,7 @@ def test_rank_hangs(toy_job: Path, shared_home: Path, undisturbed: Result, tmp_p
     code = folder / "toy_loss.py"
     once = f"{tmp_path}/hung"
     code.write_text(code.read_text() + HANGS.format(once=once))
-    job = run_job(folder, shared_home, "model.loss=toy_loss:hanging_loss", "training.hang_after_s=4")
+    job = run_job(folder, shared_home, "model.loss=toy_loss:hanging_loss", "training.hang_timeout_s=4")
     result = job.finish()
     assert result.last_view["restarts"] == 1
     problem = result.last_view["problem"]

@@ -25,7 +25,7 @@ def test_a_tracking_server_with_faults(
     folder.mkdir()
     with mlflow_server(folder) as server:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
-        job = run_job(toy_job, tmp_path / "home", "tracking.register_as=toy", own_ray=True)
+        job = run_job(toy_job, tmp_path / "home", "tracking.registered_model=toy", own_ray=True)
         job.wait_for_step(5)
         if fault == "killed":
             server.kill()
@@ -72,7 +72,7 @@ def test_a_server_with_users_postgresql_and_s3(
             monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
             monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", USER)
             monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "a wrong one")
-            ended = run_job(toy_job, tmp_path / "home", "tracking.register_as=toy", own_ray=True).finish()
+            ended = run_job(toy_job, tmp_path / "home", "tracking.registered_model=toy", own_ray=True).finish()
             assert ended.facts["reason"] == "completed"
             assert ended.facts["tracked"] is False
             assert "401" in ended.facts["tracking_problem"]

@@ -76,7 +76,7 @@ def test_ranks_hold_no_ray_and_no_mlflow() -> None:
 
 
 ERRORS = [
-    data_errors.InputError("training.zero", "4", "0, 1, 2 or 3", "Set training.zero."),
+    data_errors.InputError("training.zero_stage", "4", "0, 1, 2 or 3", "Set training.zero_stage."),
     data_errors.CorruptFileError("/data/x.arrow", "block 3 differs"),
     data_errors.PrepareError("no text"),
     data_errors.PrepareError("a.png cannot be decoded", "Set data.on_error to skip"),

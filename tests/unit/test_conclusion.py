@@ -161,7 +161,7 @@ def test_after_a_crash_requests_run_here(
         return json.dumps([{"input": "The", "text": "said here"}])
 
     monkeypatch.setattr(conclusion_module, "run_request", ask_here)
-    made = conclusion(tracker, folder, sample={}, tracking={"register_as": "toys"})
+    made = conclusion(tracker, folder, sample={}, tracking={"registered_model": "toys"})
     assert made.conclude([], "data", None).sample == "said here"
     export = folder.path / "export"
     assert [type(request) for request in asked] == [PredictRequest, ExportRequest]
@@ -178,7 +178,7 @@ def test_a_model_that_cannot_be_exported_is_an_error(
 
     monkeypatch.setattr(conclusion_module, "run_request", fail)
     with pytest.raises(CheckpointError, match="the model failed"):
-        conclusion(tracker, folder, tracking={"register_as": "toys"}).conclude([], "data", None)
+        conclusion(tracker, folder, tracking={"registered_model": "toys"}).conclude([], "data", None)
     assert not any(record["op"] == "register" for record in read_records(folder.spool))
 
 

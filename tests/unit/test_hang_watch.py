@@ -39,7 +39,7 @@ def test_the_first_time_may_take_long() -> None:
 
 
 def test_the_job_may_set_the_limit() -> None:
-    watch = HangWatch(hang_after_s=5.0)
+    watch = HangWatch(hang_timeout_s=5.0)
     watch.record_heartbeat(0, beat(1, for_s=4.0, longest_s=0.0), now=0.0)
     assert watch.find_hung(now=0.5) == []
     assert watch.find_hung(now=1.5) == [0]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -42,7 +43,7 @@ def write(folder: Path, document: object) -> None:
 
 def test_defaults_and_absolute_paths(folder: Path) -> None:
     job = load_job(str(folder))
-    assert job.spec.training.zero == 1
+    assert job.spec.training.zero_stage == 1
     assert job.spec.data.source == str(folder / "text.txt")
     assert [str(path) for path in job.code_files] == ["code.py", "model.py"]
 
@@ -89,7 +90,7 @@ def test_fingerprint_follows_settings_and_code(folder: Path) -> None:
         ("training.step=5", ["training.step: got an unknown key", "Did you mean training.steps?"]),
         ("trainning.steps=5", ["trainning", "Did you mean training?"]),
         ("training.optimizer.learning_rate=1", ["training.optimizer.learning_rate", "lr"]),
-        ("training.zero=4", ["training.zero: got 4", "0, 1, 2 or 3"]),
+        ("training.zero_stage=4", ["training.zero_stage: got 4", "0, 1, 2 or 3"]),
         ("training.steps=ten", ["training.steps: got 'ten'", "integer"]),
         ("training.steps=0", ["training.steps: got 0", "greater than or equal to 1"]),
         ("training.epochs=2", ["exactly one of training.steps and training.epochs"]),
@@ -97,7 +98,10 @@ def test_fingerprint_follows_settings_and_code(folder: Path) -> None:
         ("training.micro_batch_size=5", ["training.micro_batch_size: got 5", "1 to 4"]),
         ("training.precision=fp8", ["training.precision: got 'fp8'", "fp32"]),
         ("training.deepspeed={train_batch_size: 4}", ["training.deepspeed.train_batch_size", "global_batch_size"]),
-        ("training.deepspeed={zero_optimization: {stage: 3}}", ["zero_optimization.stage: got 3", "training.zero (1)"]),
+        (
+            "training.deepspeed={zero_optimization: {stage: 3}}",
+            ["zero_optimization.stage: got 3", "training.zero_stage (1)"],
+        ),
         ("model.factory=model:mak", ["model.factory: got 'model:mak'", "Did you mean model:make?"]),
         ("model.args.dept=2", ["model.args.dept: got 2", "(width, vocab_size, depth)", "Did you mean depth?"]),
         ("model.args={}", ["model.args: got no width", "all required arguments of model:make"]),
@@ -192,7 +196,7 @@ def test_command_exits_2_with_one_line(folder: Path) -> None:
     assert done.stderr.count("\n") == 1
     assert done.stderr.startswith("error: training.step: got an unknown key")
     assert run_command("validate", str(folder)).returncode == 0
-    assert run_command("run", str(folder), "--set", "training.zero=9").returncode == 2
+    assert run_command("run", str(folder), "--set", "training.zero_stage=9").returncode == 2
     assert run_command("predict", "no-such-run", "x").returncode == 2
     assert run_command("resume", "no-such-run").returncode == 2
 
@@ -239,3 +243,26 @@ def test_time_with_an_allocation_is_no_waiting() -> None:
     stopped = [*first, (130.0, "", Ready("d", "preempted"))]
     assert waiting_since(5.0, stopped) == 105.0, "it has waited for 25 s, until 130"
     assert waiting_since(5.0, [*stopped, (140.0, "", Ended(Reason.CANCELLED)), (500.0, "", Queued())]) == 500.0
+
+
+RENAMED = [
+    ("training", "zero", "zero_stage", 2),
+    ("training", "schedule", "lr_schedule", {"type": "linear"}),
+    ("training", "hang_after_s", "hang_timeout_s", 5.0),
+    ("tracking", "register_as", "registered_model", "toy"),
+]
+
+
+@pytest.mark.parametrize(("section", "old", "new", "value"), RENAMED)
+def test_renamed_keys_are_read_with_a_warning(section: str, old: str, new: str, value: object, folder: Path) -> None:
+    with pytest.warns(FutureWarning, match=rf"{section}\.{old} is now called {section}\.{new}"):
+        read = load_job(str(folder), [f"{section}.{old}={json.dumps(value)}"])
+    assert read.fingerprint == load_job(str(folder), [f"{section}.{new}={json.dumps(value)}"]).fingerprint
+    with pytest.raises(InputError, match=f"{old} is the earlier name of {new}: give only {new}"):
+        load_job(str(folder), [f"{section}.{name}={json.dumps(value)}" for name in (old, new)])
+
+
+def test_every_renamed_key_is_tested() -> None:
+    sections = {name: field.annotation for name, field in JobSpec.model_fields.items()}
+    renamed = {(name, *pair) for name, model in sections.items() for pair in getattr(model, "renamed", {}).items()}
+    assert renamed == {(section, old, new) for section, old, new, _ in RENAMED}

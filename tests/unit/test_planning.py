@@ -33,12 +33,12 @@ SPEED = Speed(rate=4e14, updating_s=0.0, known_from="a guess", error=2.0)
 
 def setting(zero: int, workers: int = 64, **others: Any) -> Setting:
     return Setting(
-        **{"micro_batch": 1, "precision": "bf16", "optimizer": "AdamW", **others}, zero=zero, workers=workers
+        **{"micro_batch": 1, "precision": "bf16", "optimizer": "AdamW", **others}, zero_stage=zero, workers=workers
     )
 
 
 def job(**training: Any) -> JobSpec:
-    given = {"steps": 1000, "global_batch_size": 64, "precision": "bf16", "zero": "auto", **training}
+    given = {"steps": 1000, "global_batch_size": 64, "precision": "bf16", "zero_stage": "auto", **training}
     return JobSpec.model_validate(
         {
             "name": "large",
@@ -86,8 +86,8 @@ def test_offloading_moves_memory_to_the_host() -> None:
 def test_the_simplest_of_the_fastest_is_best() -> None:
     found = plan(job(), site(H100, 64, 8))
     best = found.best.setting
-    assert (best.zero, best.offload_optimizer) == (1, False)
-    assert [choice.fits for choice in found.choices if choice.setting.zero == 1] == [True]
+    assert (best.zero_stage, best.offload_optimizer) == (1, False)
+    assert [choice.fits for choice in found.choices if choice.setting.zero_stage == 1] == [True]
     assert found.hours * 3600 == pytest.approx(1000 * found.best.pace.total + found.evaluating_s)
     assert found.dollars == pytest.approx(found.hours * 64 * 2.0)
     assert found.checkpoint_bytes == 7.5e9 * 12
@@ -96,10 +96,10 @@ def test_the_simplest_of_the_fastest_is_best() -> None:
 
 def test_the_best_setting_fits() -> None:
     found = plan(job(), site(H100, 8))
-    assert [choice.fits for choice in found.choices if choice.setting.zero == 1] == [True]
+    assert [choice.fits for choice in found.choices if choice.setting.zero_stage == 1] == [True]
     few = plan(job(), site(H100, 2))
     assert few.best.setting.offload_optimizer
-    assert not any(choice.fits for choice in few.choices if choice.setting.zero == 1)
+    assert not any(choice.fits for choice in few.choices if choice.setting.zero_stage == 1)
 
 
 def test_micro_batches_shrink_until_they_fit() -> None:
@@ -113,15 +113,15 @@ def test_micro_batches_shrink_until_they_fit() -> None:
 
 
 def test_a_named_stage_stays() -> None:
-    found = plan(job(zero=3), site(H100, 64, 8))
-    assert found.best.setting.zero == 1
-    assert chosen_settings(found)["zero"] == 3
+    found = plan(job(zero_stage=3), site(H100, 64, 8))
+    assert found.best.setting.zero_stage == 1
+    assert chosen_settings(found)["zero_stage"] == 3
     with pytest.raises(
         InputError, match=r"training: got settings that do not fit; the plan recommends zero 2 offload, 32 rows"
     ):
-        chosen_settings(plan(job(zero=1), site(H100, 2)))
+        chosen_settings(plan(job(zero_stage=1), site(H100, 2)))
     compiled = plan(job(compile="inductor"), site(H100, 64, 8))
-    assert {choice.setting.zero for choice in compiled.choices} == {1, 2}
+    assert {choice.setting.zero_stage for choice in compiled.choices} == {1, 2}
 
 
 def test_cpus_hold_the_copy_too() -> None:

@@ -230,7 +230,7 @@ def test_a_plan_is_printed(folder: Path, home: Home, profiled: list[ProfileReque
     assert facts["step"].endswith("of the peak")
     assert facts["time"].startswith("0:00:0")
     assert facts["cost"].startswith("$0.0")
-    assert facts["try"].startswith("--set training.zero=")
+    assert facts["try"].startswith("--set training.zero_stage=")
     assert "host" not in facts
 
 
@@ -243,8 +243,8 @@ def test_a_plan_for_gpus_is_printed(folder: Path, home: Home, profiled: list[Pro
 def test_a_plan_for_programs(folder: Path, home: Home, profiled: list[ProfileRequest]) -> None:
     found = json.loads(invoke(str(folder), "--json").stdout)
     assert found["profile"]["parameters"] == 1_000_000
-    assert [choice["setting"]["zero"] for choice in found["choices"]] == [0, 1, 2, 3]
-    assert found["as_written"]["setting"]["zero"] == 1
+    assert [choice["setting"]["zero_stage"] for choice in found["choices"]] == [0, 1, 2, 3]
+    assert found["as_written"]["setting"]["zero_stage"] == 1
 
 
 def test_a_job_that_does_not_fit_is_one_line(

@@ -177,18 +177,21 @@ def profiled(monkeypatch: pytest.MonkeyPatch) -> list[ProfileRequest]:
 
 
 def test_settings_of_the_plan_are_chosen_and_stored(site: Site, tmp_path: Path, profiled: list[ProfileRequest]) -> None:
-    spec = numbers(tmp_path, training={"zero": "auto", "micro_batch_size": "auto"})
+    spec = numbers(tmp_path, training={"zero_stage": "auto", "micro_batch_size": "auto"})
     prepare_chunks(spec.data, site.home, tmp_path)
     preparation = site.preparation(spec)
     facts = preparation.prepare(ignore)
     assert facts.plan
     assert profiled == [ProfileRequest(spec.model_dump(mode="json"), str(preparation.folder.code), str(facts.dataset))]
     kept = stored_spec(RunFolder(preparation.folder.path))
-    assert (kept.training.zero, kept.training.micro_batch_size) == (facts.plan["zero"], facts.plan["micro_batch_size"])
+    assert (kept.training.zero_stage, kept.training.micro_batch_size) == (
+        facts.plan["zero_stage"],
+        facts.plan["micro_batch_size"],
+    )
     assert kept.training.micro_batch_size == 4  # all of a worker's rows fit
     assert not kept.training.open_settings
     (params,) = site.logged("params")
-    assert params["values"]["plan.zero"] == str(facts.plan["zero"])
+    assert params["values"]["plan.zero_stage"] == str(facts.plan["zero_stage"])
     assert [record["path"] for record in site.logged("artifact")] == [str(preparation.folder.job_resolved)]
 
 
@@ -197,10 +200,10 @@ def test_a_model_that_does_not_fit_is_rejected(
 ) -> None:
     tiny = {"Alive": True, "Resources": {"CPU": 4.0, "memory": 1e6}}
     monkeypatch.setattr(devices.ray, "nodes", lambda: [tiny])
-    spec = numbers(tmp_path, training={"zero": "auto"})
+    spec = numbers(tmp_path, training={"zero_stage": "auto"})
     prepare_chunks(spec.data, site.home, tmp_path)
     preparation = site.preparation(spec)
     with pytest.raises(InputError, match="a model that needs"):
         preparation.prepare(ignore)
     assert profiled
-    assert stored_spec(preparation.folder).training.zero == "auto"
+    assert stored_spec(preparation.folder).training.zero_stage == "auto"

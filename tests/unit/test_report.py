@@ -39,7 +39,7 @@ def cells(page: str) -> dict[str, str]:
 
 
 def test_a_page_says_what_came_of_a_run(home: Home) -> None:
-    plan = {"zero": 1, "micro_batch_size": 4, "peak_bytes": 2e9, "step_s": 0.5}
+    plan = {"zero_stage": 1, "micro_batch_size": 4, "peak_bytes": 2e9, "step_s": 0.5}
     assessment = {"scores": {"accuracy": 0.9}, "slices": []}
     page = page_of(
         home,

@@ -132,7 +132,7 @@ class Run:
                 "loss": "trained_code:loss",
                 "predict": "trained_code:predictions",
             },
-            "training": {"steps": 1, "zero": 0},
+            "training": {"steps": 1, "zero_stage": 0},
             "checkpoint": {},
         }
         self.write_job()

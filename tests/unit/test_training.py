@@ -56,7 +56,9 @@ def test_schedule(kind: str, end: float) -> None:
 
 
 def test_passthrough_is_merged_last() -> None:
-    spec = TrainingSpec(steps=1, zero=2, deepspeed={"zero_optimization": {"overlap_comm": True}, "dump_state": True})
+    spec = TrainingSpec(
+        steps=1, zero_stage=2, deepspeed={"zero_optimization": {"overlap_comm": True}, "dump_state": True}
+    )
     config = deepspeed_config(spec, solve(32, "auto", 2), on_cpu=True)
     assert config["zero_optimization"] == {"stage": 2, "overlap_comm": True}
     assert config["dump_state"] is True
@@ -67,7 +69,7 @@ def test_passthrough_is_merged_last() -> None:
 def test_settings_become_a_deepspeed_configuration() -> None:
     spec = TrainingSpec(
         steps=1,
-        zero=3,
+        zero_stage=3,
         optimizer=OptimizerSpec(type="Lion", lr=0.1),
         offload=OffloadSpec(optimizer="nvme", parameters="cpu", nvme_path="/disk"),
     )
@@ -83,10 +85,10 @@ def test_settings_become_a_deepspeed_configuration() -> None:
 @pytest.mark.parametrize(
     ("settings", "problem"),
     [
-        ({"zero": 0, "offload": OffloadSpec(optimizer="cpu")}, "zero 1, 2 or 3"),
-        ({"zero": 2, "offload": OffloadSpec(parameters="cpu")}, "needs zero 3"),
-        ({"zero": 3, "offload": OffloadSpec(optimizer="nvme")}, "nvme_path"),
-        ({"zero": 3, "compile": "inductor"}, "compile needs zero 0, 1 or 2"),
+        ({"zero_stage": 0, "offload": OffloadSpec(optimizer="cpu")}, "zero_stage 1, 2 or 3"),
+        ({"zero_stage": 2, "offload": OffloadSpec(parameters="cpu")}, "needs zero_stage 3"),
+        ({"zero_stage": 3, "offload": OffloadSpec(optimizer="nvme")}, "nvme_path"),
+        ({"zero_stage": 3, "compile": "inductor"}, "compile needs zero_stage 0, 1 or 2"),
     ],
 )
 def test_invalid_combinations_are_rejected(settings: dict[str, object], problem: str) -> None:

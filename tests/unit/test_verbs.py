@@ -124,7 +124,7 @@ def test_a_page_takes_no_more_than_it_shows_and_one() -> None:
         ([], "toy: valid (4 steps, 2 workers, ZeRO 1)"),
         (["--set", "resources.workers={min: 1, max: 3}"], "toy: valid (4 steps, 1 to 3 workers, ZeRO 1)"),
         (
-            ["--set", "training.steps=null", "--set", "training.epochs=1.5", "--set", "training.zero=auto"],
+            ["--set", "training.steps=null", "--set", "training.epochs=1.5", "--set", "training.zero_stage=auto"],
             "toy: valid (1.5 epochs, 2 workers, ZeRO auto)",
         ),
     ],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from drivetrain_pipelines.errors import InputError
 from drivetrain_pipelines.spec import DataSpec, FunctionPath, Spec, StorageSpec
@@ -72,9 +72,11 @@ class OffloadSpec(Spec):
     """State kept in host memory or on disk instead of GPU memory."""
 
     optimizer: Literal["none", "cpu", "nvme"] = Field(
-        "none", description="Place of the fp32 weights and moments. Needs zero 1 to 3."
+        "none", description="Place of the fp32 weights and moments. Needs zero_stage 1 to 3."
     )
-    parameters: Literal["none", "cpu", "nvme"] = Field("none", description="Place of the parameters. Needs zero 3.")
+    parameters: Literal["none", "cpu", "nvme"] = Field(
+        "none", description="Place of the parameters. Needs zero_stage 3."
+    )
     nvme_path: str | None = Field(None, description="Folder on a fast disk of every node, for `nvme`.")
 
 
@@ -133,6 +135,12 @@ class EarlyStopSpec(Spec):
 class TrainingSpec(Spec):
     """How the network is trained. One step is one optimizer update on ``global_batch_size`` samples."""
 
+    renamed: ClassVar[dict[str, str]] = {
+        "zero": "zero_stage",
+        "schedule": "lr_schedule",
+        "hang_after_s": "hang_timeout_s",
+    }
+
     steps: int | None = Field(None, ge=1, description="Number of steps.")
     epochs: float | None = Field(
         None, gt=0, description="Number of epochs, which may be a fraction. Give either `steps` or `epochs`."
@@ -143,11 +151,11 @@ class TrainingSpec(Spec):
         description="Rows per forward pass. Default: all rows of a worker, at most 32. `auto`: as many as fit, by the "
         "plan.",
     )
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="Precision. `bf16` needs zero 1 to 3.")
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="Precision. `bf16` needs zero_stage 1 to 3.")
     optimizer: OptimizerSpec = Field(OptimizerSpec(), description="Optimizer and its settings.")
-    schedule: ScheduleSpec = Field(ScheduleSpec(), description="Learning rate schedule.")
+    lr_schedule: ScheduleSpec = Field(ScheduleSpec(), description="Learning rate schedule.")
     gradient_clipping: float = Field(1.0, ge=0, description="Maximum gradient norm. 0 disables clipping.")
-    zero: Literal["auto", 0, 1, 2, 3] = Field(1, description="DeepSpeed ZeRO stage. `auto`: the plan selects it.")
+    zero_stage: Literal["auto", 0, 1, 2, 3] = Field(1, description="DeepSpeed ZeRO stage. `auto`: the plan selects it.")
     offload: OffloadSpec = Field(OffloadSpec(), description="State kept outside GPU memory.")
     activation_checkpointing: bool = Field(
         False,
@@ -155,7 +163,8 @@ class TrainingSpec(Spec):
         "backward pass.",
     )
     compile: str | None = Field(
-        None, description="Backend of `torch.compile`, such as `inductor`. Needs zero 0 to 2. Default: not compiled."
+        None,
+        description="Backend of `torch.compile`, such as `inductor`. Needs zero_stage 0 to 2. Default: not compiled.",
     )
     eval_every: int = Field(50, ge=1, description="Steps between evaluations. The last step is always evaluated.")
     best: BestSpec = Field(BestSpec(), description="Criterion for `early_stop` and `checkpoint.keep.best`.")
@@ -167,7 +176,7 @@ class TrainingSpec(Spec):
     on_oom: Literal["stop", "retry-smaller"] = Field(
         "stop", description="Out of memory: `retry-smaller` halves the micro-batch and keeps the global batch."
     )
-    hang_after_s: float | Literal["auto"] = Field(
+    hang_timeout_s: float | Literal["auto"] = Field(
         "auto",
         description="Seconds in one phase after which a rank counts as hanging. `auto`: ten times the longest phase so "
         "far, at least 30 s.",
@@ -178,19 +187,21 @@ class TrainingSpec(Spec):
     def _check_combinations(self) -> TrainingSpec:
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give exactly one of training.steps and training.epochs")
-        if isinstance(self.hang_after_s, float) and self.hang_after_s <= 0:
-            raise ValueError(f"hang_after_s must be above 0 or auto, got {self.hang_after_s}")
+        if isinstance(self.hang_timeout_s, float) and self.hang_timeout_s <= 0:
+            raise ValueError(f"hang_timeout_s must be above 0 or auto, got {self.hang_timeout_s}")
         if isinstance(self.micro_batch_size, int) and self.micro_batch_size < 1:
             raise ValueError(f"micro_batch_size must be at least 1 or auto, got {self.micro_batch_size}")
-        if self.precision == "bf16" and self.zero == 0:
-            raise ValueError("precision bf16 needs zero 1, 2 or 3: stage 0 keeps no fp32 master weights to resume from")
-        if self.offload.optimizer != "none" and self.zero == 0:
-            raise ValueError("offload.optimizer needs zero 1, 2 or 3")
-        if self.offload.parameters != "none" and self.zero not in ("auto", 3):
-            raise ValueError("offload.parameters needs zero 3")
-        if self.compile and self.zero == 3:
+        if self.precision == "bf16" and self.zero_stage == 0:
             raise ValueError(
-                "compile needs zero 0, 1 or 2: the compiler cannot see parameters that zero 3 has partitioned"
+                "precision bf16 needs zero_stage 1, 2 or 3: stage 0 keeps no fp32 master weights to resume from"
+            )
+        if self.offload.optimizer != "none" and self.zero_stage == 0:
+            raise ValueError("offload.optimizer needs zero_stage 1, 2 or 3")
+        if self.offload.parameters != "none" and self.zero_stage not in ("auto", 3):
+            raise ValueError("offload.parameters needs zero_stage 3")
+        if self.compile and self.zero_stage == 3:
+            raise ValueError(
+                "compile needs zero_stage 0, 1 or 2: the compiler cannot see parameters that zero 3 has partitioned"
             )
         if "nvme" in (self.offload.optimizer, self.offload.parameters) and not self.offload.nvme_path:
             raise ValueError("offload to nvme needs offload.nvme_path")
@@ -199,13 +210,13 @@ class TrainingSpec(Spec):
     @property
     def stage(self) -> int:
         """ZeRO stage of a run that has started; ``auto`` is resolved by then."""
-        assert not isinstance(self.zero, str)
-        return self.zero
+        assert not isinstance(self.zero_stage, str)
+        return self.zero_stage
 
     @property
     def open_settings(self) -> bool:
         """Whether the plan selects a setting."""
-        return "auto" in (self.zero, self.micro_batch_size)
+        return "auto" in (self.zero_stage, self.micro_batch_size)
 
 
 class KeepSpec(Spec):

@@ -29,4 +29,4 @@ def validate_job(job: str, overrides: list[str], as_json: bool) -> None:
         length = plural(training.steps, "step") if training.steps else f"{training.epochs:g} epochs"
         least, most = spec.resources.min_workers, spec.resources.max_workers
         workers = plural(most, "worker") if least == most else f"{least} to {plural(most, 'worker')}"
-        print(f"{spec.name}: valid ({length}, {workers}, ZeRO {training.zero})")
+        print(f"{spec.name}: valid ({length}, {workers}, ZeRO {training.zero_stage})")

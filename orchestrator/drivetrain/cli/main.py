@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from importlib import metadata
 
 from drivetrain_pipelines.user_code import training_is_installed
@@ -12,6 +13,7 @@ from drivetrain.cli.app import app
 
 def main() -> None:
     """Run the command line; a verb that needs packages of ``drivetrain[train]`` exits with 2 where they are missing."""
+    warnings.formatwarning = lambda message, *_: f"warning: {message}\n"  # without the line of code
     try:
         app()
     except ModuleNotFoundError as error:

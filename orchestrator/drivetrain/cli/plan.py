@@ -90,7 +90,8 @@ def _facts(plan: Plan) -> list[tuple[str, str]]:
     facts.append(
         (
             "try",
-            f"--set training.zero={setting.zero} --set training.micro_batch_size={setting.micro_batch}{_offload(best)}",
+            f"--set training.zero_stage={setting.zero_stage} "
+            f"--set training.micro_batch_size={setting.micro_batch}{_offload(best)}",
         )
     )
     return facts

@@ -25,7 +25,9 @@ def hardware_for(workers: int, cpus_per_worker: int, gpus_per_worker: int) -> Ha
         return Hardware(workers, 1, None, worker_bytes)
     kinds = sorted({name.removeprefix(_KIND) for node in suitable for name in node if name.startswith(_KIND)})
     if not kinds:
-        raise InputError("training.zero", "'auto'", "a number, because Ray does not report the GPU type of the nodes")
+        raise InputError(
+            "training.zero_stage", "'auto'", "a number, because Ray does not report the GPU type of the nodes"
+        )
     least = min((gpu(kind, "GPU of a node") for kind in kinds), key=lambda device: device.memory_bytes)
     per_node = min(int(node["GPU"]) for node in suitable)
     return Hardware(workers, -(-workers // per_node), least, worker_bytes)

@@ -72,7 +72,7 @@ class Conclusion:
         if self._spec.assessed:
             scores = metrics | ({} if eval_loss is None else {"loss": eval_loss})
             facts = self._try("assessment", facts, lambda: self._assess(agents, dataset, scores))
-        if name := self._spec.tracking.register_as:
+        if name := self._spec.tracking.registered_model:
             target = self.folder.path / "export"
             run_request(ExportRequest(str(self.folder.path), dataset, str(target)))
             self._tracker.register(name, target)

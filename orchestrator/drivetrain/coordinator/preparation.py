@@ -80,7 +80,7 @@ class Preparation:
         workers = self._spec.resources.min_workers  # more workers need less memory each
         hardware = hardware_for(workers, self._spec.resources.cpus_per_worker, self._gpus_per_worker)
         found = chosen_settings(forecast(self._spec, self.folder.code, location, hardware, self._home))
-        settings = {name: found[name] for name in ("zero", "micro_batch_size")}
+        settings = {name: found[name] for name in ("zero_stage", "micro_batch_size")}
         training = self._spec.training.model_copy(update=settings)
         self._resolve(self._spec.model_copy(update={"training": training}))
         self._tracker.params({f"plan.{name}": value for name, value in found.items()})

@@ -6,6 +6,7 @@ import difflib
 import hashlib
 import importlib.util
 import re
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ import yaml
 from drivetrain_pipelines.errors import InputError
 from drivetrain_pipelines.raw.checks import check_data, check_location
 from drivetrain_pipelines.raw.sources import check_source
+from drivetrain_pipelines.spec import Spec
 from drivetrain_pipelines.storage.checksums import JsonObject
 from drivetrain_workers.engine.batching import solve
 from drivetrain_workers.engine.deepspeed_config import check_passthrough
@@ -96,6 +98,7 @@ def load_job(path: str, overrides: Iterable[str] = ()) -> Job:
     for override in overrides:
         _override(document, override)
     spec = _validate(document)
+    _warn_of_renamed_keys(document)
     return Job(written, _check(spec, file.parent), file.parent)
 
 
@@ -141,6 +144,15 @@ def _validate(document: JsonObject) -> JobSpec:
         return JobSpec.model_validate(document)
     except ValidationError as error:
         raise _first_error(error.errors()) from error
+
+
+def _warn_of_renamed_keys(document: JsonObject) -> None:
+    for name in document.keys() & JobSpec.model_fields.keys():
+        models = [model for model in _models(JobSpec.model_fields[name].annotation) if issubclass(model, Spec)]
+        for old, new in (pair for model in models for pair in model.renamed.items()):
+            if isinstance(document[name], dict) and old in document[name]:
+                message = f"{name}.{old} is now called {name}.{new}; the old name still works"
+                warnings.warn(message, FutureWarning, stacklevel=3)
 
 
 def _first_error(errors: list[ErrorDetails]) -> InputError:

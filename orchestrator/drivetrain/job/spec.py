@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from drivetrain_pipelines.spec import DataSpec, Name, Spec
 from drivetrain_pipelines.storage.checksums import JsonObject
@@ -85,8 +85,10 @@ class SchedulingSpec(Spec):
 class TrackingSpec(Spec):
     """Where the run is logged. ``MLFLOW_TRACKING_URI`` names the tracking server."""
 
+    renamed: ClassVar[dict[str, str]] = {"register_as": "registered_model"}
+
     experiment: str | None = Field(None, description="MLflow experiment. Default: the name of the job.")
-    register_as: Name | None = Field(
+    registered_model: Name | None = Field(
         None, description="Registered model of MLflow. The trained model becomes a version of it."
     )
 

@@ -24,13 +24,13 @@ class Setting:
     """The settings of a job that determine its memory.
 
     Attributes:
-        zero: ZeRO stage.
+        zero_stage: ZeRO stage.
         workers: number of workers over which the stage partitions its state.
         micro_batch: rows.
         optimizer: type of the optimizer.
     """
 
-    zero: int
+    zero_stage: int
     workers: int
     micro_batch: int
     precision: str
@@ -46,7 +46,7 @@ class Setting:
     @property
     def volume(self) -> float:
         """Communication volume of a step in each direction, as a multiple of the gradients' size."""
-        return 3.0 if self.zero == 3 else 2.0
+        return 3.0 if self.zero_stage == 3 else 2.0
 
     @property
     def state_bytes(self) -> int:
@@ -85,13 +85,13 @@ class Memory:
 def memory(profile: ModelProfile, setting: Setting, device: Device) -> Memory:
     """Estimate the memory of one worker on its device, without offloaded state."""
     trained, frozen, width = profile.trained, profile.parameters - profile.trained, setting.width
-    share = trained / setting.workers if setting.zero else trained
-    weights = width * (share if setting.zero == 3 else trained) + width * frozen
-    gradients = width * (share if setting.zero >= 2 else trained)
+    share = trained / setting.workers if setting.zero_stage else trained
+    weights = width * (share if setting.zero_stage == 3 else trained) + width * frozen
+    gradients = width * (share if setting.zero_stage >= 2 else trained)
     moments = setting.state_bytes - _FP32_BYTES
-    optimizer = share * (moments + 2 * _FP32_BYTES if setting.zero else moments)
-    buffers = float(width * min(_BUCKET_SIZE, trained) * (2 if setting.zero else 1))
-    if setting.zero == 3:
+    optimizer = share * (moments + 2 * _FP32_BYTES if setting.zero_stage else moments)
+    buffers = float(width * min(_BUCKET_SIZE, trained) * (2 if setting.zero_stage else 1))
+    if setting.zero_stage == 3:
         buffers += width * min(_MAX_LIVE_PARAMETERS, trained)
     activations = profile.kept_bytes_fixed + profile.kept_bytes_per_row * setting.micro_batch
     copy = slack = 0.0
@@ -100,7 +100,7 @@ def memory(profile: ModelProfile, setting: Setting, device: Device) -> Memory:
         weights *= not setting.offload_parameters
     else:
         copy = share * setting.state_bytes
-        if setting.zero:  # the update runs after the activations are freed
+        if setting.zero_stage:  # the update runs after the activations are freed
             buffers += max(0.0, share * _FP32_BYTES * _UPDATE_BUFFERS.get(setting.optimizer, 2) - activations)
         slack = _fragmentation(setting) * (weights + gradients + optimizer + buffers)
     return Memory(device.overhead_bytes, weights, gradients, optimizer, activations, buffers, copy, slack)
@@ -108,7 +108,7 @@ def memory(profile: ModelProfile, setting: Setting, device: Device) -> Memory:
 
 def host_memory(profile: ModelProfile, setting: Setting) -> float:
     """Estimate the host memory per GPU: offloaded state and the copy for checkpoints."""
-    share = profile.trained / setting.workers if setting.zero else profile.trained
+    share = profile.trained / setting.workers if setting.zero_stage else profile.trained
     offloaded = share * (setting.state_bytes + _FP32_BYTES) if setting.offload_optimizer else 0.0
     return offloaded + share * setting.width * setting.offload_parameters + share * setting.state_bytes
 
@@ -119,6 +119,6 @@ def _fragmentation(setting: Setting) -> float:
     The values were measured with DeepSpeed 0.19. The copy for checkpoints is not on the heap, and activations reuse the
     same blocks in every step.
     """
-    if setting.zero == 2:
+    if setting.zero_stage == 2:
         return 0.60 if setting.workers > 1 else 0.35
-    return {0: 0.32, 1: 0.49, 3: 1.05}[setting.zero]  # stage 3 allocates and frees full weights, layer by layer
+    return {0: 0.32, 1: 0.49, 3: 1.05}[setting.zero_stage]  # stage 3 allocates and frees full weights, layer by layer

@@ -53,7 +53,7 @@ class Choice:
         """Name for display."""
         setting = self.setting
         offloaded = " offload all" if setting.offload_parameters else " offload" if setting.offload_optimizer else ""
-        return f"{setting.zero}{offloaded}"
+        return f"{setting.zero_stage}{offloaded}"
 
 
 @dataclass(frozen=True)
@@ -172,8 +172,8 @@ def _is_written(setting: Setting, training: TrainingSpec, site: Site) -> bool:
     """Check whether the job allows a setting. On CPUs there is no offloading."""
     offload = training.offload if site.device.is_gpu else OffloadSpec()
     wanted = offload.optimizer != "none", offload.parameters != "none"
-    stage = setting.zero if training.zero == "auto" else training.zero
-    return setting.zero == stage and (setting.offload_optimizer, setting.offload_parameters) == wanted
+    stage = setting.zero_stage if training.zero_stage == "auto" else training.zero_stage
+    return setting.zero_stage == stage and (setting.offload_optimizer, setting.offload_parameters) == wanted
 
 
 def chosen_settings(plan: Plan) -> JsonObject:
@@ -189,7 +189,7 @@ def chosen_settings(plan: Plan) -> JsonObject:
         raise InputError("training", given, "settings that fit according to `drivetrain plan`")
     choice = plan.as_written
     return {
-        "zero": choice.setting.zero,
+        "zero_stage": choice.setting.zero_stage,
         "micro_batch_size": choice.setting.micro_batch,
         "peak_bytes": choice.memory.total,
         "step_s": choice.pace.total,

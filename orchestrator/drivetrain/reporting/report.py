@@ -95,7 +95,7 @@ def _summary(record: RunRecord, account: JsonObject) -> list[tuple[str, str]]:
 
 def _plan_comparison(plan: JsonObject, record: RunRecord) -> str:
     """Compare the predictions of the plan with the measured values."""
-    settings = f"zero {plan['zero']}, micro-batches of {plan['micro_batch_size']}"
+    settings = f"zero {plan['zero_stage']}, micro-batches of {plan['micro_batch_size']}"
     peak, step_s = record.facts.peak_bytes, record.facts.step_s
     memory = f"{plan['peak_bytes'] / 1e9:.2f} GB predicted" + (f", {peak / 1e9:.2f} GB used" if peak else "")
     pace = f"{plan['step_s']:.3g} s per step predicted" + (f", {step_s:.3g} s measured" if step_s else "")

@@ -48,10 +48,10 @@ class NodeAgent:
         self._lease_renewed = self._node.now()
         self._log = EventLog()
         ranks = range(task.first_rank, task.first_rank + task.ranks)
-        limit = job.training.hang_after_s
-        hang_after_s = None if limit == "auto" else limit
+        limit = job.training.hang_timeout_s
+        hang_timeout_s = None if limit == "auto" else limit
         self._ranks = RankSupervisor(
-            self._task_of, ranks, self._log.append, hang_after_s, self._node.delay, self._node.now
+            self._task_of, ranks, self._log.append, hang_timeout_s, self._node.delay, self._node.now
         )
         self._hangs = HangReporter(self._ranks, self._log.append, folder.log(task.first_rank).parent)
         self._peers = self._node.open_peer_copies()

@@ -40,10 +40,10 @@ class HangWatch:
     """Watches the ranks of one generation. The caller provides the time and the state of processes.
 
     Args:
-        hang_after_s: limit of the job for any phase; None: limits follow from observed durations.
+        hang_timeout_s: limit of the job for any phase; None: limits follow from observed durations.
     """
 
-    hang_after_s: float | None = None
+    hang_timeout_s: float | None = None
     _states: dict[int, _RankState] = field(default_factory=dict)
 
     def record_heartbeat(self, rank: int, beat: Beat, now: float) -> None:
@@ -77,8 +77,8 @@ class HangWatch:
         return f"{phase} for {state.beat.for_s + now - state.at:.0f} s; the limit is {self._limit(state.beat):.0f} s"
 
     def _limit(self, beat: Beat) -> float:
-        if self.hang_after_s is not None:
-            return self.hang_after_s
+        if self.hang_timeout_s is not None:
+            return self.hang_timeout_s
         at_least_s = _DATA_LIMIT_S if beat.phase in ("data", "download") else _MIN_LIMIT_S
         return max(at_least_s, _LIMIT_FACTOR * beat.longest_s) if beat.longest_s else _FIRST_PHASE_LIMIT_S
 

@@ -48,7 +48,7 @@ class RankSupervisor:
         task_of: creates the task of a rank from its number and its generation.
         ranks: ranks of this node.
         report: called with events for the coordinator.
-        hang_after_s: see `HangWatch`.
+        hang_timeout_s: see `HangWatch`.
         delay: calls a function after some seconds, in another thread.
         clock: monotonic seconds.
     """
@@ -58,12 +58,12 @@ class RankSupervisor:
         task_of: Callable[[int, Generation], RankTask],
         ranks: range,
         report: Callable[[AgentEvent], None],
-        hang_after_s: float | None,
+        hang_timeout_s: float | None,
         delay: Delay,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._task_of, self._ranks, self._report = task_of, ranks, report
-        self._hang_after_s, self._delay, self._clock = hang_after_s, delay, clock
+        self._hang_after_s, self._delay, self._clock = hang_timeout_s, delay, clock
         self._changed = threading.Condition()
         self._fork_server: Link | None = None
         self._unconfirmed_kills = 0
@@ -71,7 +71,7 @@ class RankSupervisor:
         self._pids: dict[int, int] = {}  # by rank; these and the following belong to the current generation
         self._links: dict[int, Link] = {}
         self._failures: dict[RankId, RankFailed] = {}
-        self._watch = HangWatch(hang_after_s)
+        self._watch = HangWatch(hang_timeout_s)
 
     @property
     def generation(self) -> int:

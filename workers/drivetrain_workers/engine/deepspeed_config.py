@@ -16,7 +16,7 @@ _RESERVED_KEYS = {
     "train_batch_size": "training.global_batch_size",
     "train_micro_batch_size_per_gpu": "training.micro_batch_size",
     "gradient_accumulation_steps": "training.global_batch_size and training.micro_batch_size",
-    "scheduler": "training.schedule",
+    "scheduler": "training.lr_schedule",
     "optimizer": "training.optimizer",
     "fp16": "training.precision (fp16 is not supported yet)",
     "bf16": "training.precision",
@@ -65,9 +65,11 @@ def check_passthrough(spec: TrainingSpec) -> None:
     zero = spec.deepspeed.get("zero_optimization", {})
     if not isinstance(zero, dict):
         raise InputError("training.deepspeed.zero_optimization", repr(zero), "a mapping")
-    stage = zero.get("stage", spec.zero)
-    if stage != spec.zero:
-        raise InputError("training.deepspeed.zero_optimization.stage", str(stage), f"training.zero ({spec.zero})")
+    stage = zero.get("stage", spec.zero_stage)
+    if stage != spec.zero_stage:
+        raise InputError(
+            "training.deepspeed.zero_optimization.stage", str(stage), f"training.zero_stage ({spec.zero_stage})"
+        )
 
 
 def learning_rate_ratio(schedule: ScheduleSpec, steps: int) -> Callable[[int], float]:

@@ -66,7 +66,7 @@ def replicated_tensors(engine: Any) -> dict[str, torch.Tensor]:
     tensors = {name: b for name, b in module.named_buffers() if kept is None or name in kept}
     frozen = {name: p.data for name, p in module.named_parameters() if not p.requires_grad}
     if frozen and engine.zero_optimization_stage() == 3:
-        raise InputError("training.zero", f"3 with frozen parameters ({next(iter(frozen))})", "0, 1 or 2")
+        raise InputError("training.zero_stage", f"3 with frozen parameters ({next(iter(frozen))})", "0, 1 or 2")
     return {**tensors, **frozen}
 
 

@@ -112,7 +112,7 @@ class Engine:
         if spec.activation_checkpointing:
             checkpoint_activations(model)
         self._rank = dist.get_rank()
-        ratio = learning_rate_ratio(spec.schedule, steps)
+        ratio = learning_rate_ratio(spec.lr_schedule, steps)
         self.deepspeed, *_ = deepspeed.initialize(
             model=model,
             model_parameters=[p for p in model.parameters() if p.requires_grad],

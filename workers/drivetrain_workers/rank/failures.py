@@ -63,7 +63,7 @@ def _out_of_memory(task: RankTask, message: str) -> tuple[Reason, str]:
     if tried == 1:
         return (
             Reason.OUT_OF_MEMORY,
-            f"{message}; micro_batch_size is 1 already: raise training.zero, or use more workers",
+            f"{message}; micro_batch_size is 1 already: raise training.zero_stage, or use more workers",
         )
     if training.on_oom == "retry-smaller":
         decided = replace(adjustments, micro_batch_size=tried // 2, decided_by=task.generation.number)
