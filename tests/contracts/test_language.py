@@ -71,6 +71,7 @@ IDIOMS = {
     r"who waits": "queued runs",
     r"come true": "happen, are correct",
 }
+_LEGAL_TEXTS = ("LICENSE",)  # quoted word for word
 _IDIOM = re.compile("|".join(rf"\b(?:{idiom})\b" for idiom in IDIOMS), re.IGNORECASE)
 _NOT_IMPERATIVE = re.compile(
     r"(The|An?|What|Where|Who|Whose|How|Whether|When|Which|All|Each|Every|One|It|This|That|If|In|Of|For|At|Is|Are)\b"
