@@ -14,7 +14,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from drivetrain_pipelines.storage.checksums import write_json
+from drivetrain_pipelines.storage.json_files import write_json
 from drivetrain_workers.checkpoints.manifest import History, Manifest
 from drivetrain_workers.checkpoints.store import MANIFEST, read_manifest
 from drivetrain_workers.protocol.step_record import Evaluation, StepRecord

@@ -24,7 +24,7 @@ from drivetrain_pipelines.online.reader import OnlineReader
 from drivetrain_pipelines.online.transform import OnlineTransform
 from drivetrain_pipelines.online.wire import Endpoints, Ticket, seal, to_arrow
 from drivetrain_pipelines.spec import DataSpec
-from drivetrain_pipelines.storage.checksums import read_json
+from drivetrain_pipelines.storage.json_files import read_json
 from drivetrain_pipelines.stream.dataset import Dataset, open_dataset
 from drivetrain_pipelines.stream.reader import StreamReader
 

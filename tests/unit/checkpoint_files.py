@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from drivetrain_pipelines.storage.checksums import block_digests, write_json
+from drivetrain_pipelines.storage.checksums import block_digests
+from drivetrain_pipelines.storage.json_files import write_json
 from drivetrain_workers.checkpoints.manifest import Contents, Manifest, RankIndex
 from drivetrain_workers.checkpoints.memory_copies import MemoryCopies, RankCopy
 from drivetrain_workers.checkpoints.store import commit, rank_file, rank_index

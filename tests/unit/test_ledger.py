@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from drivetrain_pipelines.errors import CorruptFileError
-from drivetrain_pipelines.storage import checksums
+from drivetrain_pipelines.storage import json_files
 from drivetrain_workers.protocol.step_record import Evaluation, StepRecord
 from drivetrain_workers.records import ledger
 from drivetrain_workers.records.run_folder import CheckpointId
@@ -39,7 +39,7 @@ def test_only_the_pieces_after_a_step_are_opened(tmp_path: Path, monkeypatch: py
 
     def read_json(path: Path) -> object:
         opened.append(path.name)
-        return checksums.read_json(path)
+        return json_files.read_json(path)
 
     monkeypatch.setattr(ledger, "read_json", read_json)
     found = ledger.read_after(tmp_path, 34)

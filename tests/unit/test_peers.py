@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from drivetrain_pipelines.storage.checksums import read_json, write_json
+from drivetrain_pipelines.storage.json_files import read_json, write_json
 from drivetrain_workers.agent import peers
 from drivetrain_workers.agent.peers import CopyPiece, PeerCopies, StoredCopy
 from drivetrain_workers.checkpoints.memory_copies import MemoryCopies

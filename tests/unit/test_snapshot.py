@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from drivetrain_pipelines.storage.checksums import block_digests, write_json
+from drivetrain_pipelines.storage.checksums import block_digests
+from drivetrain_pipelines.storage.json_files import write_json
 from drivetrain_workers.checkpoints.load import Checkpoint, restore, restore_rng
 from drivetrain_workers.checkpoints.manifest import Contents, Manifest, Probe, RankIndex
 from drivetrain_workers.checkpoints.proof import verify_loss, verify_state

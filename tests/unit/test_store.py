@@ -13,7 +13,8 @@ from drivetrain.runs.facts import RunFacts
 from drivetrain.runs.states import Allocation, Ended, Placing, Preparing, Progress, Queued
 from drivetrain.runs.store import RunStore
 from drivetrain_pipelines.errors import CorruptFileError, InputError
-from drivetrain_pipelines.storage.checksums import block_digests, read_json, write_json
+from drivetrain_pipelines.storage.checksums import block_digests
+from drivetrain_pipelines.storage.json_files import read_json, write_json
 from drivetrain_workers.checkpoints.manifest import Contents, Fragment, GroupState, History, Manifest, Probe, RankIndex
 from drivetrain_workers.checkpoints.policy import to_keep
 from drivetrain_workers.checkpoints.store import (

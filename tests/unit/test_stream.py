@@ -7,8 +7,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from drivetrain_pipelines.errors import CorruptFileError
-from drivetrain_pipelines.storage.checksums import read_json, verify_bytes, write_json
+from drivetrain_pipelines.storage.checksums import verify_bytes
 from drivetrain_pipelines.storage.folder import StorageFolder
+from drivetrain_pipelines.storage.json_files import read_json, write_json
 from drivetrain_pipelines.storage.shards import Manifest, encode_shard
 from drivetrain_pipelines.stream.dataset import Dataset
 from drivetrain_pipelines.stream.reader import StreamReader

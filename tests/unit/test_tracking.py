@@ -15,7 +15,7 @@ from drivetrain.tracking.embedded import make_database
 from drivetrain.tracking.spool import Spool, SpoolReader, read_records
 from drivetrain.tracking.totals import Record, Totals
 from drivetrain.tracking.tracker import Tracker
-from drivetrain_pipelines.storage.checksums import read_json, write_json
+from drivetrain_pipelines.storage.json_files import read_json, write_json
 from mlflow import MlflowClient
 
 

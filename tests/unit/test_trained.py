@@ -13,8 +13,9 @@ import pytest
 import torch
 from drivetrain_pipelines.errors import InputError
 from drivetrain_pipelines.prepare.tokenizer import TOKENIZER_FILE, train_tokenizer
-from drivetrain_pipelines.storage.checksums import block_digests, write_json
+from drivetrain_pipelines.storage.checksums import block_digests
 from drivetrain_pipelines.storage.folder import StorageFolder
+from drivetrain_pipelines.storage.json_files import write_json
 from drivetrain_pipelines.storage.shards import Manifest as DataManifest
 from drivetrain_pipelines.storage.shards import Shard, encode_shard
 from drivetrain_workers.checkpoints.manifest import Contents, Fragment, Manifest, RankIndex, ReplicatedTensor

@@ -7,7 +7,7 @@ import time
 from collections import OrderedDict
 from dataclasses import asdict, dataclass
 
-from drivetrain_pipelines.storage.checksums import JsonObject
+from drivetrain_pipelines.storage.json_files import JsonObject
 from drivetrain_workers.records.run_folder import RunFolder
 from drivetrain_workers.records.step_times import read_iterations
 

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import httpx
 from drivetrain_pipelines.errors import DrivetrainError, InputError
-from drivetrain_pipelines.storage.checksums import JsonObject
+from drivetrain_pipelines.storage.json_files import JsonObject
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
 from drivetrain.api.interface import Comparison, RunInfo, Runs

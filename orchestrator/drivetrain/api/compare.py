@@ -8,7 +8,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from drivetrain_pipelines.storage.checksums import JsonObject
+from drivetrain_pipelines.storage.json_files import JsonObject
 from drivetrain_workers.protocol.step_record import StepRecord
 from drivetrain_workers.records import ledger
 from drivetrain_workers.records.run_folder import RunFolder

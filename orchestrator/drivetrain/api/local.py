@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from drivetrain_pipelines.storage.checksums import JsonObject
+from drivetrain_pipelines.storage.json_files import JsonObject
 
 from drivetrain.accounting.run_account import RunAccountCache
 from drivetrain.api.interface import Comparison, RunInfo, Runs

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from drivetrain_pipelines.errors import InputError
-from drivetrain_pipelines.storage.checksums import JsonObject
+from drivetrain_pipelines.storage.json_files import JsonObject
 from drivetrain_workers.model_processes import requests
 from drivetrain_workers.model_processes.requests import PredictRequest
 from drivetrain_workers.records.run_folder import RunFolder

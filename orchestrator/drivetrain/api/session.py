@@ -18,7 +18,7 @@ from typing import Any
 
 import ray
 from drivetrain_pipelines.errors import DrivetrainError, InputError
-from drivetrain_pipelines.storage.checksums import atomic_write
+from drivetrain_pipelines.storage.json_files import atomic_write
 from drivetrain_workers.protocol.reasons import Reason
 from tenacity import retry, retry_if_exception, stop_after_delay, wait_fixed
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from drivetrain_pipelines.errors import InputError
-from drivetrain_pipelines.storage.checksums import JsonObject
+from drivetrain_pipelines.storage.json_files import JsonObject
 
 from drivetrain.cli.errors import errors
 from drivetrain.job.spec import JobSpec

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 from drivetrain_pipelines.errors import InputError
-from drivetrain_pipelines.storage.checksums import JsonObject
+from drivetrain_pipelines.storage.json_files import JsonObject
 from jsonschema import ValidationError
 
 from drivetrain.cluster.ray_internals import complete_cluster_config

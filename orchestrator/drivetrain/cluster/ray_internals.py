@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from drivetrain_pipelines.storage.checksums import JsonObject
+from drivetrain_pipelines.storage.json_files import JsonObject
 from ray._common.utils import get_ray_address_file
 from ray._private import ray_constants
 from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled

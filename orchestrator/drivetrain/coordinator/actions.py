@@ -13,7 +13,7 @@ from functools import partial
 from typing import Protocol
 
 from drivetrain_pipelines.errors import DrivetrainError
-from drivetrain_pipelines.storage.checksums import JsonObject
+from drivetrain_pipelines.storage.json_files import JsonObject
 from drivetrain_workers.protocol.messages import AgentSnapshot
 from drivetrain_workers.protocol.reasons import Reason
 from tenacity import Retrying, retry_if_exception_type, wait_fixed

@@ -10,7 +10,7 @@ from statistics import median
 from typing import Any
 
 from drivetrain_pipelines.errors import InputError
-from drivetrain_pipelines.storage.checksums import JsonObject
+from drivetrain_pipelines.storage.json_files import JsonObject
 from drivetrain_workers.checkpoints.remote import RemoteCheckpoints
 from drivetrain_workers.checkpoints.store import committed
 from drivetrain_workers.errors import CheckpointError

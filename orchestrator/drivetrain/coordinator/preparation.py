@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from drivetrain_pipelines.errors import InputError
 from drivetrain_pipelines.prepare.prepare import prepare
-from drivetrain_pipelines.storage.checksums import JsonObject, atomic_write
+from drivetrain_pipelines.storage.json_files import JsonObject, atomic_write
 from drivetrain_workers.records.run_folder import RunFolder
 
 from drivetrain.cluster.devices import hardware_for

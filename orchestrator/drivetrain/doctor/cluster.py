@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from drivetrain_pipelines.storage.checksums import JsonObject
+from drivetrain_pipelines.storage.json_files import JsonObject
 from packaging.version import Version
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 

@@ -17,7 +17,7 @@ from drivetrain_pipelines.errors import InputError
 from drivetrain_pipelines.raw.checks import check_data, check_location
 from drivetrain_pipelines.raw.sources import check_source
 from drivetrain_pipelines.spec import Spec
-from drivetrain_pipelines.storage.checksums import JsonObject
+from drivetrain_pipelines.storage.json_files import JsonObject
 from drivetrain_workers.engine.batching import solve
 from drivetrain_workers.engine.deepspeed_config import check_passthrough
 from drivetrain_workers.spec import DATA_FACTS

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated
 
-from drivetrain_pipelines.storage.checksums import atomic_write
+from drivetrain_pipelines.storage.json_files import atomic_write
 from drivetrain_workers.records.run_folder import RunFolder
 from pydantic import Field
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from drivetrain_pipelines.spec import DataSpec, Name, Spec
-from drivetrain_pipelines.storage.checksums import JsonObject
+from drivetrain_pipelines.storage.json_files import JsonObject
 from drivetrain_workers.records.run_folder import RunFolder
 from drivetrain_workers.spec import Baseline, CheckpointSpec, ModelSpec, SampleSpec, TrainingSpec
 from pydantic import Discriminator, Field, Tag, model_validator

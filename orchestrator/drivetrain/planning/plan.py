@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from drivetrain_pipelines.errors import InputError
-from drivetrain_pipelines.storage.checksums import JsonObject
+from drivetrain_pipelines.storage.json_files import JsonObject
 from drivetrain_workers.engine.batching import solve, total_steps
 from drivetrain_workers.model_processes.requests import ModelProfile
 from drivetrain_workers.spec import OffloadSpec, TrainingSpec

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from drivetrain_pipelines.storage.checksums import JsonObject
+from drivetrain_pipelines.storage.json_files import JsonObject
 
 
 def describe_assessment(found: JsonObject) -> list[tuple[str, str]]:

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from drivetrain_pipelines.storage.checksums import JsonObject
+from drivetrain_pipelines.storage.json_files import JsonObject
 from jinja2 import Environment, PackageLoader, select_autoescape
 
 from drivetrain.accounting.goodput import CLASSES

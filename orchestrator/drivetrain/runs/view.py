@@ -7,7 +7,7 @@ from collections import deque
 from dataclasses import dataclass, field, fields, replace
 from typing import Self
 
-from drivetrain_pipelines.storage.checksums import JsonObject
+from drivetrain_pipelines.storage.json_files import JsonObject
 from drivetrain_workers.protocol.events import StepDone
 
 from drivetrain.runs.facts import RunFacts

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 from drivetrain_pipelines.errors import InputError
-from drivetrain_pipelines.storage.checksums import JsonObject
+from drivetrain_pipelines.storage.json_files import JsonObject
 from pyarrow import csv
 
 from drivetrain.scheduling.model import Node

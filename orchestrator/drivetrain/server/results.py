@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated
 
 from drivetrain_pipelines.errors import InputError
-from drivetrain_pipelines.storage.checksums import JsonObject
+from drivetrain_pipelines.storage.json_files import JsonObject
 from fastapi import APIRouter, HTTPException, Query, Response
 from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, ConfigDict, Field

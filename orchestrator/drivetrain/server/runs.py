@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Annotated
 
 from drivetrain_pipelines.errors import InputError
-from drivetrain_pipelines.storage.checksums import JsonObject
+from drivetrain_pipelines.storage.json_files import JsonObject
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field

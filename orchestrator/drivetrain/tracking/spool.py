@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from drivetrain_pipelines.errors import CorruptFileError
-from drivetrain_pipelines.storage.checksums import read_json, write_json
+from drivetrain_pipelines.storage.json_files import read_json, write_json
 
 from drivetrain.tracking.totals import Record, Totals
 

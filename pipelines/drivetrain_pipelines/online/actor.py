@@ -22,7 +22,7 @@ from drivetrain_pipelines.errors import DrivetrainError, TransformError
 from drivetrain_pipelines.online.transform import OnlineTransform
 from drivetrain_pipelines.online.wire import Endpoints, Refusal, Ticket, to_arrow, unseal
 from drivetrain_pipelines.spec import DataSpec
-from drivetrain_pipelines.storage.checksums import JsonObject
+from drivetrain_pipelines.storage.json_files import JsonObject
 from drivetrain_pipelines.stream.dataset import open_dataset
 from drivetrain_pipelines.stream.reader import StreamReader
 from drivetrain_pipelines.user_code import load_function

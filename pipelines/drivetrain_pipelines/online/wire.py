@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from drivetrain_pipelines.errors import CorruptFileError
 from drivetrain_pipelines.storage.arrow_types import array_of, numbers_of
-from drivetrain_pipelines.storage.checksums import JsonObject, read_json, write_json
+from drivetrain_pipelines.storage.json_files import JsonObject, read_json, write_json
 from drivetrain_pipelines.stream.columns import Columns
 
 _MAX_CHARACTERS = 2000  # gRPC sends it in a header, which is limited to 16 KiB

@@ -25,8 +25,9 @@ from drivetrain_pipelines.raw.labels import read_labels
 from drivetrain_pipelines.raw.records import FILE_PER_RECORD, Chunk, chunk_files, chunk_labelled_files
 from drivetrain_pipelines.raw.sources import SourceFile, format_of, list_files
 from drivetrain_pipelines.spec import DataSpec
-from drivetrain_pipelines.storage.checksums import JsonObject, tree_digest
+from drivetrain_pipelines.storage.checksums import tree_digest
 from drivetrain_pipelines.storage.folder import StorageFolder
+from drivetrain_pipelines.storage.json_files import JsonObject
 from drivetrain_pipelines.storage.shards import Manifest, schema_from_text, unigram_entropy
 
 _FORMAT = 2  # part of every fingerprint: increase it when the same settings produce other bytes

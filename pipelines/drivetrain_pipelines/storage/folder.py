@@ -14,7 +14,7 @@ from fsspec.core import url_to_fs
 
 from drivetrain_pipelines.errors import CorruptFileError
 from drivetrain_pipelines.spec import StorageSpec
-from drivetrain_pipelines.storage.checksums import atomic_write, json_bytes, parse_json
+from drivetrain_pipelines.storage.json_files import atomic_write, json_bytes, parse_json
 
 _S3_TIMEOUTS = {"connect_timeout": 5, "read_timeout": 20, "retries": {"max_attempts": 2, "mode": "standard"}}
 

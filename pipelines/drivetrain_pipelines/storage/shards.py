@@ -11,8 +11,8 @@ from pyarrow import ipc
 
 from drivetrain_pipelines.errors import CorruptFileError
 from drivetrain_pipelines.storage.arrow_types import is_ragged, row_of
-from drivetrain_pipelines.storage.checksums import JsonObject
 from drivetrain_pipelines.storage.folder import StorageFolder
+from drivetrain_pipelines.storage.json_files import JsonObject
 
 MANIFEST = "manifest.json"
 _LARGEST_ALIGNMENT = 1 << 16  # of memory pages on any machine

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from drivetrain_pipelines.errors import DrivetrainError
-from drivetrain_pipelines.storage.checksums import JsonObject, read_json, write_json
+from drivetrain_pipelines.storage.json_files import JsonObject, read_json, write_json
 
 from drivetrain_workers.checkpoints.memory_copies import MemoryCopies
 from drivetrain_workers.records.run_folder import CheckpointId

@@ -12,7 +12,7 @@ from typing import Any
 
 from drivetrain_pipelines.errors import InputError
 from drivetrain_pipelines.online.transform import OnlineTransform
-from drivetrain_pipelines.storage.checksums import JsonObject, atomic_write
+from drivetrain_pipelines.storage.json_files import JsonObject, atomic_write
 from drivetrain_pipelines.user_code import load_function
 
 from drivetrain_workers.assessment.baselines import standard_baseline

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from drivetrain_pipelines.storage.checksums import JsonObject
+from drivetrain_pipelines.storage.json_files import JsonObject
 
 from drivetrain_workers.checkpoints.manifest import Manifest, RankIndex
 from drivetrain_workers.checkpoints.store import rank_file, read_index, read_manifest

@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import NamedTuple, Self
 
-from drivetrain_pipelines.storage.checksums import JsonObject
+from drivetrain_pipelines.storage.json_files import JsonObject
 
 from drivetrain_workers.protocol.step_record import Evaluation
 

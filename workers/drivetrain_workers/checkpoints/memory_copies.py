@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Self
 
 from drivetrain_pipelines.errors import CorruptFileError
-from drivetrain_pipelines.storage.checksums import JsonObject, atomic_write, read_json, write_json
+from drivetrain_pipelines.storage.json_files import JsonObject, atomic_write, read_json, write_json
 
 from drivetrain_workers.checkpoints.manifest import Manifest, RankIndex
 from drivetrain_workers.checkpoints.store import rank_file, rank_index, verify_rank

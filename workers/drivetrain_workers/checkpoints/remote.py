@@ -13,9 +13,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from drivetrain_pipelines.errors import CorruptFileError
-from drivetrain_pipelines.storage.checksums import atomic_write, parse_json
 from drivetrain_pipelines.storage.fetch import Fetcher
 from drivetrain_pipelines.storage.folder import StorageFolder, open_storage
+from drivetrain_pipelines.storage.json_files import atomic_write, parse_json
 
 from drivetrain_workers.checkpoints.manifest import Manifest, RankIndex
 from drivetrain_workers.checkpoints.policy import to_keep

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from drivetrain_pipelines.storage.checksums import atomic_write, block_digests, write_json
+from drivetrain_pipelines.storage.checksums import block_digests
+from drivetrain_pipelines.storage.json_files import atomic_write, write_json
 
 from drivetrain_workers.checkpoints.manifest import Contents, History, Manifest, Probe, RankIndex
 from drivetrain_workers.checkpoints.memory_copies import MemoryCopies, RankCopy

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from drivetrain_pipelines.storage.checksums import JsonObject
+from drivetrain_pipelines.storage.json_files import JsonObject
 
 from drivetrain_workers.checkpoints.manifest import Contents, Fragment, GroupState, ReplicatedTensor
 from drivetrain_workers.engine.deepspeed_internals import flat_states, replicated_tensors

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from drivetrain_pipelines.errors import CorruptFileError
-from drivetrain_pipelines.storage.checksums import fsync_folder, read_json, verify_file, write_json
+from drivetrain_pipelines.storage.checksums import verify_file
+from drivetrain_pipelines.storage.json_files import fsync_folder, read_json, write_json
 
 from drivetrain_workers.checkpoints.manifest import Manifest, RankIndex
 from drivetrain_workers.errors import CheckpointError

@@ -15,7 +15,7 @@ from drivetrain_pipelines.online.transform import OnlineTransform
 from drivetrain_pipelines.prepare.inputs import samples_of, text_of
 from drivetrain_pipelines.prepare.tokenizer import TOKENIZER_FILE, load_tokenizer
 from drivetrain_pipelines.spec import DataSpec
-from drivetrain_pipelines.storage.checksums import JsonObject
+from drivetrain_pipelines.storage.json_files import JsonObject
 from drivetrain_pipelines.stream.columns import Columns
 
 from drivetrain_workers.inference.generation import Sampling, generate

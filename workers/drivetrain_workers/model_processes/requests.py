@@ -9,7 +9,7 @@ import sys
 from dataclasses import asdict, dataclass
 
 from drivetrain_pipelines.errors import InputError
-from drivetrain_pipelines.storage.checksums import JsonObject
+from drivetrain_pipelines.storage.json_files import JsonObject
 
 from drivetrain_workers.errors import CheckpointError
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from drivetrain_pipelines.errors import DrivetrainError, InputError
-from drivetrain_pipelines.storage.checksums import JsonObject
+from drivetrain_pipelines.storage.json_files import JsonObject
 from drivetrain_pipelines.stream.dataset import Dataset, open_dataset
 
 from drivetrain_workers.checkpoints.load import Checkpoint

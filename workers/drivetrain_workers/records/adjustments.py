@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from drivetrain_pipelines.storage.checksums import JsonObject, read_json, write_json
+from drivetrain_pipelines.storage.json_files import JsonObject, read_json, write_json
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from drivetrain_pipelines.storage.checksums import read_json, write_json
+from drivetrain_pipelines.storage.json_files import read_json, write_json
 
 from drivetrain_workers.protocol.step_record import StepRecord
 from drivetrain_workers.records.run_folder import CheckpointId

@@ -6,7 +6,7 @@ from collections import Counter
 
 import sqlalchemy as sa
 from alembic import op
-from drivetrain_pipelines.storage.checksums import JsonObject
+from drivetrain_pipelines.storage.json_files import JsonObject
 
 revision, down_revision = "0003", "0002"
 
