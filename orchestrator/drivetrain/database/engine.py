@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from drivetrain_pipelines.errors import InputError
+from filelock import FileLock
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url, text
 from sqlalchemy.exc import ArgumentError, OperationalError
 from sqlalchemy.pool import NullPool
@@ -66,7 +67,9 @@ def _configure_sqlite(engine: Engine) -> None:
         connection.isolation_level = None  # disables the implicit transactions of Python's driver
         cursor = connection.cursor()
         cursor.execute("PRAGMA busy_timeout=30000")
-        cursor.execute("PRAGMA journal_mode=WAL")
+        if cursor.execute("PRAGMA journal_mode").fetchone() == ("delete",):  # a new file
+            with FileLock(f"{engine.url.database}.opening"):  # SQLite's timeout does not cover the change of mode
+                cursor.execute("PRAGMA journal_mode=WAL")
         cursor.execute("PRAGMA synchronous=FULL")
         cursor.close()
 
