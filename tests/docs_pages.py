@@ -14,7 +14,12 @@ PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
 GENERATED = ["api.md", "cli.md", "job-file.md"]
 
 # Shown, but not run by test_docs.py: where else they are run, or why they cannot be.
+TEXTS = (
+    "python3 -c \"import pathlib as p, pydoc_data.topics as t; p.Path('texts').mkdir(); "
+    "[p.Path(f'texts/{k}.txt').write_text(v) for k, v in t.topics.items()]\""
+)
 NOT_RUN_HERE = {
+    TEXTS: "the test of the README's example runs it",
     "source .venv/bin/activate": "changes the reader's shell",
     ".venv/bin/pytest tests/unit/test_controller.py": "`make test` runs it",
     "drivetrain server": "tests/cluster/service.py starts it for the tests of shared clusters",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shlex
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,9 @@ from _pytest.mark import ParameterSet
 from PIL import Image
 
 from tests.benchmarks.scheduling import write_trace
-from tests.cluster.conftest import SENTENCES
 from tests.cluster.harness import Result, command_line, run_job
 from tests.cluster.service import running_service
-from tests.docs_pages import DOCS, NOT_RUN_HERE, README, commands, drivetrain_commands, example
+from tests.docs_pages import DOCS, NOT_RUN_HERE, README, TEXTS, commands, drivetrain_commands, example
 
 SHARED = {"token", "submit", "status", "logs", "wait", "queue", "nodes", "cancel", "retry"}
 
@@ -89,11 +89,8 @@ def test_commands_of_a_shared_cluster_work(short_job: Path, tmp_path: Path) -> N
 
 
 def write_texts(folder: Path) -> None:
-    choose = random.Random(0).choice
-    (folder / "texts").mkdir()
-    for number in range(3):
-        lines = [choose(SENTENCES) for _ in range(1500)]
-        (folder / "texts" / f"{number}.txt").write_text("\n".join(lines))
+    assert TEXTS in commands([README])
+    subprocess.run(shlex.split(TEXTS), cwd=folder, check=True)
 
 
 def write_images(folder: Path) -> None:
