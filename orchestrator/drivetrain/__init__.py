@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from drivetrain.errors import (
         BadStepError,
         CheckpointError,
+        ClientOnlyError,
         CorruptFileError,
         DrivetrainError,
         FetchError,
@@ -47,6 +48,7 @@ __all__ = [
     "BadStepError",
     "CheckpointError",
     "Client",
+    "ClientOnlyError",
     "CorruptFileError",
     "DrivetrainError",
     "FetchError",

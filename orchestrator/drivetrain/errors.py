@@ -16,6 +16,7 @@ DrivetrainError              every error that Drivetrain reports itself
   StoreUnavailableError      the run database does not answer
   LauncherError              a cluster of cloud machines cannot be started, queried or terminated
   ServerError                a Drivetrain server refuses a request, or cannot be reached
+  ClientOnlyError            the packages that run jobs are not installed here
 
 Every error keeps its constructor arguments in ``args``, so it survives pickling.
 """
@@ -40,6 +41,7 @@ from drivetrain_workers.errors import BadStepError, CheckpointError, ResumeMisma
 __all__ = [
     "BadStepError",
     "CheckpointError",
+    "ClientOnlyError",
     "CorruptFileError",
     "DrivetrainError",
     "FetchError",
@@ -161,3 +163,17 @@ class ServerError(DrivetrainError):
 
     def __str__(self) -> str:
         return f"{self.detail} (HTTP {self.status})" if self.status else self.detail
+
+
+class ClientOnlyError(DrivetrainError):
+    """The packages that run jobs are not installed here, only the client of a server."""
+
+    def __init__(self, missing: str) -> None:
+        super().__init__(missing)
+        self.missing = missing
+
+    def __str__(self) -> str:
+        return (
+            f"only the client of Drivetrain is installed here; {self.missing} is missing. For local runs: "
+            "pip install 'drivetrain[train]'. For runs on a server: --server URL or DRIVETRAIN_SERVER."
+        )

@@ -13,6 +13,7 @@ import pytest
 from drivetrain.cli.help import PANELS
 from drivetrain.cluster.protocols import AgentLostError, NodesGoneError
 from drivetrain.errors import (
+    ClientOnlyError,
     LauncherError,
     NotFoundError,
     RunOwnedError,
@@ -96,6 +97,7 @@ ERRORS = [
     PeerLostError("toy-1/agent-1", "it died"),
     StoreUnavailableError("connection refused"),
     ServerError(403, "no"),
+    ClientOnlyError("torch"),
     TrackingError(600.0, "401"),
 ]
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 
 from drivetrain_pipelines.errors import InputError
+from drivetrain_pipelines.user_code import training_is_installed
 
 from drivetrain.api.interface import Runs
+from drivetrain.errors import ClientOnlyError
 
 
 def connect(server: str | None = None, token: str | None = None, address: str | None = None) -> Runs:
@@ -19,6 +21,7 @@ def connect(server: str | None = None, token: str | None = None, address: str | 
 
     Raises:
         InputError: there is no token for the server.
+        ClientOnlyError: the runs are local, and only the client is installed.
     """
     named = server or os.environ.get("DRIVETRAIN_SERVER")
     if named:
@@ -27,6 +30,17 @@ def connect(server: str | None = None, token: str | None = None, address: str | 
         return Client(named, token)
     if token:
         raise InputError("token", "a token without a server", "both", "Give the URL of a server.")
+    require_training()
     from drivetrain.api.local import LocalRuns  # here: a client of a server need not have its packages
 
     return LocalRuns(address)
+
+
+def require_training() -> None:
+    """Check that the packages that run jobs are installed.
+
+    Raises:
+        ClientOnlyError: they are not.
+    """
+    if not training_is_installed():
+        raise ClientOnlyError("torch")

@@ -11,6 +11,7 @@ from typing import Any
 
 from drivetrain_pipelines.errors import InputError
 
+from drivetrain.api.connect import require_training
 from drivetrain.errors import TrackingError
 from drivetrain.home import Home, user_name
 from drivetrain.job.loading import Job, load_job
@@ -61,6 +62,7 @@ def run(job: str, overrides: Iterable[str] = (), address: str | None = None, on_
         InputError: the job is not valid, or the cluster can never run it; nothing was started.
     """
     checked = load_job(job, overrides)
+    require_training()
     from drivetrain.api.session import open_session  # here: an invalid job is reported without waiting for Ray
 
     with open_session(address) as session:
@@ -69,6 +71,7 @@ def run(job: str, overrides: Iterable[str] = (), address: str | None = None, on_
 
 def resume(run_id: str, address: str | None = None, on_view: OnView = _ignore) -> RunSummary:
     """Resume a run, given by its id or a unique prefix, and follow it to its end."""
+    require_training()
     from drivetrain.api.session import open_session  # here: as in `run`
 
     with open_session(address) as session:
@@ -80,6 +83,7 @@ def resume(run_id: str, address: str | None = None, on_view: OnView = _ignore) -
 
 def retry(run_id: str, address: str | None = None, on_view: OnView = _ignore) -> RunSummary:
     """Start a new run of a run's job, with the same code, and follow it to its end."""
+    require_training()
     from drivetrain.api.session import open_session  # here: as in `run`
 
     with open_session(address) as session:

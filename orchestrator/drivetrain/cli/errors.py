@@ -8,9 +8,10 @@ from contextlib import contextmanager
 
 import typer
 
-from drivetrain.errors import DrivetrainError, InputError, NotFoundError
+from drivetrain.errors import ClientOnlyError, DrivetrainError, InputError, NotFoundError
 
 FAILED, WRONG_INPUT, TIMED_OUT, CANCELLED = 1, 2, 124, 130
+_WRONG_INPUT = (InputError, NotFoundError, ClientOnlyError)
 _SUGGESTION = "Did you mean"
 
 
@@ -21,7 +22,7 @@ def errors() -> Iterator[None]:
         yield
     except DrivetrainError as error:
         print(f"error: {message(error)}", file=sys.stderr)
-        raise typer.Exit(WRONG_INPUT if isinstance(error, InputError | NotFoundError) else FAILED) from None
+        raise typer.Exit(WRONG_INPUT if isinstance(error, _WRONG_INPUT) else FAILED) from None
 
 
 def message(error: DrivetrainError) -> str:

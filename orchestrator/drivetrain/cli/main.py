@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 import warnings
-from importlib import metadata
 
 from drivetrain_pipelines.user_code import training_is_installed
 
 from drivetrain.cli.app import app
+from drivetrain.cli.errors import WRONG_INPUT
+from drivetrain.errors import ClientOnlyError
 
 
 def main() -> None:
@@ -19,10 +20,5 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if training_is_installed():
             raise
-        print(
-            f"error: this environment has only the client of Drivetrain {metadata.version('drivetrain')}; there is no "
-            f"{error.name}. Run and inspect jobs on this machine with: pip install 'drivetrain[train]'. A server is "
-            "reached with --server URL or DRIVETRAIN_SERVER.",
-            file=sys.stderr,
-        )
-        sys.exit(2)
+        print(f"error: {ClientOnlyError(error.name or 'a package')}", file=sys.stderr)
+        sys.exit(WRONG_INPUT)
