@@ -5,6 +5,7 @@ Usage: python docs/terminal.py FILE COMMAND...
 
 from __future__ import annotations
 
+import io
 import re
 import shlex
 import subprocess
@@ -32,7 +33,7 @@ def draw(command: str, output: str) -> str:
     lines = output.rstrip().splitlines()
     if len(lines) > _HEAD + _TAIL:
         lines = [*lines[:_HEAD], "...", *lines[-_TAIL:]]
-    console = Console(record=True, width=_WIDTH, quiet=True)
+    console = Console(record=True, width=_WIDTH, file=io.StringIO())
     console.print(Text(f"$ {command}", style="bold"))
     for line in lines:
         console.print(

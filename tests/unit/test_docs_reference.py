@@ -60,7 +60,11 @@ def test_the_readme_shows_the_diagram_of_the_site() -> None:
 
 
 def test_the_readme_shows_the_output_of_its_example() -> None:
-    assert re.search(r"^```text\nrun my-texts-", README.read_text(), re.MULTILINE)
+    """`python docs/terminal.py docs/terminal.svg drivetrain run job.yaml` has drawn it."""
+    assert "(docs/terminal.svg)" in README.read_text()
+    picture = (DOCS / "terminal.svg").read_text()
+    assert re.search(r"completed&#160;&#160;my-texts-\w{6}", picture)
+    assert "http" not in picture.replace("http://www.w3.org/2000/svg", "").replace("https://www.textualize.io", "")
 
 
 def test_the_example_of_the_readme_is_that_of_the_site() -> None:
