@@ -89,4 +89,4 @@ if [ ! -e "$STACK/postgres/data/PG_VERSION" ]; then
 fi
 
 cp "$LOCAL/../monitoring/alerts.yml" "$STACK/prometheus/"
-sed "s/127.0.0.1:8900/127.0.0.1:$SERVER_PORT/" "$LOCAL/../monitoring/prometheus.yml" > "$STACK/prometheus/prometheus.yml"
+sed "s/127.0.0.1:8900/127.0.0.1:$SERVER_PORT/; s|/tmp/ray/|${RAY_TMPDIR:-/tmp}/ray/|" "$LOCAL/../monitoring/prometheus.yml" > "$STACK/prometheus/prometheus.yml"

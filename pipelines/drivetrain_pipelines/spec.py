@@ -7,9 +7,15 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 # "package.module:function": user code is named, never pickled.
-FunctionPath = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+_FUNCTION, _NAME = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
+FunctionPath = Annotated[str, StringConstraints(pattern=_FUNCTION)]
+Name = Annotated[str, StringConstraints(pattern=_NAME)]
+
+MEANING_OF_PATTERN = {
+    _FUNCTION: "module:function, such as model:make for the function make in model.py",
+    _NAME: "a name of at most 63 letters, digits, dots, hyphens and underscores, the first a letter or digit",
+}
 
 Format = Literal[
     "auto", "text", "jsonl", "csv", "parquet", "arrow", "huggingface", "images", "audio", "documents", "webdataset"

@@ -184,10 +184,10 @@ def wait_until_gone(processes: list[psutil.Process], seconds: float = 60) -> lis
     return psutil.wait_procs(processes, timeout=seconds)[1]
 
 
-def command_line(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run `drivetrain` to its end, as in a pipe."""
+def command_line(home: Path, *arguments: str, own_ray: bool = False) -> subprocess.CompletedProcess[str]:
+    """Run `drivetrain` to its end, as in a pipe. Args: see `environment_of`."""
     return subprocess.run(
-        [str(COMMAND), *arguments], env=environment_of(home), capture_output=True, text=True, check=False
+        [str(COMMAND), *arguments], env=environment_of(home, own_ray), capture_output=True, text=True, check=False
     )
 
 

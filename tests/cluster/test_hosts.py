@@ -158,7 +158,7 @@ def test_a_spot_machine_is_left_before_it_is_taken(toy_job: Path, undisturbed: R
         ray_asks_for_its_token(here)
         script = f"from drivetrain.cluster.nodes import leave; leave('unknown', '{here.head.address}:6379', 5, '')"
         again, _ = here.head.start(sys.executable, "-c", script, **here.environment).communicate(timeout=60)
-        assert "node: got unknown; allowed: one of the cluster" in again
+        assert "node: got unknown; allowed: a node of the cluster" in again
         taken.power_off()
         found = client.wait(run, 240)
     stopping = next(entry for entry in found.history if entry.phase == "stopping")

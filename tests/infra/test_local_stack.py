@@ -166,7 +166,7 @@ def test_alerts_are_loaded_and_quiet(stack: Stack, run: str) -> None:
 def test_ray_and_drivetrain_are_scraped(stack: Stack, run: str) -> None:
     targets = stack.ask_prometheus("targets")["activeTargets"]
     health = {(target["labels"]["job"], target["health"]) for target in targets}
-    assert {("drivetrain", "up"), ("ray", "up")} <= health, targets
+    assert {("drivetrain", "up"), ("ray", "up")} <= health, [target["lastError"] for target in targets]
 
 
 def wait_until(true: Callable[[], bool], said: Callable[[], str], timeout_s: float) -> None:

@@ -253,6 +253,16 @@ RENAMED = [
 ]
 
 
+@pytest.mark.parametrize(
+    ("override", "allowed"),
+    [("model.factory=Net", "module:function, such as model:make"), ("name=my texts", "letters, digits, dots, hyphens")],
+)
+def test_a_pattern_is_described_in_words(override: str, allowed: str, folder: Path) -> None:
+    with pytest.raises(InputError, match=allowed) as caught:
+        load_job(str(folder), [override])
+    assert "^" not in str(caught.value)
+
+
 @pytest.mark.parametrize(("section", "old", "new", "value"), RENAMED)
 def test_renamed_keys_are_read_with_a_warning(section: str, old: str, new: str, value: object, folder: Path) -> None:
     with pytest.warns(FutureWarning, match=rf"{section}\.{old} is now called {section}\.{new}"):

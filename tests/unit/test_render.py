@@ -269,9 +269,15 @@ def test_a_run_that_did_not_complete_says_why_and_what_to_do(reason: Reason) -> 
     found = rows(lines)
     assert found["reason"] == "rank 1: [Errno 28]"
     assert "try" not in found
-    if reason == Reason.INPUT:
-        assert found["next"] == "fix the input and run the job again"
+    fixes = {
+        Reason.INPUT: "the input",
+        Reason.PREPARE_FAILED: "the data or its settings",
+        Reason.USER_CODE: "the job's code",
+    }
+    if reason in fixes:
+        assert found["next"] == f"fix {fixes[reason]} and run the job again"
         assert "resume" not in found
+        assert ("traceback" in found) == (reason == Reason.USER_CODE)
     else:
         assert found["resume"] == "drivetrain resume toy-1"
 

@@ -23,8 +23,10 @@ from drivetrain.cli.app import app
 from drivetrain.cli.errors import errors
 from drivetrain.cli.paging import first
 from drivetrain.home import Home
+from drivetrain.job.loading import load_job
 from drivetrain.job.recipes import recipes
 from drivetrain.runs.facts import RunFacts
+from drivetrain.runs.states import Ended, Progress, Queued
 from drivetrain.runs.store import RunStore
 from drivetrain.runs.view import RunView
 from drivetrain_pipelines.errors import InputError, PrepareError
@@ -33,6 +35,7 @@ from drivetrain_workers.checkpoints.store import committed
 from drivetrain_workers.errors import CheckpointError
 from drivetrain_workers.model_processes import requests
 from drivetrain_workers.model_processes.requests import ExportRequest, PredictRequest, Request
+from drivetrain_workers.protocol.reasons import Reason
 from drivetrain_workers.records import ledger
 from drivetrain_workers.records.run_folder import CheckpointId
 from typer.testing import CliRunner
@@ -140,7 +143,7 @@ def test_a_wrong_job_is_one_line(folder: Path, home: Home) -> None:
 @pytest.mark.parametrize(("reason", "code"), [("completed", 0), ("cancelled", 130), ("hung", 1), ("input", 1)])
 @pytest.mark.parametrize("verb", ["run", "resume"])
 def test_the_exit_code_says_how_a_run_ended(
-    verb: str, reason: str, code: int, home: Home, monkeypatch: pytest.MonkeyPatch
+    verb: str, reason: str, code: int, folder: Path, home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def follow(*arguments: Any) -> RunSummary:
         arguments[-1](RunView("toy-1", "training", facts=RunFacts()))
@@ -148,8 +151,24 @@ def test_the_exit_code_says_how_a_run_ended(
 
     make_run(home, "toy-1")
     monkeypatch.setattr(runs_module, verb, follow)
-    views = [json.loads(line) for line in lines(verb, "toy", "--json", code=code)]
+    named = str(folder) if verb == "run" else "toy"
+    views = [json.loads(line) for line in lines(verb, named, "--json", code=code)]
     assert [views[0]["phase"], views[-1]["reason"]] == ["training", reason]
+
+
+@pytest.mark.parametrize(
+    ("reason", "steps", "said"), [("cancelled", 4, True), ("cancelled", 0, False), ("hung", 4, False)]
+)
+def test_a_cancelled_run_of_the_same_job_is_named(
+    reason: str, steps: int, said: bool, folder: Path, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The user decides whether to resume it or to start a new one."""
+    monkeypatch.setattr(runs_module, "run", lambda *_: RunSummary("toy-2", "completed", RunFacts()))
+    store = RunStore(home.database_url)
+    store.create("toy-1", load_job(str(folder)).fingerprint, Queued(), "ann", reason=Reason(reason))
+    store.save("toy-1", Ended(Reason(reason), progress=Progress(step=steps, committed_step=steps)), "ended")
+    assert ("drivetrain resume toy-1" in invoke("run", str(folder)).stderr) == said
+    assert "toy-1" not in invoke("run", str(folder), "--set", "seed=5").stderr
 
 
 def test_runs_are_listed_newest_first(home: Home) -> None:

@@ -7,9 +7,10 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from drivetrain_pipelines.errors import InputError
+from drivetrain_workers.protocol.reasons import Reason
 
 from drivetrain.api.connect import require_training
 from drivetrain.errors import TrackingError
@@ -17,6 +18,9 @@ from drivetrain.home import Home, user_name
 from drivetrain.job.loading import Job, load_job
 from drivetrain.runs.facts import RunFacts
 from drivetrain.runs.view import RunView
+
+if TYPE_CHECKING:
+    from drivetrain.runs.store import RunRecord
 
 OnView = Callable[[RunView], None]
 
@@ -67,6 +71,18 @@ def run(job: str, overrides: Iterable[str] = (), address: str | None = None, on_
 
     with open_session(address) as session:
         return _follow(session, session.run(checked).id, on_view)
+
+
+def cancelled_run(job: str, overrides: Iterable[str] = ()) -> RunRecord | None:
+    """Return the newest run of exactly this job, if it was cancelled after its first checkpoint."""
+    fingerprint = load_job(job, overrides).fingerprint
+    require_training()
+    from drivetrain.runs.store import RunStore  # here: the client has no database
+
+    home = Home.from_environment()
+    newest = RunStore(home.database_url).page(1, fingerprint=fingerprint)
+    stopped = [run for run in newest if run.facts.reason == Reason.CANCELLED and run.state.progress.committed_step]
+    return stopped[0] if stopped else None
 
 
 def resume(run_id: str, address: str | None = None, on_view: OnView = _ignore) -> RunSummary:

@@ -172,7 +172,7 @@ class Session:
         """Have the coordinator run a run, and record on which Ray cluster; see `session_of_run`."""
         self._call("adopt", run_id, new)
         with suppress(OSError), atomic_write(_address_file(self._home, run_id)) as sink:  # only `cancel` reads it
-            sink.write(ray.get_runtime_context().gcs_address.encode())
+            sink.write(f"{ray.get_runtime_context().gcs_address} {os.environ.get('RAY_AUTH_MODE', '')}".encode())
 
     @_while_it_restarts
     def _call(self, method: str, *arguments: Any) -> Any:
@@ -220,23 +220,20 @@ def session_of_run(run_id: str, address: str | None = None) -> Iterator[Session]
     Raises:
         InputError: no Ray cluster runs it.
     """
-    home = Home.from_environment()
-    candidates = (_recorded_address(home, run_id), os.environ.get("RAY_ADDRESS"), _cluster_of_this_machine())
-    join = address or next(filter(None, candidates), None)
+    file = _address_file(Home.from_environment(), run_id)
+    recorded = _listening(file)
+    join = address or recorded or os.environ.get("RAY_ADDRESS") or _cluster_of_this_machine()
     if join is None:
         fix = f"`drivetrain resume {run_id}` continues it."
         raise InputError("RUN", f"{run_id}, which no Ray cluster on this machine runs", "a run that is running", fix)
+    if join == recorded and file.read_text().endswith(" token"):
+        ray_internals.enable_token_auth()  # Ray does so only for the clusters that it starts or finds itself
     with open_session(join) as session:
         yield session
 
 
 def _address_file(home: Home, run_id: str) -> Path:
     return home.run(run_id).path / "ray-address"
-
-
-def _recorded_address(home: Home, run_id: str) -> str | None:
-    """Return the address of the cluster on which a run was started, if that cluster still listens."""
-    return _listening(_address_file(home, run_id))
 
 
 @contextmanager
@@ -276,10 +273,10 @@ def _cluster_of_this_machine() -> str | None:
 def _listening(file: Path) -> str | None:
     """Return the address in a file, if something listens there: a cluster that was killed leaves the file behind."""
     try:
-        address = file.read_text().strip()
+        address = file.read_text().split()[0]
         host, _, port = address.rpartition(":")
         socket.create_connection((host, int(port)), _LISTENS_S).close()
-    except (OSError, ValueError):
+    except (OSError, ValueError, IndexError):
         return None
     return address
 

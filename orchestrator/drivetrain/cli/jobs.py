@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 from drivetrain.api import runs
 from drivetrain.cli.errors import errors, exit_as
@@ -13,6 +14,10 @@ from drivetrain.cli.words import plural
 def run_job(job: str, overrides: list[str], as_json: bool, address: str | None) -> None:
     """`drivetrain run`."""
     with errors(), renderer(as_json) as out:
+        if (stopped := runs.cancelled_run(job, overrides)) and not as_json:
+            step = stopped.state.progress.committed_step
+            print(f"a run of this job was cancelled; to resume it at step {step}:", file=sys.stderr)
+            print(f"drivetrain resume {stopped.id}", file=sys.stderr)
         summary = runs.run(job, overrides, address, out.show)
         out.summary(summary)
         exit_as(summary.reason)

@@ -29,6 +29,11 @@ from drivetrain.tracking.tracking_uri import is_server
 
 _REPEAT_S = 60.0
 _PLAIN_EVERY_S = 5.0
+_FIXES = {  # what to fix before the job can succeed; a resumed run would use its own copy of job and code
+    Reason.INPUT: "the input",
+    Reason.PREPARE_FAILED: "the data or its settings",
+    Reason.USER_CODE: "the job's code",
+}
 _STAGES = {
     "placing": "waiting for agents",
     "starting": "agents start, ranks join and load",
@@ -189,8 +194,10 @@ def print_summary(console: Console, summary: RunSummary) -> None:
         rows.append(("stored", facts.stored))
     rows += _tracking(summary)
     rows += [(title, text) for title, text in (("sample", facts.sample), ("note", facts.problem)) if text]
-    if summary.reason == Reason.INPUT:
-        rows.append(("next", "fix the input and run the job again"))
+    if fix := next((fix for reason, fix in _FIXES.items() if reason == summary.reason), ""):
+        rows.append(("next", f"fix {fix} and run the job again"))
+        if summary.reason == Reason.USER_CODE:
+            rows.append(("traceback", f"drivetrain logs {summary.run_id}"))
     elif not summary.succeeded:
         rows.append(("resume", f"drivetrain resume {summary.run_id}"))
     elif facts.sample:

@@ -7,6 +7,7 @@ version; check each function here before raising that limit.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ import ray
 from drivetrain_pipelines.storage.json_files import JsonObject
 from ray._common.utils import get_ray_address_file
 from ray._private import ray_constants
-from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled
+from ray._raylet import Config, GcsClient  # type: ignore[attr-defined]  # compiled
 from ray.autoscaler._private.providers import _get_node_provider
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.autoscaler.v2.sdk import get_cluster_status
@@ -69,6 +70,13 @@ def drain_node(node: str, gcs_address: str, deadline: float, why: str) -> bool:
 def address_file() -> Path:
     """Return the file in which `ray start` stores the address of this machine's cluster."""
     return Path(get_ray_address_file(None))
+
+
+def enable_token_auth() -> None:
+    """Authenticate with Ray's token in this process, unless ``RAY_AUTH_MODE`` is set."""
+    if "RAY_AUTH_MODE" not in os.environ:
+        os.environ["RAY_AUTH_MODE"] = "token"
+        Config.initialize("")  # Ray has read the variable when it was imported
 
 
 @contextmanager

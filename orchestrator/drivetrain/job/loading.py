@@ -16,7 +16,7 @@ import yaml
 from drivetrain_pipelines.errors import InputError
 from drivetrain_pipelines.raw.checks import check_data, check_location
 from drivetrain_pipelines.raw.sources import check_source
-from drivetrain_pipelines.spec import Spec
+from drivetrain_pipelines.spec import MEANING_OF_PATTERN, Spec
 from drivetrain_pipelines.storage.json_files import JsonObject
 from drivetrain_workers.engine.batching import solve
 from drivetrain_workers.engine.deepspeed_config import check_passthrough
@@ -167,6 +167,11 @@ def _first_error(errors: list[ErrorDetails]) -> InputError:
         return InputError(key, "an unknown key", ", ".join(allowed), fix)
     if error["type"] == "missing":
         return InputError(key, "nothing", "a value; the key is required")
+    if error["type"] == "string_pattern_mismatch":
+        pattern = error["ctx"]["pattern"]
+        return InputError(
+            key, repr(error["input"])[:200], MEANING_OF_PATTERN.get(pattern, f"text that matches {pattern}")
+        )
     message = error["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     section = error["type"] == "value_error" and isinstance(error["input"], dict)
     given = "incompatible settings" if section else repr(error["input"])[:200]
