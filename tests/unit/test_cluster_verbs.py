@@ -71,7 +71,7 @@ def commands(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, provider: Provider
     """Record the commands of Ray's launcher; `ray down` ends every machine."""
     done: list[list[str]] = []
 
-    def run(command: list[str], check: bool) -> subprocess.CompletedProcess[str]:
+    def run(command: list[str], check: bool, stdout: int) -> subprocess.CompletedProcess[str]:
         done.append([Path(command[0]).name, *command[1:]])
         if command[1] == "down":
             provider.tags.clear()
@@ -263,6 +263,18 @@ def test_a_dry_run_tells_the_price_and_starts_nothing(
     least, most = file.hourly_price()
     assert said[-1] == f"price: ${least:.2f} per hour when idle, ${most:.2f} per hour at its largest"
     assert commands == []
+
+
+def test_up_and_down_print_json(
+    file: ClusterFile, provider: Provider, amazon: Amazon, commands: list[list[str]]
+) -> None:
+    found = json.loads(invoke("up", str(file.path), "--dry-run", "--json").stdout)
+    assert (found["cluster"], found["started"], commands) == (file.name, False, [])
+    assert [group["name"] for group in found["groups"]] == [group.name for group in (file.head, *file.workers)]
+    assert list(found["dollars_per_hour"].values()) == list(file.hourly_price())
+    assert json.loads(invoke("up", str(file.path), "--json", "--yes").stdout)["started"]
+    provider.add("i-1", "head", "head")
+    assert json.loads(invoke("down", str(file.path), "--json", "--yes").stdout)["terminated"] == ["i-1"]
 
 
 def test_nothing_starts_without_a_yes(file: ClusterFile, amazon: Amazon, commands: list[list[str]]) -> None:

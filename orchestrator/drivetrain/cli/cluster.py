@@ -17,7 +17,7 @@ from drivetrain.cli.errors import errors
 from drivetrain.cli.tables import Column, print_table
 from drivetrain.cli.words import plural
 from drivetrain.cloud import launcher
-from drivetrain.cloud.cluster_file import ClusterFile
+from drivetrain.cloud.cluster_file import ClusterFile, NodeGroup
 from drivetrain.cloud.notices import check_cloud, wait_for_notice
 from drivetrain.cloud.preflight import preflight
 from drivetrain.cloud.safety import check_safety
@@ -27,32 +27,42 @@ from drivetrain.scheduling.rules import Pool
 _WITHIN_S = 120.0
 
 
-def up(file: str, yes: bool, dry_run: bool) -> None:
+def up(file: str, yes: bool, dry_run: bool, as_json: bool) -> None:
     """`drivetrain cluster up`."""
     with errors():
         cluster = ClusterFile(Path(file))
         check_safety(cluster)
         least, most = cluster.hourly_price()
-        for unknown in preflight(cluster):
-            print(f"not checked: {unknown}")
-        _show_groups(cluster)
-        print(f"price: ${least:.2f} per hour when idle, ${most:.2f} per hour at its largest")
-        if dry_run:
-            return
-        if not yes:
-            typer.confirm(f"Start cluster {cluster.name}?", abort=True)
-        launcher.up(cluster)
+        unknown = preflight(cluster)
+        if not as_json:
+            for each in unknown:
+                print(f"not checked: {each}")
+            _show_groups(cluster)
+            print(f"price: ${least:.2f} per hour when idle, ${most:.2f} per hour at its largest")
+        if not dry_run:
+            if not yes:
+                typer.confirm(f"Start cluster {cluster.name}?", abort=True, err=as_json)
+            launcher.up(cluster)
+    if as_json:
+        groups = [_to_json(group) for group in (cluster.head, *cluster.workers)]
+        price = {"idle": least, "largest": most}
+        found = {"cluster": cluster.name, "groups": groups, "dollars_per_hour": price, "not_checked": unknown}
+        print(json.dumps({**found, "started": not dry_run}))
 
 
-def down(file: str, yes: bool) -> None:
+def down(file: str, yes: bool, as_json: bool) -> None:
     """`drivetrain cluster down`."""
     with errors():
         cluster = ClusterFile(Path(file))
         check_safety(cluster)  # with cache_stopped_nodes, machines would only be stopped
         there = launcher.nodes(cluster)
         if there and not yes:
-            typer.confirm(f"Terminate {plural(len(there), 'machine')} of cluster {cluster.name}?", abort=True)
+            text = f"Terminate {plural(len(there), 'machine')} of cluster {cluster.name}?"
+            typer.confirm(text, abort=True, err=as_json)
         launcher.down(cluster)
+    if as_json:
+        print(json.dumps({"cluster": cluster.name, "terminated": [node.id for node in there]}))
+    else:
         print(f"cluster {cluster.name} is down: no machine is left")
 
 
@@ -106,6 +116,11 @@ def leave(within_s: float | None, on_notice: str | None, address: str | None, as
         print("this node is no longer in use" if gone else f"this node is still in use after {within_s:.0f} s")
     if not gone:
         raise typer.Exit(1)
+
+
+def _to_json(group: NodeGroup) -> dict[str, object]:
+    """Return a group without the configuration that the cloud reads."""
+    return {name: value for name, value in asdict(group).items() if name != "config"}
 
 
 def _show_groups(cluster: ClusterFile) -> None:

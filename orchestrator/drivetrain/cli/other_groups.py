@@ -140,19 +140,20 @@ def cluster_up(
     file: _File,
     yes: Yes = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check, print the price, and start nothing.")] = False,
+    json: Json = False,
 ) -> None:
     """Check a cluster file, print the price and start the cluster."""
     from drivetrain.cli.cluster import up
 
-    up(file, yes, dry_run)
+    up(file, yes, dry_run, json)
 
 
 @launcher.command("down")
-def cluster_down(file: _File, yes: Yes = False) -> None:
+def cluster_down(file: _File, yes: Yes = False, json: Json = False) -> None:
     """Terminate every machine, and wait until none is left."""
     from drivetrain.cli.cluster import down
 
-    down(file, yes)
+    down(file, yes, json)
 
 
 @launcher.command("status")

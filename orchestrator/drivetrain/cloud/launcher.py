@@ -95,5 +95,5 @@ def _ray(verb: str, file: ClusterFile) -> None:
     command = [str(Path(sys.executable).with_name("ray")), verb, str(file.path), "--yes"]
     if verb == "up":
         command.append("--no-config-cache")
-    if subprocess.run(command, check=False).returncode:
+    if subprocess.run(command, check=False, stdout=2).returncode:  # Ray's progress; stdout is for the result
         raise LauncherError(f"`ray {verb} {file.path}` failed; its output is above")
