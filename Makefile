@@ -68,7 +68,7 @@ bench-throughput bench-recovery bench-data bench-storage bench-checkpoint bench-
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Drivetrain needs Python 3.11 or newer')"
 	@echo "Installing Drivetrain, its training packages (torch, DeepSpeed, Ray, MLflow) and its test tools into .venv:"
-	@echo "about 1 GB to download, 3 GB on disk."
+	@echo "3 GB on disk with a CPU build of torch, more with CUDA. A few minutes."
 	$(if $(UV),$(UV) venv --quiet --clear --seed --python $(PYTHON) .venv,$(PYTHON) -m venv .venv)
 	$(if $(UV),$(UV) pip install --python .venv,$(BIN)/pip install) --constraint constraints.txt --editable ".[dev]"
 	touch $@

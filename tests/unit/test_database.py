@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from drivetrain.database import engine as engine_module
 from drivetrain.database.engine import TABLES_REVISION, open_database
 from drivetrain.database.tables import Base
 from drivetrain.errors import NotFoundError
@@ -18,6 +19,7 @@ from drivetrain.runs.states import Allocation, Ended, Placing, Progress, Queued,
 from drivetrain.runs.store import RunRecord, RunStore
 from drivetrain_pipelines.errors import InputError
 from drivetrain_workers.protocol.reasons import Reason
+from filelock import FileLock
 from sqlalchemy import Connection, text
 
 from tests.postgres import Postgres
@@ -100,7 +102,17 @@ def test_a_restarted_server_is_found_again(postgres: Postgres) -> None:
     assert store.get("toy-1").id == "toy-1"
 
 
-def test_what_cannot_be_opened_is_told(tmp_path: Path) -> None:
+def test_a_lock_that_cannot_be_taken_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No traceback, and no wait without an end."""
+    monkeypatch.setattr(engine_module, "_BUSY_TIMEOUT_S", 0.1)
+    with FileLock(tmp_path / "held.db.opening"), pytest.raises(InputError, match="lock"):
+        open_database(f"sqlite:///{tmp_path / 'held.db'}")
+    (tmp_path / "blocked.db.opening").mkdir()
+    with pytest.raises(InputError, match="database URL"):
+        open_database(f"sqlite:///{tmp_path / 'blocked.db'}")
+
+
+def test_what_cannot_be_opened_is_reported(tmp_path: Path) -> None:
     for url in ("nonsense", "postgresql://user:secret@127.0.0.1:1/none", f"sqlite:///{tmp_path}/no/such/folder.db"):
         with pytest.raises(InputError, match="database URL") as caught:
             open_database(url)

@@ -13,6 +13,7 @@ from sqlalchemy.pool import NullPool
 READS = "drivetrain_reads"  # execution option for read-only transactions, which do not block writers
 TABLES_REVISION = "0003"  # of the newest migration
 _VERSION_TABLE = "alembic_version"
+_BUSY_TIMEOUT_S = 30  # for other processes; they hold a lock for milliseconds
 
 
 def open_database(url: str) -> Engine:
@@ -36,9 +37,10 @@ def open_database(url: str) -> Engine:
         _configure_sqlite(engine)
     try:
         _migrate(engine)
-    except OperationalError as error:
+    except (OperationalError, OSError) as error:  # OSError: of a lock file
         shown = parsed.render_as_string(hide_password=True)
-        raise InputError("database URL", shown, "a reachable database", str(error.orig).strip()) from error
+        problem = error.orig if isinstance(error, OperationalError) else error
+        raise InputError("database URL", shown, "a reachable database", str(problem).strip()) from error
     return engine
 
 
@@ -66,9 +68,10 @@ def _configure_sqlite(engine: Engine) -> None:
     def _configure(connection: Any, _: Any) -> None:
         connection.isolation_level = None  # disables the implicit transactions of Python's driver
         cursor = connection.cursor()
-        cursor.execute("PRAGMA busy_timeout=30000")
+        cursor.execute(f"PRAGMA busy_timeout={round(_BUSY_TIMEOUT_S * 1000)}")
         if cursor.execute("PRAGMA journal_mode").fetchone() == ("delete",):  # a new file
-            with FileLock(f"{engine.url.database}.opening"):  # SQLite's timeout does not cover the change of mode
+            # SQLite's timeout does not cover the change of mode.
+            with FileLock(f"{engine.url.database}.opening", timeout=_BUSY_TIMEOUT_S):
                 cursor.execute("PRAGMA journal_mode=WAL")
         cursor.execute("PRAGMA synchronous=FULL")
         cursor.close()
