@@ -1,6 +1,7 @@
 """Raw data: the files of a source, the chunks of work, and the records in a chunk.
 
 checks: checks of the data section against the files.
+fields: names of the columns of records.
 labels: labels of files that are one record each.
 package_archives: data inside packages of PyPI, npm or Debian.
 records: chunks and their records.
