@@ -14,7 +14,7 @@ from drivetrain_pipelines.prepare.record_reader import RecordReader
 from drivetrain_pipelines.prepare.samples import Maker, maker_of
 from drivetrain_pipelines.prepare.splitting import Splitter
 from drivetrain_pipelines.prepare.tokenizer import TOKENIZER_FILE, load_tokenizer, train_tokenizer
-from drivetrain_pipelines.raw.records import Chunk
+from drivetrain_pipelines.raw.chunks import Chunk
 from drivetrain_pipelines.spec import DataSpec
 from drivetrain_pipelines.storage.checksums import block_digests
 from drivetrain_pipelines.storage.folder import StorageFolder

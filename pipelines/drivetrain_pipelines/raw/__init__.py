@@ -1,9 +1,10 @@
 """Raw data: the files of a source, the chunks of work, and the records in a chunk.
 
 checks: checks of the data section against the files.
+chunks: pieces of the files of a source.
 fields: names of the columns of records.
 labels: labels of files that are one record each.
 package_archives: data inside packages of PyPI, npm or Debian.
-records: chunks and their records.
+records: the records in a chunk.
 sources: the files that a source names.
 """
