@@ -52,6 +52,16 @@ class TokenizerSpec(Spec):
         None,
         description="Hugging Face `tokenizer.json` to load instead of training one: a path, URL or package member.",
     )
+    end_token: str | None = Field(
+        None,
+        description="Token after each document. Default: `eos_token` of a `tokenizer_config.json` in the same folder, "
+        "else the one that published tokenizers use.",
+    )
+    padding_token: str | None = Field(
+        None,
+        description="Token that fills short samples. Default: `pad_token` of a `tokenizer_config.json` in the same "
+        "folder, else a token named like one, a special token with id 0, or the end token.",
+    )
     special_tokens: list[str] = Field(
         [], description="Special tokens of a trained tokenizer. Their ids are 1, 2, ... in this order."
     )

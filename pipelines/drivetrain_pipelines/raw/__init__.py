@@ -6,4 +6,6 @@ labels: labels of files that are one record each.
 package_archives: data inside packages of PyPI, npm or Debian.
 records: chunks and their records.
 sources: the files that a source names.
+tokenizer_config: the special tokens that the configuration of a published tokenizer names.
+windows: running text in windows of a fixed size.
 """
