@@ -18,7 +18,18 @@ MEANING_OF_PATTERN = {
 }
 
 Format = Literal[
-    "auto", "text", "jsonl", "csv", "parquet", "arrow", "huggingface", "images", "audio", "documents", "webdataset"
+    "auto",
+    "text",
+    "jsonl",
+    "json",
+    "csv",
+    "parquet",
+    "arrow",
+    "huggingface",
+    "images",
+    "audio",
+    "documents",
+    "webdataset",
 ]
 
 

@@ -2,7 +2,9 @@
 
 checks: checks of the data section against the files.
 fields: names of the columns of records.
+formats: the table of formats, and what a name shows.
 labels: labels of files that are one record each.
+listing: the files of a source, used and ignored.
 package_archives: data inside packages of PyPI, npm or Debian.
 records: chunks and their records.
 sources: the files that a source names.
