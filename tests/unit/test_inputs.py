@@ -19,8 +19,9 @@ from drivetrain_pipelines.prepare.record_reader import RecordReader
 from drivetrain_pipelines.prepare.samples import maker_of
 from drivetrain_pipelines.prepare.splitting import Splitter
 from drivetrain_pipelines.prepare.tokenizer import train_tokenizer
+from drivetrain_pipelines.raw.chunks import Chunk, chunk_labelled_files
 from drivetrain_pipelines.raw.labels import read_labels
-from drivetrain_pipelines.raw.records import Chunk, chunk_labelled_files, read
+from drivetrain_pipelines.raw.records import read
 from drivetrain_pipelines.raw.sources import fetch, list_files
 from drivetrain_pipelines.spec import AudioSpec, DataSpec, ImageSpec, StorageSpec
 from drivetrain_pipelines.stream.columns import Ragged

@@ -11,9 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from drivetrain_pipelines.errors import InputError, PrepareError
+from drivetrain_pipelines.raw.chunks import chunk_files, chunk_labelled_files
 from drivetrain_pipelines.raw.labels import read_labels
 from drivetrain_pipelines.raw.package_archives import PackageMember
-from drivetrain_pipelines.raw.records import chunk_files, chunk_labelled_files, read
+from drivetrain_pipelines.raw.records import read
 from drivetrain_pipelines.raw.sources import check_source, format_of, list_files
 from drivetrain_pipelines.spec import Format, StorageSpec
 from hypothesis import given, settings

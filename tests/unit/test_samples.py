@@ -13,7 +13,8 @@ from drivetrain_pipelines.prepare.preprocessor import Preprocessor
 from drivetrain_pipelines.prepare.samples import maker_of
 from drivetrain_pipelines.prepare.splitting import AUTO, Splitter
 from drivetrain_pipelines.prepare.tokenizer import train_tokenizer
-from drivetrain_pipelines.raw.records import Chunk, Records
+from drivetrain_pipelines.raw.chunks import Chunk
+from drivetrain_pipelines.raw.records import Records
 from drivetrain_pipelines.spec import AudioSpec, DataSpec, ImageSpec
 from drivetrain_pipelines.storage.arrow_types import numbers_of
 from drivetrain_pipelines.storage.folder import StorageFolder

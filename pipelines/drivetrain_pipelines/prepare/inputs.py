@@ -14,7 +14,8 @@ from drivetrain_pipelines.errors import InputError, PrepareError
 from drivetrain_pipelines.prepare.record_reader import RecordReader
 from drivetrain_pipelines.prepare.samples import maker_of
 from drivetrain_pipelines.prepare.splitting import Splitter
-from drivetrain_pipelines.raw.records import FILE_PER_RECORD, Chunk, Records, chunk_files
+from drivetrain_pipelines.raw.chunks import FILE_PER_RECORD, Chunk, chunk_files
+from drivetrain_pipelines.raw.records import Records
 from drivetrain_pipelines.raw.sources import SourceFile, format_of
 from drivetrain_pipelines.spec import DataSpec
 from drivetrain_pipelines.storage.checksums import block_digests

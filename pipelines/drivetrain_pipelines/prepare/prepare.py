@@ -21,8 +21,8 @@ from filelock import FileLock
 from drivetrain_pipelines.errors import CorruptFileError, PrepareError
 from drivetrain_pipelines.prepare.preprocessor import PARTS, ChunkResult, Preprocessor
 from drivetrain_pipelines.prepare.splitting import AUTO
+from drivetrain_pipelines.raw.chunks import FILE_PER_RECORD, Chunk, chunk_files, chunk_labelled_files
 from drivetrain_pipelines.raw.labels import read_labels
-from drivetrain_pipelines.raw.records import FILE_PER_RECORD, Chunk, chunk_files, chunk_labelled_files
 from drivetrain_pipelines.raw.sources import SourceFile, format_of, list_files
 from drivetrain_pipelines.spec import DataSpec
 from drivetrain_pipelines.storage.checksums import tree_digest

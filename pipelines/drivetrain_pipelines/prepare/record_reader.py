@@ -8,7 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from drivetrain_pipelines.raw.records import Chunk, Records, read, table_of
+from drivetrain_pipelines.raw.chunks import Chunk
+from drivetrain_pipelines.raw.records import Records, read, table_of
 from drivetrain_pipelines.raw.sources import local_file
 from drivetrain_pipelines.spec import DataSpec
 from drivetrain_pipelines.user_code import load_function
