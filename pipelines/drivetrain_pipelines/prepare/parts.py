@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from typing import Self
 
+import pyarrow as pa
+
+from drivetrain_pipelines.prepare.tokenizer import TextEncoder
+from drivetrain_pipelines.prepare.units import Units, divide, layout_of, sizes_of
 from drivetrain_pipelines.raw.chunks import Chunk
+from drivetrain_pipelines.raw.records import Records
+from drivetrain_pipelines.spec import DataSpec
 from drivetrain_pipelines.storage.json_files import JsonObject
+from drivetrain_pipelines.storage.shards import schema_to_text
 
 MAX_LISTED = 10  # bad records that are listed; all are counted
+_BLOCK_BYTES = 8 << 20  # of units that are read together
 
 
 @dataclass(frozen=True)
@@ -74,10 +83,6 @@ class Part:
     skipped: int = 0
     first_skipped: tuple[str, ...] = ()
 
-    def with_skipped(self, skipped: list[str]) -> Self:
-        """Return the part with its bad records."""
-        return replace(self, skipped=len(skipped), first_skipped=tuple(skipped[:MAX_LISTED]))
-
     def to_json(self) -> JsonObject:
         """Return the part as JSON values."""
         return asdict(self)
@@ -90,3 +95,34 @@ class Part:
         blocks = tuple(Block(**block) for block in content["blocks"])
         listed = tuple(content["first_skipped"])
         return cls(**{**content, "blocks": blocks, "ranges": ranges, "labels": labels, "first_skipped": listed})
+
+
+def part_of(
+    units: Units,
+    records: Records,
+    spec: DataSpec,
+    encoder: TextEncoder | None,
+    keep: Callable[[pa.RecordBatch], tuple[str, int]],
+) -> Part:
+    """Return the facts of the units of a chunk.
+
+    Args:
+        keep: stores a block of units; returns the name of its file and its bytes.
+    """
+    blocks, schema = list[Block](), ""
+    for split, batch in units.batches.items():
+        for some in divide(batch, min(_BLOCK_BYTES, spec.shard_bytes)):
+            file, size = keep(some)
+            blocks.append(Block(file, split, some.num_rows, int(sizes_of(some, layout_of(spec)).sum()), size))
+            schema = schema or schema_to_text(some.schema)
+    return Part(
+        tuple(blocks),
+        records.table.num_rows,
+        schema,
+        units.ranges,
+        units.labels,
+        encoder.vocab_size if encoder else 0,
+        units.dropped_tokens,
+        len(records.skipped),
+        tuple(records.skipped[:MAX_LISTED]),
+    )

@@ -9,17 +9,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from itertools import count
 from pathlib import Path
 
 import pyarrow as pa
 
 from drivetrain_pipelines.errors import CorruptFileError, InputError
 from drivetrain_pipelines.prepare.facts import Conversion, Group
-from drivetrain_pipelines.prepare.parts import Block, Part, Task
+from drivetrain_pipelines.prepare.parts import Part, Task, part_of
 from drivetrain_pipelines.prepare.record_reader import RecordReader
 from drivetrain_pipelines.prepare.samples import SampleMaker
 from drivetrain_pipelines.prepare.tokenizer import TOKENIZER_FILE, TextEncoder, load_tokenizer, train_tokenizer
-from drivetrain_pipelines.prepare.units import UnitMaker, divide, layout_of, sizes_of
+from drivetrain_pipelines.prepare.units import UnitMaker
 from drivetrain_pipelines.raw.chunks import Chunk
 from drivetrain_pipelines.raw.fields import TEXT
 from drivetrain_pipelines.spec import DataSpec
@@ -30,7 +31,6 @@ from drivetrain_pipelines.storage.shards import Shard, encode_shard, schema_to_t
 PARTS = ".parts"
 _GROUPS = "groups"  # below it: markers of the groups
 _TOKENIZER_SAMPLE_BYTES = 64 << 20  # more text changes a small vocabulary little and costs minutes
-_BLOCK_BYTES = 8 << 20  # of a part that are read together
 
 
 @dataclass(frozen=True)
@@ -89,23 +89,14 @@ class Preprocessor:
         records = self._reader.read(task.chunk)
         encoder = self._encoder if self._spec.kind == "tokens" else None
         made = UnitMaker(self._spec, encoder).make(records.table, task.split)
-        blocks, schema = list[Block](), ""
-        for split, batch in made.batches.items():
-            for units in divide(batch, min(_BLOCK_BYTES, self._spec.shard_bytes)):
-                encoded, file = encode_shard(units), f"{self._parts}/{task.number:05d}-{len(blocks):05d}.arrow"
-                self._folder.write(file, encoded)
-                size = int(sizes_of(units, layout_of(self._spec)).sum())
-                blocks.append(Block(file, split, units.num_rows, size, encoded.size))
-                schema = schema_to_text(pa.ipc.open_file(encoded).schema)
-        part = Part(
-            tuple(blocks),
-            records.table.num_rows,
-            schema,
-            made.ranges,
-            made.labels,
-            encoder.vocab_size if encoder else 0,
-            made.dropped_tokens,
-        ).with_skipped(records.skipped)
+        names = (f"{self._parts}/{task.number:05d}-{block:05d}.arrow" for block in count())
+
+        def keep(units: pa.RecordBatch) -> tuple[str, int]:
+            encoded, file = encode_shard(units), next(names)
+            self._folder.write(file, encoded)
+            return file, encoded.size
+
+        part = part_of(made, records, self._spec, encoder, keep)
         self._folder.write_json(f"{self._parts}/{task.number:05d}.json", part.to_json())
         return part
 

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
+TRAIN, EVAL = "train", "eval"
 AUTO = "auto"
 _LARGEST_EXACT = 1 << 53  # smaller integers are exact in float64
 
@@ -36,12 +37,12 @@ class Splitter:
         samples = list(contents)
         if self._split == AUTO:
             held_out = _below(self._eval_fraction, group_keys or samples, 1)
-            groups = {"train": np.flatnonzero(~held_out), "eval": np.flatnonzero(held_out)}
+            groups = {TRAIN: np.flatnonzero(~held_out), EVAL: np.flatnonzero(held_out)}
         else:
             groups = {self._split: np.arange(len(samples))}
-        if self._train_fraction < 1 and "train" in groups:
+        if self._train_fraction < 1 and TRAIN in groups:
             kept = _below(self._train_fraction, samples, 2)
-            groups["train"] = groups["train"][kept[groups["train"]]]
+            groups[TRAIN] = groups[TRAIN][kept[groups[TRAIN]]]
         return groups
 
 
