@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, Self
 
 import ray
 import ray.exceptions
 
-from drivetrain_pipelines.errors import DrivetrainError, InputError, PrepareError
+from drivetrain_pipelines.errors import DrivetrainError, PrepareError
 from drivetrain_pipelines.prepare.preprocessor import Preprocessor
-from drivetrain_pipelines.spec import DataSpec
-from drivetrain_pipelines.storage.folder import StorageFolder
 
 
 class ActorPool:
@@ -49,7 +46,7 @@ class ActorPool:
             InputError, PrepareError: a call failed, or an actor could not be kept alive.
         """
         shared = {id(each): ray.put(each) for arguments in calls.values() for each in arguments[1:]}
-        pending = list(reversed(calls.items()))
+        pending = list(calls.items())[::-1]
         running: dict[Any, tuple[int, Any]] = {}
         try:
             self._start(len(calls))

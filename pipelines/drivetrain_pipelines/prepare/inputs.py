@@ -19,7 +19,7 @@ from drivetrain_pipelines.prepare.samples import SampleMaker
 from drivetrain_pipelines.prepare.tokenizer import TextEncoder
 from drivetrain_pipelines.prepare.units import UnitMaker
 from drivetrain_pipelines.raw.chunks import Chunk, chunk_files
-from drivetrain_pipelines.raw.fields import column_name
+from drivetrain_pipelines.raw.fields import LABEL, column_name
 from drivetrain_pipelines.raw.formats import FORMATS, format_of
 from drivetrain_pipelines.raw.records import Records
 from drivetrain_pipelines.raw.sources import SourceFile
@@ -82,7 +82,8 @@ def _samples(
         return name, 0
 
     for number, (chunk, read) in enumerate(records):
-        made = UnitMaker(spec, encoder).make(read.table, _SPLIT)
+        without_labels = read.table.select([name for name in read.table.column_names if name != LABEL])
+        made = UnitMaker(spec, encoder).make(without_labels, _SPLIT)
         tasks.append(Task(number, _SPLIT, chunk))
         parts.append(part_of(made, read, spec, encoder, keep))
     facts = settle(spec, tasks, parts)
@@ -118,11 +119,10 @@ def _like(conversion: Conversion, schema: pa.Schema, blocks: Iterable[pa.RecordB
         PrepareError: the numbers have another shape, or do not fit.
     """
     fields = {field: conversion.schema.field(field).type for field in conversion.schema.names}
-    for field in fields:
-        name = column_name(field)
-        if not name:
+    for field in list(fields):
+        if not (name := column_name(field)):
             continue
-        (dtype, shape), (_, given) = row_of(schema.field(name).type), row_of(fields[field])
+        (dtype, shape), (_, given) = row_of(schema.field(name).type), row_of(conversion.schema.field(field).type)
         if shape != given:
             raise PrepareError(f"a row of the column {name!r} has the shape {list(given)} instead of {list(shape)}")
         for units in blocks:
@@ -134,7 +134,7 @@ def _like(conversion: Conversion, schema: pa.Schema, blocks: Iterable[pa.RecordB
 
 
 def _with_label(batch: pa.RecordBatch, spec: DataSpec) -> pa.RecordBatch:
-    """Add a label, which the model predicts, where the input has none."""
+    """Add a label: the model predicts it, so that of the input is not used."""
     if "label" in batch.schema.names or spec.kind == "columns":
         return batch
     return batch.append_column("label", pa.array(np.zeros(batch.num_rows, np.int64)))

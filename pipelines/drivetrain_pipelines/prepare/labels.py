@@ -33,16 +33,10 @@ def settle_labels(spec: DataSpec, tasks: Sequence[Task], parts: Sequence[Part]) 
     """Number the labels: by `data.classes`; or as they are, if all are whole numbers; or by their sorted names.
 
     Raises:
-        PrepareError: a label that is not in `data.classes`; records with and without labels; no labels at all in a
-            column that the job names.
+        PrepareError: a label that is not in `data.classes`; records with and without labels.
     """
     labelled = [number for number, part in enumerate(parts) if part.labels is not None]
     if not labelled:
-        default = type(spec).model_fields["label_column"].default
-        expected = spec.kind in ("image", "audio") or spec.packing == "pad"
-        used = any(part.records for part in parts) and spec.label_column not in (spec.columns or ())
-        if expected and used and spec.kind != "columns" and spec.label_column != default:
-            raise PrepareError(f"the records have no column {spec.label_column!r} (data.label_column)")
         return Labels(None, spec.classes or [], list(parts))
     kept = _with_labels(spec, tasks, parts)
     first_at: dict[str, int] = {}
@@ -58,6 +52,16 @@ def settle_labels(spec: DataSpec, tasks: Sequence[Task], parts: Sequence[Part]) 
         return Labels(numbers, [str(n) for n in range(len(numbers))] if consecutive else [], kept)
     names = sorted(first_at)
     return Labels({name: number for number, name in enumerate(names)}, names, kept)
+
+
+def check_label_column(spec: DataSpec, parts: Sequence[Part]) -> None:
+    """Check that records have labels if the job names their column. Raises `PrepareError`."""
+    default = DataSpec.model_fields["label_column"].default
+    has_label = spec.kind in ("image", "audio") or (spec.kind == "tokens" and spec.packing == "pad")
+    if not has_label or spec.label_column == default or spec.label_column in (spec.columns or ()):
+        return
+    if any(part.records for part in parts) and all(part.labels is None for part in parts):
+        raise PrepareError(f"data.label_column: the records have no column {spec.label_column!r}")
 
 
 def _with_labels(spec: DataSpec, tasks: Sequence[Task], parts: Sequence[Part]) -> list[Part]:

@@ -1,8 +1,9 @@
 """Preparation of a dataset version from raw input, on Ray actors; skipped when the version already exists.
 
-A version is named by everything that its bytes depend on. Chunks of raw data become parts; the facts of all parts settle
-types, classes and the division into groups; groups become shards. The finished parts and groups of an interrupted
-preparation are kept: each has a marker file, and only those without one are repeated. The manifest comes last.
+A version is named by everything that its bytes depend on. Chunks of raw data become parts; the facts of all parts
+settle types, classes and the division into groups; groups become shards. The finished parts and groups of an
+interrupted preparation are kept: each has a marker file, and only those without one are repeated. The manifest comes
+last.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from filelock import FileLock
 from drivetrain_pipelines.errors import CorruptFileError
 from drivetrain_pipelines.prepare.actor_pool import ActorPool
 from drivetrain_pipelines.prepare.facts import settle
+from drivetrain_pipelines.prepare.labels import check_label_column
 from drivetrain_pipelines.prepare.origins import Origins, find_origins, made_from, tasks_of, version_of
 from drivetrain_pipelines.prepare.parts import Part, Task
-from drivetrain_pipelines.prepare.preprocessor import PARTS, ShardResult, parts_made, shards_made
+from drivetrain_pipelines.prepare.preprocessor import PARTS, parts_made, shards_made
 from drivetrain_pipelines.prepare.result import manifest_of, notes_of
 from drivetrain_pipelines.prepare.splitting import EVAL
 from drivetrain_pipelines.raw.chunks import Chunk
@@ -72,6 +74,7 @@ def prepare(
         digest = parts_folder(spec, tasks)
         with ActorPool(actors, spec, version.folder, code_folder, digest) as pool:
             parts = _make_parts(spec, tasks, version.folder, digest, pool, on_progress)
+            check_label_column(spec, parts)
             facts = settle(spec, tasks, parts)
             results = shards_made(version.folder)
             missing = {group.number: (group, facts.conversion) for group in facts.groups if group.number not in results}

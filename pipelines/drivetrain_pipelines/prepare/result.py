@@ -32,9 +32,7 @@ def manifest_of(
     Raises:
         PrepareError: a split, or a source of a mixture, has no sample.
     """
-    splits = {
-        split: [result.shards[split] for result in results if split in result.shards] for split in (TRAIN, EVAL)
-    }
+    splits = {split: [result.shards[split] for result in results if split in result.shards] for split in (TRAIN, EVAL)}
     _check_samples(spec, facts, splits)
     statistics = {
         "files": float(origins.files),
@@ -46,7 +44,7 @@ def manifest_of(
     if facts.classes:
         statistics["classes"] = float(len(facts.classes))
     if spec.kind == "tokens":
-        counts = np.sum([result.token_counts for result in results], axis=0, dtype=np.int64)
+        counts = np.array([result.token_counts for result in results], np.int64).sum(axis=0)
         statistics |= {
             "train_tokens": float(counts.sum()),
             "vocab_size": float(facts.conversion.vocab_size),
@@ -94,7 +92,8 @@ def _check_samples(spec: DataSpec, facts: Facts, splits: dict[str, list[Shard]])
     for number, entry in enumerate(spec.mixture):
         if number not in found:
             raise PrepareError(
-                f"data.source.{number}.source: not one sample for train of {entry.source}", "Leave it out of the mixture"
+                f"data.source.{number}.source: not one sample for train of {entry.source}",
+                "Leave it out of the mixture",
             )
 
 

@@ -59,7 +59,9 @@ class SampleMaker:
         """
         own = [self._select(units, at, group) for units, at in blocks]
         if self._layout == "tokens":
-            columns = {TOKENS: concatenate(np.concatenate([numbers_in(units.column(TOKENS)) for units in own]), self._width)}
+            columns = {
+                TOKENS: concatenate(np.concatenate([numbers_in(units.column(TOKENS)) for units in own]), self._width)
+            }
             return self._samples(self._divided(columns, group))
         if self._layout == "pieces":
             return self._samples({group.split: self._fitted(own)})
