@@ -54,11 +54,15 @@ def settle_labels(spec: DataSpec, tasks: Sequence[Task], parts: Sequence[Part]) 
     return Labels({name: number for number, name in enumerate(names)}, names, kept)
 
 
+def has_labels(spec: DataSpec) -> bool:
+    """Check whether samples of this kind have the label of their record."""
+    return spec.kind in ("image", "audio") or (spec.kind == "tokens" and spec.packing == "pad")
+
+
 def check_label_column(spec: DataSpec, parts: Sequence[Part]) -> None:
     """Check that records have labels if the job names their column. Raises `PrepareError`."""
     default = DataSpec.model_fields["label_column"].default
-    has_label = spec.kind in ("image", "audio") or (spec.kind == "tokens" and spec.packing == "pad")
-    if not has_label or spec.label_column == default or spec.label_column in (spec.columns or ()):
+    if not has_labels(spec) or spec.label_column == default or spec.label_column in (spec.columns or ()):
         return
     if any(part.records for part in parts) and all(part.labels is None for part in parts):
         raise PrepareError(f"data.label_column: the records have no column {spec.label_column!r}")

@@ -39,10 +39,7 @@ def promoted(name: str, observed: Iterable[Observed]) -> pa.DataType:
     found = {(each.type, each.range): each for each in reversed(list(observed))}
     first_of = {each.type: each for each in reversed(list(found.values()))}
     shown = " and ".join(f"{each.type} in {each.url}" for each in first_of.values())
-    try:
-        rows = {kind: row_of(kind) for kind in first_of}
-    except TypeError:
-        raise PrepareError(f"the column {name!r} is not of numbers: {shown}", "Convert it in data.transform") from None
+    rows = {kind: row_of(kind) for kind in first_of}
     if len({shape for _, shape in rows.values()}) > 1 or len({_is_row(kind) for kind in first_of}) > 1:
         raise PrepareError(f"the column {name!r} has rows of different shapes: {shown}", "Use data.transform")
     ranges = [each.range for each in found.values() if each.range]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from drivetrain_pipelines.errors import InputError
+from drivetrain_pipelines.prepare.labels import has_labels
 from drivetrain_pipelines.prepare.parts import Task
 from drivetrain_pipelines.prepare.splitting import AUTO
 from drivetrain_pipelines.raw.chunks import Chunk, chunk_files, chunk_labelled_files
@@ -95,14 +96,9 @@ def find_origins(spec: DataSpec, downloads: Path) -> Origins:
         named.append((spec.eval_source, "data.eval_source", 0))
     for source, key, source_index in named:
         evaluates = key == "data.eval_source"
+        labels = spec.label_column if has_labels(spec) else None
         listing = list_source(
-            source,
-            spec.file_format,
-            spec.storage,
-            downloads,
-            key,
-            evaluates=evaluates,
-            label_column=spec.label_column,
+            source, spec.file_format, spec.storage, downloads, key, evaluates=evaluates, label_column=labels
         )
         _check(spec, listing, key)
         held_out = "" if spec.eval_source else listing.evaluation_split
@@ -110,9 +106,11 @@ def find_origins(spec: DataSpec, downloads: Path) -> Origins:
         every.append(Origin(key, listing, listing.files, split, source_index))
         if held_out:
             every.append(Origin(key, listing, listing.splits[held_out], "eval", source_index))
-        if listing.ignored.count:
+        used = {held_out, next((name for name, files in listing.splits.items() if files == listing.files), "")}
+        left = listing.ignored.count + sum(len(files) for name, files in listing.splits.items() if name not in used)
+        if left:
             notes.append(f"{key}: {listing.summary(evaluates=bool(held_out))}")
-        ignored += listing.ignored.count
+        ignored += left
     return Origins(tuple(every), tuple(notes), ignored)
 
 
