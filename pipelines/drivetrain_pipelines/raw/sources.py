@@ -195,7 +195,7 @@ def local_file(url: str, storage: StorageSpec) -> Iterator[Path]:
         yield target
 
 
-def open_file(url: str, storage: StorageSpec, compression: str | None = None) -> Any:
+def open_file(url: str, storage: StorageSpec, compression: str | None = "infer") -> Any:
     """Open a raw file for reading, decompressed according to ``compression`` (``infer``: by the file name)."""
     filesystem, path = open_storage(url, storage)
     if compression == "infer":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import reprlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from drivetrain_pipelines.errors import PrepareError
 
-Values = pa.Array | list[Any]
+Values: TypeAlias = pa.Array | list[Any]
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -50,15 +51,17 @@ def numbers(column: Column, as_text: bool = False) -> Converted:
 
 
 def joined(dtypes: Iterable[np.dtype[Any]]) -> np.dtype[Any]:
-    """Return the type that holds the numbers of all types: the wider one; float64 for whole numbers with fractions.
+    """Return the type that holds the numbers of all types: of all whole numbers first, then with those of fractions.
 
-    The order and the grouping of the types make no difference. Whole numbers must not pass `EXACT` to become float64.
+    Whole numbers of 64 bits must not pass `EXACT` to become float64.
     """
     kinds = set(dtypes)
     whole = {kind for kind in kinds if kind.kind in "iu"}
-    if whole == kinds:
-        return np.dtype(np.result_type(*kinds))
-    return np.dtype(np.float64) if whole else max(kinds, key=lambda kind: kind.itemsize)
+    if np.dtype(np.uint64) in whole and any(kind.kind == "i" for kind in whole):
+        whole = {np.dtype(np.int64)}
+    fractions = {kind for kind in kinds if kind.kind == "f"}
+    parts = [reduce(np.promote_types, part) for part in (whole, fractions) if part]
+    return np.dtype(reduce(np.promote_types, parts))
 
 
 def number_of(value: Any, as_text: bool = False) -> Numbers:
@@ -209,8 +212,9 @@ def _joint_dtype(column: Column, arrays: list[Numbers]) -> np.dtype[Any]:
     """Return the joint type of arrays. Raises `PrepareError` where it would change a whole number."""
     kind = joined(array.dtype for array in arrays)
     for array in arrays:
-        whole = array.dtype.kind in "iu" and array.dtype.itemsize == 8
-        if kind.kind == "f" and whole and ((array > EXACT).any() or (array < -EXACT).any()):
+        wide = array.dtype.kind in "iu" and array.dtype.itemsize == 8
+        limit = EXACT if kind.kind == "f" else np.iinfo(kind).max
+        if wide and array.dtype != kind and ((array > limit).any() or (array < -limit).any()):
             raise column.refusal(
                 "whole numbers beyond 2**53 among other numbers", "numbers that one type of 64 bits holds exactly"
             )
@@ -255,7 +259,7 @@ def _level_without_nulls(column: Column, array: pa.Array) -> tuple[Numbers, dict
         fix = "Convert it in data.transform"
         if is_text(kind):
             fix += ", for example with int or float"
-        raise column.refusal(f"the type {column.values.type}", _ALLOWED, fix)
+        raise column.refusal(f"the type {getattr(column.values, 'type', kind)}", _ALLOWED, fix)
     lengths = np.asarray(pc.list_value_length(array))
     full = np.flatnonzero(lengths)
     bad = {int(row): "it is an empty list" for row in np.flatnonzero(lengths == 0)}

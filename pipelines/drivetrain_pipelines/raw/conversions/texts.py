@@ -99,7 +99,7 @@ def label_of(value: Any) -> str:
     if is_empty(value):
         raise UnfitError(why_empty(value))
     if isinstance(value, (float, np.floating, decimal.Decimal)):
-        if not abs(value) < _EXACT or int(value) != value:
+        if not -_EXACT < value < _EXACT or int(value) != value:
             raise UnfitError(f"{shown(value)} is not a whole number, so it is no label")
         return str(int(value))
     raise UnfitError(f"{shown(value)} is neither text nor a whole number ({kind_of(value)})")
