@@ -14,8 +14,9 @@ from drivetrain_pipelines.errors import InputError, PrepareError
 from drivetrain_pipelines.prepare.record_reader import RecordReader
 from drivetrain_pipelines.prepare.samples import maker_of
 from drivetrain_pipelines.prepare.splitting import Splitter
+from drivetrain_pipelines.raw.formats import format_of
 from drivetrain_pipelines.raw.records import FILE_PER_RECORD, Chunk, Records, chunk_files
-from drivetrain_pipelines.raw.sources import SourceFile, format_of
+from drivetrain_pipelines.raw.sources import SourceFile
 from drivetrain_pipelines.spec import DataSpec
 from drivetrain_pipelines.storage.checksums import block_digests
 from drivetrain_pipelines.storage.folder import StorageFolder
@@ -74,7 +75,7 @@ def _records(given: str, spec: DataSpec, code_folder: Path) -> Iterator[Records]
     path = Path(given)
     if not path.is_file():
         raise InputError("INPUT", repr(given)[:200], "an existing file")
-    file = SourceFile(f"file://{path.resolve()}", path.stat().st_size, "")
+    file = SourceFile(str(path.absolute()), path.stat().st_size, "")
     format_ = format_of([file.url], "any" if spec.reader else "auto", "INPUT")
     if format_ in FILE_PER_RECORD:
         yield reader.read(Chunk(format_, (file.url,), labels=(0,)))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,9 @@ from filelock import FileLock
 from drivetrain_pipelines.errors import CorruptFileError, PrepareError
 from drivetrain_pipelines.prepare.preprocessor import PARTS, ChunkResult, Preprocessor
 from drivetrain_pipelines.prepare.splitting import AUTO
-from drivetrain_pipelines.raw.labels import read_labels
+from drivetrain_pipelines.raw.listing import list_source
 from drivetrain_pipelines.raw.records import FILE_PER_RECORD, Chunk, chunk_files, chunk_labelled_files
-from drivetrain_pipelines.raw.sources import SourceFile, format_of, list_files
+from drivetrain_pipelines.raw.sources import SourceFile
 from drivetrain_pipelines.spec import DataSpec
 from drivetrain_pipelines.storage.checksums import tree_digest
 from drivetrain_pipelines.storage.folder import StorageFolder
@@ -68,6 +68,7 @@ class _Raw:
     """One source: its files, their format and the split of its samples."""
 
     files: list[SourceFile]
+    labels: Mapping[str, str]
     format: str
     split: str
     source_index: int
@@ -136,8 +137,21 @@ def _raw(spec: DataSpec, downloads: Path) -> Iterator[_Raw]:
     if spec.eval_source:
         named.append((spec.eval_source, "eval", 0))
     for source, split, source_index in named:
-        files = list_files(source, spec.file_format, spec.storage, downloads)
-        yield _Raw(files, format_of([file.url for file in files], spec.file_format), split, source_index)
+        key = "data.eval_source" if split == "eval" else "data.source"
+        found = list_source(
+            source,
+            spec.file_format,
+            spec.storage,
+            downloads,
+            key,
+            evaluates=split == "eval",
+            label_column=spec.label_column,
+        )
+        evaluation = "" if spec.eval_source else found.evaluation_split
+        if evaluation:
+            yield _Raw(list(found.splits[evaluation]), found.labels, found.format, "eval", source_index)
+            split = "train"
+        yield _Raw(list(found.files), found.labels, found.format, split, source_index)
 
 
 def _inputs(spec: DataSpec, raw: list[_Raw], code_folder: Path) -> JsonObject:
@@ -159,17 +173,14 @@ def _inputs(spec: DataSpec, raw: list[_Raw], code_folder: Path) -> JsonObject:
     sources: list[list[Any]] = [[source.format, source.split, [file.digest for file in source.files]] for source in raw]
     for source, described in zip(raw, sources, strict=True):
         if source.format in FILE_PER_RECORD:  # a file that was moved to another class is another sample
-            labels = read_labels(source.files, spec.storage)
-            described.append([labels.get(file.url) for file in source.files])
+            described.append([source.labels.get(file.url) for file in source.files])
     files = {name: tree_digest(Path(path)) for name, path in spec.files.items()}
     return {"format": _FORMAT, "settings": settings, "code": code, "files": files, "sources": sources}
 
 
 def _tasks(spec: DataSpec, raw: list[_Raw]) -> tuple[list[str], list[Task]]:
     """Return the names of the classes, and the chunks of all sources with consecutive numbers."""
-    labels = {
-        n: read_labels(source.files, spec.storage) for n, source in enumerate(raw) if source.format in FILE_PER_RECORD
-    }
+    labels = {n: source.labels for n, source in enumerate(raw) if source.format in FILE_PER_RECORD}
     classes = sorted({label for by_url in labels.values() for label in by_url.values()}) or spec.classes or []
     number_of = {name: number for number, name in enumerate(classes)}
     tasks: list[Task] = []

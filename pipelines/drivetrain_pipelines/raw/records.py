@@ -14,14 +14,14 @@ import pyarrow as pa
 from pyarrow import csv, ipc, parquet
 
 from drivetrain_pipelines.errors import PrepareError
+from drivetrain_pipelines.raw.formats import FORMATS, compression_of
 from drivetrain_pipelines.raw.sources import SourceFile, open_file
 from drivetrain_pipelines.spec import StorageSpec
 from drivetrain_pipelines.storage.arrow_types import array_of
 
 Row = dict[str, Any]  # one record: its fields by name
 
-_LINE_FORMATS = ("text", "jsonl")  # can be split at any line
-FILE_PER_RECORD = ("images", "audio", "documents")  # formats with one record per file
+FILE_PER_RECORD = tuple(name for name, kind in FORMATS.items() if kind.file_per_record)
 
 
 @dataclass(frozen=True)
@@ -62,12 +62,10 @@ def chunk_files(
     """Divide files into chunks of about ``chunk_bytes``, in order. For one record per file: `chunk_labelled_files`."""
     chunks: list[Chunk] = []
     for file in files:
-        if file.url.endswith("/dataset_info.json"):
-            continue  # metadata of a Hugging Face folder
         pieces = max(1, -(-file.size // chunk_bytes))
-        if format_ in _LINE_FORMATS and not file.url.endswith(".gz"):
+        if FORMATS[format_].splits_at == "lines" and not compression_of(file.url):
             bounds = [(start, min(start + chunk_bytes, file.size)) for start in range(0, file.size, chunk_bytes)]
-        elif format_ in ("parquet", "arrow") and pieces > 1:
+        elif FORMATS[format_].splits_at == "parts" and pieces > 1:
             groups = _count_parts(file.url, format_, storage)
             pieces = min(pieces, groups)
             bounds = [(groups * i // pieces, groups * (i + 1) // pieces) for i in range(pieces)]
@@ -134,7 +132,7 @@ def _column_of(values: list[Any]) -> Any:
 
 def _lines(chunk: Chunk, storage: StorageSpec) -> bytes:
     """Read from the first line that begins in the chunk to the end of the last."""
-    with open_file(chunk.urls[0], storage, "infer") as file:
+    with open_file(chunk.urls[0], storage) as file:
         if chunk.start == chunk.stop:
             return bytes(file.read())
         if chunk.start:
@@ -175,7 +173,7 @@ def _read_csv(chunk: Chunk, storage: StorageSpec, errors: _Errors) -> Records:
 
     delimiter = "\t" if ".tsv" in chunk.urls[0] else ","
     parsing = csv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=skip)
-    with open_file(chunk.urls[0], storage, "infer") as file:
+    with open_file(chunk.urls[0], storage) as file:
         table = csv.read_csv(file, csv.ReadOptions(use_threads=False), parsing)
     for row in invalid:
         location = f"{chunk.urls[0]}, row {row.number}"
