@@ -19,9 +19,9 @@ from drivetrain_pipelines.prepare.record_reader import RecordReader
 from drivetrain_pipelines.prepare.samples import maker_of
 from drivetrain_pipelines.prepare.splitting import Splitter
 from drivetrain_pipelines.prepare.tokenizer import train_tokenizer
-from drivetrain_pipelines.raw.labels import read_labels
+from drivetrain_pipelines.raw.listing import list_source
 from drivetrain_pipelines.raw.records import Chunk, chunk_labelled_files, read
-from drivetrain_pipelines.raw.sources import fetch, list_files
+from drivetrain_pipelines.raw.sources import fetch
 from drivetrain_pipelines.spec import AudioSpec, DataSpec, ImageSpec, StorageSpec
 from drivetrain_pipelines.stream.columns import Ragged
 from PIL import Image
@@ -38,8 +38,8 @@ def test_a_folder_of_texts_for_each_class(tmp_path: Path) -> None:
     for name, text in (("bad/1.txt", "two"), ("good/1.txt", "one two"), ("good/2.md", "three")):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
-    files = list_files(str(tmp_path), "documents", StorageSpec(), tmp_path)
-    labels = read_labels(files, StorageSpec())
+    found = list_source(str(tmp_path), "documents", StorageSpec(), tmp_path, "data.source")
+    files, labels = list(found.files), found.labels
     assert sorted(labels.values()) == ["bad", "good", "good"]
     (chunk,) = chunk_labelled_files(
         files, {url: int(label == "good") for url, label in labels.items()}, "documents", 1 << 20
@@ -119,7 +119,7 @@ def test_an_input_needs_no_group_key(tmp_path: Path) -> None:
     [
         ("a.png", b"no picture", "a file with image for this model"),
         ("missing.png", None, "an existing file"),
-        ("a.bin", b"what is this", "a file with image for this model"),
+        ("a.bin", b"what is this", "files of one format, whose names end with .txt"),
     ],
 )
 def test_invalid_inputs_are_reported(tmp_path: Path, name: str, content: bytes | None, problem: str) -> None:

@@ -22,7 +22,7 @@ def decompressed(opened: BinaryIO, url: str) -> BinaryIO:
     compression = compression_of(url)
     if not compression:
         return opened
-    return io.BufferedReader(_Decompressed(_reader(opened, compression), url, compression), 1 << 20)
+    return io.BufferedReader(_Decompressed(opened, url, compression), 1 << 20)
 
 
 def _reader(opened: BinaryIO, compression: str) -> Any:
@@ -37,8 +37,9 @@ def _reader(opened: BinaryIO, compression: str) -> Any:
 class _Decompressed(io.RawIOBase):
     """Reads a decompressor, whose errors become `PrepareError`."""
 
-    def __init__(self, reader: Any, url: str, compression: str) -> None:
-        self._reader, self._url, self._compression = reader, url, compression
+    def __init__(self, opened: BinaryIO, url: str, compression: str) -> None:
+        self._opened, self._url, self._compression = opened, url, compression
+        self._reader = _reader(opened, compression)
 
     def readable(self) -> bool:
         return True
@@ -57,4 +58,5 @@ class _Decompressed(io.RawIOBase):
     def close(self) -> None:
         if not self.closed:
             self._reader.close()
+            self._opened.close()
         super().close()

@@ -66,10 +66,10 @@ def find(source: str, storage: StorageSpec, key: str) -> Found:
         found = _local(source, storage, key) if is_local(source) else _remote(source, storage)
     except OSError as error:
         problem = f"It cannot be read: {error.strerror or error}."
-        raise InputError(key, repr(source), "a file, a folder or a pattern that can be read", problem) from error
+        raise InputError(key, repr(source), "a file, a folder or a glob that can be read", problem) from error
     if not found.entries and not found.hidden:
-        what = "The pattern matches no file" if found.how == "pattern" else "The folder has no files"
-        raise InputError(key, repr(source), "a file, a folder with files, or a pattern that matches", f"{what}.")
+        what = "The glob matches no file" if found.how == "pattern" else "The folder has no files"
+        raise InputError(key, repr(source), "a file, a folder with files, or a glob that matches a file", f"{what}.")
     return found
 
 

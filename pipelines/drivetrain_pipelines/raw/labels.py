@@ -18,8 +18,8 @@ _Rows = list[dict[str, Any]]
 
 def labels_of(
     selection: Selection, root: str, source: str, key: str, label_column: str, read: Callable[[str], bytes]
-) -> dict[str, str] | None:
-    """Return the label of each file that has one, by relative name; None where nothing names labels.
+) -> dict[str, str]:
+    """Return the label of each file that has one, by relative name; empty where nothing names labels.
 
     Args:
         selection: the files.

@@ -16,6 +16,7 @@ from drivetrain_pipelines.raw.formats import (
     endings_of,
     format_of_name,
     how_to_choose,
+    known_endings,
     matches,
 )
 from drivetrain_pipelines.raw.layouts import Layout, layout_of
@@ -106,7 +107,7 @@ def _format_of_one(name: str, format_: str, source: str, key: str) -> str:
     chosen = (format_of_name(name) if format_ == AUTO else format_) or ""
     compressed = chosen in FORMATS and compression_of(name) and not FORMATS[chosen].compressible
     if not chosen or compressed:
-        allowed = "a file whose name ends with " + " ".join(each for kind in FORMATS.values() for each in kind.endings)
+        allowed = f"a file whose name ends with {known_endings()}"
         compression = compression_of(name)
         if _ARCHIVE.search(name):
             fix = "Unpack the archive, and name the folder."
