@@ -19,7 +19,7 @@ from drivetrain_pipelines.prepare.samples import SampleMaker
 from drivetrain_pipelines.prepare.tokenizer import TextEncoder
 from drivetrain_pipelines.prepare.units import UnitMaker
 from drivetrain_pipelines.raw.chunks import Chunk, chunk_files
-from drivetrain_pipelines.raw.fields import LABEL, column_name
+from drivetrain_pipelines.raw.fields import column_name
 from drivetrain_pipelines.raw.formats import FORMATS, format_of
 from drivetrain_pipelines.raw.records import Records
 from drivetrain_pipelines.raw.sources import SourceFile
@@ -82,8 +82,7 @@ def _samples(
         return name, 0
 
     for number, (chunk, read) in enumerate(records):
-        without_labels = read.table.select([name for name in read.table.column_names if name != LABEL])
-        made = UnitMaker(spec, encoder).make(without_labels, _SPLIT)
+        made = UnitMaker(spec, encoder).make(read.table, _SPLIT)
         tasks.append(Task(number, _SPLIT, chunk))
         parts.append(part_of(made, read, spec, encoder, keep))
     facts = settle(spec, tasks, parts)
@@ -95,14 +94,14 @@ def _samples(
 
 
 def _records(given: str, spec: DataSpec, code_folder: Path) -> Iterator[tuple[Chunk, Records]]:
-    reader = RecordReader(spec, code_folder)
+    reader = RecordReader(spec, code_folder, predicting=True)
     if spec.kind == "tokens":
         yield Chunk("documents", (given,)), reader.read_text(text_of(given))
         return
     path = Path(given)
     if not path.is_file():
         raise InputError("INPUT", repr(given)[:200], "an existing file")
-    file = SourceFile(f"file://{path.resolve()}", path.stat().st_size, "")
+    file = SourceFile(str(path.absolute()), path.stat().st_size, "")
     format_ = format_of([file.url], "any" if spec.reader else "auto", "INPUT")
     if format_ in FORMATS and FORMATS[format_].file_per_record:
         chunk = Chunk(format_, (file.url,))
@@ -134,7 +133,7 @@ def _like(conversion: Conversion, schema: pa.Schema, blocks: Iterable[pa.RecordB
 
 
 def _with_label(batch: pa.RecordBatch, spec: DataSpec) -> pa.RecordBatch:
-    """Add a label: the model predicts it, so that of the input is not used."""
+    """Add a label, which the model predicts."""
     if "label" in batch.schema.names or spec.kind == "columns":
         return batch
     return batch.append_column("label", pa.array(np.zeros(batch.num_rows, np.int64)))

@@ -59,15 +59,6 @@ def has_labels(spec: DataSpec) -> bool:
     return spec.kind in ("image", "audio") or (spec.kind == "tokens" and spec.packing == "pad")
 
 
-def check_label_column(spec: DataSpec, parts: Sequence[Part]) -> None:
-    """Check that records have labels if the job names their column. Raises `PrepareError`."""
-    default = DataSpec.model_fields["label_column"].default
-    if not has_labels(spec) or spec.label_column == default or spec.label_column in (spec.columns or ()):
-        return
-    if any(part.records for part in parts) and all(part.labels is None for part in parts):
-        raise PrepareError(f"data.label_column: the records have no column {spec.label_column!r}")
-
-
 def _with_labels(spec: DataSpec, tasks: Sequence[Task], parts: Sequence[Part]) -> list[Part]:
     """Return the parts; those without labels lose their records, which are bad where others have labels."""
     kept = []

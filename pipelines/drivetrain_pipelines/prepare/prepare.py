@@ -18,7 +18,6 @@ from filelock import FileLock
 from drivetrain_pipelines.errors import CorruptFileError
 from drivetrain_pipelines.prepare.actor_pool import ActorPool
 from drivetrain_pipelines.prepare.facts import settle
-from drivetrain_pipelines.prepare.labels import check_label_column
 from drivetrain_pipelines.prepare.origins import Origins, find_origins, made_from, tasks_of, version_of
 from drivetrain_pipelines.prepare.parts import Part, Task
 from drivetrain_pipelines.prepare.preprocessor import PARTS, parts_made, shards_made
@@ -74,7 +73,6 @@ def prepare(
         digest = parts_folder(spec, tasks)
         with ActorPool(actors, spec, version.folder, code_folder, digest) as pool:
             parts = _make_parts(spec, tasks, version.folder, digest, pool, on_progress)
-            check_label_column(spec, parts)
             facts = settle(spec, tasks, parts)
             results = shards_made(version.folder)
             missing = {group.number: (group, facts.conversion) for group in facts.groups if group.number not in results}
