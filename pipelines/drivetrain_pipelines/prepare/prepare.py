@@ -27,6 +27,7 @@ from drivetrain_pipelines.raw.chunks import Chunk
 from drivetrain_pipelines.spec import DataSpec
 from drivetrain_pipelines.storage.checksums import content_digest
 from drivetrain_pipelines.storage.folder import StorageFolder
+from drivetrain_pipelines.storage.json_files import JsonObject
 from drivetrain_pipelines.storage.shards import Manifest
 
 Progress = Callable[[int, int, str], None]
@@ -64,7 +65,7 @@ def prepare(
         InputError, PrepareError: a source is empty or unreadable, too short, or the user's transform failed.
     """
     on_progress(0, 0, "looking for raw data")
-    version = _Version.of(spec, root, downloads, code_folder)
+    version = DatasetVersion.of(spec, root, downloads, code_folder)
     downloads.mkdir(parents=True, exist_ok=True)
     with lock_of(downloads, spec.name, version.name):  # others wait here and then find the version
         if found := version.found():
@@ -92,20 +93,25 @@ def find(spec: DataSpec, root: str, downloads: Path, code_folder: Path) -> Prepa
     Raises:
         InputError, PrepareError: a source is empty or unreadable.
     """
-    return _Version.of(spec, root, downloads, code_folder).found()
+    return DatasetVersion.of(spec, root, downloads, code_folder).found()
 
 
 @dataclass(frozen=True)
-class _Version:
-    """A dataset version, which may exist."""
+class DatasetVersion:
+    """A dataset version, which may exist.
+
+    Attributes:
+        made_from: everything that it depends on.
+    """
 
     name: str
     folder: StorageFolder
     origins: Origins
-    made_from: Any
+    made_from: JsonObject
 
     @classmethod
-    def of(cls, spec: DataSpec, root: str, downloads: Path, code_folder: Path) -> _Version:
+    def of(cls, spec: DataSpec, root: str, downloads: Path, code_folder: Path) -> DatasetVersion:
+        """List the sources and return the version that is made from them. Args and Raises: see `prepare`."""
         origins = find_origins(spec, downloads)
         inputs = made_from(spec, origins, code_folder)
         name = version_of(inputs)
