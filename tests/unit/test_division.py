@@ -3,39 +3,28 @@
 from __future__ import annotations
 
 from collections import Counter
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 from drivetrain_pipelines.errors import PrepareError
-from drivetrain_pipelines.prepare.facts import Facts, settle
-from drivetrain_pipelines.prepare.parts import Part, Task, part_of
-from drivetrain_pipelines.prepare.samples import SampleMaker
+from drivetrain_pipelines.prepare.facts import settle
+from drivetrain_pipelines.prepare.parts import Task, part_of
 from drivetrain_pipelines.prepare.splitting import AUTO, Splitter
-from drivetrain_pipelines.prepare.tokenizer import TextEncoder, train_tokenizer
 from drivetrain_pipelines.prepare.units import UnitMaker
 from drivetrain_pipelines.raw.chunks import Chunk
-from drivetrain_pipelines.raw.fields import AFTER, BEFORE, LABEL, SAMPLE, TEXT, column
+from drivetrain_pipelines.raw.fields import AFTER, BEFORE, CONTENT, LABEL, SAMPLE, TEXT, column
 from drivetrain_pipelines.raw.records import Records
-from drivetrain_pipelines.spec import DataSpec, ImageSpec
+from drivetrain_pipelines.spec import ImageSpec
 from drivetrain_pipelines.storage.arrow_types import array_of
-from drivetrain_pipelines.storage.shards import encode_shard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-ENCODER = TextEncoder(train_tokenizer(["one two three four five six seven"] * 9, 280))
+from tests.unit.builds import ENCODER, Build, cut, spec_of, texts_table
+
 IMAGE = ImageSpec(height=2, width=2)
 TEXTS = [f"{word} {number}" * (number % 7) for number in range(60) for word in ("one", "two three")]
-
-
-def spec_of(**settings: Any) -> DataSpec:
-    return DataSpec(**{"source": "x", "eval_fraction": 0.3, "sequence_length": 7, "shard_bytes": 1024, **settings})
-
-
-def texts_table(texts: list[str]) -> pa.Table:
-    return pa.table({TEXT: pa.array(texts, pa.large_string())})
 
 
 def labelled(table: pa.Table) -> pa.Table:
@@ -54,8 +43,14 @@ def windows(texts: list[str]) -> pa.Table:
     )
 
 
-def pixels(rows: int) -> pa.Array:
-    return array_of(np.random.default_rng(0).integers(0, 4, (rows, 2, 2, 3)).astype(np.uint8))
+def images(rows: int) -> dict[str, pa.Array]:
+    pixels = np.random.default_rng(0).integers(0, 4, (rows, 2, 2, 3)).astype(np.uint8)
+    return {SAMPLE: array_of(pixels), CONTENT: pa.array([each.tobytes() for each in pixels], pa.large_binary())}
+
+
+def encoded(rows: int) -> pa.Table:
+    files = pa.array([bytes(range(row % 40)) for row in range(rows)], pa.large_binary())
+    return pa.table({SAMPLE: files, CONTENT: files})
 
 
 def numbers(rows: int) -> pa.Table:
@@ -70,61 +65,22 @@ SOURCES: dict[str, tuple[dict[str, Any], pa.Table]] = {
     "documents": ({}, texts_table(TEXTS)),
     "fit": ({"packing": "fit"}, texts_table(TEXTS)),
     "pad": ({"packing": "pad"}, labelled(texts_table(TEXTS))),
-    "images": ({"image": IMAGE}, labelled(pa.table({SAMPLE: pixels(90)}))),
+    "images": ({"image": IMAGE}, labelled(pa.table(images(90)))),
     "encoded images": (
         {"image": ImageSpec(height=2, width=2, decode=False)},
-        pa.table({SAMPLE: pa.array([bytes(range(n % 40)) for n in range(90)], pa.large_binary())}),
+        encoded(90),
     ),
     "columns": ({"columns": ["x", "y"]}, numbers(120)),
     "image with columns": (
         {"image": IMAGE, "columns": ["x", "y"]},
         pa.table(
             {
-                SAMPLE: pixels(90),
+                **images(90),
                 **dict(zip(numbers(90).column_names, numbers(90).columns, strict=True)),
             }
         ),
     ),
 }
-
-
-class Build:
-    """The shards of tables, each a chunk; ``order`` is the order in which actors finish."""
-
-    def __init__(
-        self, spec: DataSpec, tables: list[pa.Table], format_: str = "jsonl", split: str = AUTO, seed: int = 0
-    ) -> None:
-        self.blocks: dict[str, pa.RecordBatch] = {}
-        encoder = ENCODER if spec.kind == "tokens" else None
-        tasks = [Task(number, split, Chunk(format_, (f"file-{number}",))) for number in range(len(tables))]
-        parts: dict[int, Part] = {}
-        for number in np.random.default_rng(seed).permutation(len(tables)).tolist():
-            units = UnitMaker(spec, encoder).make(tables[number], split)
-            parts[number] = part_of(units, Records(tables[number]), spec, encoder, self._keep)
-        self.facts: Facts = settle(spec, tasks, [parts[number] for number in range(len(tables))])
-        maker = SampleMaker(spec, self.facts.conversion, ENCODER.padding)
-        self.batches: dict[str, list[pa.RecordBatch]] = {"train": [], "eval": []}
-        for group in self.facts.groups:
-            made = maker.make(group, ((self.blocks[file], at) for file, at in group.blocks))
-            for name, batch in made.batches.items():
-                self.batches[name].append(batch)
-
-    def _keep(self, units: pa.RecordBatch) -> tuple[str, int]:
-        encoded = encode_shard(units)  # as an actor stores them
-        self.blocks[name := str(len(self.blocks))] = pa.ipc.open_file(encoded).get_batch(0)
-        return name, encoded.size
-
-    @property
-    def shards(self) -> dict[str, list[bytes]]:
-        return {name: [encode_shard(batch).to_pybytes() for batch in batches] for name, batches in self.batches.items()}
-
-    def rows(self, split: str) -> list[dict[str, Any]]:
-        return [row for batch in self.batches[split] for row in batch.to_pylist()]
-
-
-def cut(table: pa.Table, at: list[int]) -> list[pa.Table]:
-    bounds = [0, *sorted(position % (table.num_rows + 1) for position in at), table.num_rows]
-    return [table.slice(start, stop - start) for start, stop in pairwise(bounds)]
 
 
 @pytest.mark.parametrize("kind", SOURCES)

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import reduce
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from drivetrain_pipelines.errors import PrepareError
+from drivetrain_pipelines.raw.conversions.numbers import EXACT, joined
 from drivetrain_pipelines.storage.arrow_types import array_of, row_of
-
-_FLOAT64_EXACT = 1 << 53
 
 
 @dataclass(frozen=True)
@@ -58,20 +56,9 @@ def _is_row(kind: pa.DataType) -> bool:
 
 
 def _common(dtypes: set[np.dtype[Any]], ranges: list[tuple[int, int]]) -> np.dtype[Any] | None:
-    """Return the common type: of all integers first, so that the order of the types has no effect."""
-    integers = {dtype for dtype in dtypes if dtype.kind in "iu"}
-    floats = dtypes - integers
+    """Return the joint type; None if it does not hold the integers, whose ranges are given, exactly."""
+    joint = joined(dtypes)
     low, high = min((low for low, _ in ranges), default=0), max((high for _, high in ranges), default=0)
-    if np.dtype(np.uint64) in integers and any(dtype.kind == "i" for dtype in integers):
-        if high > np.iinfo(np.int64).max:
-            return None
-        integers = {np.dtype(np.int64)}
-    whole = reduce(np.promote_types, integers) if integers else None
-    if not floats:
-        return whole
-    largest = reduce(np.promote_types, floats)
-    if whole is None:
-        return largest
-    common = np.promote_types(whole, largest)
-    exact = whole.itemsize < 8 or (low >= -_FLOAT64_EXACT and high <= _FLOAT64_EXACT)
-    return common if exact else None
+    if joint.kind == "f":
+        return joint if low >= -EXACT and high <= EXACT else None
+    return joint if joint == np.uint64 or high <= np.iinfo(np.int64).max else None

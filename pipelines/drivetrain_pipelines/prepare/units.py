@@ -103,20 +103,11 @@ class UnitMaker:
         columns |= _label_column(table)
         numbers = {name: numeric(whole(table[column(name)])) for name in column_names(table.column_names)}
         columns |= {column(name): values for name, values in numbers.items()}
-        rows_of = self._splitter(split).groups(self._contents(table, numbers), _group_keys(table))
+        rows_of = self._splitter(split).groups(_contents(table, numbers), _group_keys(table))
         batch = pa.record_batch(columns)
         made = Units({name: take(batch, rows) for name, rows in rows_of.items() if len(rows)}, labels=_labels(table))
         made.ranges = {name: found for name, values in numbers.items() if (found := _range(values))}
         return made
-
-    def _contents(self, table: pa.Table, numbers: dict[str, pa.Array]) -> list[bytes]:
-        """Return what decides about the split of each row: its file or sample, else its numbers of any type."""
-        if CONTENT in table.column_names:
-            return table[CONTENT].to_pylist()  # type: ignore[no-any-return]  # pyarrow has no types
-        if SAMPLE not in table.column_names:
-            return contents_of([numbers_in(numbers[name]) for name in sorted(numbers)])
-        sample = whole(table[SAMPLE])
-        return sample.to_pylist() if is_ragged(sample.type) else [row.tobytes() for row in numbers_in(sample)]
 
     def _flat(self, documents: list[npt.NDArray[np.int64]]) -> pa.RecordBatch:
         tokens = np.concatenate([np.zeros(0, np.int64), *documents])
@@ -219,3 +210,10 @@ def check_label_count(labels: Any) -> None:
 def _group_keys(table: pa.Table) -> list[bytes] | None:
     """Return the group key of each record: records with the same key go to the same split."""
     return [str(value).encode() for value in table[GROUP].to_pylist()] if GROUP in table.column_names else None
+
+
+def _contents(table: pa.Table, numbers: dict[str, pa.Array]) -> list[bytes]:
+    """Return what decides about the split of each row: its file, else its numbers, whatever their type."""
+    if CONTENT in table.column_names:
+        return table[CONTENT].to_pylist()  # type: ignore[no-any-return]  # pyarrow has no types
+    return contents_of([numbers_in(numbers[name]) for name in sorted(numbers)])

@@ -7,7 +7,7 @@ BEFORE, AFTER = "before", "after"  # running text only: the text around a window
 LABEL = "label"  # large_string: the label as text, a whole number in its shortest form
 GROUP = "group"  # large_string: the value of `data.split_by`
 SAMPLE = "sample"  # an image or the energies of a recording, decoded; large_binary where the job decodes online
-CONTENT = "content"  # large_binary: digest of the file that an image or a recording was decoded from, for the split
+CONTENT = "content"  # with SAMPLE, large_binary: digest of its file, by which its split is chosen
 _COLUMN = "column:"  # before the name of each of `data.columns`: numbers of one shape
 
 
