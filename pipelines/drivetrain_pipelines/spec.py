@@ -162,8 +162,9 @@ class DataSpec(Spec):
         {}, description="Sources by name. `reader` and `transform` get the path of each as an argument of that name."
     )
     chunk_bytes: int = Field(
-        32 << 20, ge=1 << 10, description="Raw data per preparation task, and therefore per shard, in bytes."
+        32 << 20, ge=1 << 10, description="Raw data per preparation task, in bytes. The dataset does not depend on it."
     )
+    shard_bytes: int = Field(32 << 20, ge=1 << 10, description="Size of a shard of the dataset, in bytes.")
 
     tokenizer: TokenizerSpec = Field(TokenizerSpec(), description="Tokenizer of text.")
     sequence_length: int = Field(128, ge=2, le=1 << 20, description="Number of tokens that the model sees per sample.")

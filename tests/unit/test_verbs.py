@@ -42,7 +42,7 @@ from typer.testing import CliRunner
 
 from tests.unit.checkpoint_files import damage, make_checkpoint
 from tests.unit.datasets import make_dataset
-from tests.unit.runs import TOY, home_in, job, log, make_run, metrics, prepare_chunks, train, write_numbers
+from tests.unit.runs import TOY, home_in, job, log, make_run, metrics, prepare_shards, train, write_numbers
 from tests.unit.step_records import step_record
 
 
@@ -343,7 +343,7 @@ def test_every_byte_of_a_dataset_is_compared(home: Home, toy_dataset: Dataset) -
 
 def test_the_first_samples_of_a_dataset(home: Home, folder: Path) -> None:
     spec = job(data={"source": str(folder / "numbers.csv")})
-    prepare_chunks(spec.data, home, folder)
+    prepare_shards(spec.data, home, folder)
     with no_ray():
         (made,), (found,) = lines("data", "prepare", str(folder)), lines("data", "prepare", str(folder))
     assert made.startswith(str(home.datasets / "numbers"))

@@ -15,7 +15,7 @@ from typing import Any, get_args
 import yaml
 from drivetrain_pipelines.errors import InputError
 from drivetrain_pipelines.raw.checks import check_data, check_location
-from drivetrain_pipelines.raw.sources import check_source
+from drivetrain_pipelines.raw.listing import check_source
 from drivetrain_pipelines.spec import MEANING_OF_PATTERN, Spec
 from drivetrain_pipelines.storage.json_files import JsonObject
 from drivetrain_workers.engine.batching import solve

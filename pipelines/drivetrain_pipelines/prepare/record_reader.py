@@ -13,11 +13,12 @@ from drivetrain_pipelines.errors import PrepareError
 from drivetrain_pipelines.prepare.user_functions import UserFunction
 from drivetrain_pipelines.raw.chunks import Chunk
 from drivetrain_pipelines.raw.conversions.column import Column, Converted, is_empty, kind_of, python_values, shown
+from drivetrain_pipelines.raw.conversions.contents import contents
 from drivetrain_pipelines.raw.conversions.images import images
 from drivetrain_pipelines.raw.conversions.numbers import numbers
 from drivetrain_pipelines.raw.conversions.recordings import recordings
 from drivetrain_pipelines.raw.conversions.texts import group_keys, labels, texts
-from drivetrain_pipelines.raw.fields import GROUP, LABEL, SAMPLE, TEXT, column
+from drivetrain_pipelines.raw.fields import CONTENT, GROUP, LABEL, SAMPLE, TEXT, column
 from drivetrain_pipelines.raw.formats import FORMATS
 from drivetrain_pipelines.raw.readers.every import read_raw
 from drivetrain_pipelines.raw.readers.running_text import read_windows
@@ -146,7 +147,9 @@ class RecordReader:
             for row, sentence in both.items():
                 bad.setdefault(row, sentence)
             sample = Column(name, values, raw.file, raw.place)
-            convert(SAMPLE, name, images(sample, spec.image) if spec.image else recordings(sample, spec.audio))  # type: ignore[arg-type]
+            decoded = images(sample, spec.image) if spec.image else recordings(sample, spec.audio)  # type: ignore[arg-type]
+            convert(SAMPLE, name, decoded)
+            convert(CONTENT, name, contents(sample, decoded))
         for name in () if spec.kind == "tokens" or only_text else spec.columns or ():
             if name in columns:
                 convert(column(name), name, numbers(of(name), as_text=chunk.format == "csv"))

@@ -93,7 +93,12 @@ def format_of(urls: list[str], format_: str, key: str = "data.format") -> str:
     if len(found) == 1:
         return next(iter(found))
     given = " and ".join(f"{kind} ({url})" for kind, url in sorted(found.items())) or repr(urls[0] if urls else "")
-    raise InputError(key, given, "files of one known format", how_to_choose())
+    raise InputError(key, given, f"files of one format, whose names end with {known_endings()}")
+
+
+def known_endings() -> str:
+    """Return the endings of the formats that ``auto`` selects."""
+    return " ".join(ending for kind in FORMATS.values() if kind.selected for ending in kind.endings)
 
 
 def how_to_choose() -> str:
