@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from itertools import count
@@ -81,9 +82,9 @@ def write_jsonl(folder: Path) -> None:
 def write_parquet(folder: Path) -> None:
     """Files of other types, and one without rows."""
     for number, kind in enumerate((pa.int16(), pa.float32(), pa.uint8(), pa.bool_())):
-        x = pa.array([n * number % 2 if kind == pa.bool_() else n % 100 for n in range(200)]).cast(kind)
+        x = pa.array([n * number % 2 if kind == pa.bool_() else n % 100 for n in range(400)]).cast(kind)
         parquet.write_table(
-            pa.table({"x": x, "text": sentences(number, 200)}), folder / f"{number}.parquet", row_group_size=30
+            pa.table({"x": x, "text": sentences(number, 400)}), folder / f"{number}.parquet", row_group_size=30
         )
     parquet.write_table(
         pa.table({"x": pa.array([], pa.int8()), "text": pa.array([], pa.string())}), folder / "e.parquet"
