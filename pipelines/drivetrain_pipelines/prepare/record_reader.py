@@ -123,6 +123,8 @@ class RecordReader:
         spec = self._spec
         needed = Needed((spec.text_column,)) if only_text else self._needed
         columns, bad = raw.columns(needed)
+        if not len(raw):
+            return Records(pa.table({}))  # of an empty file not even the types are known
         single = chunk.format in FORMATS and FORMATS[chunk.format].file_per_record
         bad, made = dict(bad), dict[str, Any]()
 

@@ -81,6 +81,9 @@ class Rows:
     place: Place
     bad: dict[int, str] = field(default_factory=dict)
 
+    def __len__(self) -> int:
+        return len(self.rows)
+
     def columns(self, needed: Needed) -> tuple[dict[str, Values], dict[int, str]]:
         """Return the needed columns, and the records that lack a value for some field."""
         bad = dict(self.bad)
@@ -127,6 +130,9 @@ class Table:
     count: int
     place: Place
     bad: dict[int, str] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return self.count
 
     def columns(self, needed: Needed) -> tuple[dict[str, Values], dict[int, str]]:
         """Return the needed columns. Raises `PrepareError` for one that does not exist."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import decimal
 import reprlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -118,6 +119,8 @@ def is_empty(value: Any) -> bool:
     """Check whether a value stands for no value: None, NaN, or a field that is missing."""
     if value is None or isinstance(value, Missing):
         return True
+    if isinstance(value, decimal.Decimal):
+        return value.is_nan()
     return isinstance(value, (float, np.floating)) and bool(np.isnan(value))
 
 

@@ -63,7 +63,7 @@ def decode_image(value: Any, spec: ImageSpec) -> Pixels:
         if frames > 1 and image.format != _STEREO:
             raise UnfitError(f"it has {frames} frames; keep one of them in data.transform or data.reader")
         image.load()
-        picture = _eight_bits(ImageOps.exif_transpose(image))
+        picture = _eight_bits(ImageOps.exif_transpose(image), image.format)
         if picture.mode in ("P", "PA"):
             picture = picture.convert("RGBA")  # a palette may have transparent colors
         resized = picture.convert(spec.mode).resize((spec.width, spec.height), Image.Resampling.BILINEAR)
@@ -152,13 +152,13 @@ def _pixels(array: npt.NDArray[Any]) -> Pixels:
     return array.astype(np.uint8)
 
 
-def _eight_bits(image: Image) -> Image:
+def _eight_bits(image: Image, format_: str | None) -> Image:
     """Scale pixels of 16 bits or fractions to 8 bits; Pillow itself would cut them."""
     from PIL import Image
 
     if image.mode == "F":
         return Image.fromarray(_scaled(np.asarray(image)))
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
+    if image.mode.startswith("I;16") or (image.mode == "I" and format_ == "PPM"):
         return Image.fromarray(_scaled(np.asarray(image).astype(np.uint16)))
     if image.mode.startswith("I"):
         raise UnfitError("its pixels are whole numbers of 32 bits, whose range is unknown; convert it to 8 or 16 bits")

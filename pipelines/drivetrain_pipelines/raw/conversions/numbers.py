@@ -182,7 +182,7 @@ def _quick(values: list[Any]) -> Numbers | None:
 
 def _split(values: Numbers) -> tuple[Numbers, dict[int, str]]:
     """Return numbers, and the rows that are not finite."""
-    if values.dtype.kind != "f":
+    if values.dtype.kind != "f" or not len(values):
         return values, {}
     wrong = ~np.isfinite(values).reshape(len(values), -1).all(axis=1)
     rows = np.flatnonzero(wrong).tolist()

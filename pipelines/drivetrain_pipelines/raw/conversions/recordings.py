@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from drivetrain_pipelines.errors import PrepareError
 from drivetrain_pipelines.raw.conversions.column import Column, Converted, UnfitError, convert_each, kind_of
 from drivetrain_pipelines.raw.conversions.images import encoded, encoded_values
 from drivetrain_pipelines.raw.conversions.numbers import number_of
@@ -18,7 +20,7 @@ from drivetrain_pipelines.spec import AudioSpec
 
 _MIN_ENERGY = 1e-10  # lower energies count as silence
 _UNKNOWN_SIZE = (0, 0xFFFFFFFF)  # what a program writes that does not know the length when it starts
-_OGG_LAST_PAGE = 4
+_OGG_LAST_PAGE, _OGG_HEADER = 4, 27
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -32,6 +34,8 @@ def recordings(column: Column, spec: AudioSpec) -> Converted:
     values = column.values
     if isinstance(values, pa.Array) and not _is_decoded(values.type):
         values = encoded_values(column, "recordings")
+    if _length(spec) < round(spec.window_ms * spec.sample_rate / 1000):
+        raise PrepareError(f"data.audio.seconds ({spec.seconds:g}) is shorter than data.audio.window_ms", "Increase it")
     found, bad = convert_each(values, lambda value: log_mel(read_audio(value, spec), spec))
     shape = log_mel(np.zeros(_length(spec), np.float32), spec).shape
     energies = np.zeros((len(column), *shape), np.float32)
@@ -130,19 +134,49 @@ def _decoded(content: bytes) -> tuple[FloatArray, int]:
 
 def _cut_off(content: bytes) -> str:
     """Return what is wrong with the length of a file; libsndfile plays what there is and reports nothing."""
-    promised = None
-    if content[:4] in (b"RIFF", b"FORM") and len(content) >= 8:
-        (size,) = struct.unpack("<I" if content[:4] == b"RIFF" else ">I", content[4:8])
-        promised = None if size in _UNKNOWN_SIZE else size + 8
-    elif content[:4] == b"OggS":
-        last = content.rfind(b"OggS")
-        if len(content) > last + 27:
-            segments = content[last + 27 : last + 27 + content[last + 26]]
-            promised = last + 27 + content[last + 26] + sum(segments)
-            if not content[last + 5] & _OGG_LAST_PAGE:
-                return "it is cut off: its last page is missing"
-        else:
-            promised = last + 28
-    if promised is not None and len(content) < promised:
+    try:
+        promised = _PROMISES.get(content[:4], lambda _: 0)(content)
+    except (struct.error, IndexError):
+        return f"it is cut off in its header, after {len(content)} bytes"
+    if len(content) < promised:
         return f"it is cut off: it has {len(content)} of {promised} bytes"
+    if content[:4] == b"OggS" and not content[content.rfind(b"OggS") + 5] & _OGG_LAST_PAGE:
+        return "it is cut off: its last page is missing"
     return ""
+
+
+def _chunk_end(content: bytes, kind: str) -> int:
+    (size,) = struct.unpack_from(kind, content, 4)
+    return 0 if size in _UNKNOWN_SIZE else int(size) + 8
+
+
+def _ogg_end(content: bytes) -> int:
+    last = content.rfind(b"OggS")
+    first = last + _OGG_HEADER + content[last + _OGG_HEADER - 1]
+    return first + sum(content[last + _OGG_HEADER : first])
+
+
+def _au_end(content: bytes) -> int:
+    first, size = struct.unpack_from(">II", content, 4)
+    return 0 if size in _UNKNOWN_SIZE else int(first) + int(size)
+
+
+def _caf_end(content: bytes) -> int:
+    end = 8
+    while end < len(content):
+        (size,) = struct.unpack_from(">q", content, end + 4)
+        if size < 0:  # unknown
+            return 0
+        end += 12 + int(size)
+    return end
+
+
+# The number of bytes that a file has by its own account, by its first bytes; 0 if it does not know.
+_PROMISES: dict[bytes, Callable[[bytes], int]] = {
+    b"RIFF": lambda content: _chunk_end(content, "<I"),
+    b"FORM": lambda content: _chunk_end(content, ">I"),
+    b"RF64": lambda content: int(struct.unpack_from("<Q", content, 20)[0]) + 8,
+    b"OggS": _ogg_end,
+    b".snd": _au_end,
+    b"caff": _caf_end,
+}

@@ -27,7 +27,7 @@ from drivetrain_pipelines.raw.conversions.column import (
 )
 
 _EXACT = 1 << 53  # from here on, whole numbers are the same float64
-_KEYS = (datetime.date, datetime.time, datetime.timedelta, decimal.Decimal, uuid.UUID)  # equal if their texts are
+_KEYS = (datetime.date, datetime.time, datetime.timedelta, uuid.UUID)  # equal if their texts are
 
 
 def texts(column: Column) -> Converted:
@@ -108,13 +108,11 @@ def label_of(value: Any) -> str:
 def group_key_of(value: Any) -> str:
     """Return the canonical text of a group key. Raises `UnfitError`."""
     value = _single(value)
-    if isinstance(value, (float, np.floating)) and np.isfinite(value) and int(value) != value:
-        return repr(float(value))
-    if isinstance(value, _KEYS):
-        return str(value)
     if isinstance(value, (float, np.floating)) and np.isfinite(value):
-        return str(int(value))
-    return label_of(value)
+        return str(int(value)) if int(value) == value else repr(float(value))
+    if isinstance(value, decimal.Decimal) and value.is_finite() and int(value) != value:
+        return str(value.normalize())
+    return str(value) if isinstance(value, _KEYS) else label_of(value)
 
 
 def _single(value: Any) -> Any:

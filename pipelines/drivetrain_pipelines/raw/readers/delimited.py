@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import sys
+from collections.abc import Iterable, Iterator
 
 from drivetrain_pipelines.errors import PrepareError
 from drivetrain_pipelines.raw.chunks import Chunk
@@ -16,6 +17,29 @@ from drivetrain_pipelines.raw.sources import open_file
 from drivetrain_pipelines.spec import StorageSpec
 
 _OTHER_DELIMITERS = {";": "semicolons", "\t": "tabs", ",": "commas", "|": "vertical bars"}
+
+
+_MIXED = {True: "ends with a carriage return alone", False: "ends with a line feed"}
+_QUOTE = "End all lines in the same way; put values with line ends in quotation marks"
+
+
+class _Lines:
+    """Yields the lines of a text and keeps the last one."""
+
+    def __init__(self, lines: Iterable[str]) -> None:
+        self._lines, self.last = iter(lines), ""
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        self.last = next(self._lines)
+        return self.last
+
+    @property
+    def ends_alone(self) -> bool:
+        """Whether the line ends with a carriage return without a line feed."""
+        return self.last.endswith("\r")
 
 
 def read_delimited(chunk: Chunk, storage: StorageSpec, needed: Needed | None) -> Table:
@@ -32,7 +56,8 @@ def read_delimited(chunk: Chunk, storage: StorageSpec, needed: Needed | None) ->
         open_file(url, storage) as file,
         io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape", newline="") as lines,
     ):
-        reader = csv.reader(lines, delimiter=delimiter, strict=True)
+        text = _Lines(lines)
+        reader = csv.reader(text, delimiter=delimiter, strict=True)
         try:
             names = next((row for row in reader if row), [])
         except csv.Error as error:
@@ -42,19 +67,21 @@ def read_delimited(chunk: Chunk, storage: StorageSpec, needed: Needed | None) ->
         columns: list[list[str]] = [[] for _ in used]
         starts: list[int] = []
         bad: dict[int, str] = {}
+        alone = text.ends_alone
         while True:
             start = reader.line_num + 1
             try:
-                row = next(reader)
+                row, problem = next(reader), ""
             except StopIteration:
                 break
             except csv.Error as error:
-                bad[len(starts)] = _problem(error)
-                row = [""] * len(names)
+                row, problem = ["", *names], _problem(error)
+            if text.ends_alone != alone and text.last.endswith(("\n", "\r")):
+                raise PrepareError(f"{url}, line {start} {_MIXED[text.ends_alone]}, unlike the lines before", _QUOTE)
             if not row:
                 continue
             if len(row) != len(names):
-                bad[len(starts)] = f"{len(row)} columns instead of {len(names)}"
+                bad[len(starts)] = problem or f"{len(row)} columns instead of {len(names)}"
                 row = [""] * len(names)
             starts.append(start)
             for column, number in zip(columns, used, strict=True):
