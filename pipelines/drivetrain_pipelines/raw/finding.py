@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 import stat
@@ -46,12 +47,14 @@ class Found:
         how: ``file``, ``folder`` or ``pattern``.
         root: path or URL of the folder.
         hidden: files with a hidden name, or in a hidden folder.
+        pattern: what follows the folder in a pattern.
     """
 
     how: str
     root: str
     entries: dict[str, Entry]
     hidden: tuple[str, ...] = ()
+    pattern: str = ""
 
 
 def find(source: str, storage: StorageSpec, key: str) -> Found:
@@ -68,8 +71,12 @@ def find(source: str, storage: StorageSpec, key: str) -> Found:
         problem = f"It cannot be read: {error.strerror or error}."
         raise InputError(key, repr(source), "a file, a folder or a glob that can be read", problem) from error
     if not found.entries and not found.hidden:
-        what = "The glob matches no file" if found.how == "pattern" else "The folder has no files"
-        raise InputError(key, repr(source), "a file, a folder with files, or a glob that matches a file", f"{what}.")
+        what = "The folder has no files."
+        if found.how == "pattern":
+            folders = is_local(source) and glob.glob(os.path.join(glob.escape(found.root), found.pattern))
+            matched = f"folders ({folders[0]}): add /** to it" if folders else "no file"
+            what = f"The glob matches {matched}."
+        raise InputError(key, repr(source), "a file, a folder with files, or a glob that matches a file", what)
     return found
 
 
@@ -148,7 +155,7 @@ def _matched(root: str, pattern: str, below: Iterator[tuple[str, Entry]]) -> Fou
     names_hidden = is_hidden(pattern)
     found = {name: entry for name, entry in sorted(below) if expression.fullmatch(name)}
     kept = {name: entry for name, entry in found.items() if names_hidden or not is_hidden(name)}
-    return Found("pattern", root, kept, tuple(name for name in found if name not in kept))
+    return Found("pattern", root, kept, tuple(name for name in found if name not in kept), pattern)
 
 
 def _literal_part(path: str) -> tuple[str, str]:
@@ -188,7 +195,7 @@ def _walk(root: str, key: str, descends: Callable[[str], bool] = lambda _: True)
         for each in inside:
             name = f"{below}/{each.name}" if below else each.name
             hidden = is_hidden(name)
-            if not each.is_dir(follow_symlinks=not hidden):
+            if not _is_folder(each, follows=not hidden):
                 yield name, _entry(each.path)
             elif descends(name):
                 identity = _identity(each.path)
@@ -197,6 +204,13 @@ def _walk(root: str, key: str, descends: Callable[[str], bool] = lambda _: True)
                     raise InputError(key, repr(root), "a folder whose files have one name each", problem)
                 seen[identity] = each.path
                 pending.append(name)
+
+
+def _is_folder(entry: os.DirEntry[str], *, follows: bool) -> bool:
+    try:
+        return entry.is_dir(follow_symlinks=follows)
+    except OSError:  # a loop of symbolic links
+        return False
 
 
 def _identity(path: str) -> tuple[int, int]:
