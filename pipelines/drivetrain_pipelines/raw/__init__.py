@@ -14,4 +14,6 @@ records: chunks and their records.
 selection: the files of one format, and a reason for every other.
 sources: raw files, opened and described.
 splits: splits that names show.
+tokenizer_config: the special tokens that the configuration of a published tokenizer names.
+windows: running text in windows of a fixed size.
 """

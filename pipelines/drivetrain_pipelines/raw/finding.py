@@ -13,7 +13,7 @@ from typing import Any
 
 from fsspec.utils import glob_translate
 
-from drivetrain_pipelines.errors import InputError
+from drivetrain_pipelines.errors import InputError, PrepareError
 from drivetrain_pipelines.spec import StorageSpec
 from drivetrain_pipelines.storage.folder import open_storage
 from drivetrain_pipelines.storage.paths import is_local
@@ -64,18 +64,25 @@ def find(source: str, storage: StorageSpec, key: str) -> Found:
 
     Raises:
         InputError: nothing is there, or it is neither a file nor a folder, or a folder cannot be read.
+        PrepareError: object storage cannot be reached.
     """
-    try:
-        found = _local(source, storage, key) if is_local(source) else _remote(source, storage)
-    except OSError as error:
-        problem = f"It cannot be read: {error.strerror or error}."
-        raise InputError(key, repr(source), "a file, a folder or a glob that can be read", problem) from error
+    if is_local(source):
+        try:
+            found = _local(source, storage, key)
+        except OSError as error:
+            problem = f"{error.filename or source} cannot be read: {error.strerror or error}."
+            raise InputError(key, repr(source), "a file, a folder or a glob that can be read", problem) from error
+    else:
+        try:
+            found = _remote(source, storage)
+        except Exception as error:  # storage clients have their own error classes
+            raise PrepareError(f"{key}: {source} cannot be listed: {str(error) or repr(error):.300}") from error
     if not found.entries and not found.hidden:
         what = "The folder has no files."
         if found.how == "pattern":
             folders = is_local(source) and glob.glob(os.path.join(glob.escape(found.root), found.pattern))
             matched = f"folders ({folders[0]}): add /** to it" if folders else "no file"
-            what = f"The glob matches {matched}."
+            what = f"The glob matches {matched}." if found.pattern else "Nothing was found there."
         raise InputError(key, repr(source), "a file, a folder with files, or a glob that matches a file", what)
     return found
 
