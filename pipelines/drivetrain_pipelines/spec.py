@@ -36,7 +36,7 @@ Format = Literal[
 class Spec(BaseModel):
     """Base of every section: unknown keys and wrong types are errors, values are immutable."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=True, allow_inf_nan=False)
 
     renamed: ClassVar[dict[str, str]] = {}  # keys of earlier versions, which are still read, with their names of today
 

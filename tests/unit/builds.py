@@ -1,14 +1,20 @@
-"""Both stages of a preparation in memory, from tables as records are read."""
+"""Both stages of a preparation: in memory, from tables as records are read; and from files, without Ray."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from drivetrain.home import Home
 from drivetrain_pipelines.prepare.facts import Facts, settle
 from drivetrain_pipelines.prepare.parts import Part, Task, part_of
+from drivetrain_pipelines.prepare.prepare import Prepared, prepare
+from drivetrain_pipelines.prepare.preprocessor import Preprocessor
 from drivetrain_pipelines.prepare.samples import SampleMaker
 from drivetrain_pipelines.prepare.splitting import AUTO
 from drivetrain_pipelines.prepare.tokenizer import TextEncoder, train_tokenizer
@@ -18,6 +24,10 @@ from drivetrain_pipelines.raw.fields import TEXT
 from drivetrain_pipelines.raw.records import Records
 from drivetrain_pipelines.spec import DataSpec
 from drivetrain_pipelines.storage.shards import encode_shard
+from drivetrain_pipelines.stream.columns import Columns
+from drivetrain_pipelines.stream.dataset import Dataset
+
+from tests.unit.runs import prepare_shards
 
 ENCODER = TextEncoder(train_tokenizer(["one two three four five six seven"] * 9, 280))
 
@@ -46,8 +56,10 @@ class Build:
         self.facts: Facts = settle(spec, tasks, [parts[number] for number in range(len(tables))])
         maker = SampleMaker(spec, self.facts.conversion, ENCODER.padding)
         self.batches: dict[str, list[pa.RecordBatch]] = {"train": [], "eval": []}
+        self.token_counts = np.zeros(self.facts.conversion.vocab_size, np.int64)
         for group in self.facts.groups:
             made = maker.make(group, ((self.blocks[file], at) for file, at in group.blocks))
+            self.token_counts += np.array(made.token_counts, np.int64)
             for name, batch in made.batches.items():
                 self.batches[name].append(batch)
 
@@ -67,3 +79,35 @@ class Build:
 def cut(table: pa.Table, at: list[int]) -> list[pa.Table]:
     bounds = [0, *sorted(position % (table.num_rows + 1) for position in at), table.num_rows]
     return [table.slice(start, stop - start) for start, stop in pairwise(bounds)]
+
+
+def prepared(spec: DataSpec, folder: Path) -> Prepared:
+    """Prepare a dataset as actors do, without Ray."""
+    home = Home(folder / "home")
+    prepare_shards(spec, home, folder)
+    return prepare(spec, str(home.datasets), home.downloads, folder, 1, lambda *_: None)
+
+
+def rows_of(made: Prepared, split: str = "train") -> Columns:
+    return Dataset(made.folder.location).read(split, np.arange(made.manifest.rows(split)))
+
+
+class LocalPool:
+    """Actors in this process: each call goes to any of them, in any order.
+
+    Args:
+        random: chooses the order and the actor.
+    """
+
+    def __init__(self, random: Random, size: int, *arguments: Any) -> None:
+        self._random, self._actors = random, [Preprocessor(*arguments) for _ in range(size)]
+
+    def __enter__(self) -> LocalPool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing to stop."""
+
+    def map(self, method: str, calls: dict[int, tuple[Any, ...]], on_result: Callable[[int, Any], None]) -> None:
+        for number in self._random.sample(list(calls), len(calls)):
+            on_result(number, getattr(self._random.choice(self._actors), method)(*calls[number]))

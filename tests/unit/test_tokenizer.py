@@ -175,7 +175,7 @@ def test_windows_join_to_the_encoding_of_the_whole_text(kind: str, seed: int) ->
 
 
 def test_tokens_that_depend_on_text_far_away_are_refused() -> None:
-    """Threes of a long run, counted from its start, cannot be told from its middle."""
+    """Threes of a long run, counted from its start, cannot be known from its middle."""
     made = Tokenizer(models.WordLevel({"a": 0, "aa": 1, "aaa": 2, "</s>": 3}, unk_token="a"))
     made.pre_tokenizer = pre_tokenizers.Split(Regex("a{1,3}"), "isolated")
     made.add_special_tokens(["</s>"])

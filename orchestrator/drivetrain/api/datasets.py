@@ -54,7 +54,7 @@ def find_dataset(where: str, endpoint_url: str | None = None) -> Dataset:
         CorruptFileError: its manifest is not valid.
     """
     if is_local(where):
-        where = local_path(where)
+        where = str(local_path(where))
         root = Home.from_environment().datasets
         folders = [Path(where), root / where, *sorted((root / where).glob("*"), key=_age)]
         found = [folder for folder in folders if (folder / "manifest.json").is_file()]

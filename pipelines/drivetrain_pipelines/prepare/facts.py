@@ -18,6 +18,7 @@ from drivetrain_pipelines.errors import PrepareError
 from drivetrain_pipelines.prepare.labels import Labels, settle_labels
 from drivetrain_pipelines.prepare.number_types import Observed, promoted
 from drivetrain_pipelines.prepare.parts import MAX_LISTED, Block, Part, Task
+from drivetrain_pipelines.prepare.splitting import TRAIN
 from drivetrain_pipelines.prepare.tokenizer import token_dtype
 from drivetrain_pipelines.prepare.units import layout_of
 from drivetrain_pipelines.raw.fields import column_name
@@ -127,12 +128,12 @@ def settle(spec: DataSpec, tasks: Sequence[Task], parts: Sequence[Part]) -> Fact
 
 
 def _streams(tasks: Sequence[Task], parts: Sequence[Part]) -> dict[tuple[int, str, bool], list[Block]]:
-    """Return the blocks of each source and split, in order."""
+    """Return the blocks of each source and split, in the order of the sources, ``train`` first."""
     streams: dict[tuple[int, str, bool], list[Block]] = {}
     for task, part in zip(tasks, parts, strict=True):
         for block in part.blocks:
             streams.setdefault((task.chunk.source_index, block.split, task.running), []).append(block)
-    return streams
+    return dict(sorted(streams.items(), key=lambda stream: (stream[0][0], stream[0][1] != TRAIN)))
 
 
 def _starts(blocks: Sequence[Block], row_bytes: int) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 import stat
@@ -12,7 +13,7 @@ from typing import Any
 
 from fsspec.utils import glob_translate
 
-from drivetrain_pipelines.errors import InputError
+from drivetrain_pipelines.errors import InputError, PrepareError
 from drivetrain_pipelines.spec import StorageSpec
 from drivetrain_pipelines.storage.folder import open_storage
 from drivetrain_pipelines.storage.paths import is_local
@@ -46,12 +47,14 @@ class Found:
         how: ``file``, ``folder`` or ``pattern``.
         root: path or URL of the folder.
         hidden: files with a hidden name, or in a hidden folder.
+        pattern: what follows the folder in a pattern.
     """
 
     how: str
     root: str
     entries: dict[str, Entry]
     hidden: tuple[str, ...] = ()
+    pattern: str = ""
 
 
 def find(source: str, storage: StorageSpec, key: str) -> Found:
@@ -61,15 +64,26 @@ def find(source: str, storage: StorageSpec, key: str) -> Found:
 
     Raises:
         InputError: nothing is there, or it is neither a file nor a folder, or a folder cannot be read.
+        PrepareError: object storage cannot be reached.
     """
-    try:
-        found = _local(source, storage, key) if is_local(source) else _remote(source, storage)
-    except OSError as error:
-        problem = f"It cannot be read: {error.strerror or error}."
-        raise InputError(key, repr(source), "a file, a folder or a glob that can be read", problem) from error
+    if is_local(source):
+        try:
+            found = _local(source, storage, key)
+        except OSError as error:
+            problem = f"{error.filename or source} cannot be read: {error.strerror or error}."
+            raise InputError(key, repr(source), "a file, a folder or a glob that can be read", problem) from error
+    else:
+        try:
+            found = _remote(source, storage)
+        except Exception as error:  # storage clients have their own error classes
+            raise PrepareError(f"{key}: {source} cannot be listed: {str(error) or repr(error):.300}") from error
     if not found.entries and not found.hidden:
-        what = "The glob matches no file" if found.how == "pattern" else "The folder has no files"
-        raise InputError(key, repr(source), "a file, a folder with files, or a glob that matches a file", f"{what}.")
+        what = "The folder has no files."
+        if found.how == "pattern":
+            folders = is_local(source) and glob.glob(os.path.join(glob.escape(found.root), found.pattern))
+            matched = f"folders ({folders[0]}): add /** to it" if folders else "no file"
+            what = f"The glob matches {matched}." if found.pattern else "Nothing was found there."
+        raise InputError(key, repr(source), "a file, a folder with files, or a glob that matches a file", what)
     return found
 
 
@@ -148,7 +162,7 @@ def _matched(root: str, pattern: str, below: Iterator[tuple[str, Entry]]) -> Fou
     names_hidden = is_hidden(pattern)
     found = {name: entry for name, entry in sorted(below) if expression.fullmatch(name)}
     kept = {name: entry for name, entry in found.items() if names_hidden or not is_hidden(name)}
-    return Found("pattern", root, kept, tuple(name for name in found if name not in kept))
+    return Found("pattern", root, kept, tuple(name for name in found if name not in kept), pattern)
 
 
 def _literal_part(path: str) -> tuple[str, str]:
@@ -188,7 +202,7 @@ def _walk(root: str, key: str, descends: Callable[[str], bool] = lambda _: True)
         for each in inside:
             name = f"{below}/{each.name}" if below else each.name
             hidden = is_hidden(name)
-            if not each.is_dir(follow_symlinks=not hidden):
+            if not _is_folder(each, follows=not hidden):
                 yield name, _entry(each.path)
             elif descends(name):
                 identity = _identity(each.path)
@@ -197,6 +211,13 @@ def _walk(root: str, key: str, descends: Callable[[str], bool] = lambda _: True)
                     raise InputError(key, repr(root), "a folder whose files have one name each", problem)
                 seen[identity] = each.path
                 pending.append(name)
+
+
+def _is_folder(entry: os.DirEntry[str], *, follows: bool) -> bool:
+    try:
+        return entry.is_dir(follow_symlinks=follows)
+    except OSError:  # a loop of symbolic links
+        return False
 
 
 def _identity(path: str) -> tuple[int, int]:

@@ -85,7 +85,8 @@ class Listing:
         """
         split = next((name for name, files in self.splits.items() if files == self.files), "")
         also = self.evaluation_split if evaluates else ""
-        used = [f"{len(self.files)} files used (format {self.format}{f', split {split}' if split else ''})"]
+        number = len(self.files)
+        used = [f"{number} file{'s'[: number != 1]} used (format {self.format}{f', split {split}' if split else ''})"]
         if also and also != split:
             used.append(f"{len(self.splits[also])} of the split {also} for the evaluation")
         others = {f"split {name}": len(files) for name, files in self.splits.items() if name not in (split, also)}

@@ -47,7 +47,7 @@ def open_file(url: str, storage: StorageSpec) -> BinaryIO:
 def local_file(url: str, storage: StorageSpec) -> Iterator[Path]:
     """Provide a raw file as a local path; a remote file is downloaded for the duration of the context."""
     if is_local(url):
-        yield Path(local_path(url))
+        yield local_path(url)
         return
     filesystem, path = open_storage(url, storage)
     with tempfile.TemporaryDirectory(prefix="drivetrain-raw-") as folder:
@@ -102,7 +102,7 @@ def fetch(source: str, key: str, storage: StorageSpec, downloads: Path) -> Path:
     if source.startswith(SCHEMES):
         return _existing_path(PackageMember.parse(source, key).fetch(downloads), source, key)
     if is_local(source):
-        return _existing_path(local_path(source), source, key)
+        return _existing_path(str(local_path(source)), source, key)
     filesystem, path = open_storage(source, storage)
     try:
         info = filesystem.info(path)
@@ -132,7 +132,7 @@ def _download(filesystem: Any, path: str, target: Path, is_folder: bool) -> None
 
 def _opened(url: str, storage: StorageSpec) -> BinaryIO:
     if is_local(url):
-        return Path(local_path(url)).open("rb")
+        return local_path(url).open("rb")
     filesystem, path = open_storage(url, storage)
     return cast("BinaryIO", filesystem.open(path, "rb"))
 

@@ -7,4 +7,5 @@ folder: files by URL through fsspec.
 json_files: atomic writes, and JSON with a checksum.
 paths: paths and URLs, and which are on this machine.
 shards: Arrow shards and the manifest of a dataset version.
+yaml_files: YAML as people expect it.
 """

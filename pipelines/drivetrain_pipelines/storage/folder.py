@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import os
 import shutil
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -30,7 +29,7 @@ def open_storage(url: str, storage: StorageSpec) -> tuple[Any, str]:
         ValueError, ImportError: no file system for this scheme, or a chain of URLs.
     """
     if is_local(url):
-        return LocalFileSystem(), os.path.abspath(local_path(url))
+        return LocalFileSystem(), str(local_path(url).expanduser().absolute())
     url, separator, rest = url.partition("::")  # part of a name, where fsspec would open a chain of URLs
     if "://" in rest:
         raise ValueError("Chains of URLs (with ::) are not supported.")
@@ -68,7 +67,7 @@ class StorageFolder:
     @property
     def local(self) -> Path | None:
         """The folder as a path; None in object storage."""
-        return Path(local_path(self.location)) if is_local(self.location) else None
+        return local_path(self.location) if is_local(self.location) else None
 
     def write(self, name: str, content: Any) -> None:
         """Write a file (anything with the buffer protocol), atomically. Raises OSError."""
@@ -132,7 +131,11 @@ class StorageFolder:
         filesystem, path = open_storage(self.url(name), self.storage)
         _, target = open_storage(self.url(new_name), self.storage)
         with suppress(FileNotFoundError):
-            self._with_retries(filesystem.mv, path, target)
+            if self.local:
+                filesystem.mv(path, target)
+                return
+            self._with_retries(filesystem.cp_file, path, target)  # `mv` would take the path as a pattern
+            self._with_retries(filesystem.rm_file, path)
 
     def remove(self, name: str) -> None:
         """Remove a folder and everything in it. Does nothing when it is missing."""
