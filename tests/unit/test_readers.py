@@ -234,14 +234,18 @@ def test_json_files_that_cannot_be_read(tmp_path: Path, content: str, sentence: 
         fields_of(tmp_path / "a.json", "json")
 
 
+def test_fields_that_are_there_twice_are_found_at_any_depth(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"m": [[{"a": 1, "a": 2}]], "text": "x"}\n{"m": {"b": {"a": 1, "a": 2}}}\n')
+    assert all(isinstance(row, str) and "twice" in row for row in rows_of(tmp_path / "a.jsonl", "jsonl"))
+    assert fields_of(tmp_path / "a.jsonl", "jsonl")[0] == [{TEXT: "x"}]
+
+
 def test_a_json_file_may_be_one_record(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('{"text": "x", "tags": [1, 2]}')
     assert fields_of(tmp_path / "a.json", "json") == ([{TEXT: "x"}], [])
 
 
-@pytest.mark.parametrize(
-    ("name", "format_"), [("a.parquet", "parquet"), ("a.arrow", "arrow"), ("a.tar", "webdataset")]
-)
+@pytest.mark.parametrize(("name", "format_"), [("a.parquet", "parquet"), ("a.arrow", "arrow"), ("a.tar", "webdataset")])
 def test_damaged_files(tmp_path: Path, name: str, format_: str) -> None:
     (tmp_path / name).write_bytes(b"what is this?" * 9)
     with pytest.raises(PrepareError, match=rf"{name} is not an? .*, or is damaged \(.*\)\. Restore"):
@@ -362,5 +366,7 @@ def test_files_in_chunks(tmp_path: Path) -> None:
     records = reader.read(chunks[0])
     assert records.table.to_pylist() == [{TEXT: "a", LABEL: "007", GROUP: f"{tmp_path.name}/a.txt"}]
     assert records.skipped == [f"{files[1].url}: column 'label': it is empty"]
+    named = RecordReader(DataSpec(source="x", packing="pad", on_error="skip", label_column="class"), tmp_path)
+    assert named.read(chunks[0]).table.to_pylist() == [{TEXT: "a", LABEL: "007"}]
     unlabelled = chunk_labelled_files(files, {}, "documents", 2)
     assert unlabelled[0].labels == ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from drivetrain_pipelines.raw.fields import CONTENT, GROUP, LABEL, SAMPLE, TEXT,
 from drivetrain_pipelines.raw.formats import FORMATS
 from drivetrain_pipelines.raw.readers.every import read_raw
 from drivetrain_pipelines.raw.readers.running_text import read_windows
-from drivetrain_pipelines.raw.records import Needed, Place, Raw, Records, Row, Rows, one_sample
+from drivetrain_pipelines.raw.records import Needed, Place, Raw, Records, Row, Rows, Table, one_sample
 from drivetrain_pipelines.raw.sources import local_file
 from drivetrain_pipelines.spec import DataSpec
 from drivetrain_pipelines.storage.arrow_types import array_of
@@ -71,6 +72,8 @@ class RecordReader:
             return self._settled(dict(zip(table.column_names, table.columns, strict=True)), bad, place)
         else:
             raw = read_raw(chunk, spec.storage, None if by_row else self._needed)
+            if chunk.labels and isinstance(raw, Table):  # the labels of files are those of the job's label column
+                raw = replace(raw, values={**raw.values, spec.label_column: list(chunk.labels)})
         if by_row:
             raw = self._transformed(raw)
         return self._converted(raw, chunk)

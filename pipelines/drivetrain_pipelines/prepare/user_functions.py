@@ -27,7 +27,7 @@ class UserFunction:
 
     def __init__(self, key: str, path: str, spec: DataSpec, code_folder: Path) -> None:
         function = load_function(path, str(code_folder), key)
-        asked = inspect.signature(function).parameters
+        asked = inspect.signature(function).parameters if inspect.isfunction(function) else {}
         self._function: Callable[[Any], Any] = partial(
             function, **{name: Path(file) for name, file in spec.files.items() if name in asked}
         )

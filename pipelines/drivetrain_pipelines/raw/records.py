@@ -65,6 +65,11 @@ class FlawedRow(Row):
         self.flaws, self.otherwise, self.whole = flaws, otherwise, whole
 
 
+def flaws_of(row: Row) -> dict[str, str]:
+    """Return the sentences about fields without a value, by name."""
+    return row.flaws if isinstance(row, FlawedRow) else {}
+
+
 @dataclass(frozen=True)
 class Rows:
     """Records that are dictionaries, each with its own fields: JSON, archives, functions of the job.
@@ -87,7 +92,7 @@ class Rows:
     def columns(self, needed: Needed) -> tuple[dict[str, Values], dict[int, str]]:
         """Return the needed columns, and the records that lack a value for some field."""
         bad = dict(self.bad)
-        have = {name for row in self.rows for name in needed.optional if name in row}
+        have = {name for row in self.rows for name in needed.optional if name in row or name in flaws_of(row)}
         names = [name for name in needed.names if name not in needed.optional or name in have]
         columns: dict[str, Values] = {name: [] for name in names}
         for index, row in enumerate(self.rows):

@@ -119,7 +119,7 @@ def _decoded(content: bytes) -> tuple[FloatArray, int]:
     try:
         with soundfile.SoundFile(io.BytesIO(content)) as file:
             expected, rate = file.frames, int(file.samplerate)
-            samples = file.read(dtype="float32", always_2d=True)
+            samples: FloatArray = file.read(dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, RuntimeError, ValueError, OverflowError) as error:
         reason = getattr(error, "error_string", "") or str(error) or kind_of(error)
         raise UnfitError(

@@ -80,11 +80,17 @@ def parse_json(text: str) -> Any:
 
 def _object(pairs: list[tuple[str, Any]]) -> Row:
     row = dict(pairs)
-    if len(row) == len(pairs):
-        return row
-    names = [name for name, _ in pairs]
-    twice = {name: "the record has it twice" for name in row if names.count(name) > 1}
-    return FlawedRow(row, twice, whole=False)
+    flaws = {name: "an object in it has a field twice" for name, value in row.items() if _is_flawed(value)}
+    if len(row) != len(pairs):
+        names = [name for name, _ in pairs]
+        flaws |= {name: "the record has it twice" for name in row if names.count(name) > 1}
+    return FlawedRow(row, flaws, whole=False) if flaws else row
+
+
+def _is_flawed(value: Any) -> bool:
+    if isinstance(value, list) and value and isinstance(value[0], (dict, list)):
+        return any(map(_is_flawed, value))
+    return isinstance(value, FlawedRow)
 
 
 def _count_lines(url: str, stop: int, storage: StorageSpec) -> int:
