@@ -25,7 +25,7 @@ _COUNT = iter(range(10_000))
 
 
 def reader_of(folder: Path, code: str = "", predicting: bool = False, **spec: Any) -> RecordReader:
-    """Return a reader for a job whose functions are in a module of its own."""
+    """Return a reader for a job whose functions are in a separate module."""
     module = f"user_code_{next(_COUNT)}"
     (folder / f"{module}.py").write_text(code)
     functions = {key: f"{module}:{value}" for key, value in spec.items() if key in ("reader", "transform")}

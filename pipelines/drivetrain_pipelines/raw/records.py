@@ -52,7 +52,7 @@ class Needed:
 
 
 class FlawedRow(Row):
-    """A record some of whose fields have no value that can be told.
+    """A record some of whose fields have no value that is clear.
 
     Attributes:
         flaws: a sentence for each of those fields.

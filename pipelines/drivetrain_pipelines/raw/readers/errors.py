@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from drivetrain_pipelines.errors import PrepareError
 
+REPAIR = "Restore the file, or remove it"
 _DAMAGED = (pa.ArrowException, OSError, EOFError, zlib.error, lzma.LZMAError, tarfile.TarError, ValueError)
 
 
@@ -32,4 +33,4 @@ def readable(url: str, what: str) -> Iterator[None]:
 
 def _damaged(url: str, what: str, error: Exception) -> PrepareError:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-    return PrepareError(f"{url} is not {what}, or is damaged ({reason})", "Restore the file, or remove it")
+    return PrepareError(f"{url} is not {what}, or is damaged ({reason})", REPAIR)

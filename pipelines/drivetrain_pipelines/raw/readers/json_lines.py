@@ -71,7 +71,8 @@ def parse_json(text: str) -> Any:
     try:
         return json.loads(text, object_pairs_hook=_object)
     except json.JSONDecodeError as error:
-        raise ValueError(f"it is not JSON: {error.msg} at character {error.pos + 1}") from None
+        problem = error.msg.removesuffix(" at").removesuffix(" starting")
+        raise ValueError(f"it is not JSON: {problem} at character {error.pos + 1}") from None
     except ValueError:
         raise ValueError("it is not JSON that can be used: a number has too many digits") from None
     except RecursionError:

@@ -6,8 +6,9 @@ import io
 import tarfile
 from typing import Any
 
+from drivetrain_pipelines.errors import PrepareError
 from drivetrain_pipelines.raw.chunks import Chunk
-from drivetrain_pipelines.raw.readers.errors import readable
+from drivetrain_pipelines.raw.readers.errors import REPAIR, readable
 from drivetrain_pipelines.raw.readers.json_lines import decoded, parse_json
 from drivetrain_pipelines.raw.records import FlawedRow, Needed, Row, Rows
 from drivetrain_pipelines.raw.sources import open_file
@@ -48,8 +49,9 @@ def read_tar(chunk: Chunk, storage: StorageSpec, needed: Needed | None) -> Rows:
                 damage = "the archive is cut off or damaged after this record"
     except (tarfile.TarError, EOFError, ValueError, OSError):
         damage = "the archive is cut off or damaged in or after this record"
+    if damage and not last:
+        raise PrepareError(f"{url} is not a tar archive, or is damaged (no record in it is whole)", REPAIR)
     if damage:
-        members.setdefault(last, {})
         bad[last] = damage
     kinds = _SAMPLES[needed.kind] if needed and needed.kind in _SAMPLES else sum(_SAMPLES.values(), ())
     keys = list(members)
