@@ -135,7 +135,7 @@ def _decoded(content: bytes) -> tuple[FloatArray, int]:
 def _cut_off(content: bytes) -> str:
     """Return what is wrong with the length of a file; libsndfile plays what there is and reports nothing."""
     try:
-        promised = _PROMISES.get(content[:4], lambda _: 0)(content)
+        promised = _PROMISES[content[:4]](content) if content[:4] in _PROMISES else 0
     except (struct.error, IndexError):
         return f"it is cut off in its header, after {len(content)} bytes"
     if len(content) < promised:
