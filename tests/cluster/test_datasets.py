@@ -52,7 +52,7 @@ def test_a_killed_preparation_resumes(toy_job: Path, tmp_path: Path) -> None:
     home = tmp_path / "b"
     command = [Path(sys.executable).with_name("drivetrain"), *arguments, "--set=resources.preprocessors=2"]
     first = subprocess.Popen(command, env=environment_of(home), stdout=subprocess.DEVNULL)
-    while len(parts := sorted(home.glob("datasets/toy/*/.parts/*/*.json"))) < 5:
+    while len(parts := sorted(home.glob("datasets/toy/*/.parts/groups/*.json"))) < 5:
         assert first.poll() is None
         time.sleep(0.005)
     actors = [process for process in warm_ray.processes() if process.name().startswith("ray::Preproc")]
@@ -60,7 +60,7 @@ def test_a_killed_preparation_resumes(toy_job: Path, tmp_path: Path) -> None:
     first.send_signal(signal.SIGKILL)
     first.wait()
     assert wait_until_gone(actors) == []  # no process writes any more
-    done = {path: path.stat().st_mtime_ns for part in parts[:3] for path in _files_of(part)}
+    done = {path: path.stat().st_mtime_ns for part in parts[:3] for path in _shards_of(part)}
     assert not list(home.glob("datasets/toy/*/manifest.json"))
     again = command_line(home, *arguments)
     assert again.returncode == 0, again.stderr
@@ -105,8 +105,6 @@ def _contents(home: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in home.glob("datasets/toy/*/*") if path.is_file()}
 
 
-def _files_of(marker: Path) -> list[Path]:
-    """Return the files that a marker of a part or of a group names."""
-    content = json.loads(marker.read_text())["content"]
-    files = [each["file"] for each in [*content.get("blocks", ()), *content.get("shards", {}).values()]]
-    return [next(parent for parent in marker.parents if parent.name == ".parts").parent / file for file in files]
+def _shards_of(marker: Path) -> list[Path]:
+    shards = json.loads(marker.read_text())["content"]["shards"].values()
+    return [marker.parents[2] / shard["file"] for shard in shards]

@@ -15,7 +15,6 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 from drivetrain_pipelines.errors import DrivetrainError, InputError, PrepareError
-from drivetrain_pipelines.raw.layouts import webdataset_member
 from drivetrain_pipelines.raw.listing import Listing, check_source, list_source
 from drivetrain_pipelines.raw.sources import fetch, open_file
 from drivetrain_pipelines.spec import StorageSpec
@@ -38,7 +37,7 @@ ODD = [
     "new\nline",
     "co:lon:",
     "~",
-    "~nobody",
+    "~any",
     "%",
 ]
 
@@ -431,7 +430,7 @@ def test_absolute_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert absolute_path("~/data", tmp_path) == "/home/me/data"
     tree(tmp_path, "~/data")
     assert absolute_path("~/data", tmp_path) == str(tmp_path / "~" / "data")
-    assert absolute_path("~nobody-here/x", tmp_path) == str(tmp_path / "~nobody-here/x")
+    assert absolute_path("~no-user/x", tmp_path) == str(tmp_path / "~no-user/x")
     assert local_path("file:///a%20b") == Path("/a b")
     tree(tmp_path, "a%20b")
     assert local_path(f"file://{tmp_path}/a%20b") == tmp_path / "a%20b"
@@ -481,21 +480,6 @@ def test_a_name_that_is_not_text(tmp_path: Path) -> None:
         listed(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("name", "member"),
-    [
-        ("0001.jpg", ("0001", "jpg")),
-        ("./a.b/0001.seg.PNG", ("a.b/0001", "seg.png")),
-        ("folder/", None),
-        ("README", None),
-        (".hidden", None),
-        ("__MACOSX/1.jpg", None),
-    ],
-)
-def test_members_of_a_webdataset(name: str, member: tuple[str, str] | None) -> None:
-    assert webdataset_member(name) == member
-
-
 def test_remote_sources(tmp_path: Path) -> None:
     """Object storage has the same rules; a name may contain every character."""
     memory = MemoryFileSystem()
@@ -509,8 +493,14 @@ def test_remote_sources(tmp_path: Path) -> None:
             with open_file(file.url, LOCAL) as opened:
                 assert opened.read() == b"text"
     assert fetch("memory://bucket/a [1]", "data.files.x", LOCAL, tmp_path).is_dir()
+    memory.pipe_file("/bucket/b/train.csv", b"x\n1\n")
+    memory.pipe_file("/bucket/b/test.csv", b"x\n1\n")
+    for source in ("memory://bucket/b", "memory://bucket/b/", "memory://bucket/b/*", "memory://bucket/*/t*.csv"):
+        assert [file.url for file in listed(source).files] == ["memory:///bucket/b/train.csv"]
     with pytest.raises(InputError, match="matches no file"):
         listed("memory://bucket/none/*")
+    with pytest.raises(InputError, match="Nothing was found"):
+        listed("memory://bucket/none")
 
 
 # Any tree

@@ -19,7 +19,7 @@ from drivetrain_pipelines.storage.folder import open_storage
 from drivetrain_pipelines.storage.paths import is_local
 
 _SYSTEM_FOLDERS = ("@eaDir", "lost+found", "$RECYCLE.BIN")  # of file servers and operating systems
-_MAGIC = frozenset("*?[")
+_MAGIC = re.compile(r"[*?\[]")
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def _local(source: str, storage: StorageSpec, key: str) -> Found:
             raise InputError(key, repr(source), "a file or a folder", f"It {entry.problem}.")
         return Found("file", os.path.dirname(path), {os.path.basename(path): entry})
     root, pattern = _literal_part(path)
-    if not _MAGIC & set(pattern) or not os.path.isdir(root):
+    if not _MAGIC.search(pattern) or not os.path.isdir(root):
         allowed = "an existing file or folder, a glob that matches, or a URL"
         raise InputError(key, repr(source), allowed, f"Nothing was found there: {root} has no {pattern.split('/')[0]}.")
     parts = pattern.split("/")
@@ -133,10 +133,10 @@ def _remote(source: str, storage: StorageSpec) -> Found:
     try:
         info = filesystem.info(path)
     except FileNotFoundError:
-        root, _, name = path.partition(min((c for c in path if c in _MAGIC), default="\0", key=path.index))
-        root = root.rpartition("/")[0]
-        if not name:
+        magic = _MAGIC.search(path)
+        if not magic:
             return Found("pattern", source, {})
+        root = path[: magic.start()].rpartition("/")[0]
         found = ((name, entry) for name, entry in entries(filesystem.glob(path, detail=True)))
         return _matched(root, path.removeprefix(f"{root}/"), ((_below(name, root), entry) for name, entry in found))
     if info["type"] == "directory" or source.endswith("/"):

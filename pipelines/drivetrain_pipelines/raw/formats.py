@@ -51,9 +51,11 @@ FORMATS: dict[str, FileFormat] = {
     ),
     "huggingface": FileFormat((".arrow",), "one row", selected=False, magic=(b"ARROW1", b"\xff\xff\xff\xff")),
     "images": FileFormat(
-        (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"), "one file", file_per_record=True
+        (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"),
+        "one file",
+        file_per_record=True,
     ),
-    "audio": FileFormat((".wav", ".flac", ".ogg"), "one file", file_per_record=True),
+    "audio": FileFormat((".wav", ".flac", ".ogg", ".mp3"), "one file", file_per_record=True),
     "documents": FileFormat(_TEXT[:3], "one file", selected=False, file_per_record=True),
     "webdataset": FileFormat((".tar",), "files with the same stem", compressible=True),
 }

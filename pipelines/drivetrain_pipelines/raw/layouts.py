@@ -21,7 +21,6 @@ HUGGINGFACE, ARROW = "huggingface", "arrow"
 _STATE, _INFO, _SPLITS = "state.json", "dataset_info.json", "dataset_dict.json"
 _CARD = "README.md"
 _FRONT_MATTER = re.compile(r"\A\ufeff?---\s*\n(.*?)\n---\s*(\n|\Z)", re.DOTALL)
-_MEMBER = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)")
 
 Read = Callable[[str], bytes]  # the content of a file by its relative name
 
@@ -54,18 +53,6 @@ def layout_of(names: list[str], format_: str, read: Read, key: str) -> Layout | 
     if format_ in (AUTO, HUGGINGFACE, ARROW) and (saved := _saved(names, read, key)):
         return replace(saved, format=ARROW) if format_ == ARROW else saved
     return _repository(names, read, key) if _CARD in names else None
-
-
-def webdataset_member(name: str) -> tuple[str, str] | None:
-    """Return the key of the sample and the field to which a member of a WebDataset tar belongs; None for neither.
-
-    As in WebDataset, the key is the path up to the first dot of the file's name, and the field the rest in lower case.
-    """
-    name = name.removeprefix("./")
-    found = _MEMBER.fullmatch(name)
-    if not found or any(part.startswith(("._", "__MACOSX")) for part in name.split("/")):
-        return None
-    return found[1], found[2].lower()
 
 
 def _saved(names: list[str], read: Read, key: str) -> Layout | None:

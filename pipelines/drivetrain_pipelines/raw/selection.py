@@ -134,7 +134,7 @@ def _one_format(names: list[str], format_: str, how: str, source: str, key: str)
     if len(media) == 1:
         lists = _lists(names, media[0])
         data = {kind: left for kind, each in data.items() if (left := [name for name in each if name not in lists])}
-    unreadable = [name for name in names if _only_compressed(name)]
+    unreadable = [name for name in names if _only_compressed(name) and not _accompanies(name)]
     if len(data) == 1 and not unreadable:
         return next(iter(data))
     if not data and not unreadable:
