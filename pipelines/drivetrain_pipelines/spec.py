@@ -135,7 +135,9 @@ class DataSpec(Spec):
         description="Training data: file, folder, glob, fsspec URL, package member, or a list of weighted sources."
     )
     eval_source: str | None = Field(
-        None, description="Evaluation data. Without it, `eval_fraction` of the samples is held out."
+        None,
+        description="Evaluation data. Without it, the split `validation` or `test` of the source evaluates, if any; "
+        "otherwise `eval_fraction` of the samples is held out.",
     )
     eval_fraction: float = Field(
         0.02, gt=0, lt=1, description="Share of the samples that is held out, chosen by a hash of their content."
@@ -146,7 +148,9 @@ class DataSpec(Spec):
     train_fraction: float = Field(
         1.0, gt=0, le=1, description="Share of the training samples to use. Every run leaves out the same ones."
     )
-    format: Format = Field("auto", description="Format of the files. `auto` selects it by their names.")
+    format: Format = Field(
+        "auto", description="Format of the files. `auto` selects it by their names, which must agree."
+    )
     reader: FunctionPath | None = Field(
         None, description="`function(path)` that yields records, for files of any other format."
     )

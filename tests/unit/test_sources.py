@@ -443,13 +443,13 @@ def test_absolute_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         open_storage("zip://a.csv::http://127.0.0.1/a.zip", LOCAL)
 
 
-def test_things_that_are_no_files(tmp_path: Path) -> None:
+def test_things_that_are_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tree(tmp_path, "a.txt", "two/v1/a.txt", "cycle/a.txt")
     (tmp_path / "broken.txt").symlink_to("gone.txt")
     (tmp_path / "loop.txt").symlink_to("loop.txt")
     os.mkfifo(tmp_path / "pipe.txt")
     with socket.socket(socket.AF_UNIX) as opened:
-        os.chdir(tmp_path)  # the path of a socket has at most 107 bytes
+        monkeypatch.chdir(tmp_path)  # the path of a socket has at most 107 bytes
         opened.bind("socket.txt")
     (tmp_path / "two" / "latest").symlink_to("v1")
     (tmp_path / "cycle" / "up").symlink_to("..")

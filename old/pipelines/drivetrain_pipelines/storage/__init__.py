@@ -1,9 +1,0 @@
-"""Files and folders on any storage: shards, checksums, fetching.
-
-arrow_types: what an Arrow type means for rows.
-checksums: digests of bytes, files and JSON values.
-fetch: verified downloads from object storage, with retries.
-folder: files by URL through fsspec.
-json_files: atomic writes, and JSON with a checksum.
-shards: Arrow shards and the manifest of a dataset version.
-"""
