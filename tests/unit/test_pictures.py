@@ -205,6 +205,9 @@ def test_a_recording_of_unknown_length_is_whole() -> None:
     content = bytearray(recorded(TONE))
     content[4:8] = content[40:44] = b"\xff" * 4
     assert len(read_audio(bytes(content), SPEC)) == len(TONE)
+    content = bytearray(recorded(TONE))
+    content[4:8] = len(content).to_bytes(4, "little")  # of some programs, with the eight bytes before
+    assert np.abs(read_audio(bytes(content), SPEC) - TONE).max() < 1e-4
 
 
 def test_decoded_recordings_of_hugging_face() -> None:

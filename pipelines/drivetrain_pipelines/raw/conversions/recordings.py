@@ -145,9 +145,15 @@ def _cut_off(content: bytes) -> str:
     return ""
 
 
-def _chunk_end(content: bytes, kind: str) -> int:
-    (size,) = struct.unpack_from(kind, content, 4)
-    return 0 if size in _UNKNOWN_SIZE else int(size) + 8
+def _data_end(content: bytes, order: str, samples: bytes) -> int:
+    """Return the end of the chunk of samples of a RIFF or AIFF file; the size of the whole is often wrong in them."""
+    at = 12
+    while at < len(content):
+        name, size = struct.unpack_from(f"{order}4sI", content, at)
+        if name == samples:
+            return 0 if size in _UNKNOWN_SIZE else at + 8 + int(size)
+        at += 8 + int(size) + int(size) % 2
+    return at + 8
 
 
 def _ogg_end(content: bytes) -> int:
@@ -173,8 +179,8 @@ def _caf_end(content: bytes) -> int:
 
 # The number of bytes that a file has by its own account, by its first bytes; 0 if it does not know.
 _PROMISES: dict[bytes, Callable[[bytes], int]] = {
-    b"RIFF": lambda content: _chunk_end(content, "<I"),
-    b"FORM": lambda content: _chunk_end(content, ">I"),
+    b"RIFF": lambda content: _data_end(content, "<", b"data"),
+    b"FORM": lambda content: _data_end(content, ">", b"SSND"),
     b"RF64": lambda content: int(struct.unpack_from("<Q", content, 20)[0]) + 8,
     b"OggS": _ogg_end,
     b".snd": _au_end,
