@@ -239,9 +239,7 @@ def test_a_json_file_may_be_one_record(tmp_path: Path) -> None:
     assert fields_of(tmp_path / "a.json", "json") == ([{TEXT: "x"}], [])
 
 
-@pytest.mark.parametrize(
-    ("name", "format_"), [("a.parquet", "parquet"), ("a.arrow", "arrow"), ("a.tar", "webdataset")]
-)
+@pytest.mark.parametrize(("name", "format_"), [("a.parquet", "parquet"), ("a.arrow", "arrow"), ("a.tar", "webdataset")])
 def test_damaged_files(tmp_path: Path, name: str, format_: str) -> None:
     (tmp_path / name).write_bytes(b"what is this?" * 9)
     with pytest.raises(PrepareError, match=rf"{name} is not an? .*, or is damaged \(.*\)\. Restore"):
