@@ -175,7 +175,7 @@ class DataSpec(Spec):
     packing: Literal["concatenate", "fit", "pad"] = Field(
         "concatenate",
         description="How documents become samples. `concatenate`: join and cut. `fit`: keep documents whole and number "
-        "them in the column `segments`. `pad`: one sample per document, cut or padded with 0, with its label.",
+        "them in the column `segments`. `pad`: one sample per document, cut or padded, with its label.",
     )
     text_column: str = Field("text", description="Column with the text in JSON lines, CSV, Parquet and Arrow files.")
 
@@ -213,6 +213,11 @@ class DataSpec(Spec):
         if self.audio:
             return "audio"
         return "columns" if self.columns else "tokens"
+
+    @property
+    def has_label(self) -> bool:
+        """Whether samples have the label of their record, apart from `columns`."""
+        return self.kind in ("image", "audio") or (self.kind == "tokens" and self.packing == "pad")
 
     @property
     def file_format(self) -> str:

@@ -323,6 +323,8 @@ def test_a_dataset_is_described(where: str, home: Home, toy_dataset: Dataset) ->
     )
     assert (found["name"], found["version"], found["statistics"]) == ("toy", "v1", {"vocab_size": 5.0})
     assert list(found["columns"]) == ["label", "tokens", "blob"]
+    assert found["notes"] == ["data.source: 2 ignored"]
+    assert "data.source: 2 ignored" in lines("data", "inspect", "toy")
     train_split = found["splits"]["train"]
     assert (train_split["samples"], train_split["shards"], train_split["streams"]) == (8, 2, 1)
     said = [line.split() for line in lines("data", "inspect", "toy")]

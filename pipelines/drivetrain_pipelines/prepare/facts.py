@@ -153,16 +153,14 @@ def _group_size(spec: DataSpec, conversion: Conversion) -> int:
 
 def _conversion(spec: DataSpec, tasks: Sequence[Task], parts: Sequence[Part], labels: Labels) -> Conversion:
     """Find the type of every field."""
-    schemas = [
-        (schema_from_text(part.schema), part, task.chunk.urls[0])
-        for task, part in zip(tasks, parts, strict=True)
-        if part.blocks
-    ]
+    schemas = _schemas(tasks, parts)
     fields: dict[str, pa.DataType] = {}
     for name in dict.fromkeys(name for schema, _, _ in schemas for name in schema.names):
         kinds = {schema.field(name).type: url for schema, _, url in reversed(schemas) if name in schema.names}
         if number_name := column_name(name):
-            observed = [Observed(s.field(name).type, p.ranges.get(number_name), url) for s, p, url in schemas]
+            observed = [
+                Observed(schema.field(name).type, known.get(number_name), url) for schema, known, url in schemas
+            ]
             fields[name] = promoted(number_name, observed)
         elif len(kinds) > 1:
             shown = " and ".join(f"{kind} in {url}" for kind, url in kinds.items())
@@ -172,6 +170,19 @@ def _conversion(spec: DataSpec, tasks: Sequence[Task], parts: Sequence[Part], la
     row_bytes = sum(map(_row_bytes, fields.values())) if layout_of(spec) == "rows" else 0
     vocab_size = max((part.vocab_size for part in parts), default=0)
     return Conversion(pa.schema(fields), labels.numbers, row_bytes, vocab_size)
+
+
+def _schemas(tasks: Sequence[Task], parts: Sequence[Part]) -> list[tuple[pa.Schema, dict[str, tuple[int, int]], str]]:
+    """Return each schema of parts, with the ranges of its columns and the first file that has it."""
+    first_url: dict[str, str] = {}
+    ranges: dict[str, dict[str, tuple[int, int]]] = {}
+    for task, part in zip(tasks, parts, strict=True):
+        if part.blocks:
+            first_url.setdefault(part.schema, task.chunk.urls[0])
+            known = ranges.setdefault(part.schema, {})
+            for name, (low, high) in part.ranges.items():
+                known[name] = (min(low, known.get(name, (low, 0))[0]), max(high, known.get(name, (0, high))[1]))
+    return [(schema_from_text(text), ranges[text], url) for text, url in first_url.items()]
 
 
 def _row_bytes(kind: pa.DataType) -> int:

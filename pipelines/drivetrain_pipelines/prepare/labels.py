@@ -54,11 +54,6 @@ def settle_labels(spec: DataSpec, tasks: Sequence[Task], parts: Sequence[Part]) 
     return Labels({name: number for number, name in enumerate(names)}, names, kept)
 
 
-def has_labels(spec: DataSpec) -> bool:
-    """Check whether samples of this kind have the label of their record."""
-    return spec.kind in ("image", "audio") or (spec.kind == "tokens" and spec.packing == "pad")
-
-
 def _with_labels(spec: DataSpec, tasks: Sequence[Task], parts: Sequence[Part]) -> list[Part]:
     """Return the parts; those without labels lose their records, which are bad where others have labels."""
     kept = []

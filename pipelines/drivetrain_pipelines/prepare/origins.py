@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from drivetrain_pipelines.errors import InputError
-from drivetrain_pipelines.prepare.labels import has_labels
 from drivetrain_pipelines.prepare.parts import Task
 from drivetrain_pipelines.prepare.splitting import AUTO
 from drivetrain_pipelines.raw.chunks import Chunk, chunk_files, chunk_labelled_files
@@ -96,7 +95,7 @@ def find_origins(spec: DataSpec, downloads: Path) -> Origins:
         named.append((spec.eval_source, "data.eval_source", 0))
     for source, key, source_index in named:
         evaluates = key == "data.eval_source"
-        labels = spec.label_column if has_labels(spec) else None
+        labels = spec.label_column if spec.has_label else None
         listing = list_source(
             source, spec.file_format, spec.storage, downloads, key, evaluates=evaluates, label_column=labels
         )

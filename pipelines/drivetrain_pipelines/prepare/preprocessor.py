@@ -60,7 +60,7 @@ class Preprocessor:
 
     def __init__(self, spec: DataSpec, folder: StorageFolder, code_folder: Path, parts: str) -> None:
         self._spec, self._folder, self._parts = spec, folder, f"{PARTS}/{parts}"
-        self._reader = RecordReader(spec, code_folder)
+        self._code_folder, self._reader = code_folder, RecordReader(spec, code_folder)
         self._known_encoder: TextEncoder | None = None
 
     def ping(self) -> None:
@@ -120,8 +120,11 @@ class Preprocessor:
             yield pa.ipc.open_file(self._folder.read(file)).get_batch(0), at
 
     def _texts(self, chunks: Iterable[Chunk]) -> Iterator[str]:
+        """Yield the texts of records, whatever their labels."""
+        unlabelled = self._spec.model_copy(update={"packing": "concatenate"})
+        reader = RecordReader(unlabelled, self._code_folder)
         for chunk in chunks:
-            table = self._reader.read(chunk).table
+            table = reader.read(chunk).table
             if table.num_rows:
                 yield from table[TEXT].to_pylist()
 

@@ -158,7 +158,7 @@ class RecordReader:
                 convert(column(name), name, numbers(of(name), as_text=chunk.format == "csv"))
             else:  # only a label that is predicted
                 made[column(name)] = np.zeros(len(next(iter(columns.values()), [])), np.int64)
-        if not only_text and spec.label_column in columns and _has_label(spec) and not self._predicting:
+        if not only_text and spec.label_column in columns and spec.has_label and not self._predicting:
             convert(LABEL, spec.label_column, labels(of(spec.label_column)))
         if spec.split_by and not only_text:
             convert(GROUP, spec.split_by, group_keys(_portable(of(spec.split_by), single)))
@@ -199,16 +199,12 @@ def needed_by(spec: DataSpec, predicting: bool = False) -> Needed:
     if predicting and spec.label_column in required and spec.kind != "tokens":
         required.remove(spec.label_column)
         optional.append(spec.label_column)
-    elif _has_label(spec) and not predicting:
+    elif spec.has_label and not predicting:
         named = spec.label_column != type(spec).model_fields["label_column"].default
         (required if named else optional).append(spec.label_column)
     if spec.split_by:
         required.append(spec.split_by)
     return Needed(tuple(required), tuple(optional), _SAMPLES.get(spec.kind, ()), spec.kind)
-
-
-def _has_label(spec: DataSpec) -> bool:
-    return spec.kind in _SAMPLES or (spec.kind == "tokens" and spec.packing == "pad")
 
 
 def _portable(source: Column, single: bool) -> Column:

@@ -119,8 +119,9 @@ def _fix_train(spec: DataSpec) -> str:
 
 def _fix_eval(spec: DataSpec, facts: Facts) -> str:
     if spec.eval_source:
-        shorter = "Set data.sequence_length to fewer tokens, or a" if layout_of(spec) == "tokens" else "A"
-        return f"{shorter}dd data to data.eval_source"
+        fix = "Add data to data.eval_source"
+        return f"{fix}, or set data.sequence_length to fewer tokens" if layout_of(spec) == "tokens" else fix
     larger = min(0.5, max(2 * spec.eval_fraction, 5 / max(10, facts.records)))
     shorter = ", data.sequence_length to fewer tokens" if layout_of(spec) == "tokens" else ""
-    return f"Set data.eval_fraction to a larger share, such as {larger:.2g}{shorter}, or data.eval_source to other data"
+    share = f"data.eval_fraction to a larger share, such as {larger:.2g} (equal records count as one)"
+    return f"Set {share}{shorter}, or data.eval_source"
