@@ -53,6 +53,20 @@ class PrepareError(DrivetrainError):
         return f"{self.problem}. {self.fix}" if self.fix else self.problem
 
 
+class UserCodeError(PrepareError):
+    """A function of the job raised an exception, or returned what it must not.
+
+    Attributes:
+        problem: the function and the exception.
+        place: file and line of the user's code.
+    """
+
+    def __init__(self, problem: str, place: str) -> None:
+        super().__init__(problem, f"See {place}" if place else "")
+        self.args = (problem, place)
+        self.place = place
+
+
 class FetchError(DrivetrainError):
     """A remote file could not be fetched within the retry deadline."""
 

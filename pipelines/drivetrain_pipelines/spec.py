@@ -18,7 +18,18 @@ MEANING_OF_PATTERN = {
 }
 
 Format = Literal[
-    "auto", "text", "jsonl", "csv", "parquet", "arrow", "huggingface", "images", "audio", "documents", "webdataset"
+    "auto",
+    "text",
+    "jsonl",
+    "json",
+    "csv",
+    "parquet",
+    "arrow",
+    "huggingface",
+    "images",
+    "audio",
+    "documents",
+    "webdataset",
 ]
 
 
@@ -124,7 +135,9 @@ class DataSpec(Spec):
         description="Training data: file, folder, glob, fsspec URL, package member, or a list of weighted sources."
     )
     eval_source: str | None = Field(
-        None, description="Evaluation data. Without it, `eval_fraction` of the samples is held out."
+        None,
+        description="Evaluation data. Without it, the split `validation` or `test` of the source evaluates, if any; "
+        "otherwise `eval_fraction` of the samples is held out.",
     )
     eval_fraction: float = Field(
         0.02, gt=0, lt=1, description="Share of the samples that is held out, chosen by a hash of their content."
@@ -135,7 +148,9 @@ class DataSpec(Spec):
     train_fraction: float = Field(
         1.0, gt=0, le=1, description="Share of the training samples to use. Every run leaves out the same ones."
     )
-    format: Format = Field("auto", description="Format of the files. `auto` selects it by their names.")
+    format: Format = Field(
+        "auto", description="Format of the files. `auto` selects it by their names, which must agree."
+    )
     reader: FunctionPath | None = Field(
         None, description="`function(path)` that yields records, for files of any other format."
     )
@@ -151,15 +166,16 @@ class DataSpec(Spec):
         {}, description="Sources by name. `reader` and `transform` get the path of each as an argument of that name."
     )
     chunk_bytes: int = Field(
-        32 << 20, ge=1 << 10, description="Raw data per preparation task, and therefore per shard, in bytes."
+        32 << 20, ge=1 << 10, description="Raw data per preparation task, in bytes. The dataset does not depend on it."
     )
+    shard_bytes: int = Field(32 << 20, ge=1 << 10, description="Size of a shard of the dataset, in bytes.")
 
     tokenizer: TokenizerSpec = Field(TokenizerSpec(), description="Tokenizer of text.")
     sequence_length: int = Field(128, ge=2, le=1 << 20, description="Number of tokens that the model sees per sample.")
     packing: Literal["concatenate", "fit", "pad"] = Field(
         "concatenate",
         description="How documents become samples. `concatenate`: join and cut. `fit`: keep documents whole and number "
-        "them in the column `segments`. `pad`: one sample per document, cut or padded with 0, with its label.",
+        "them in the column `segments`. `pad`: one sample per document, cut or padded, with its label.",
     )
     text_column: str = Field("text", description="Column with the text in JSON lines, CSV, Parquet and Arrow files.")
 
@@ -197,6 +213,11 @@ class DataSpec(Spec):
         if self.audio:
             return "audio"
         return "columns" if self.columns else "tokens"
+
+    @property
+    def has_label(self) -> bool:
+        """Whether samples have the label of their record, apart from `columns`."""
+        return self.kind in ("image", "audio") or (self.kind == "tokens" and self.packing == "pad")
 
     @property
     def file_format(self) -> str:

@@ -78,7 +78,7 @@ def toy_job(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "source": "text.txt",
             "tokenizer": {"vocab_size": 300},
             "sequence_length": 32,
-            "chunk_bytes": 50_000,
+            "shard_bytes": 20_000,
         },
         "model": {
             "factory": "drivetrain_workers.recipes.language_model.model:gpt",
@@ -139,6 +139,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "image": {"height": 8, "width": 8},
             "on_error": "skip",
             "chunk_bytes": 4096,
+            "shard_bytes": 4096,
         },
         "model": {"factory": "model:make", "loss": "model:loss"},
         "training": {"steps": 30, "global_batch_size": 16, "eval_every": 30, "optimizer": {"lr": 1e-2}},

@@ -46,14 +46,13 @@ def test_pictures_in_object_storage(pictures: Path, shared_home: Path, tmp_path:
 @pytest.mark.slow  # test_recovery kills the preprocessors
 def test_a_killed_preparation_resumes(toy_job: Path, tmp_path: Path) -> None:
     """The bytes are identical for any number of actors; finished work is not repeated after the kill."""
-    small = "--set=data.chunk_bytes=1024"
-    arguments = ["data", "prepare", str(toy_job), small]
+    arguments = ["data", "prepare", str(toy_job), "--set=data.shard_bytes=1024"]
     alone = command_line(tmp_path / "a", *arguments, "--set=resources.preprocessors=1")
     assert alone.returncode == 0, alone.stderr
     home = tmp_path / "b"
     command = [Path(sys.executable).with_name("drivetrain"), *arguments, "--set=resources.preprocessors=2"]
     first = subprocess.Popen(command, env=environment_of(home), stdout=subprocess.DEVNULL)
-    while len(parts := sorted(home.glob("datasets/toy/*/.parts/*.json"))) < 5:
+    while len(parts := sorted(home.glob("datasets/toy/*/.parts/groups/*.json"))) < 5:
         assert first.poll() is None
         time.sleep(0.005)
     actors = [process for process in warm_ray.processes() if process.name().startswith("ray::Preproc")]
@@ -106,6 +105,6 @@ def _contents(home: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in home.glob("datasets/toy/*/*") if path.is_file()}
 
 
-def _shards_of(part: Path) -> list[Path]:
-    shards = json.loads(part.read_text())["content"]["shards"].values()
-    return [part.parent.parent / shard["file"] for shard in shards]
+def _shards_of(marker: Path) -> list[Path]:
+    shards = json.loads(marker.read_text())["content"]["shards"].values()
+    return [marker.parents[2] / shard["file"] for shard in shards]

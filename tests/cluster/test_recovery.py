@@ -132,7 +132,7 @@ def test_command_killed_while_finishing(toy_job: Path, shared_home: Path, undist
 
 def test_preprocessors_killed(toy_job: Path, shared_home: Path, tmp_path: Path) -> None:
     """Two dataset folders, because an existing dataset is not prepared again."""
-    small = "data.chunk_bytes=1024"
+    small = "data.shard_bytes=1024"
     assert command_line(tmp_path, "data", "prepare", str(toy_job), f"--set={small}").returncode == 0
     job = run_job(toy_job, shared_home, small, "training.steps=1")
     job.wait_for(lambda view: view["preparing"][0] >= 2)

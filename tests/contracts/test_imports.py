@@ -81,6 +81,7 @@ ERRORS = [
     data_errors.CorruptFileError("/data/x.arrow", "block 3 differs"),
     data_errors.PrepareError("no text"),
     data_errors.PrepareError("a.png cannot be decoded", "Set data.on_error to skip"),
+    data_errors.UserCodeError("data.transform job:clean raised ValueError: no text", "job.py:3"),
     data_errors.FetchError("s3://bucket/x", 3, "cut"),
     data_errors.WrongBytesError("s3://bucket/x", 3, "other bytes"),
     data_errors.TransformError("it raised KeyError('x')"),

@@ -39,7 +39,8 @@ def make_dataset(folder: Path, rows: list[int], sources: list[int] | None = None
         shards.append(Shard(f"train-{number:05d}.arrow", count, content.size, digests, source))
         schema = pa.ipc.open_file(content).schema
         first += count
-    Manifest("toy", "v1", schema, {"train": shards, "eval": shards[:1]}, {"vocab_size": 5.0}).write(place)
+    splits = {"train": shards, "eval": shards[:1]}
+    Manifest("toy", "v1", schema, splits, {"vocab_size": 5.0}, notes=["data.source: 2 ignored"]).write(place)
     return Dataset(str(folder))
 
 

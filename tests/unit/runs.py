@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +27,9 @@ from drivetrain.runs.states import (
 from drivetrain.runs.store import RunStore
 from drivetrain.tracking.spool import Spool
 from drivetrain.tracking.totals import Record
-from drivetrain_pipelines.prepare import prepare as preparation
+from drivetrain_pipelines.prepare.facts import settle
+from drivetrain_pipelines.prepare.origins import tasks_of
+from drivetrain_pipelines.prepare.prepare import DatasetVersion, parts_folder, training_chunks
 from drivetrain_pipelines.prepare.preprocessor import Preprocessor
 from drivetrain_pipelines.spec import DataSpec
 from drivetrain_workers.model_processes.requests import Request
@@ -69,16 +72,24 @@ def write_numbers(path: Path, rows: int = 200) -> Path:
     return path
 
 
-def prepare_chunks(spec: DataSpec, home: Home, code: Path) -> None:
-    """Do the work of preprocessing actors: then only the manifest is missing, which needs no Ray."""
-    raw = list(preparation._raw(spec, home.downloads))
-    folder = preparation._folder(spec, str(home.datasets), preparation._version(preparation._inputs(spec, raw, code)))
-    _, tasks = preparation._tasks(spec, raw)
-    actor = Preprocessor(spec, folder, code)
+def prepare_shards(spec: DataSpec, home: Home, code: Path, actors: int = 1, seed: int | None = None) -> None:
+    """Do the work of preprocessing actors: then only the manifest is missing, which needs no Ray.
+
+    Args:
+        seed: the work is done in a random order.
+    """
+    version = DatasetVersion.of(spec, spec.location or str(home.datasets), home.downloads, code)
+    tasks = tasks_of(spec, version.origins.every)
+    pool = [Preprocessor(spec, version.folder, code, parts_folder(spec, tasks)) for _ in range(actors)]
     if spec.kind == "tokens":
-        actor.make_tokenizer([chunk for _, _, chunk in tasks])
-    for task in tasks:
-        actor.write_chunk(*task)
+        pool[-1].make_tokenizer(training_chunks(tasks))
+    order = random.Random(seed)
+    parts = {}
+    for task in order.sample(tasks, len(tasks)) if seed is not None else tasks:
+        parts[task.number] = order.choice(pool).write_part(task)
+    facts = settle(spec, tasks, [parts[task.number] for task in tasks])
+    for group in order.sample(facts.groups, len(facts.groups)) if seed is not None else facts.groups:
+        order.choice(pool).write_shards(group, facts.conversion)
 
 
 def make_run(home: Home, run: str, spec: JobSpec | None = None, user: str = "ann", **facts: Any) -> RunFolder:

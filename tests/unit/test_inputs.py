@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import numpy as np
@@ -14,52 +16,128 @@ from drivetrain.job.files import with_files
 from drivetrain.job.loading import load_job
 from drivetrain_pipelines.errors import InputError, PrepareError
 from drivetrain_pipelines.prepare.inputs import samples_of
-from drivetrain_pipelines.prepare.packing import pad
 from drivetrain_pipelines.prepare.record_reader import RecordReader
-from drivetrain_pipelines.prepare.samples import maker_of
-from drivetrain_pipelines.prepare.splitting import Splitter
-from drivetrain_pipelines.prepare.tokenizer import train_tokenizer
-from drivetrain_pipelines.raw.labels import read_labels
-from drivetrain_pipelines.raw.records import Chunk, chunk_labelled_files, read
-from drivetrain_pipelines.raw.sources import fetch, list_files
+from drivetrain_pipelines.prepare.tokenizer import TextEncoder, load_tokenizer, train_tokenizer
+from drivetrain_pipelines.raw.chunks import Chunk
+from drivetrain_pipelines.raw.sources import fetch
 from drivetrain_pipelines.spec import AudioSpec, DataSpec, ImageSpec, StorageSpec
-from drivetrain_pipelines.stream.columns import Ragged
+from drivetrain_pipelines.stream.columns import Columns, Ragged
 from PIL import Image
+
+from tests.unit.builds import Build, prepared, rows_of
 
 TOKENIZER = train_tokenizer(["one two three four"], 300)
 TEXTS = DataSpec(source="x", packing="pad", sequence_length=6, classes=["good", "bad"])
 
 
 def test_documents_are_padded_or_cut() -> None:
-    assert pad([np.array([5, 6]), np.arange(1, 9)], 4, padding=0).tolist() == [[5, 6, 0, 0], [1, 2, 3, 4]]
+    encoder = TextEncoder(TOKENIZER)
+    tokens, dropped = encoder.padded(["one two", "one two three four one two three four"], 6)
+    whole = [TOKENIZER.encode(text).ids for text in ("one two", "one two three four one two three four")]
+    assert tokens.tolist() == [(whole[0] + [encoder.padding] * 6)[:6], whole[1][:6]]
+    assert dropped.tolist() == [0, len(whole[1]) - 6]
 
 
 def test_a_folder_of_texts_for_each_class(tmp_path: Path) -> None:
-    for name, text in (("bad/1.txt", "two"), ("good/1.txt", "one two"), ("good/2.md", "three")):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text)
-    files = list_files(str(tmp_path), "documents", StorageSpec(), tmp_path)
-    labels = read_labels(files, StorageSpec())
-    assert sorted(labels.values()) == ["bad", "good", "good"]
-    (chunk,) = chunk_labelled_files(
-        files, {url: int(label == "good") for url, label in labels.items()}, "documents", 1 << 20
-    )
-    records = read(chunk, StorageSpec(), skip_bad=False)
-    made = maker_of(TEXTS, TOKENIZER).make(records, Splitter("train", 0.1)).batches["train"]
-    assert made.num_rows == 3
-    assert made.schema.names == ["tokens", "label"]
-    assert made["label"].to_pylist() == [0, 1, 1]
-    assert TOKENIZER.decode([token for token in made["tokens"][1].as_py() if token]) == "one two"
+    for number in range(30):
+        for name, text in (("bad", f"two {number}"), ("good", f"one two {number}")):
+            (tmp_path / "raw" / name).mkdir(parents=True, exist_ok=True)
+            (tmp_path / "raw" / name / f"{number}.txt").write_text(text)
+    spec = TEXTS.model_copy(update={"source": str(tmp_path / "raw"), "format": "documents", "sequence_length": 40})
+    made = prepared(spec, tmp_path)
+    tokenizer = load_tokenizer(made.folder.read("tokenizer.json"), "tokenizer.json")
+    found = set()
+    for split in ("train", "eval"):
+        columns = rows_of(made, split)
+        tokens = np.asarray(columns["tokens"])
+        labels = np.asarray(columns["label"])[:, 0].tolist()
+        found |= {(tokenizer.decode(row.tolist()), label) for row, label in zip(tokens, labels, strict=True)}
+    assert found == {(f"two {n}", 1) for n in range(30)} | {(f"one two {n}", 0) for n in range(30)}
 
 
 def test_labels_may_be_names(tmp_path: Path) -> None:
-    (tmp_path / "reviews.csv").write_text("text,label\none,good\ntwo,bad\n")
-    records = read(Chunk("csv", ((tmp_path / "reviews.csv").as_uri(),)), StorageSpec(), skip_bad=False)
-    made = maker_of(TEXTS, TOKENIZER).make(records, Splitter("train", 0.1)).batches["train"]
-    assert made["label"].to_pylist() == [0, 1]
-    unnamed = maker_of(TEXTS.model_copy(update={"classes": None}), TOKENIZER)
-    with pytest.raises(PrepareError, match="'good' is neither a number nor one of"):
-        unnamed.make(records, Splitter("train", 0.1))
+    """Without `data.classes`, the sorted names are the classes."""
+    lines = "".join(f"one {n},{('good', 'bad')[n % 2]}\n" for n in range(60))
+    (tmp_path / "reviews.csv").write_text(f"text,label\n{lines}")
+    named = TEXTS.model_copy(update={"source": str(tmp_path / "reviews.csv"), "eval_fraction": 0.3})
+    for spec, classes in ((named, ["good", "bad"]), (named.model_copy(update={"classes": None}), ["bad", "good"])):
+        made = prepared(spec, tmp_path)
+        assert made.manifest.classes == classes
+        labels = [np.asarray(rows_of(made, split)["label"]).sum() for split in ("train", "eval")]
+        assert sum(labels) == 30
+    with pytest.raises(PrepareError, match=r"'bad' .* is neither one of data\.classes \(good\)"):
+        prepared(named.model_copy(update={"classes": ["good"]}), tmp_path)
+
+
+def _write_texts(folder: Path) -> None:
+    lines = "".join(f"one {n} two,{('good', 'bad')[n % 2]}\n" for n in range(40))
+    (folder / "data.csv").write_text(f"text,label\n{lines}")
+
+
+def _write_numbers(folder: Path) -> None:
+    """Whole numbers first, so that a chunk has another type than the dataset."""
+    lines = "".join(f'{{"x": [{n}, {n / 2 if n > 30 else n}], "y": {n}}}\n' for n in range(40))
+    (folder / "data.jsonl").write_text(lines)
+
+
+def _write_pictures(folder: Path) -> None:
+    for number in range(20):
+        path = folder / "data" / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((9, 9, 3), number * 10, np.uint8)).save(path)
+
+
+def _write_recordings(folder: Path) -> None:
+    for number in range(12):
+        path = folder / "data" / "ab"[number % 2] / f"{number}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, np.sin(np.arange(3000) / (number + 3)), 8000)
+
+
+TRANSFORM = "def double(row):\n    return {**row, 'y': row['y'] * 2}\n"
+
+
+@pytest.mark.parametrize(
+    ("write", "settings"),
+    [
+        (_write_texts, {"packing": "pad", "sequence_length": 6}),
+        (_write_texts, {"packing": "fit", "sequence_length": 9}),
+        (_write_numbers, {"columns": ["x", "y"]}),
+        (_write_numbers, {"columns": ["x", "y"], "label_column": "y"}),
+        (_write_numbers, {"columns": ["y"], "transform": "doubling:double"}),
+        (_write_pictures, {"image": ImageSpec(height=4, width=4)}),
+        (_write_recordings, {"audio": AudioSpec(seconds=0.2, mels=8)}),
+    ],
+)
+def test_inputs_become_the_samples_of_the_training_data(tmp_path: Path, write: Any, settings: dict[str, Any]) -> None:
+    """Every record, given as an input, is found in the dataset, and they are all that it has."""
+    (tmp_path / "doubling.py").write_text(TRANSFORM)
+    write(tmp_path)
+    (source,) = tmp_path.glob("data*")
+    spec = DataSpec(source=str(source), eval_fraction=0.3, chunk_bytes=1024, shard_bytes=1024, **settings)
+    made = prepared(spec, tmp_path)
+    tokenizer, given = None, [str(path) for path in sorted(tmp_path.glob("data/*/*"))] or [str(source)]
+    if spec.kind == "tokens":
+        tokenizer = load_tokenizer(made.folder.read("tokenizer.json"), "tokenizer.json")
+        given = [f"one {n} two" for n in range(40)]
+    inputs = [samples_of(each, spec, tmp_path, tokenizer, made.manifest.schema) for each in given]
+    name = next(name for name in ("tokens", "image", "mel", "x", "y") if name in made.manifest.schema.names)
+    found = sorted(row.tobytes() for columns in inputs for row in np.asarray(columns[name]))
+    trained = [row.tobytes() for split in ("train", "eval") for row in np.asarray(rows_of(made, split)[name])]
+    if spec.packing == "fit":  # one document each, instead of several
+        found, trained = (
+            sorted(_documents(inputs)),
+            list(_documents(rows_of(made, split) for split in ("train", "eval"))),
+        )
+    assert found == sorted(trained)
+    assert np.asarray(inputs[0][name]).dtype == np.asarray(rows_of(made, "train")[name]).dtype
+
+
+def _documents(samples: Iterable[Columns]) -> Iterator[bytes]:
+    """Yield the tokens of each packed document."""
+    for columns in samples:
+        for row, segments in zip(np.asarray(columns["tokens"]), np.asarray(columns["segments"]), strict=True):
+            yield from (row[segments == number].tobytes() for number in range(1, segments.max() + 1))
 
 
 def test_an_input_may_be_a_text_or_a_file_of_text(tmp_path: Path) -> None:
@@ -119,7 +197,7 @@ def test_an_input_needs_no_group_key(tmp_path: Path) -> None:
     [
         ("a.png", b"no picture", "a file with image for this model"),
         ("missing.png", None, "an existing file"),
-        ("a.bin", b"what is this", "a file with image for this model"),
+        ("a.bin", b"what is this", "files of one format"),
     ],
 )
 def test_invalid_inputs_are_reported(tmp_path: Path, name: str, content: bytes | None, problem: str) -> None:
@@ -150,10 +228,10 @@ def test_additional_files_are_passed_by_name(tmp_path: Path) -> None:
         files={"colours": str(tmp_path / "colours.txt"), "sizes": str(tmp_path / "sizes.txt")},
         image=ImageSpec(height=2, width=2),
     )
-    records = RecordReader(spec, tmp_path).read(Chunk("any", ((tmp_path / "raw.x").as_uri(),)))
-    made = maker_of(spec, None).make(records, Splitter("train", 0.1)).batches["train"]
-    assert made["label"].to_pylist() == [7, 7]
-    assert set(made["image"].storage.values.to_pylist()) == {3, 4}
+    records = RecordReader(spec, tmp_path).read(Chunk("any", (str(tmp_path / "raw.x"),)))
+    made = Build(spec, [records.table], split="train")
+    assert [row["label"] for row in made.rows("train")] == [7, 7]
+    assert set(made.batches["train"][0].column("image").storage.values.to_pylist()) == {3, 4}
 
 
 def test_remote_files_are_fetched_once(tmp_path: Path) -> None:

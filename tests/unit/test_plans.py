@@ -26,7 +26,7 @@ from drivetrain_workers.protocol.reasons import Reason
 from rich.console import Console
 from typer.testing import CliRunner
 
-from tests.unit.runs import TOY, home_in, log, make_run, metrics, prepare_chunks, train, write_numbers
+from tests.unit.runs import TOY, home_in, log, make_run, metrics, prepare_shards, train, write_numbers
 
 PROFILE = ModelProfile(
     parameters=1_000_000,
@@ -71,7 +71,7 @@ def folder(tmp_path: Path, home: Home) -> Path:
     sections = {**TOY, "model": {"factory": "model:make", "loss": "model:loss"}, "resources": {"price_per_hour": 3.6}}
     (found / "job.yaml").write_text(yaml.safe_dump(sections))
     data = load_job(str(found)).spec.data
-    prepare_chunks(data, home, found)
+    prepare_shards(data, home, found)
     prepare(data, str(home.datasets), home.downloads, found, 1, lambda *_: None)
     return found
 

@@ -19,7 +19,7 @@ from drivetrain_pipelines.errors import InputError, PrepareError
 from drivetrain_workers.model_processes.requests import ModelProfile, ProfileRequest
 from drivetrain_workers.records.run_folder import RunFolder
 
-from tests.unit.runs import home_in, job, make_run, prepare_chunks, write_numbers
+from tests.unit.runs import home_in, job, make_run, prepare_shards, write_numbers
 
 SMALL = ModelProfile(
     parameters=1000,
@@ -76,7 +76,7 @@ def ignore(*_: object) -> None:
 
 def test_a_dataset_is_prepared_once_and_reused(site: Site, tmp_path: Path) -> None:
     spec = numbers(tmp_path)
-    prepare_chunks(spec.data, site.home, tmp_path)
+    prepare_shards(spec.data, site.home, tmp_path)
     reported: list[tuple[int, int, str]] = []
     made = site.preparation(spec).prepare(lambda *progress: reported.append(progress))
     assert made.dataset_made
@@ -97,7 +97,7 @@ def test_other_data_is_another_version(site: Site, tmp_path: Path) -> None:
     versions = set()
     for number, rows in enumerate((200, 201)):
         spec = numbers(tmp_path, rows)
-        prepare_chunks(spec.data, site.home, tmp_path)
+        prepare_shards(spec.data, site.home, tmp_path)
         versions.add(site.preparation(spec, f"toy-{number}").prepare(ignore).dataset_version)
     assert len(versions) == 2
 
@@ -106,7 +106,7 @@ def test_language_data_has_token_counts_and_an_entropy(site: Site, tmp_path: Pat
     source = tmp_path / "text.txt"
     source.write_text("\n\n".join(f"the cat number {number} sat on mat {number % 7}" for number in range(400)))
     spec = job(data={**TEXT, "source": str(source)})
-    prepare_chunks(spec.data, site.home, tmp_path)
+    prepare_shards(spec.data, site.home, tmp_path)
     facts = site.preparation(spec).prepare(ignore)
     assert facts.counted_in == "tokens"
     assert facts.unigram_entropy
@@ -117,7 +117,7 @@ def test_bad_records_are_counted_and_reported(site: Site, tmp_path: Path) -> Non
     source = tmp_path / "numbers.jsonl"
     source.write_text("".join(f'{{"x": {row}, "label": {row % 2}}}\n' for row in range(100)) + "{not json\n")
     spec = job(data={"source": str(source), "on_error": "skip"})
-    prepare_chunks(spec.data, site.home, tmp_path)
+    prepare_shards(spec.data, site.home, tmp_path)
     facts = site.preparation(spec).prepare(ignore)
     assert facts.skipped_records == 1
     assert "numbers.jsonl" in facts.skipped_first[0]
@@ -125,7 +125,7 @@ def test_bad_records_are_counted_and_reported(site: Site, tmp_path: Path) -> Non
 
 def test_a_baseline_needs_labels(site: Site, tmp_path: Path) -> None:
     spec = numbers(tmp_path, data={"columns": ["x"]}, baseline=True)
-    prepare_chunks(spec.data, site.home, tmp_path)
+    prepare_shards(spec.data, site.home, tmp_path)
     with pytest.raises(InputError, match="data without labels") as caught:
         site.preparation(spec).prepare(ignore)
     assert caught.value.where == "baseline"
@@ -143,7 +143,7 @@ def test_files_of_the_model_are_kept_by_content(site: Site, tmp_path: Path) -> N
     """The run has its own copy, even if the named file is moved."""
     (tmp_path / "weights.bin").write_bytes(b"weights")
     spec = numbers(tmp_path, model={"files": {"weights": str(tmp_path / "weights.bin")}})
-    prepare_chunks(spec.data, site.home, tmp_path)
+    prepare_shards(spec.data, site.home, tmp_path)
     preparation = site.preparation(spec)
     preparation.prepare(ignore)
     (tmp_path / "weights.bin").unlink()
@@ -154,7 +154,7 @@ def test_files_of_the_model_are_kept_by_content(site: Site, tmp_path: Path) -> N
 
 def test_a_job_without_files_stays_as_it_was_written(site: Site, tmp_path: Path) -> None:
     spec = numbers(tmp_path)
-    prepare_chunks(spec.data, site.home, tmp_path)
+    prepare_shards(spec.data, site.home, tmp_path)
     preparation = site.preparation(spec)
     before = preparation.folder.job_resolved.stat().st_ino
     preparation.prepare(ignore)
@@ -178,7 +178,7 @@ def profiled(monkeypatch: pytest.MonkeyPatch) -> list[ProfileRequest]:
 
 def test_settings_of_the_plan_are_chosen_and_stored(site: Site, tmp_path: Path, profiled: list[ProfileRequest]) -> None:
     spec = numbers(tmp_path, training={"zero_stage": "auto", "micro_batch_size": "auto"})
-    prepare_chunks(spec.data, site.home, tmp_path)
+    prepare_shards(spec.data, site.home, tmp_path)
     preparation = site.preparation(spec)
     facts = preparation.prepare(ignore)
     assert facts.plan
@@ -201,7 +201,7 @@ def test_a_model_that_does_not_fit_is_rejected(
     tiny = {"Alive": True, "Resources": {"CPU": 4.0, "memory": 1e6}}
     monkeypatch.setattr(devices.ray, "nodes", lambda: [tiny])
     spec = numbers(tmp_path, training={"zero_stage": "auto"})
-    prepare_chunks(spec.data, site.home, tmp_path)
+    prepare_shards(spec.data, site.home, tmp_path)
     preparation = site.preparation(spec)
     with pytest.raises(InputError, match="a model that needs"):
         preparation.prepare(ignore)

@@ -289,13 +289,14 @@ def test_a_reason_of_a_newer_version_is_shown_as_it_is() -> None:
 def test_what_tracking_lacks_is_told_with_its_remedy() -> None:
     facts = LANGUAGE.updated(
         mlflow_uri="http://mlflow:5000", tracked=False, tracking_problem="connection refused", problem="no upload",
-        skipped_records=3, skipped_first=("a.txt:1", "a.txt:7"),
+        skipped_records=3, skipped_first=("a.txt:1", "a.txt:7"), data_notes=("data.source: 2 ignored",),
     )  # fmt: skip
     found = rows(shown(RunSummary("toy-1", "completed", facts)))
     assert found["MLflow UI"] == "http://mlflow:5000"
     kept = "MLflow has not received everything; the rest is kept, and `drivetrain sync toy-1` sends it"
     assert found["tracking"] == f"{kept}|last error: connection refused"
     assert found["skipped"] == "3 bad records, the first: a.txt:1; a.txt:7"
+    assert found["data"] == "data.source: 2 ignored"
     assert found["note"] == "no upload"
 
 

@@ -4,25 +4,20 @@ import io
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from drivetrain_pipelines.errors import PrepareError
-from drivetrain_pipelines.prepare.audio import log_mel
-from drivetrain_pipelines.prepare.packing import best_fit_decreasing, fit
-from drivetrain_pipelines.prepare.preprocessor import Preprocessor
-from drivetrain_pipelines.prepare.samples import maker_of
+from drivetrain_pipelines.prepare.packing import best_fit_decreasing, fit, pieces_of
 from drivetrain_pipelines.prepare.splitting import AUTO, Splitter
-from drivetrain_pipelines.prepare.tokenizer import train_tokenizer
-from drivetrain_pipelines.raw.records import Chunk, Records
+from drivetrain_pipelines.prepare.units import UnitMaker
+from drivetrain_pipelines.raw.conversions.recordings import log_mel
 from drivetrain_pipelines.spec import AudioSpec, DataSpec, ImageSpec
-from drivetrain_pipelines.storage.arrow_types import numbers_of
-from drivetrain_pipelines.storage.folder import StorageFolder
 from drivetrain_pipelines.storage.shards import unigram_entropy
+from drivetrain_pipelines.stream.columns import Ragged
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-TRAIN = Splitter("train", 0.1)
+from tests.unit.builds import ENCODER, Build, prepared, rows_of, spec_of, texts_table
 
 
 @given(lengths=st.lists(st.integers(1, 100), max_size=200))
@@ -39,7 +34,7 @@ def test_packs_of_real_lengths_are_full() -> None:
 
 
 def test_segments_name_the_documents() -> None:
-    tokens, segments = fit([np.array([1, 2, 3]), np.array([4, 5]), np.arange(10, 17)], 5, padding=0)
+    tokens, segments = fit(pieces_of([np.array([1, 2, 3]), np.array([4, 5]), np.arange(10, 17)], 5), 5, padding=0)
     assert sorted(tokens.reshape(-1).tolist()) == sorted([1, 2, 3, 4, 5, *range(10, 17), 0, 0, 0])
     for row, segment in zip(tokens, segments, strict=True):
         assert (segment[row == 0] == 0).all()
@@ -60,50 +55,59 @@ def test_the_eval_split_is_stable() -> None:
 
 def test_documents_are_ended_and_packed() -> None:
     texts = ["one two three"] * 3 + ["four five"] * 4
-    tokenizer = train_tokenizer(texts, 300)
     for packing, columns in (("concatenate", {"tokens"}), ("fit", {"tokens", "segments"})):
-        spec = DataSpec(source="x", sequence_length=15, packing=packing)
-        made = maker_of(spec, tokenizer).make(Records(pa.table({"text": texts})), TRAIN)
-        batch = made.batches["train"]
+        made = Build(spec_of(sequence_length=15, packing=packing), [texts_table(texts)], split="train")
+        (batch,) = made.batches["train"]
         assert set(batch.schema.names) == columns
         tokens = batch.column("tokens").values.to_numpy().reshape(-1, 16)
-        end = tokenizer.token_to_id("<|endoftext|>")
-        assert (tokens == end).sum() >= 2
+        assert (tokens == ENCODER.end).sum() >= 2
         padding = (batch.column("segments").values.to_numpy() == 0).sum() if packing == "fit" else 0
         assert sum(made.token_counts) == tokens.size - padding
 
 
+def png(color: tuple[int, int, int]) -> bytes:
+    sink = io.BytesIO()
+    Image.new("RGB", (9, 5), color).save(sink, "PNG")
+    return sink.getvalue()
+
+
 def test_images_become_arrays(tmp_path: Path) -> None:
-    def png(color: tuple[int, int, int]) -> bytes:
-        sink = io.BytesIO()
-        Image.new("RGB", (9, 5), color).save(sink, "PNG")
-        return sink.getvalue()
+    for number in range(20):
+        name = "abc"[number % 3]
+        (tmp_path / "raw" / name).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "raw" / name / f"{number}.png").write_bytes(png((255, number, 9)))
+    (tmp_path / "raw" / "b" / "99.png").write_bytes(b"no picture")
+    strict = DataSpec(source=str(tmp_path / "raw"), image=ImageSpec(height=4, width=6), eval_fraction=0.3)
+    with pytest.raises(PrepareError, match=r"99\.png.*on_error"):
+        prepared(strict, tmp_path)
+    lenient = strict.model_copy(update={"on_error": "skip"})
+    made = prepared(lenient, tmp_path)
+    columns = rows_of(made)
+    assert isinstance(columns["image"], np.ndarray)
+    assert columns["image"].shape[1:] == (4, 6, 3)
+    assert set(columns["image"][:, 0, 0, 0].tolist()) == {255}
+    number_of = columns["image"][:, 0, 0, 1]
+    assert np.asarray(columns["label"])[:, 0].tolist() == (number_of % 3).tolist()
+    assert made.manifest.classes == ["a", "b", "c"]
+    assert (made.manifest.statistics["records"], made.manifest.statistics["skipped"]) == (20, 1)
+    assert made.manifest.rows("train") + made.manifest.rows("eval") == 20
+    encoded = lenient.model_copy(update={"image": ImageSpec(height=4, width=6, decode=False)})
+    as_files = rows_of(prepared(encoded, tmp_path))["image"]
+    assert isinstance(as_files, Ragged)
+    decoded = [np.asarray(Image.open(io.BytesIO(as_files.row(n).tobytes())))[0, 0, 1] for n in range(len(number_of))]
+    assert decoded == number_of.tolist()  # the same rows are held out
 
-    table = pa.table(
-        {"file": ["a", "b", "c"], "bytes": [png((255, 0, 0)), b"no picture", png((0, 0, 9))], "label": [1, 0, 2]}
-    )
-    strict = DataSpec(source="x", image=ImageSpec(height=4, width=6))
-    with pytest.raises(PrepareError, match=r"b cannot be decoded: it is not an image known to Pillow\. .*on_error"):
-        maker_of(strict, None).make(Records(table), TRAIN)
-    records = Records(table)
-    batch = maker_of(strict.model_copy(update={"on_error": "skip"}), None).make(records, TRAIN).batches["train"]
-    assert batch.column("image").to_numpy_ndarray().shape == (2, 4, 6, 3)
-    assert batch.column("image").to_numpy_ndarray()[0, 0, 0].tolist() == [255, 0, 0]
-    assert batch.column("label").to_pylist() == [1, 2]
-    assert len(records.skipped) == 1
-    raw = strict.model_copy(update={"image": ImageSpec(height=4, width=6, decode=False)})
-    assert maker_of(raw, None).make(Records(table), TRAIN).batches["train"].column("image")[1].as_py() == b"no picture"
 
-
-def test_a_tone_is_loudest_at_its_pitch() -> None:
+def test_a_tone_is_loudest_at_its_pitch(tmp_path: Path) -> None:
     import soundfile
 
     spec = AudioSpec(seconds=0.5, mels=40)
-    sink = io.BytesIO()
-    soundfile.write(sink, np.sin(2 * np.pi * 1000 * np.arange(22050) / 22050), 22050, format="FLAC")
-    table = pa.table({"file": ["a"], "bytes": [sink.getvalue()], "label": [3]})
-    batch = maker_of(DataSpec(source="x", audio=spec), None).make(Records(table), TRAIN).batches["train"]
-    (mel,) = batch.column("mel").to_numpy_ndarray()
+    (tmp_path / "raw" / "tones").mkdir(parents=True)
+    for number in range(20):
+        tone = np.sin(2 * np.pi * 1000 * np.arange(22050) / 22050 + number)
+        soundfile.write(tmp_path / "raw" / "tones" / f"{number}.flac", tone, 22050)
+    columns = rows_of(prepared(DataSpec(source=str(tmp_path / "raw"), audio=spec, eval_fraction=0.3), tmp_path))
+    mel = np.asarray(columns["mel"])[0]
     assert mel.shape == (48, 40)
     centres = 700 * (10 ** (np.linspace(0, 2595 * np.log10(1 + 8000 / 700), 42)[1:-1] / 2595) - 1)
     assert abs(centres[mel.mean(axis=0).argmax()] - 1000) < 100
@@ -111,29 +115,33 @@ def test_a_tone_is_loudest_at_its_pitch() -> None:
 
 
 @pytest.mark.parametrize("spec", [{}, {"columns": ["x"]}, {"image": ImageSpec(height=2, width=2)}])
-def test_no_records_make_no_samples(spec: dict) -> None:
-    tokenizer = train_tokenizer(["some text"], 300)
-    made = maker_of(DataSpec(source="x", **spec), tokenizer).make(Records(pa.table({})), TRAIN)
-    assert made.batches == {}
-    assert sum(made.token_counts) == 0
+def test_no_records_make_no_units(spec: dict) -> None:
+    made = Build(spec_of(**spec), [texts_table([]).select([])])
+    assert made.batches == {"train": [], "eval": []}
+    assert UnitMaker(spec_of(**spec), ENCODER).make(texts_table([]), AUTO).batches == {}
 
 
 def test_padding_is_not_counted() -> None:
-    tokenizer = train_tokenizer(["one two three"], 300)
-    spec = DataSpec(source="x", sequence_length=63, packing="fit")
-    made = maker_of(spec, tokenizer).make(Records(pa.table({"text": ["one", "two", "three"]})), TRAIN)
-    assert sum(made.token_counts) < 20
+    spec = spec_of(sequence_length=63, packing="fit")
+    made = Build(spec, [texts_table(["one", "two", "three"])], split="train")
+    assert 0 < sum(made.token_counts) < 20
 
 
-def test_columns_stay_as_they_are() -> None:
-    table = pa.table({"x": [[1.0, 2.0], [3.0, 4.0]], "y": [1, 2], "other": ["a", "b"]})
-    spec = DataSpec(source="x", columns=["x", "y"])
-    batch = maker_of(spec, None).make(Records(table), TRAIN).batches["train"]
-    assert batch.to_pylist() == [{"x": [1.0, 2.0], "y": 1}, {"x": [3.0, 4.0], "y": 2}]
-    with pytest.raises(PrepareError, match="no column 'z'; they have x, y, other"):
-        maker_of(spec.model_copy(update={"columns": ["z"]}), None).make(Records(table), TRAIN)
-    with pytest.raises(PrepareError, match="1 empty values"):
-        maker_of(spec, None).make(Records(pa.table({"x": [[1.0], [2.0]], "y": [1, None]})), TRAIN)
+def test_columns_stay_as_they_are(tmp_path: Path) -> None:
+    rows = "".join(f'{{"x": [{n}.0, 2.0], "y": {n}, "other": "a"}}\n' for n in range(60))
+    (tmp_path / "a.jsonl").write_text(rows)
+    spec = DataSpec(source=str(tmp_path / "a.jsonl"), columns=["x", "y"], eval_fraction=0.3)
+    made = prepared(spec, tmp_path)
+    columns = [rows_of(made, split) for split in ("train", "eval")]
+    y = np.concatenate([np.asarray(some["y"])[:, 0] for some in columns])
+    x = np.concatenate([np.asarray(some["x"]) for some in columns])
+    assert sorted(y.tolist()) == list(range(60))
+    assert x.tolist() == [[float(n), 2.0] for n in y]
+    with pytest.raises(PrepareError, match="'z'"):
+        prepared(spec.model_copy(update={"columns": ["z"]}), tmp_path)
+    (tmp_path / "a.jsonl").write_text('{"x": [1.0], "y": 1}\n{"x": [2.0], "y": null}\n')
+    with pytest.raises(PrepareError, match="line 2: column 'y': it is empty"):
+        prepared(spec, tmp_path)
 
 
 def test_unigram_entropy() -> None:
@@ -179,14 +187,12 @@ def test_additional_arrays_and_a_reader_of_the_job(tmp_path: Path) -> None:
         split_by="patient",
         eval_fraction=0.3,
     )
-    folder = StorageFolder(str(tmp_path / "made"))
-    chunk = Chunk("any", (str(tmp_path / "numbers.odd"),))
-    result = Preprocessor(spec, folder, tmp_path).write_chunk(AUTO, 0, chunk)
+    made = prepared(spec, tmp_path)
     patients = {}
-    for split, shard in result.shards.items():
-        batch = pa.ipc.open_file(folder.read(shard.file)).get_batch(0)
-        images, masks = (numbers_of(batch.column(name)) for name in ("image", "mask"))
+    for split in ("train", "eval"):
+        columns = rows_of(made, split)
+        images, masks = np.asarray(columns["image"]), np.asarray(columns["mask"])
         assert ((images[..., 0] > 100) == masks).all()
-        patients[split] = set(batch.column("patient").to_pylist())
+        patients[split] = set(np.asarray(columns["patient"])[:, 0].tolist())
     assert len(patients["train"] | patients["eval"]) == 20
     assert not patients["train"] & patients["eval"]

@@ -130,7 +130,10 @@ def test_padded_rows_are_those_of_the_tokenizer(kind: str, texts: list[str], wid
     encoder, own = TextEncoder(_loaded(kind)), _loaded(kind)
     own.enable_truncation(width)
     own.enable_padding(pad_id=encoder.padding, length=width)
-    assert encoder.padded(texts, width).tolist() == [encoding.ids for encoding in own.encode_batch(texts)]
+    tokens, dropped = encoder.padded(texts, width)
+    assert tokens.tolist() == [encoding.ids for encoding in own.encode_batch(texts)]
+    whole = [TOKENIZERS[kind].encode(text).ids for text in texts]
+    assert dropped.tolist() == [max(0, len(ids) - width) for ids in whole]
 
 
 def _long_text(seed: int) -> str:

@@ -42,7 +42,7 @@ from typer.testing import CliRunner
 
 from tests.unit.checkpoint_files import damage, make_checkpoint
 from tests.unit.datasets import make_dataset
-from tests.unit.runs import TOY, home_in, job, log, make_run, metrics, prepare_chunks, train, write_numbers
+from tests.unit.runs import TOY, home_in, job, log, make_run, metrics, prepare_shards, train, write_numbers
 from tests.unit.step_records import step_record
 
 
@@ -323,6 +323,8 @@ def test_a_dataset_is_described(where: str, home: Home, toy_dataset: Dataset) ->
     )
     assert (found["name"], found["version"], found["statistics"]) == ("toy", "v1", {"vocab_size": 5.0})
     assert list(found["columns"]) == ["label", "tokens", "blob"]
+    assert found["notes"] == ["data.source: 2 ignored"]
+    assert "data.source: 2 ignored" in lines("data", "inspect", "toy")
     train_split = found["splits"]["train"]
     assert (train_split["samples"], train_split["shards"], train_split["streams"]) == (8, 2, 1)
     said = [line.split() for line in lines("data", "inspect", "toy")]
@@ -343,7 +345,7 @@ def test_every_byte_of_a_dataset_is_compared(home: Home, toy_dataset: Dataset) -
 
 def test_the_first_samples_of_a_dataset(home: Home, folder: Path) -> None:
     spec = job(data={"source": str(folder / "numbers.csv")})
-    prepare_chunks(spec.data, home, folder)
+    prepare_shards(spec.data, home, folder)
     with no_ray():
         (made,), (found,) = lines("data", "prepare", str(folder)), lines("data", "prepare", str(folder))
     assert made.startswith(str(home.datasets / "numbers"))

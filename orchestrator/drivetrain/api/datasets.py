@@ -15,7 +15,7 @@ from drivetrain_pipelines.prepare.prepare import Prepared, lock_of, prepare
 from drivetrain_pipelines.prepare.tokenizer import TOKENIZER_FILE, load_tokenizer
 from drivetrain_pipelines.raw.records import Row
 from drivetrain_pipelines.spec import StorageSpec
-from drivetrain_pipelines.storage.folder import is_local
+from drivetrain_pipelines.storage.paths import is_local, local_path
 from drivetrain_pipelines.stream.columns import Ragged
 from drivetrain_pipelines.stream.dataset import CacheSettings, Dataset, open_dataset
 from drivetrain_workers.records import ledger
@@ -54,6 +54,7 @@ def find_dataset(where: str, endpoint_url: str | None = None) -> Dataset:
         CorruptFileError: its manifest is not valid.
     """
     if is_local(where):
+        where = str(local_path(where))
         root = Home.from_environment().datasets
         folders = [Path(where), root / where, *sorted((root / where).glob("*"), key=_age)]
         found = [folder for folder in folders if (folder / "manifest.json").is_file()]

@@ -33,10 +33,13 @@ def prepare_data(job: str, overrides: list[str], as_json: bool, address: str | N
                 lambda done, total, what: progress.update(task, completed=done, total=total or None, description=what),
             )
         if as_json:
-            line = json.dumps({"location": prepared.folder.location, "made": prepared.made})
+            facts = {"location": prepared.folder.location, "made": prepared.made, "notes": prepared.notes}
+            lines = [json.dumps(facts)]
         else:
-            line = f"{prepared.folder.location} ({'made' if prepared.made else 'found, nothing to prepare'})"
-        console.print(line, soft_wrap=True, highlight=False, markup=False)
+            made = "made" if prepared.made else "found, nothing to prepare"
+            lines = [f"{prepared.folder.location} ({made})", *prepared.notes]
+        for line in lines:
+            console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
 def inspect_data(where: str, endpoint_url: str | None, as_json: bool) -> None:
@@ -55,6 +58,7 @@ def inspect_data(where: str, endpoint_url: str | None, as_json: bool) -> None:
         columns = {field.name: str(field.type) for field in manifest.schema}
         facts = {"name": manifest.name, "version": manifest.version, "columns": columns, "splits": splits}
         facts |= {"statistics": manifest.statistics, "classes": manifest.classes, "skipped": manifest.skipped}
+        facts["notes"] = manifest.notes
         if as_json:
             print(json.dumps(facts))
             return
@@ -71,6 +75,9 @@ def inspect_data(where: str, endpoint_url: str | None, as_json: bool) -> None:
         if manifest.skipped:
             print()
             print_table((Column("skipped records", wrap=True),), [(str(place),) for place in manifest.skipped])
+        if manifest.notes:
+            print()
+            print("\n".join(manifest.notes))
 
 
 def verify_data(where: str, endpoint_url: str | None, as_json: bool) -> None:

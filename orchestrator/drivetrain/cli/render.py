@@ -188,6 +188,7 @@ def print_summary(console: Console, summary: RunSummary) -> None:
     if skipped := facts.skipped_records:
         first = "; ".join(facts.skipped_first)
         rows.append(("skipped", f"{plural(skipped, 'bad record')}, the first: {first}"))
+    rows += [("data", note) for note in facts.data_notes]
     if facts.checkpoint:
         rows.append(("checkpoint", facts.checkpoint))
     if facts.stored:

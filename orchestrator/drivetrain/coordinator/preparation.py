@@ -72,6 +72,7 @@ class Preparation:
             unigram_entropy=None if "label" in columns else manifest.statistics.get("unigram_entropy"),
             skipped_records=int(manifest.statistics["skipped"]),
             skipped_first=tuple(manifest.skipped),
+            data_notes=prepared.notes,
             plan=self._choose(location) if self._spec.training.open_settings else None,
         )
 

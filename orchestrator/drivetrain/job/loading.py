@@ -13,7 +13,7 @@ from typing import Any
 
 from drivetrain_pipelines.errors import InputError
 from drivetrain_pipelines.raw.checks import check_data, check_location
-from drivetrain_pipelines.raw.sources import check_source
+from drivetrain_pipelines.raw.listing import check_source
 from drivetrain_pipelines.spec import Spec
 from drivetrain_pipelines.storage.json_files import JsonObject
 from drivetrain_pipelines.storage.yaml_files import parse_yaml, read_text

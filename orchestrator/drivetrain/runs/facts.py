@@ -20,6 +20,7 @@ class RunFacts:
         counted_in: ``tokens`` or ``samples``: the unit of throughput.
         unigram_entropy: in nats per token; the baseline for a language model.
         skipped_records, skipped_first: number of invalid records that were skipped, and the first of them.
+        data_notes: sentences about data that was left out.
         plan: the settings chosen by the plan, and its estimates.
         parameters: of the model.
         peak_bytes, base_bytes: peak memory of rank 0, and its memory without a model.
@@ -47,6 +48,7 @@ class RunFacts:
     unigram_entropy: float | None = None
     skipped_records: int = 0
     skipped_first: tuple[str, ...] = ()
+    data_notes: tuple[str, ...] = ()
     plan: JsonObject | None = None
     parameters: int | None = None
     peak_bytes: int | None = None
@@ -88,8 +90,9 @@ class RunFacts:
     def from_json(cls, record: JsonObject) -> Self:
         """Return the facts from the output of `to_json`; unknown names are ignored."""
         known = {name: value for name, value in record.items() if name in _NOTHING}
-        if "skipped_first" in known:
-            known["skipped_first"] = tuple(known["skipped_first"])
+        for name in ("skipped_first", "data_notes"):
+            if name in known:
+                known[name] = tuple(known[name])
         return cls(**known)
 
 

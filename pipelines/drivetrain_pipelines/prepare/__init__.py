@@ -1,12 +1,23 @@
 """Preparation of raw records into shards on Ray actors. Each dataset version is made once.
 
-audio: recordings to log-mel energies.
+Chunks of raw data become parts (record_reader, units, parts), whose facts are settled for the whole dataset (facts,
+labels, number_types); then groups of their units become shards (samples, packing).
+
+actor_pool: the preprocessing actors on Ray.
+facts: types, classes and the division into groups, from the facts of all parts.
 inputs: a user's inputs for a trained model, as samples.
+labels: the numbers of the labels.
+number_types: one type for the numbers of a column.
+origins: the sources, their files and splits, and the version that depends on them.
 packing: packing documents into samples of equal length.
+parts: what is known about the units of a chunk.
 prepare: the preparation of a dataset version.
 preprocessor: the preprocessing actor.
-record_reader: records read by format or by the job's reader, then changed by the job's transform.
-samples: samples from the records of a chunk, by kind of data.
+record_reader: records read by format or by the job's reader, changed by its transform and converted.
+result: the manifest of a prepared dataset, and what was left out.
+samples: samples from the units of a group.
 splitting: selection of the samples that are held out for evaluation.
-tokenizer: byte-level BPE tokenizers.
+tokenizer: tokenizers, and how texts are encoded.
+units: units from the records of a chunk.
+user_functions: functions of the job.
 """

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,19 @@ import pyarrow as pa
 from tokenizers import Tokenizer
 
 from drivetrain_pipelines.errors import InputError, PrepareError
+from drivetrain_pipelines.prepare.facts import Conversion, settle
+from drivetrain_pipelines.prepare.parts import Part, Task, part_of
 from drivetrain_pipelines.prepare.record_reader import RecordReader
-from drivetrain_pipelines.prepare.samples import maker_of
-from drivetrain_pipelines.prepare.splitting import Splitter
-from drivetrain_pipelines.raw.records import FILE_PER_RECORD, Chunk, Records, chunk_files
-from drivetrain_pipelines.raw.sources import SourceFile, format_of
+from drivetrain_pipelines.prepare.samples import SampleMaker
+from drivetrain_pipelines.prepare.tokenizer import TextEncoder
+from drivetrain_pipelines.prepare.units import UnitMaker
+from drivetrain_pipelines.raw.chunks import Chunk, chunk_files
+from drivetrain_pipelines.raw.fields import column_name
+from drivetrain_pipelines.raw.formats import FORMATS, format_of
+from drivetrain_pipelines.raw.records import Records
+from drivetrain_pipelines.raw.sources import SourceFile
 from drivetrain_pipelines.spec import DataSpec
+from drivetrain_pipelines.storage.arrow_types import numbers_in, row_of
 from drivetrain_pipelines.storage.checksums import block_digests
 from drivetrain_pipelines.storage.folder import StorageFolder
 from drivetrain_pipelines.storage.shards import Manifest, Shard, encode_shard
@@ -52,11 +60,9 @@ def samples_of(
         InputError: the file does not exist or does not contain the job's kind of data.
     """
     strict = spec.model_copy(update={"on_error": "fail", "train_fraction": 1.0, "split_by": None})
-    maker, batches = maker_of(strict, tokenizer), list[pa.RecordBatch]()
+    encoder = TextEncoder(tokenizer, spec.tokenizer) if tokenizer and spec.kind == "tokens" else None
     try:
-        for records in _records(given, strict, code_folder):
-            made = maker.make(records, Splitter(_SPLIT, spec.eval_fraction)).batches.values()
-            batches += [_typed(batch, schema) if schema else batch for batch in made]
+        batches = _samples(_records(given, strict, code_folder), strict, encoder, schema)
     except (PrepareError, pa.ArrowInvalid, pa.ArrowTypeError) as error:
         problem = error.problem if isinstance(error, PrepareError) else str(error)
         raise InputError("INPUT", repr(given)[:200], f"a file with {spec.kind} for this model", problem) from error
@@ -65,40 +71,72 @@ def samples_of(
     return _columns(pa.Table.from_batches(batches).combine_chunks().to_batches()[0])
 
 
-def _records(given: str, spec: DataSpec, code_folder: Path) -> Iterator[Records]:
-    reader = RecordReader(spec, code_folder)
+def _samples(
+    records: Iterable[tuple[Chunk, Records]], spec: DataSpec, encoder: TextEncoder | None, schema: pa.Schema | None
+) -> list[pa.RecordBatch]:
+    """Make samples by both stages of a preparation, in memory."""
+    tasks, parts, blocks = list[Task](), list[Part](), dict[str, pa.RecordBatch]()
+
+    def keep(units: pa.RecordBatch) -> tuple[str, int]:
+        blocks[name := str(len(blocks))] = units
+        return name, 0
+
+    for number, (chunk, read) in enumerate(records):
+        made = UnitMaker(spec, encoder).make(read.table, _SPLIT)
+        tasks.append(Task(number, _SPLIT, chunk))
+        parts.append(part_of(made, read, spec, encoder, keep))
+    facts = settle(spec, tasks, parts)
+    conversion = _like(facts.conversion, schema, blocks.values()) if schema else facts.conversion
+    maker = SampleMaker(spec, conversion, encoder.padding if encoder else 0)
+    found = (maker.make(group, ((blocks[file], at) for file, at in group.blocks)) for group in facts.groups)
+    batches = [batch for samples in found for batch in samples.batches.values()]
+    return [_with_label(batch, spec) for batch in batches] if schema is None or "label" in schema.names else batches
+
+
+def _records(given: str, spec: DataSpec, code_folder: Path) -> Iterator[tuple[Chunk, Records]]:
+    reader = RecordReader(spec, code_folder, predicting=True)
     if spec.kind == "tokens":
-        table = {spec.text_column: [text_of(given)], spec.label_column: [0]}
-        yield reader.transformed(Records(pa.table(table)))
+        yield Chunk("documents", (given,)), reader.read_text(text_of(given))
         return
     path = Path(given)
     if not path.is_file():
         raise InputError("INPUT", repr(given)[:200], "an existing file")
-    file = SourceFile(f"file://{path.resolve()}", path.stat().st_size, "")
+    file = SourceFile(str(path.absolute()), path.stat().st_size, "")
     format_ = format_of([file.url], "any" if spec.reader else "auto", "INPUT")
-    if format_ in FILE_PER_RECORD:
-        yield reader.read(Chunk(format_, (file.url,), labels=(0,)))
+    if format_ in FORMATS and FORMATS[format_].file_per_record:
+        chunk = Chunk(format_, (file.url,))
+        yield chunk, reader.read(chunk)
         return
     for chunk in chunk_files([file], format_, spec.chunk_bytes, spec.storage):
-        records = reader.read(chunk)
-        lacks_label = spec.label_column in (spec.columns or ()) and spec.label_column not in records.table.column_names
-        if lacks_label:  # the label is what the model predicts
-            zeros = pa.array([0] * records.table.num_rows)
-            records = Records(records.table.append_column(spec.label_column, zeros), records.skipped)
-        yield records
+        yield chunk, reader.read(chunk)
 
 
-def _typed(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
-    """Cast numbers, and rows of numbers, to the types of the dataset: a file of integers may stand for floats."""
+def _like(conversion: Conversion, schema: pa.Schema, blocks: Iterable[pa.RecordBatch]) -> Conversion:
+    """Return the conversion to the types of the dataset: a file of integers may stand for floats.
 
-    def plain(kind: pa.DataType) -> bool:
-        return bool(pa.types.is_primitive(kind) or pa.types.is_fixed_size_list(kind))
+    Raises:
+        PrepareError: the numbers have another shape, or do not fit.
+    """
+    fields = {field: conversion.schema.field(field).type for field in conversion.schema.names}
+    for field in list(fields):
+        if not (name := column_name(field)):
+            continue
+        (dtype, shape), (_, given) = row_of(schema.field(name).type), row_of(conversion.schema.field(field).type)
+        if shape != given:
+            raise PrepareError(f"a row of the column {name!r} has the shape {list(given)} instead of {list(shape)}")
+        for units in blocks:
+            numbers = numbers_in(units.column(field))
+            if dtype.kind in "iu" and not np.array_equal(numbers.astype(dtype), numbers):
+                raise PrepareError(f"the numbers of the column {name!r} are not all of the type {dtype}")
+        fields[field] = schema.field(name).type
+    return replace(conversion, schema=pa.schema(fields))
 
-    columns = [
-        column.cast(kind) if plain(column.type) and plain(kind := schema.field(name).type) else column
-        for name, column in zip(batch.schema.names, batch.columns, strict=True)
-    ]
-    return pa.record_batch(columns, batch.schema.names)
+
+def _with_label(batch: pa.RecordBatch, spec: DataSpec) -> pa.RecordBatch:
+    """Add a label, which the model predicts."""
+    if "label" in batch.schema.names or spec.kind == "columns":
+        return batch
+    return batch.append_column("label", pa.array(np.zeros(batch.num_rows, np.int64)))
 
 
 def _columns(batch: pa.RecordBatch) -> Columns:

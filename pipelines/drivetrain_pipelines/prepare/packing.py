@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-TokenArray = npt.NDArray[np.int64]
+
+def concatenate(tokens: npt.NDArray[Any], width: int) -> npt.NDArray[Any]:
+    """Cut one long row of tokens into samples ``[n, width]``, without the tokens at the end that do not fill one."""
+    return tokens[: len(tokens) // width * width].reshape(-1, width)
 
 
-def concatenate(documents: Sequence[TokenArray], width: int) -> tuple[TokenArray, int]:
-    """Cut one long row of tokens into samples ``[n, width]``. Also returns the number of remaining tokens."""
-    tokens = np.concatenate([np.zeros(0, np.int64), *documents])
-    samples = tokens[: len(tokens) // width * width].reshape(-1, width)
-    return samples, len(tokens) - samples.size
+def pieces_of(documents: Sequence[npt.NDArray[Any]], width: int) -> list[npt.NDArray[Any]]:
+    """Cut documents that are longer than a sample; the others stay whole."""
+    return [document[at : at + width] for document in documents for at in range(0, len(document), width)]
 
 
-def fit(documents: Sequence[TokenArray], width: int, padding: int) -> tuple[TokenArray, TokenArray]:
-    """Pack whole documents into samples by best fit decreasing; only those longer than a sample are cut.
+def fit(
+    pieces: Sequence[npt.NDArray[Any]], width: int, padding: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Pack whole pieces of at most ``width`` tokens into samples by best fit decreasing.
 
     Returns:
-        Tokens ``[n, width]``, and for each token the number of its document within the sample: 1, 2, ...; 0 is padding.
+        Tokens ``[n, width]``, and for each token the number of its piece within the sample: 1, 2, ...; 0 is padding.
     """
-    pieces = [document[at : at + width] for document in documents for at in range(0, len(document), width)]
     packs = best_fit_decreasing([len(piece) for piece in pieces], width)
     tokens = np.full((len(packs), width), padding, np.int64)
     segments = np.zeros((len(packs), width), np.int64)
@@ -34,14 +37,6 @@ def fit(documents: Sequence[TokenArray], width: int, padding: int) -> tuple[Toke
             tokens[row, at:end], segments[row, at:end] = pieces[piece], number
             at = end
     return tokens, segments
-
-
-def pad(documents: Sequence[TokenArray], width: int, padding: int) -> TokenArray:
-    """Make one sample ``[n, width]`` of each document: longer ones are cut, shorter ones padded."""
-    tokens = np.full((len(documents), width), padding, np.int64)
-    for row, document in zip(tokens, documents, strict=True):
-        row[: len(document)] = document[:width]
-    return tokens
 
 
 def best_fit_decreasing(lengths: Sequence[int], capacity: int) -> list[list[int]]:

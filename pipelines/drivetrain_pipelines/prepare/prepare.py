@@ -1,53 +1,36 @@
 """Preparation of a dataset version from raw input, on Ray actors; skipped when the version already exists.
 
-A version is named by everything that its bytes depend on. The finished chunks of an interrupted preparation are kept:
-each chunk writes a marker file next to its shards, and only chunks without one are repeated. The manifest comes last.
+A version is named by everything that its bytes depend on. Chunks of raw data become parts; the facts of all parts
+settle types, classes and the division into groups; groups become shards. The finished parts and groups of an
+interrupted preparation are kept: each has a marker file, and only those without one are repeated. The manifest comes
+last.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import ray
-import ray.exceptions
 from filelock import FileLock
 
-from drivetrain_pipelines.errors import CorruptFileError, PrepareError
-from drivetrain_pipelines.prepare.preprocessor import PARTS, ChunkResult, Preprocessor
-from drivetrain_pipelines.prepare.splitting import AUTO
-from drivetrain_pipelines.raw.labels import read_labels
-from drivetrain_pipelines.raw.records import FILE_PER_RECORD, Chunk, chunk_files, chunk_labelled_files
-from drivetrain_pipelines.raw.sources import SourceFile, format_of, list_files
+from drivetrain_pipelines.errors import CorruptFileError
+from drivetrain_pipelines.prepare.actor_pool import ActorPool
+from drivetrain_pipelines.prepare.facts import settle
+from drivetrain_pipelines.prepare.origins import Origins, find_origins, made_from, tasks_of, version_of
+from drivetrain_pipelines.prepare.parts import Part, Task
+from drivetrain_pipelines.prepare.preprocessor import PARTS, parts_made, shards_made
+from drivetrain_pipelines.prepare.result import manifest_of, notes_of
+from drivetrain_pipelines.prepare.splitting import EVAL
+from drivetrain_pipelines.raw.chunks import Chunk
 from drivetrain_pipelines.spec import DataSpec
-from drivetrain_pipelines.storage.checksums import tree_digest
+from drivetrain_pipelines.storage.checksums import content_digest
 from drivetrain_pipelines.storage.folder import StorageFolder
 from drivetrain_pipelines.storage.json_files import JsonObject
-from drivetrain_pipelines.storage.shards import Manifest, schema_from_text, unigram_entropy
-
-_FORMAT = 2  # part of every fingerprint: increase it when the same settings produce other bytes
-_MAX_LISTED = 10  # bad records that are listed; all are counted
-_NOT_CONTENT = {
-    "name",
-    "source",
-    "eval_source",
-    "location",
-    "storage",
-    "cache_bytes",
-    "files",
-    "lanes",
-    "online",
-    "shuffle_window",
-    "tokenizer",
-}
+from drivetrain_pipelines.storage.shards import Manifest
 
 Progress = Callable[[int, int, str], None]
-Task = tuple[str, int, Chunk]
 
 
 @dataclass(frozen=True)
@@ -56,21 +39,13 @@ class Prepared:
 
     Attributes:
         made: whether this call prepared it.
+        notes: sentences about data that was left out.
     """
 
     folder: StorageFolder
     manifest: Manifest
     made: bool
-
-
-@dataclass(frozen=True)
-class _Raw:
-    """One source: its files, their format and the split of its samples."""
-
-    files: list[SourceFile]
-    format: str
-    split: str
-    source_index: int
+    notes: tuple[str, ...] = ()
 
 
 def prepare(
@@ -87,24 +62,27 @@ def prepare(
         on_progress: called with (done, total, what).
 
     Raises:
-        PrepareError: the source is empty or unreadable, too short, or the user's transform failed.
+        InputError, PrepareError: a source is empty or unreadable, too short, or the user's transform failed.
     """
     on_progress(0, 0, "looking for raw data")
-    raw = list(_raw(spec, downloads))
-    made_from = _inputs(spec, raw, code_folder)
-    version = _version(made_from)
-    folder = _folder(spec, root, version)
+    version = DatasetVersion.of(spec, root, downloads, code_folder)
     downloads.mkdir(parents=True, exist_ok=True)
-    with lock_of(downloads, spec.name, version):  # others wait here and then find the version
-        try:
-            return Prepared(folder, Manifest.read(folder).check_sizes(folder), made=False)
-        except CorruptFileError:  # missing or damaged: prepare it
-            classes, tasks = _tasks(spec, raw)
-            results = _run(spec, tasks, folder, code_folder, actors, on_progress)
-            manifest = _manifest(spec, version, made_from, classes, results)
-            manifest.write(folder)
-            folder.remove(PARTS)
-            return Prepared(folder, manifest, made=True)
+    with lock_of(downloads, spec.name, version.name):  # others wait here and then find the version
+        if found := version.found():
+            return found
+        tasks = tasks_of(spec, version.origins.every)
+        digest = parts_folder(spec, tasks)
+        with ActorPool(actors, spec, version.folder, code_folder, digest) as pool:
+            parts = _make_parts(spec, tasks, version.folder, digest, pool, on_progress)
+            facts = settle(spec, tasks, parts)
+            results = shards_made(version.folder)
+            missing = {group.number: (group, facts.conversion) for group in facts.groups if group.number not in results}
+            _map(pool, "write_shards", missing, results, "making shards", on_progress)
+        made = [results[group.number] for group in facts.groups]
+        manifest = manifest_of(spec, version.name, version.made_from, version.origins, facts, made)
+        manifest.write(version.folder)
+        version.folder.remove(PARTS)
+        return Prepared(version.folder, manifest, True, notes_of(manifest, version.origins))
 
 
 def find(spec: DataSpec, root: str, downloads: Path, code_folder: Path) -> Prepared | None:
@@ -113,167 +91,84 @@ def find(spec: DataSpec, root: str, downloads: Path, code_folder: Path) -> Prepa
     Args: see `prepare`.
 
     Raises:
-        PrepareError: the source is empty or unreadable.
+        InputError, PrepareError: a source is empty or unreadable.
     """
-    folder = _folder(spec, root, _version(_inputs(spec, list(_raw(spec, downloads)), code_folder)))
-    try:
-        return Prepared(folder, Manifest.read(folder).check_sizes(folder), made=False)
-    except CorruptFileError:
-        return None
+    return DatasetVersion.of(spec, root, downloads, code_folder).found()
 
 
-def _version(made_from: JsonObject) -> str:
-    return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:16]
+@dataclass(frozen=True)
+class DatasetVersion:
+    """A dataset version, which may exist.
+
+    Attributes:
+        made_from: everything that it depends on.
+    """
+
+    name: str
+    folder: StorageFolder
+    origins: Origins
+    made_from: JsonObject
+
+    @classmethod
+    def of(cls, spec: DataSpec, root: str, downloads: Path, code_folder: Path) -> DatasetVersion:
+        """List the sources and return the version that is made from them. Args and Raises: see `prepare`."""
+        origins = find_origins(spec, downloads)
+        inputs = made_from(spec, origins, code_folder)
+        name = version_of(inputs)
+        return cls(name, StorageFolder(f"{root}/{spec.name}/{name}", spec.storage), origins, inputs)
+
+    def found(self) -> Prepared | None:
+        """Return the version; None when it is missing or damaged."""
+        try:
+            manifest = Manifest.read(self.folder).check_sizes(self.folder)
+        except CorruptFileError:
+            return None
+        return Prepared(self.folder, manifest, False, notes_of(manifest, self.origins))
 
 
-def _folder(spec: DataSpec, root: str, version: str) -> StorageFolder:
-    return StorageFolder(f"{root}/{spec.name}/{version}", spec.storage)
+def parts_folder(spec: DataSpec, tasks: list[Task]) -> str:
+    """Return the folder of the parts of a division into chunks, and into blocks."""
+    return content_digest([spec.chunk_bytes, [repr(task) for task in tasks]])
 
 
-def _raw(spec: DataSpec, downloads: Path) -> Iterator[_Raw]:
-    split = "train" if spec.eval_source else AUTO
-    named = [(entry.source, split, number) for number, entry in enumerate(spec.mixture)]
-    if spec.eval_source:
-        named.append((spec.eval_source, "eval", 0))
-    for source, split, source_index in named:
-        files = list_files(source, spec.file_format, spec.storage, downloads)
-        yield _Raw(files, format_of([file.url for file in files], spec.file_format), split, source_index)
+def training_chunks(tasks: list[Task]) -> list[list[Chunk]]:
+    """Return the chunks of each source that a tokenizer is trained on."""
+    chunks: dict[int, list[Chunk]] = {}
+    for task in tasks:
+        if task.split != EVAL:
+            chunks.setdefault(task.chunk.source_index, []).append(task.chunk)
+    return list(chunks.values())
 
 
-def _inputs(spec: DataSpec, raw: list[_Raw], code_folder: Path) -> JsonObject:
-    """Return everything that the bytes of the dataset depend on, with file contents instead of file names."""
-    settings = spec.model_dump(mode="json", exclude=_NOT_CONTENT)
-    if spec.kind == "tokens":
-        file = spec.tokenizer.file
-        settings["tokenizer"] = (
-            hashlib.sha256(Path(file).read_bytes()).hexdigest()
-            if file
-            else [spec.tokenizer.vocab_size, *spec.tokenizer.special_tokens]
-        )
-    code = {}
-    if spec.transform or spec.reader:
-        code = {
-            p.relative_to(code_folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest()
-            for p in sorted(code_folder.rglob("*.py"))
-        }
-    sources: list[list[Any]] = [[source.format, source.split, [file.digest for file in source.files]] for source in raw]
-    for source, described in zip(raw, sources, strict=True):
-        if source.format in FILE_PER_RECORD:  # a file that was moved to another class is another sample
-            labels = read_labels(source.files, spec.storage)
-            described.append([labels.get(file.url) for file in source.files])
-    files = {name: tree_digest(Path(path)) for name, path in spec.files.items()}
-    return {"format": _FORMAT, "settings": settings, "code": code, "files": files, "sources": sources}
-
-
-def _tasks(spec: DataSpec, raw: list[_Raw]) -> tuple[list[str], list[Task]]:
-    """Return the names of the classes, and the chunks of all sources with consecutive numbers."""
-    labels = {
-        n: read_labels(source.files, spec.storage) for n, source in enumerate(raw) if source.format in FILE_PER_RECORD
-    }
-    classes = sorted({label for by_url in labels.values() for label in by_url.values()}) or spec.classes or []
-    number_of = {name: number for number, name in enumerate(classes)}
-    tasks: list[Task] = []
-    for n, source in enumerate(raw):
-        if n in labels:
-            numbers = {url: number_of[label] for url, label in labels[n].items()}
-            chunks = chunk_labelled_files(source.files, numbers, source.format, spec.chunk_bytes, source.source_index)
-        else:
-            chunks = chunk_files(source.files, source.format, spec.chunk_bytes, spec.storage, source.source_index)
-        tasks += [(source.split, len(tasks) + number, chunk) for number, chunk in enumerate(chunks)]
-    return classes, tasks
-
-
-def _run(
-    spec: DataSpec, tasks: list[Task], folder: StorageFolder, code_folder: Path, actors: int, on_progress: Progress
-) -> list[ChunkResult]:
-    """Distribute the chunks over the actors. Ray restarts an actor that dies and repeats its (idempotent) task."""
-    results = {number: result for _, number, _ in tasks if (result := ChunkResult.load(folder, number))}
-    pending = [task for task in tasks if task[1] not in results]
-    if not pending:
-        return [results[number] for number in range(len(tasks))]
-    # Ray repeats a call without limit after an actor's death (up to three) and after a network failure; an exception of
-    # the user's code is still raised.
-    actor_class: Any = ray.remote(num_cpus=1, max_restarts=3, max_task_retries=-1)(Preprocessor)
-    pool = [actor_class.remote(spec, folder, code_folder) for _ in range(max(1, min(actors, len(pending))))]
-    try:
-        if spec.kind == "tokens":
-            on_progress(0, len(tasks), "training the tokenizer")
-            pings = {actor.ping.remote(): actor for actor in pool}
-            (first, *_), _ = ray.wait(list(pings))  # on a small or busy cluster the others may start later, or never
-            ray.get(pings[first].make_tokenizer.remote(_interleaved(tasks)))
-        _map(pool, pending, results, len(tasks), on_progress)
-    except ray.exceptions.RayTaskError as error:
-        problem = str(error.cause) if isinstance(error.cause, PrepareError) else repr(error.cause)
-        raise PrepareError(f"preparing {spec.name} failed: {problem}") from error
-    except ray.exceptions.RayActorError as error:
-        raise PrepareError(f"a preprocessing actor could not be kept alive: {error}") from error
-    finally:
-        for actor in pool:
-            ray.kill(actor)
-    return [results[number] for number in range(len(tasks))]
-
-
-def _interleaved(tasks: list[Task]) -> list[Chunk]:
-    """Return training chunks, alternating between the sources, so that a tokenizer sees all of them."""
-    chunks = [chunk for split, _, chunk in tasks if split != "eval"]
-    turn: dict[int, int] = {}
-    order = []
-    for index, chunk in enumerate(chunks):
-        turn[chunk.source_index] = turn.get(chunk.source_index, -1) + 1
-        order.append((turn[chunk.source_index], chunk.source_index, index))
-    return [chunks[index] for _, _, index in sorted(order)]
+def _make_parts(
+    spec: DataSpec, tasks: list[Task], folder: StorageFolder, digest: str, pool: ActorPool, on_progress: Progress
+) -> list[Part]:
+    parts = parts_made(folder, digest)
+    missing = {task.number: (task,) for task in tasks if task.number not in parts}
+    if missing and spec.kind == "tokens":
+        on_progress(0, 0, "training the tokenizer")
+        pool.map("make_tokenizer", {0: (training_chunks(tasks),)}, lambda *_: None)
+    _map(pool, "write_part", missing, parts, "reading records", on_progress)
+    return [parts[task.number] for task in tasks]
 
 
 def _map(
-    pool: list[Any], tasks: list[Task], results: dict[int, ChunkResult], total: int, on_progress: Progress
+    pool: ActorPool,
+    method: str,
+    calls: dict[int, tuple[Any, ...]],
+    results: dict[int, Any],
+    what: str,
+    on_progress: Progress,
 ) -> None:
-    """Run one chunk at a time per actor, which bounds memory. Results are stored by number, so timing has no effect."""
-    arriving = {actor.ping.remote(): actor for actor in pool}
-    running: dict[Any, tuple[int, Any]] = {}
-    idle: list[Any] = []
-    pending = list(reversed(tasks))
-    on_progress(len(results), total, "making shards")
-    while pending or running:
-        while pending and idle:
-            task = pending.pop()
-            actor = idle.pop()
-            running[actor.write_chunk.remote(*task)] = (task[1], actor)
-        (done, *_), _ = ray.wait([*running, *arriving])
-        if done in arriving:
-            idle.append(arriving.pop(done))
-            continue
-        number, actor = running.pop(done)
-        results[number] = ray.get(done)
-        idle.append(actor)
-        on_progress(len(results), total, "making shards")
+    """Call a method for what is missing in ``results``, and report the progress."""
+    total = len(calls) + len(results)
 
+    def store(number: int, result: Any) -> None:
+        results[number] = result
+        on_progress(len(results), total, what)
 
-def _manifest(
-    spec: DataSpec, version: str, made_from: JsonObject, classes: list[str], results: list[ChunkResult]
-) -> Manifest:
-    splits = {
-        split: [result.shards[split] for result in results if split in result.shards] for split in ("train", "eval")
-    }
-    skipped = [location for result in results for location in result.skipped]
-    for split, shards in splits.items():
-        if not shards:
-            hint = f"; {len(skipped)} records were skipped, the first: {skipped[0]}" if skipped else ""
-            raise PrepareError(f"the data is too short: not one sample for {split}{hint}")
-    schemas = {result.schema for result in results if result.schema}
-    if len(schemas) > 1:
-        raise PrepareError("chunks have samples of different types; data.transform must return the same types for all")
-    statistics = {"skipped": float(len(skipped)), "dropped_tokens": float(sum(r.dropped_tokens for r in results))}
-    if classes:
-        statistics["classes"] = float(len(classes))
-    if spec.kind == "tokens":
-        counts = np.array([result.token_counts for result in results], np.int64).sum(axis=0)
-        statistics |= {
-            "train_tokens": float(counts.sum()),
-            "vocab_size": float(len(counts)),
-            "unigram_entropy": unigram_entropy(counts.tolist()),
-        }
-    schema = schema_from_text(schemas.pop())
-    return Manifest(spec.name, version, schema, splits, statistics, made_from, classes, skipped[:_MAX_LISTED])
+    on_progress(len(results), total, what)
+    pool.map(method, calls, store)
 
 
 def lock_of(downloads: Path, name: str, version: str) -> FileLock:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import xxhash
 
+TRAIN, EVAL = "train", "eval"
 AUTO = "auto"
+_LARGEST_EXACT = 1 << 53  # smaller integers are exact in float64
 
 
 class Splitter:
@@ -34,13 +37,34 @@ class Splitter:
         samples = list(contents)
         if self._split == AUTO:
             held_out = _below(self._eval_fraction, group_keys or samples, 1)
-            groups = {"train": np.flatnonzero(~held_out), "eval": np.flatnonzero(held_out)}
+            groups = {TRAIN: np.flatnonzero(~held_out), EVAL: np.flatnonzero(held_out)}
         else:
             groups = {self._split: np.arange(len(samples))}
-        if self._train_fraction < 1 and "train" in groups:
+        if self._train_fraction < 1 and TRAIN in groups:
             kept = _below(self._train_fraction, samples, 2)
-            groups["train"] = groups["train"][kept[groups["train"]]]
+            groups[TRAIN] = groups[TRAIN][kept[groups[TRAIN]]]
         return groups
+
+
+def contents_of(columns: Sequence[npt.NDArray[Any]]) -> list[bytes]:
+    """Return the content of each row of numbers ``[rows, ...]``: the same for equal numbers of any type.
+
+    A number is its nearest float64. Where integers differ from it, their differences follow.
+    """
+    rows = len(columns[0])
+    floats = [values.reshape(rows, -1).astype(np.float64) + 0.0 for values in columns]  # -0.0 becomes 0.0
+    for values in floats:
+        values[np.isnan(values)] = np.nan  # one of the many representations
+    contents = [row.tobytes() for row in np.concatenate(floats, axis=1)]
+    for values, nearest in zip(columns, floats, strict=True):
+        if values.dtype not in (np.int64, np.uint64):
+            continue
+        flat = values.reshape(rows, -1)
+        for row in np.flatnonzero((np.abs(nearest) >= _LARGEST_EXACT).any(axis=1)):
+            differences = [int(value) - int(near) for value, near in zip(flat[row], nearest[row], strict=True)]
+            if any(differences):
+                contents[row] += repr(differences).encode()
+    return contents
 
 
 def _below(fraction: float, contents: Sequence[bytes], seed: int) -> npt.NDArray[np.bool_]:

@@ -121,16 +121,22 @@ class TextEncoder:
         encoded = (encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts)))
         return [np.array(ids if ids and ids[-1] == end else [*ids, end], np.int64) for ids in encoded]
 
-    def padded(self, texts: Sequence[str], width: int) -> TokenArray:
-        """Encode each text to one row of ``width`` tokens, int64: cut as the tokenizer cuts, or padded at its end."""
+    def padded(self, texts: Sequence[str], width: int) -> tuple[TokenArray, TokenArray]:
+        """Encode each text to one row of ``width`` tokens, cut as the tokenizer cuts, or padded at its end.
+
+        Returns:
+            Tokens int64 ``[texts, width]``, and the number of tokens cut off each text.
+        """
         tokens = np.full((len(texts), width), self.padding, np.int64)
+        dropped = np.zeros(len(texts), np.int64)
         self._tokenizer.enable_truncation(width)
         try:
-            for row, encoding in zip(tokens, self._tokenizer.encode_batch_fast(list(texts)), strict=True):
-                row[: len(encoding.ids)] = encoding.ids
+            for row, encoding in enumerate(self._tokenizer.encode_batch_fast(list(texts))):
+                tokens[row, : len(encoding.ids)] = encoding.ids
+                dropped[row] = sum(more.special_tokens_mask.count(0) for more in encoding.overflowing)
         finally:
             self._tokenizer.no_truncation()
-        return tokens
+        return tokens, dropped
 
     def window(self, before: str, text: str, after: str) -> TokenArray:
         """Encode a window of running text (`drivetrain_pipelines.raw.windows`).
@@ -190,12 +196,6 @@ class TextEncoder:
 def _starts(encoding: Encoding) -> TokenArray:
     """Return the position of the first character of each token."""
     return np.array([start for start, _ in encoding.offsets], np.int64)
-
-
-def encode(tokenizer: Tokenizer, text: str) -> npt.NDArray[np.int64]:
-    """Return the token ids of ``text``; int64 ``[tokens]``. Encodes line by line to bound memory."""
-    lines = tokenizer.encode_batch_fast(text.splitlines(keepends=True), add_special_tokens=False)
-    return np.concatenate([np.zeros(0, np.int64), *(np.asarray(line.ids, np.int64) for line in lines)])
 
 
 def token_dtype(vocab_size: int) -> type[np.uint16] | type[np.int32]:

@@ -7,12 +7,18 @@ BEFORE, AFTER = "before", "after"  # running text only: the text around a window
 LABEL = "label"  # large_string: the label as text, a whole number in its shortest form
 GROUP = "group"  # large_string: the value of `data.split_by`
 SAMPLE = "sample"  # an image or the energies of a recording, decoded; large_binary where the job decodes online
+CONTENT = "content"  # with SAMPLE, large_binary: digest of its file, by which its split is chosen
 _COLUMN = "column:"  # before the name of each of `data.columns`: numbers of one shape
 
 
 def column(name: str) -> str:
     """Return the field of one of the job's ``data.columns``."""
     return _COLUMN + name
+
+
+def column_name(field: str) -> str:
+    """Return which of the job's columns a field holds; empty for any other field."""
+    return field.removeprefix(_COLUMN) if field.startswith(_COLUMN) else ""
 
 
 def column_names(fields: list[str]) -> list[str]:

@@ -66,3 +66,13 @@ def numbers_of(array: pa.Array) -> npt.NDArray[Any]:
     """Convert the result of `array_of`, a whole array, back without a copy."""
     dtype, shape = row_of(array.type)
     return np.frombuffer(flat_of(array).buffers()[1], dtype, len(array) * math.prod(shape)).reshape(-1, *shape)
+
+
+def numbers_in(array: pa.Array) -> npt.NDArray[Any]:
+    """Convert a result of `array_of`, or a slice of one, back: ``[rows]``, or ``[rows, ...]`` for lists and tensors."""
+    tensor = isinstance(array.type, pa.BaseExtensionType)
+    storage = array.storage if tensor else array
+    if not pa.types.is_fixed_size_list(storage.type):
+        return storage.to_numpy(zero_copy_only=False)  # type: ignore[no-any-return]  # pyarrow has no types
+    shape = tuple(array.type.shape) if tensor else (storage.type.list_size,)
+    return storage.flatten().to_numpy(zero_copy_only=False).reshape(-1, *shape)  # type: ignore[no-any-return]

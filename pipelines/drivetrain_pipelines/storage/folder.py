@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import shutil
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -11,25 +12,27 @@ from typing import Any
 
 import tenacity
 from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
 
 from drivetrain_pipelines.errors import CorruptFileError
 from drivetrain_pipelines.spec import StorageSpec
 from drivetrain_pipelines.storage.json_files import atomic_write, json_bytes, parse_json
+from drivetrain_pipelines.storage.paths import is_local, local_path
 
 _S3_TIMEOUTS = {"connect_timeout": 5, "read_timeout": 20, "retries": {"max_attempts": 2, "mode": "standard"}}
 
 
-def is_local(location: str) -> bool:
-    """Check whether a path or URL is on a file system of this machine."""
-    return "://" not in location or location.startswith("file://")
-
-
 def open_storage(url: str, storage: StorageSpec) -> tuple[Any, str]:
-    """Return file system and path of a URL. Each process opens its own: clients do not survive a fork.
+    """Return file system and path of a path or URL. Each process opens its own: clients do not survive a fork.
 
     Raises:
-        ValueError, ImportError: no file system for this scheme.
+        ValueError, ImportError: no file system for this scheme, or a chain of URLs.
     """
+    if is_local(url):
+        return LocalFileSystem(), str(local_path(url).expanduser().absolute())
+    url, separator, rest = url.partition("::")  # part of a name, where fsspec would open a chain of URLs
+    if "://" in rest:
+        raise ValueError("Chains of URLs (with ::) are not supported.")
     options: dict[str, Any] = {}
     if url.startswith(("s3://", "s3a://")):
         options = {"config_kwargs": _S3_TIMEOUTS, "anon": storage.anonymous, "use_listings_cache": False}
@@ -40,7 +43,7 @@ def open_storage(url: str, storage: StorageSpec) -> tuple[Any, str]:
     filesystem, path = url_to_fs(url, **options)
     if options:
         filesystem.retries = 1  # s3fs would retry for up to a minute by itself; our deadlines apply above it
-    return filesystem, str(path)
+    return filesystem, f"{path}{separator}{rest}"
 
 
 @dataclass(frozen=True)
@@ -59,12 +62,12 @@ class StorageFolder:
 
     def url(self, name: str) -> str:
         """Return the full path or URL of a file in the folder."""
-        return f"{self.location}/{name}"
+        return f"{self.local or self.location}/{name}"
 
     @property
     def local(self) -> Path | None:
         """The folder as a path; None in object storage."""
-        return Path(self.location.removeprefix("file://")) if is_local(self.location) else None
+        return local_path(self.location) if is_local(self.location) else None
 
     def write(self, name: str, content: Any) -> None:
         """Write a file (anything with the buffer protocol), atomically. Raises OSError."""
@@ -128,13 +131,22 @@ class StorageFolder:
         filesystem, path = open_storage(self.url(name), self.storage)
         _, target = open_storage(self.url(new_name), self.storage)
         with suppress(FileNotFoundError):
-            self._with_retries(filesystem.mv, path, target)
+            if self.local:
+                filesystem.mv(path, target)
+                return
+            self._with_retries(filesystem.cp_file, path, target)  # `mv` would take the path as a pattern
+            self._with_retries(filesystem.rm_file, path)
 
     def remove(self, name: str) -> None:
         """Remove a folder and everything in it. Does nothing when it is missing."""
         filesystem, path = open_storage(self.url(name), self.storage)
-        if self._with_retries(filesystem.exists, path):
+        if not self._with_retries(filesystem.exists, path):
+            return
+        if self.local or glob.escape(path) == path:
             self._with_retries(partial(filesystem.rm, path, recursive=True))
+            return
+        for file in self._with_retries(filesystem.find, path):  # `rm` would take the path as a pattern
+            self._with_retries(filesystem.rm_file, file)
 
     def _with_retries(self, call: Any, *arguments: Any) -> Any:
         """Call and retry: object storage throttles and fails temporarily. All errors become OSErrors."""

@@ -45,6 +45,7 @@ class Manifest:
         made_from: everything that the version depends on.
         classes: names of the labels 0, 1, ...
         skipped: the first bad records that were left out; ``statistics`` counts all.
+        notes: sentences about files that were ignored.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Manifest:
     made_from: JsonObject = field(default_factory=dict)
     classes: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def rows(self, split: str) -> int:
         """Return the number of samples in a split."""
