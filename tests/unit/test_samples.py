@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from drivetrain_pipelines.errors import PrepareError
 from drivetrain_pipelines.prepare.packing import best_fit_decreasing, fit, pieces_of
-from drivetrain_pipelines.prepare.splitting import AUTO, Splitter
+from drivetrain_pipelines.prepare.splitting import AUTO, Splitter, contents_of
 from drivetrain_pipelines.prepare.units import UnitMaker
 from drivetrain_pipelines.raw.conversions.recordings import log_mel
 from drivetrain_pipelines.spec import AudioSpec, DataSpec, ImageSpec
@@ -157,6 +157,18 @@ def test_groups_are_not_divided() -> None:
     assert held_out
     assert not train & held_out
     assert len(groups["train"]) + len(groups["eval"]) == 600
+
+
+@given(values=st.lists(st.integers(-(1 << 63), (1 << 63) - 1), min_size=1, max_size=20, unique=True))
+def test_numbers_have_one_content_in_every_type(values: list[int]) -> None:
+    """Different numbers have different contents, also beyond the whole numbers of float64."""
+    contents = contents_of([np.array(values, np.int64)])
+    assert len(set(contents)) == len(values)
+    for value, content in zip(values, contents, strict=True):
+        if value >= 0:
+            assert contents_of([np.array([value], np.uint64)]) == [content]
+        if int(float(value)) == value:
+            assert contents_of([np.array([value], np.float64)]) == [content]
 
 
 def test_a_smaller_train_fraction_is_a_subset_of_a_larger_one() -> None:

@@ -229,6 +229,14 @@ def test_sources_of_a_mixture_keep_their_shards(tmp_path: Path, make: Callable[.
     assert doubled == {split: 2 * made[0].manifest.rows(split) for split in ("train", "eval")}
 
 
+def test_a_source_without_a_sample_is_named(tmp_path: Path, make: Callable[..., Prepared]) -> None:
+    spec = spec_of("documents", tmp_path)
+    (tmp_path / "short.jsonl").write_text('{"text": "one"}\n')
+    sources = [MixtureSpec(source=str(tmp_path / name)) for name in ("raw", "short.jsonl")]
+    with pytest.raises(PrepareError, match=r"data\.source\.1\.source: not one sample for train"):
+        make(spec.model_copy(update={"source": sources}), tmp_path / "home")
+
+
 def test_held_out_records_stay_when_data_is_added(tmp_path: Path, make: Callable[..., Prepared]) -> None:
     spec = spec_of("columns", tmp_path)
     before = make(spec, tmp_path / "before")
