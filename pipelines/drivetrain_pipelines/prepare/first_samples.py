@@ -16,7 +16,7 @@ from drivetrain_pipelines.prepare.splitting import Splitter
 from drivetrain_pipelines.prepare.tokenizer import load_tokenizer, train_tokenizer
 from drivetrain_pipelines.raw.labels import read_labels
 from drivetrain_pipelines.raw.records import FILE_PER_RECORD, Chunk, Records, chunk_files, chunk_labelled_files, read
-from drivetrain_pipelines.raw.sources import SourceFile, format_of, list_urls
+from drivetrain_pipelines.raw.sources import SourceFile, format_of, list_urls, open_file
 from drivetrain_pipelines.spec import DataSpec
 from drivetrain_pipelines.storage.checksums import block_digests
 from drivetrain_pipelines.storage.folder import StorageFolder, open_storage
@@ -62,7 +62,7 @@ def first_samples(spec: DataSpec, code_folder: Path, downloads: Path, target: st
         InputError: a key names a column that the records lack.
     """
     found = FirstSamples()
-    parts = list(_parts(spec, code_folder, downloads, limit, found))
+    parts = list(_parts(spec, code_folder, downloads, limit, found, Path(target)))
     if spec.kind == "tokens":
         found.tokenizer = _tokenizer(spec, [records for _, _, records in parts])
     maker, folder, schema = maker_of(spec, found.tokenizer), StorageFolder(target), None
@@ -88,7 +88,7 @@ def first_samples(spec: DataSpec, code_folder: Path, downloads: Path, target: st
 
 
 def _parts(
-    spec: DataSpec, code_folder: Path, downloads: Path, limit: int, found: FirstSamples
+    spec: DataSpec, code_folder: Path, downloads: Path, limit: int, found: FirstSamples, heads: Path
 ) -> Iterator[tuple[str, int, Records]]:
     """Yield the split, the index of the source and the records of each chunk that is read."""
     reader = RecordReader(spec, code_folder)
@@ -97,7 +97,7 @@ def _parts(
         sources.append((spec.eval_source, "eval", 0))
     for source, split, source_index in sources:
         count = 0
-        for chunk in _chunks(spec, source, downloads, limit, found):
+        for chunk in _chunks(spec, source, downloads, limit, found, heads):
             if spec.reader:
                 records = reader.read(chunk)
             else:
@@ -109,7 +109,9 @@ def _parts(
                 break
 
 
-def _chunks(spec: DataSpec, source: str, downloads: Path, limit: int, found: FirstSamples) -> Iterator[Chunk]:
+def _chunks(
+    spec: DataSpec, source: str, downloads: Path, limit: int, found: FirstSamples, heads: Path
+) -> Iterator[Chunk]:
     urls = list_urls(source, spec.file_format, spec.storage, downloads)
     format_ = format_of(urls, spec.file_format)
     if format_ in FILE_PER_RECORD:
@@ -127,7 +129,21 @@ def _chunks(spec: DataSpec, source: str, downloads: Path, limit: int, found: Fir
     for url in urls[:_MAX_FILES]:
         filesystem, path = open_storage(url, spec.storage)
         file = SourceFile(url, int(filesystem.info(path)["size"] or 0), "")
+        if format_ == "csv" and file.size > enough and not url.endswith(".gz"):
+            file = _head(url, enough, spec, heads)
         yield from chunk_files([file], format_, min(enough, spec.chunk_bytes), spec.storage)
+
+
+def _head(url: str, size: int, spec: DataSpec, heads: Path) -> SourceFile:
+    """Copy the first rows of a CSV file, which is otherwise read as a whole; they end where no quotes are open."""
+    with open_file(url, spec.storage) as file:
+        content = bytes(file.read(size))
+    end = len(content)
+    while (end := content.rfind(b"\n", 0, end)) > 0 and content.count(b'"', 0, end) % 2:
+        pass
+    copy = heads / url.rpartition("/")[2]
+    copy.write_bytes(content[: end + 1])
+    return SourceFile(f"file://{copy}", end + 1, "")
 
 
 def _tokenizer(spec: DataSpec, parts: list[Records]) -> Tokenizer:

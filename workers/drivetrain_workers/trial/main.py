@@ -31,7 +31,7 @@ from drivetrain_workers.modeling.model_input import to_tensor
 from drivetrain_workers.modeling.objective import Batch, load_objective
 from drivetrain_workers.spec import TrainJob
 from drivetrain_workers.trial.blame import blame
-from drivetrain_workers.trial.step import check_model, try_step
+from drivetrain_workers.trial.step import Blame, check_model, try_step
 
 _RECORDS = {"tokens": 1000, "columns": 1000, "image": 64, "audio": 64}  # of each source; decoding takes time
 _MAX_ROWS = 8
@@ -54,7 +54,7 @@ def try_job(request: TryRequest) -> str:
             found = first_samples(job.data, code, Path(request.downloads), target, _RECORDS[job.data.kind])
             dataset = open_dataset(target, job.data)
         with blamed("data.online.transform", "a function", "a function(sample, random) that returns a sample"):
-            batches = [_batch(dataset, job, split, code, device) for split in ("train", "eval")]
+            train, evaluation = (_batch(dataset, job, split, code, device) for split in ("train", "eval"))
     with blamed("model.factory", "a function", "a function that returns a torch.nn.Module"):
         model = build_model(job.model, request.code_folder, model_facts(dataset, job.data), job.seed)
         parameters = check_model(model)
@@ -62,15 +62,15 @@ def try_job(request: TryRequest) -> str:
     if job.training.activation_checkpointing:
         checkpoint_activations(model)
     objective = load_objective(job.model, request.code_folder)
-    names = ", ".join(f"{name} {_shape(values)}" for name, values in batches[0].items())
-    takes = partial(blamed, allowed=f"a function that works for the samples ({names})")
-    tried = try_step(model, objective, job, *batches, takes, tuple(found.classes))
+    names = ", ".join(f"{name} {_shape(values)}" for name, values in train.items())
+    takes: Blame = partial(blamed, allowed=f"a function that works for the samples ({names})")
+    tried = try_step(model, objective, job, train, evaluation, takes, tuple(found.classes))
     _generate(model, found, job, takes)
     trial = Trial(
         records=found.records,
         skipped=tuple(found.skipped),
         samples=sum(shard.rows for shard in found.shards["train"]),
-        rows=len(next(iter(batches[0].values()))),
+        rows=len(next(iter(train.values()))),
         parameters=parameters,
         loss=tried.loss,
         eval_loss=tried.eval_loss,
@@ -114,7 +114,7 @@ def _batch(dataset: Dataset, job: TrainJob, split: str, code: Path, device: torc
     return {name: to_tensor(values, device) for name, values in columns.items()}
 
 
-def _generate(model: torch.nn.Module, found: FirstSamples, job: TrainJob, takes: partial) -> None:
+def _generate(model: torch.nn.Module, found: FirstSamples, job: TrainJob, takes: Blame) -> None:
     """Generate a few tokens where the run generates a sample at its end."""
     if not job.sample or not found.tokenizer:
         return

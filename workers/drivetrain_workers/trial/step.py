@@ -67,7 +67,7 @@ def try_step(
     with blame("model.loss" if job.model.loss else "model.factory", "a function" if job.model.loss else "a model"):
         loss = objective.loss(model, train, _context(job, train, True, classes))
         value = _checked(loss, job)
-        loss.backward()
+        torch.autograd.backward(loss)
         _check_gradients(model)
         optimizer.step()
     model.eval()
@@ -111,7 +111,8 @@ def _checked(loss: Any, job: TrainJob) -> float:
     if not loss.requires_grad:
         given = "a function whose result does not depend on trained parameters"
         raise InputError(key, given, allowed, "Do not use item(), detach() or no_grad() in it.")
-    if not math.isfinite(value := float(loss)) and job.training.guard.non_finite == "stop":
+    value = float(loss.detach())
+    if not math.isfinite(value) and job.training.guard.non_finite == "stop":
         raise InputError(key, f"a function that returned {value} for the first samples", "a finite loss")
     return value
 
