@@ -13,7 +13,7 @@ from drivetrain.api.runs import validate
 from drivetrain.home import Home
 from drivetrain.job import bundle, code_files
 from drivetrain.job.code_files import Code, Why, read_code
-from drivetrain.job.loading import load_job, names_of_data, names_of_outputs, read_document
+from drivetrain.job.loading import check_code_to_send, load_job, names_of_data, names_of_outputs, read_document
 from drivetrain.job.snapshots import store_code, stored_code, temporary_snapshot
 from drivetrain_pipelines.errors import CorruptFileError, InputError
 from drivetrain_workers.records.run_folder import RunFolder
@@ -70,7 +70,7 @@ def unpacked(folder: Path, target: Path) -> Path:
 
 LAYOUTS: dict[str, tuple[dict[str, str], str]] = {
     "module": ({"model.py": MAKE}, "model:make"),
-    "file beside the module": (
+    "file next to the module": (
         {
             "model.py": "from pathlib import Path\n"
             "def make():\n    return Path(__file__).with_name('config.json').read_text()\n",
@@ -424,3 +424,19 @@ def test_modules_of_the_starting_folder_are_not_found(tmp_path: Path) -> None:
     assert "No module named 'helper'" in made_by_a_rank(folder, "model:make", tmp_path)
     program = f"from drivetrain.api.runs import validate; validate({str(folder)!r})"
     assert "helper is not installed" in run_python(program, tmp_path)
+
+
+def test_a_client_leaves_other_modules_to_the_cluster(tmp_path: Path) -> None:
+    """What it does know, it reports before anything is sent."""
+    folder = job(tmp_path / "job", {"model.py": "import not_there\nfrom helper import make\n", "helper.py": MAKE})
+
+    def check() -> None:
+        _, document = read_document(folder / "job.yaml")
+        check_code_to_send(document, read_code(folder, names_of_data(document)))
+
+    check()
+    (folder / ".gitignore").write_text("helper.py\n")
+    with pytest.raises(InputError, match=r"leaves out helper\.py: git ignores it"):
+        check()
+    (folder / "job.yaml").write_text("keys: of a later version\n")
+    check()

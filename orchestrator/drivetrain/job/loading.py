@@ -147,6 +147,22 @@ def _local_paths(document: JsonObject, keys: Iterable[tuple[str, ...]]) -> list[
     return [path for path in paths if path and "://" not in path]
 
 
+def check_code_to_send(document: JsonObject, code: Code) -> None:
+    """Check the code of a job that will run elsewhere, where other modules may be installed.
+
+    A document that is not valid is left to the server: it may be of another version.
+
+    Raises:
+        InputError: a function does not exist, or its module needs a file that is not part of the code.
+    """
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            spec = JobSpec.model_validate(document)
+    except ValidationError:
+        return
+    _check_functions(spec, CodeChecks(Modules(code, runs_elsewhere=True)))
+
+
 def find_job_file(path: str) -> Path:
     """Find the job file for a path: a file, a folder with ``job.yaml``, or the name of a recipe."""
     given = Path(path).expanduser()

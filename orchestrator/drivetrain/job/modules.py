@@ -47,10 +47,12 @@ class Modules:
 
     Args:
         code: the files of the code.
+        runs_elsewhere: whether other modules may be installed where the code will run.
     """
 
-    def __init__(self, code: Code) -> None:
+    def __init__(self, code: Code, runs_elsewhere: bool = False) -> None:
         self.folder = code.folder
+        self._knows_installed = not runs_elsewhere and training_is_installed()
         self._code = code
         in_source = any(name.startswith(f"{SOURCE_FOLDER}/") for name in code.contents)
         is_package = f"{SOURCE_FOLDER}/__init__.py" in code.contents
@@ -87,15 +89,14 @@ class Modules:
         return self._trees[file]
 
     def missing(self, module: str) -> Problem | None:
-        """Return why there is no such module, in the code or installed; None where the code may only lack a client's.
+        """Return why there is no such module, in the code or installed.
 
-        Where only the client is installed, modules outside the code and Drivetrain are left to the cluster.
+        Where the code will run elsewhere, or only the client is installed, other modules are left to the cluster.
         """
-        top = module.partition(".")[0]
-        if self._is_ours(top) or top == OWN_PACKAGE:
-            return self._absent(module)
-        if training_is_installed() and not self._installed(top):
-            return self._absent(module)
+        top, allowed = module.partition(".")[0], f"a module in {self.folder} or an installed one"
+        known = self._is_ours(top) or top == OWN_PACKAGE or (self._knows_installed and not self._installed(top))
+        if reason := self._reason(module) or ("" if not known else f"Module {module} does not exist."):
+            return Problem(allowed, reason)
         return None
 
     def import_problem(self, module: str) -> Problem | None:
@@ -138,7 +139,7 @@ class Modules:
         inner = [target.rsplit(".", depth)[0] for depth in range(target.count("."), -1, -1)]
         for each in inner:
             if not self._exists(each) and not self._is_spread(top):
-                fix = self._absent(each).fix
+                fix = self._reason(each) or f"Module {each} does not exist."
                 return Problem(f"code with imports that exist; {where} imports {each}", fix)
             if problem := self._follow(each, seen):
                 return problem
@@ -168,28 +169,27 @@ class Modules:
         return Problem(f"modules that are not named as one of {owner}; {where} means {top}", f"Rename {file}.")
 
     def _not_installed(self, top: str, where: str) -> Problem | None:
-        if not training_is_installed() or self._installed(top):
+        if self._installed(top):
             return None
-        allowed = f"code with installed imports; {top} is not installed"
-        if top in _RECIPE_PACKAGES:
-            return Problem(allowed, f"Run `pip install 'drivetrain[recipes]'`; {where} imports it.")
-        problem = self._absent(top)
-        fix = problem.fix if problem.fix.startswith(("Run", "It", "The")) else f"Install {top}."
-        return Problem(f"{allowed} ({where} imports it)", fix)
+        reason = self._reason(top)
+        if not reason and not self._knows_installed:
+            return None
+        install = "Run `pip install 'drivetrain[recipes]'`." if top in _RECIPE_PACKAGES else f"Install {top}."
+        allowed = f"code with installed imports; {top} is not installed ({where} imports it)"
+        return Problem(allowed, reason or install)
 
-    def _absent(self, module: str) -> Problem:
-        """Return the problem of a module that the code lacks: perhaps its file is there, but not part of the code."""
+    def _reason(self, module: str) -> str:
+        """Return why the code lacks a module whose file is there; an empty text if there is none."""
         path = module.replace(".", "/")
-        allowed = f"a module in {self.folder} or an installed one"
         for root in self._roots:
             base = f"{root}{path}".removesuffix("/ipynb")
             if (self.folder / f"{base}.ipynb").is_file():
-                return Problem(allowed, f"Run `jupyter nbconvert --to script {base}.ipynb`: a notebook is no module.")
+                return f"Run `jupyter nbconvert --to script {base}.ipynb`: a notebook is no module."
             parents = [str(each) for each in Path(base).parents if str(each) != "."]
             for name in (f"{base}.py", base, *parents):
                 if why := self._code.left_out.get(name):
-                    return Problem(allowed, f"The code of a run leaves out {name}: {_ADVICE[why]}")
-        return Problem(allowed, f"Module {module} does not exist.")
+                    return f"The code of a run leaves out {name}: {_ADVICE[why]}"
+        return ""
 
     def _find(self, module: str) -> str | None:
         """Return the name of a module's file in the code. Of a top-level name, the first root that has it counts."""

@@ -15,7 +15,7 @@ from drivetrain_pipelines.prepare.samples import maker_of
 from drivetrain_pipelines.prepare.splitting import Splitter
 from drivetrain_pipelines.prepare.tokenizer import load_tokenizer, train_tokenizer
 from drivetrain_pipelines.raw.labels import read_labels
-from drivetrain_pipelines.raw.records import FILE_PER_RECORD, Chunk, Records, chunk_files, chunk_labelled_files, read
+from drivetrain_pipelines.raw.records import FILE_PER_RECORD, Chunk, Records, chunk_files, chunk_labelled_files
 from drivetrain_pipelines.raw.sources import SourceFile, format_of, list_urls, open_file
 from drivetrain_pipelines.spec import DataSpec
 from drivetrain_pipelines.storage.checksums import block_digests
@@ -98,11 +98,7 @@ def _parts(
     for source, split, source_index in sources:
         count = 0
         for chunk in _chunks(spec, source, downloads, limit, found, heads):
-            if spec.reader:
-                records = reader.read(chunk)
-            else:
-                records = read(chunk, spec.storage, spec.on_error == "skip")
-                records = reader.transformed(Records(records.table.slice(0, limit - count), records.skipped))
+            records = reader.read(chunk, limit - count)
             yield split, source_index, records
             count += records.table.num_rows
             if count >= limit:

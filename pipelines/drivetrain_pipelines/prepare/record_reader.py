@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +37,16 @@ class RecordReader:
         self._transform = load(spec.transform, "data.transform")
         self._reader = load(spec.reader, "data.reader")
 
-    def read(self, chunk: Chunk) -> Records:
-        """Read the records of a chunk. Raises as `drivetrain_pipelines.raw.records.read`, and any user error."""
+    def read(self, chunk: Chunk, limit: int | None = None) -> Records:
+        """Read the records of a chunk, or the first ones.
+
+        Raises as `drivetrain_pipelines.raw.records.read`, and any user error.
+        """
         if self._reader:
             with local_file(chunk.urls[0], self._spec.storage) as path:
-                return self.transformed(Records(table_of(list(self._reader(path)))))
-        return self.transformed(read(chunk, self._spec.storage, self._spec.on_error == "skip"))
+                return self.transformed(Records(table_of(list(islice(self._reader(path), limit)))))
+        records = read(chunk, self._spec.storage, self._spec.on_error == "skip")
+        return self.transformed(replace(records, table=records.table.slice(0, limit)))
 
     def transformed(self, records: Records) -> Records:
         """Apply the job's transform to records."""

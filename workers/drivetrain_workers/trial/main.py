@@ -30,8 +30,8 @@ from drivetrain_workers.modeling.model import build_model, checkpoint_activation
 from drivetrain_workers.modeling.model_input import to_tensor
 from drivetrain_workers.modeling.objective import Batch, load_objective
 from drivetrain_workers.spec import TrainJob
-from drivetrain_workers.trial.blame import blame
-from drivetrain_workers.trial.step import Blame, check_model, try_step
+from drivetrain_workers.trial.job_errors import errors_of
+from drivetrain_workers.trial.step import ErrorsOf, check_model, try_step
 
 _RECORDS = {"tokens": 1000, "columns": 1000, "image": 64, "audio": 64}  # of each source; decoding takes time
 _MAX_ROWS = 8
@@ -46,16 +46,16 @@ def try_job(request: TryRequest) -> str:
     """
     began, code = time.monotonic(), Path(request.code_folder)
     job = TrainJob.model_validate_json(json.dumps(request.job))
-    blamed = partial(blame, code=code, left_out=request.left_out)
+    errors = partial(errors_of, code=code, left_out=request.left_out)
     device = _device(request.gpus)
     with tempfile.TemporaryDirectory(prefix="drivetrain-try-") as target:
-        with blamed("data.source", "data", "records that this machine can read and convert to samples"):
+        with errors("data.source", "data", "records that this machine can read and convert to samples"):
             job = _with_local_files(job, Path(request.downloads))
             found = first_samples(job.data, code, Path(request.downloads), target, _RECORDS[job.data.kind])
             dataset = open_dataset(target, job.data)
-        with blamed("data.online.transform", "a function", "a function(sample, random) that returns a sample"):
+        with errors("data.online.transform", "a function", "a function(sample, random) that returns a sample"):
             train, evaluation = (_batch(dataset, job, split, code, device) for split in ("train", "eval"))
-    with blamed("model.factory", "a function", "a function that returns a torch.nn.Module"):
+    with errors("model.factory", "a function", "a function that returns a torch.nn.Module"):
         model = build_model(job.model, request.code_folder, model_facts(dataset, job.data), job.seed)
         parameters = check_model(model)
         model.to(device, torch.bfloat16 if job.training.precision == "bf16" else None)
@@ -63,7 +63,7 @@ def try_job(request: TryRequest) -> str:
         checkpoint_activations(model)
     objective = load_objective(job.model, request.code_folder)
     names = ", ".join(f"{name} {_shape(values)}" for name, values in train.items())
-    takes: Blame = partial(blamed, allowed=f"a function that works for the samples ({names})")
+    takes: ErrorsOf = partial(errors, allowed=f"a function that works for the samples ({names})")
     tried = try_step(model, objective, job, train, evaluation, takes, tuple(found.classes))
     _generate(model, found, job, takes)
     trial = Trial(
@@ -114,7 +114,7 @@ def _batch(dataset: Dataset, job: TrainJob, split: str, code: Path, device: torc
     return {name: to_tensor(values, device) for name, values in columns.items()}
 
 
-def _generate(model: torch.nn.Module, found: FirstSamples, job: TrainJob, takes: Blame) -> None:
+def _generate(model: torch.nn.Module, found: FirstSamples, job: TrainJob, takes: ErrorsOf) -> None:
     """Generate a few tokens where the run generates a sample at its end."""
     if not job.sample or not found.tokenizer:
         return

@@ -15,7 +15,7 @@ from drivetrain_workers.modeling.context import TrainContext
 from drivetrain_workers.modeling.objective import Batch, Objective
 from drivetrain_workers.spec import TrainingSpec, TrainJob
 
-Blame = Callable[[str, str], AbstractContextManager[None]]  # of a key; what was given
+ErrorsOf = Callable[[str, str], AbstractContextManager[None]]  # of a key; what was given
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,13 @@ def check_model(model: Any) -> int:
 
 
 def try_step(
-    model: torch.nn.Module, objective: Objective, job: TrainJob, train: Batch, evaluation: Batch, blame: Blame,
+    model: torch.nn.Module, objective: Objective, job: TrainJob, train: Batch, evaluation: Batch, errors_of: ErrorsOf,
     classes: tuple[str, ...],
 ) -> Tried:  # fmt: skip
     """Train one step on a batch, then evaluate another one.
 
     Args:
-        blame: names the key whose function is called.
+        errors_of: names the key whose function is called.
         classes: names of the labels.
 
     Raises:
@@ -63,8 +63,8 @@ def try_step(
     """
     optimizer = _optimizer(model, job.training)
     model.train()
-    _weigh(objective, train, _context(job, train, True, classes), blame)
-    with blame("model.loss" if job.model.loss else "model.factory", "a function" if job.model.loss else "a model"):
+    _weigh(objective, train, _context(job, train, True, classes), errors_of)
+    with errors_of("model.loss" if job.model.loss else "model.factory", "a function" if job.model.loss else "a model"):
         loss = objective.loss(model, train, _context(job, train, True, classes))
         value = _checked(loss, job)
         torch.autograd.backward(loss)
@@ -72,30 +72,35 @@ def try_step(
         optimizer.step()
     model.eval()
     with torch.no_grad():
-        eval_loss, metrics = _evaluate(model, objective, job, evaluation, blame, classes)
+        eval_loss, metrics = _evaluate(model, objective, job, evaluation, errors_of, classes)
     return Tried(value, eval_loss, metrics)
 
 
 def _evaluate(
-    model: torch.nn.Module, objective: Objective, job: TrainJob, batch: Batch, blame: Blame, classes: tuple[str, ...]
+    model: torch.nn.Module,
+    objective: Objective,
+    job: TrainJob,
+    batch: Batch,
+    errors_of: ErrorsOf,
+    classes: tuple[str, ...],
 ) -> tuple[float, dict[str, float]]:
-    weight = _weigh(objective, batch, _context(job, batch, False, classes), blame)
-    with blame("model.loss", "a function, in an evaluation,"):
+    weight = _weigh(objective, batch, _context(job, batch, False, classes), errors_of)
+    with errors_of("model.loss", "a function, in an evaluation,"):
         loss = float(objective.loss(model, batch, _context(job, batch, False, classes)))
-    with blame("model.metrics", "a function"):
+    with errors_of("model.metrics", "a function"):
         pairs = objective.metrics(model, batch, weight, _context(job, batch, False, classes))
     metrics = {name: total / count if count else math.nan for name, (total, count) in pairs.items()}
     job.training.best.score(loss, metrics)
-    with blame("model.predict", "a function"):
+    with errors_of("model.predict", "a function"):
         objective.predict(model, batch, _context(job, batch, False, classes))
     if objective.has_outcomes:
-        with blame("model.outcomes", "a function"):
+        with errors_of("model.outcomes", "a function"):
             objective.outcomes(model, batch, _context(job, batch, False, classes))
     return loss, metrics
 
 
-def _weigh(objective: Objective, batch: Batch, context: TrainContext, blame: Blame) -> float:
-    with blame("model.weight", "a function"):
+def _weigh(objective: Objective, batch: Batch, context: TrainContext, errors_of: ErrorsOf) -> float:
+    with errors_of("model.weight", "a function"):
         return objective.weight(batch, context)
 
 

@@ -13,7 +13,7 @@ _MAX_TEXT = 300
 
 
 @contextmanager
-def blame(key: str, given: str, allowed: str, code: Path, left_out: Mapping[str, str]) -> Iterator[None]:
+def errors_of(key: str, given: str, allowed: str, code: Path, left_out: Mapping[str, str]) -> Iterator[None]:
     """Turn every error of a block into an `InputError` of a key.
 
     Args:
