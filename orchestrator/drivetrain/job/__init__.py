@@ -14,4 +14,5 @@ shadowed: names that a module of a job cannot have.
 snapshots: the copy of its code that a run keeps.
 spec: the job file as a whole.
 trial: a job tried on this machine.
+validation_errors: one clear sentence for what pydantic finds.
 """
