@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import json
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -41,9 +43,10 @@ def work_in(folder: Path) -> None:
     if _entered != roots:
         _leave()
         _entered[:] = roots
-        inside = {path.stem for root in roots for path in Path(root).glob("*")}
+        inside = {path.stem for root in roots for path in Path(root).glob("*.py")}
+        inside |= {path.parent.name for root in roots for path in Path(root).glob("*/__init__.py")}
         for name in sorted(inside & (sys.stdlib_module_names - _WITH_EFFECTS)):
-            with suppress(ImportError):  # a module of another platform
+            with suppress(ImportError), warnings.catch_warnings(action="ignore"):  # of another platform; deprecated
                 importlib.import_module(name)
     elsewhere = {"", _started_in} - set(os.environ.get("PYTHONPATH", "").split(os.pathsep))  # not on other machines
     sys.path[:] = [*roots, *(entry for entry in sys.path if entry not in elsewhere.union(roots))]
@@ -65,6 +68,17 @@ def _is_inside(module: ModuleType, roots: list[str]) -> bool:
     found = [names.get("__file__"), *(names.get("__path__") or ())]
     paths = [Path(path) for path in found if path and "site-packages" not in path]  # an environment in the folder
     return any(path.is_relative_to(root) for path in paths for root in roots)
+
+
+def files_of(folder: Path) -> list[Path]:
+    """Return the files of a copy of a job's code: those in the list next to it. A run may write others into it.
+
+    Of a folder without a list, the Python modules.
+    """
+    listed = folder.with_name(f"{folder.name}.json")
+    if listed.is_file():
+        return [folder / name for name in json.loads(listed.read_text())["files"]]
+    return sorted(folder.rglob("*.py"))
 
 
 def load_function(path: str, folder: str, key: str) -> Callable[..., Any]:

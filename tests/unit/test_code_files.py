@@ -16,6 +16,7 @@ from drivetrain.job.code_files import Code, Why, read_code
 from drivetrain.job.loading import check_code_to_send, load_job, names_of_data, names_of_outputs, read_document
 from drivetrain.job.snapshots import store_code, stored_code, temporary_snapshot
 from drivetrain_pipelines.errors import CorruptFileError, InputError
+from drivetrain_pipelines.user_code import files_of
 from drivetrain_workers.records.run_folder import RunFolder
 from hypothesis import given
 from hypothesis import strategies as st
@@ -288,7 +289,7 @@ def test_what_is_left_out(tmp_path: Path) -> None:
         "sub/skipped.bin": Why.IGNORED,
         "tables": Why.DATA,
     }
-    assert "left out: 2 ignored by git (sub/deep.txt, sub/skipped.bin)" in code.summary()
+    assert "; left out: 2 ignored by git (sub/deep.txt, sub/skipped.bin), 2 hidden (" in code.summary()
 
 
 def test_rules_of_the_repository_count_but_not_those_that_ignore_the_job(tmp_path: Path) -> None:
@@ -369,6 +370,14 @@ def test_a_snapshot_holds_what_was_read(tmp_path_factory: pytest.TempPathFactory
     assert (again.contents, again.version) == (code.contents, code.version)
 
 
+def test_a_name_need_not_be_utf_8(tmp_path: Path) -> None:
+    folder = job(tmp_path / "job", {"model.py": MAKE, os.fsdecode(b"caf\xe9.txt"): "x"})
+    code = load_job(str(folder)).code
+    assert read_code(unpacked(folder, tmp_path / "package"), ["data.csv"], in_project=False).version == code.version
+    store_code(code, RunFolder(tmp_path / "run"))
+    assert stored_code(RunFolder(tmp_path / "run")).version == code.version
+
+
 @given(st.dictionaries(plain, st.binary(max_size=9), min_size=1, max_size=4), st.data())
 def test_every_change_of_a_file_changes_the_version(contents: dict[str, bytes], data: st.DataObject) -> None:
     def version(files: dict[str, bytes], executable: frozenset[str] = frozenset()) -> str:
@@ -394,6 +403,16 @@ def test_a_changed_snapshot_starts_no_run(tmp_path: Path) -> None:
     (run.code / "model.py").unlink()
     with pytest.raises(CorruptFileError, match=r"model\.py"):
         stored_code(run)
+
+
+def test_the_version_of_the_data_covers_the_same_files(tmp_path: Path) -> None:
+    """Prepared data depends on every file of the code that a transform may open, and on no file that a run writes."""
+    run = RunFolder(tmp_path)
+    store_code(Code(tmp_path, {"model.py": b"", "sub/words.txt": b""}), run)
+    (run.code / "made-by-the-run.py").touch()
+    assert files_of(run.code) == [run.code / "model.py", run.code / "sub/words.txt"]
+    with temporary_snapshot(stored_code(run), Home(tmp_path)) as code:
+        assert files_of(code) == [code / "model.py", code / "sub/words.txt"]
 
 
 def test_a_temporary_snapshot_is_removed(tmp_path: Path) -> None:

@@ -75,12 +75,13 @@ class Code:
     def summary(self) -> str:
         """Return the number of files, and what is left out for which reason, in one line."""
         count = len(self.contents)
-        text = f"{count} file{'s' * (count != 1)}, {_size(sum(map(len, self.contents.values())))}"
+        parts = list[str]()
         for why in Why:
             if names := [name for name, reason in self.left_out.items() if reason is why]:
                 listed = ", ".join(map(_printable, names[:_SHOWN])) + ", ..." * (len(names) > _SHOWN)
-                text += f"; left out: {len(names)} {why} ({listed})"
-        return text
+                parts.append(f"{len(names)} {why} ({listed})")
+        text = f"{count} file{'s' * (count != 1)}, {_size(sum(map(len, self.contents.values())))}"
+        return f"{text}; left out: {', '.join(parts)}" if parts else text
 
 
 def read_code(
@@ -240,7 +241,7 @@ def _refuse_many(folder: Path, found: Mapping[str, Path]) -> None:
     tops = [name.partition("/")[0] for name in found]
     fullest = max(set(tops), key=tops.count)
     given = f"more than {MAX_FILES:,} files of code, most of them in {_printable(fullest)}"
-    fix = "List what the code does not need in .gitignore, or name it as data in the job."
+    fix = "Move the job into a separate folder, or list what the code does not need in .gitignore."
     raise InputError(str(folder), given, f"at most {MAX_FILES:,}", fix)
 
 

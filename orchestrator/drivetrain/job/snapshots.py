@@ -18,12 +18,9 @@ from drivetrain.job.code_files import Code, Why, read_code
 
 def store_code(code: Code, folder: RunFolder) -> None:
     """Write the code of a new run into its folder."""
-    code.write(folder.code)
-    left_out = {name: why.name for name, why in code.left_out.items()}
-    listed = {"files": [*code.contents], "executable": sorted(code.executable), "left_out": left_out}
-    for path, text in ((folder.code_list, json.dumps(listed)), (folder.code_version, code.version)):
-        with atomic_write(path) as sink:
-            sink.write(text.encode())
+    _write(code, folder)
+    with atomic_write(folder.code_version) as sink:
+        sink.write(code.version.encode())
 
 
 def stored_code(folder: RunFolder) -> Code:
@@ -53,8 +50,18 @@ def stored_names(folder: RunFolder) -> list[str]:
 def temporary_snapshot(code: Code, home: Home) -> Iterator[Path]:
     """Write code into a folder of the home that is removed at the end."""
     with tempfile.TemporaryDirectory(dir=home.path, prefix=".code-") as folder:
-        code.write(Path(folder) / "code")
-        yield Path(folder) / "code"
+        copy = RunFolder(Path(folder))
+        _write(code, copy)
+        yield copy.code
+
+
+def _write(code: Code, folder: RunFolder) -> None:
+    """Write code, and next to it the list that `drivetrain_pipelines.user_code.files_of` reads."""
+    code.write(folder.code)
+    left_out = {name: why.name for name, why in code.left_out.items()}
+    listed = {"files": [*code.contents], "executable": sorted(code.executable), "left_out": left_out}
+    with atomic_write(folder.code_list) as sink:
+        sink.write(json.dumps(listed).encode())
 
 
 def _listed(folder: RunFolder) -> JsonObject:

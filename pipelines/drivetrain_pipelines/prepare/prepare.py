@@ -29,6 +29,7 @@ from drivetrain_pipelines.storage.checksums import tree_digest
 from drivetrain_pipelines.storage.folder import StorageFolder
 from drivetrain_pipelines.storage.json_files import JsonObject
 from drivetrain_pipelines.storage.shards import Manifest, schema_from_text, unigram_entropy
+from drivetrain_pipelines.user_code import files_of
 
 _FORMAT = 2  # part of every fingerprint: increase it when the same settings produce other bytes
 _MAX_LISTED = 10  # bad records that are listed; all are counted
@@ -154,7 +155,7 @@ def _inputs(spec: DataSpec, raw: list[_Raw], code_folder: Path) -> JsonObject:
     if spec.transform or spec.reader:
         code = {
             p.relative_to(code_folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest()
-            for p in sorted(code_folder.rglob("*.py"))
+            for p in files_of(code_folder)
         }
     sources: list[list[Any]] = [[source.format, source.split, [file.digest for file in source.files]] for source in raw]
     for source, described in zip(raw, sources, strict=True):
