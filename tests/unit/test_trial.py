@@ -250,7 +250,7 @@ MISTAKES: dict[str, tuple[dict[str, str], dict[str, Any], str, tuple[str, ...]]]
         {},
         {"data.source": "s3://bucket-of-no-user/data.csv", "data.storage": {"endpoint_url": "http://127.0.0.1:9"}},
         "data.source",
-        ("records that this machine can read",),
+        ("data of s3://bucket-of-no-user/data.csv that failed: NoCredentialsError", "data.storage.profile"),
     ),
     "no GPU": ({}, {"resources": {"gpus_per_worker": 1}}, "resources.gpus_per_worker", ("on a machine without a GPU",)),
     "no rows": ({"data.csv": "x,y\n"}, {}, "data.source", ("the first 0 records make not one sample",)),

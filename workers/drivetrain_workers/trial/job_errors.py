@@ -48,7 +48,11 @@ def _line(error: BaseException, code: Path) -> str:
 
 
 def _fix(error: BaseException, code: Path, left_out: Mapping[str, str]) -> str:
-    """Return what to do about a file that is missing because it is not part of the code."""
+    """Return what to do about missing credentials, and about a file that is missing because it is not code."""
+    if "Credentials" in type(error).__name__:
+        return (
+            "Name a profile in data.storage.profile, or set data.storage.anonymous, AWS_PROFILE or AWS_ACCESS_KEY_ID."
+        )
     if not isinstance(error, FileNotFoundError) or not isinstance(error.filename, str):
         return ""
     path = code / error.filename

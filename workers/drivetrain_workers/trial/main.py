@@ -49,7 +49,8 @@ def try_job(request: TryRequest) -> str:
     errors = partial(errors_of, code=code, left_out=request.left_out)
     device = _device(request.gpus)
     with tempfile.TemporaryDirectory(prefix="drivetrain-try-") as target:
-        with errors("data.source", "data", "records that this machine can read and convert to samples"):
+        sources = ", ".join(part.source for part in job.data.mixture)
+        with errors("data.source", f"data of {sources}", "records that this machine can read and convert to samples"):
             job = _with_local_files(job, Path(request.downloads))
             found = first_samples(job.data, code, Path(request.downloads), target, _RECORDS[job.data.kind])
             dataset = open_dataset(target, job.data)
