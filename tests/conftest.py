@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import shutil
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -28,6 +30,15 @@ def _places_of_ray() -> Iterator[None]:
         patch.setenv("RAY_AUTH_TOKEN_PATH", str(token))
         yield
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def _working_directory_and_import_path() -> Iterator[None]:
+    """Restore what the code of a job changes that a test runs in this process."""
+    folder, path = Path.cwd(), [*sys.path]
+    yield
+    os.chdir(folder)
+    sys.path[:] = path
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -19,9 +19,14 @@ class Home:
     @classmethod
     def from_environment(cls) -> Home:
         """Return the home of ``DRIVETRAIN_HOME``; create it if necessary, readable by the user only."""
-        path = Path(os.environ.get("DRIVETRAIN_HOME", "~/.drivetrain")).expanduser().resolve()
+        path = cls.path_of_environment()
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
         return cls(path)
+
+    @staticmethod
+    def path_of_environment() -> Path:
+        """Return the path that `from_environment` creates."""
+        return Path(os.environ.get("DRIVETRAIN_HOME", "~/.drivetrain")).expanduser().resolve()
 
     @property
     def database_url(self) -> str:

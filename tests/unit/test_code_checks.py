@@ -5,9 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from drivetrain.job import code_checks
-from drivetrain.job.code_checks import check_arguments, check_function
+from drivetrain.job import modules
+from drivetrain.job.code_checks import CodeChecks
+from drivetrain.job.code_files import read_code
+from drivetrain.job.modules import Modules
 from drivetrain_pipelines.errors import InputError
+
+
+def checks_of(folder: Path) -> CodeChecks:
+    return CodeChecks(Modules(read_code(folder)))
+
+
+def check_function(key: str, path: str, folder: Path) -> None:
+    checks_of(folder).check_function(key, path)
 
 
 def refused(path: str, folder: Path) -> InputError:
@@ -25,6 +35,12 @@ def refused(path: str, folder: Path) -> InputError:
         "class make: ...",
         "make = print",
         "from os.path import join as make",
+        "from os.path import *",
+        "if True:\n    def make(): ...",
+        "try:\n    from fast import make\nexcept ImportError:\n    def make(): ...",
+        "make: object = print",
+        "make, other = print, print",
+        "def __getattr__(name): ...",
         "import sys\n\ndef make(): ...\nsys.exit('it was run')",
     ],
 )
@@ -38,7 +54,7 @@ def test_a_function_is_found_and_not_run(code: str, tmp_path: Path) -> None:
     [
         ("def make_it(): ...", "Did you mean model:make_it?"),
         ("import make", "a function of"),
-        ("if True:\n    def make(): ...", "a function of"),
+        ("def outer():\n    def make(): ...", "a function of"),
         ("", "none"),
         ("def make(:", "model.py:1"),
         ("import not_there_at_all\ndef make(): ...", "not_there_at_all is not installed; Install not_there_at_all."),
@@ -78,9 +94,13 @@ def test_imports_of_other_files_of_the_job_are_checked(tmp_path: Path) -> None:
     """Also with circular imports, and with a file that cannot be parsed."""
     (tmp_path / "model.py").write_text("import layers\ndef make(): ...")
     (tmp_path / "layers.py").write_text("import model, broken, os\nimport not_there_at_all")
-    (tmp_path / "broken.py").write_text("def (")
-    assert "not_there_at_all" in refused("model:make", tmp_path).allowed
-    (tmp_path / "not_there_at_all").mkdir()
+    (tmp_path / "broken.py").write_text("\ndef (")
+    assert refused("model:make", tmp_path).fix == f"{tmp_path / 'broken.py'}:2: invalid syntax"
+    (tmp_path / "broken.py").write_text("")
+    assert "layers.py:2 imports it" in refused("model:make", tmp_path).allowed
+    (tmp_path / "not_there_at_all").mkdir()  # Python does not import an empty folder from a snapshot
+    assert "not_there_at_all is not installed" in refused("model:make", tmp_path).allowed
+    (tmp_path / "not_there_at_all" / "inner.py").touch()
     check_function("model.factory", "model:make", tmp_path)
 
 
@@ -90,14 +110,14 @@ def test_imports_within_functions_are_the_users_affair(tmp_path: Path) -> None:
 
 
 def test_missing_recipe_packages_name_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(code_checks, "_RECIPE_PACKAGES", ("not_there_at_all",))
+    monkeypatch.setattr(modules, "_RECIPE_PACKAGES", ("not_there_at_all",))
     (tmp_path / "model.py").write_text("import not_there_at_all\ndef make(): ...")
     assert "drivetrain[recipes]" in refused("model:make", tmp_path).fix
 
 
 def check(folder: Path, code: str, args: dict[str, int] | None = None, files: tuple[str, ...] = ()) -> None:
     (folder / "model.py").write_text(code)
-    check_arguments("model:make", folder, args or {}, files, ("vocab_size", "classes"))
+    checks_of(folder).check_factory("model:make", args or {}, files, ("vocab_size", "classes"))
 
 
 @pytest.mark.parametrize(
@@ -141,4 +161,40 @@ def test_files_are_arguments_too(tmp_path: Path) -> None:
 
 
 def test_a_factory_of_an_installed_module_is_not_looked_into(tmp_path: Path) -> None:
-    check_arguments("yaml:safe_load", tmp_path, {"anything": 1}, (), ())
+    checks_of(tmp_path).check_factory("yaml:safe_load", {"anything": 1}, (), ())
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("def loss(model, batch): ...", None),
+        ("def loss(model, batch, context): ...", None),
+        ("def loss(model, batch, *, context=None): ...", None),
+        ("def loss(*arguments): ...", None),
+        ("def loss(model, batch, scale=1): ...", None),
+        ("class loss:\n    def __init__(self, model, batch): ...", None),
+        ("from functools import partial\nloss = partial(print, 1)", None),
+        ("def loss(batch): ...", "loss(batch)"),
+        ("def loss(model, batch, targets): ...", "loss(model, batch, targets)"),
+        ("def loss(model, batch, *, scale): ...", "loss(model, batch, scale)"),
+        ("def loss(model, context): ...", "loss(model, context)"),
+        ("class loss:\n    def __init__(self, model): ...", "loss(model)"),
+    ],
+)
+def test_a_function_must_take_what_it_gets(code: str, said: str | None, tmp_path: Path) -> None:
+    (tmp_path / "model.py").write_text(code)
+    check = checks_of(tmp_path).check_call
+    if said is None:
+        check("model.loss", "model:loss", ("model", "batch"), ("context",))
+        return
+    with pytest.raises(InputError) as caught:
+        check("model.loss", "model:loss", ("model", "batch"), ("context",))
+    assert (caught.value.where, caught.value.given) == ("model.loss", f"model:{said}")
+    assert caught.value.allowed == "a function that can be called with (model, batch)"
+
+
+def test_a_class_is_a_factory(tmp_path: Path) -> None:
+    check(tmp_path, "class make:\n    def __init__(self, width): ...", {"width": 8})
+    with pytest.raises(InputError, match=r"Did you mean widths\?"):
+        check(tmp_path, "class make:\n    def __init__(self, widths): ...", {"width": 8})
+    check(tmp_path, "import dataclasses\n@dataclasses.dataclass\nclass make:\n    width: int", {"width": 8})

@@ -46,7 +46,7 @@ def test_defaults_and_absolute_paths(folder: Path) -> None:
     job = load_job(str(folder))
     assert job.spec.training.zero_stage == 1
     assert job.spec.data.source == str(folder / "text.txt")
-    assert [str(path) for path in job.code_files] == ["code.py", "model.py"]
+    assert [*job.code.contents] == ["code.py", "model.py"]
 
 
 def test_scientific_notation_is_a_number(folder: Path) -> None:
@@ -61,6 +61,7 @@ def test_imports_of_the_code_must_be_installed(folder: Path) -> None:
         load_job(str(folder))
     assert caught.value.where == "model.factory"
     (folder / "not_installed").mkdir()
+    (folder / "not_installed" / "at_all.py").touch()
     load_job(str(folder))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -133,7 +134,9 @@ def test_a_page_takes_no_more_than_it_shows_and_one() -> None:
     ],
 )
 def test_a_valid_job(options: list[str], said: str, folder: Path, home: Home) -> None:
-    assert lines("validate", str(folder), *options) == [said]
+    first, code = lines("validate", str(folder), *options)
+    assert first == said
+    assert re.fullmatch(r"code: \d+ files?, \d.*", code)
 
 
 def test_a_wrong_job_is_one_line(folder: Path, home: Home) -> None:

@@ -6,6 +6,7 @@ import os
 import ssl
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -20,7 +21,8 @@ from drivetrain.api.predictions import Input, check_size
 from drivetrain.errors import NotFoundError, ServerError
 from drivetrain.home import Home
 from drivetrain.job import bundle
-from drivetrain.job.loading import find_job_file
+from drivetrain.job.code_files import read_code
+from drivetrain.job.loading import check_code_to_send, find_job_file, names_of_data, names_of_outputs, read_document
 from drivetrain.job.provenance import GitState
 from drivetrain.private_files import read_private
 from drivetrain.runs.view import RunView
@@ -79,14 +81,17 @@ class Client(Runs):
 
         Without a key one is made up, so that a request that is sent again because its answer was lost makes one run.
         """
-        file = find_job_file(job)
-        digest, content = bundle.pack(file.parent)
+        file, overrides = find_job_file(job), [*overrides]
+        _, document = read_document(file, overrides)
+        named = names_of_data(document), names_of_outputs(document)
+        check_code_to_send(document, read_code(file.parent, chain(*named)))
+        digest, content = bundle.pack(file.parent, file.name, *named)
         if not self._json("GET", f"/packages/{digest}")["there"]:
             self._json("PUT", f"/packages/{digest}", content=content)
         body = {
             "package": digest,
             "job_file": file.name,
-            "overrides": [*overrides],
+            "overrides": overrides,
             "git": asdict(GitState.of(file.parent)),
             "idempotency_key": idempotency_key or f"once-{os.urandom(16).hex()}",
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from difflib import unified_diff
 from itertools import groupby
@@ -16,6 +17,7 @@ from drivetrain_workers.records.run_folder import RunFolder
 from drivetrain.api.interface import Comparison, Pair
 from drivetrain.home import Home
 from drivetrain.job.provenance import load_environment
+from drivetrain.job.snapshots import stored_names
 from drivetrain.job.spec import flatten
 from drivetrain.runs.store import RunRecord, RunStore
 from drivetrain.tracking.loss_plots import draw_losses
@@ -60,14 +62,20 @@ def _different(first: JsonObject, second: JsonObject) -> dict[str, Pair]:
 
 
 def _code_diff(first: RunFolder, second: RunFolder) -> Iterator[str]:
-    names = {path.relative_to(folder.code) for folder in (first, second) for path in folder.code.rglob("*.py")}
+    names = {name for folder in (first, second) for name in stored_names(folder)}
     for name in sorted(names):
         before, after = _lines(first.code / name), _lines(second.code / name)
         yield from unified_diff(before, after, f"{first.path.name}/{name}", f"{second.path.name}/{name}", lineterm="")
 
 
 def _lines(path: Path) -> list[str]:
-    return path.read_text().splitlines() if path.exists() else []
+    if not path.exists():
+        return []
+    try:
+        return path.read_text("utf-8").splitlines()
+    except UnicodeDecodeError:
+        content = path.read_bytes()
+        return [f"{len(content)} bytes that are no text, with the SHA-256 {hashlib.sha256(content).hexdigest()[:16]}"]
 
 
 def _losses(steps: list[StepRecord]) -> list[tuple[int, float]]:

@@ -28,6 +28,7 @@ from drivetrain.errors import NotFoundError
 from drivetrain.home import Home
 from drivetrain.job.files import with_files
 from drivetrain.job.loading import load_job
+from drivetrain.job.snapshots import temporary_snapshot
 from drivetrain.job.spec import stored_spec
 from drivetrain.runs.store import RunStore
 
@@ -40,10 +41,10 @@ def prepare_data(
     """Make the dataset version that a job needs, or find it. Raises `InputError`, `PrepareError`."""
     checked, home = load_job(job, overrides), Home.from_environment()
     data = with_files(checked.spec, home).data
-    with connect(address):
+    with temporary_snapshot(checked.code, home) as code, connect(address):
         root = data.location or str(home.datasets)
         actors = checked.spec.resources.preprocessors
-        return prepare(data, root, home.downloads, checked.folder, actors, on_progress)
+        return prepare(data, root, home.downloads, code, actors, on_progress)
 
 
 def find_dataset(where: str, endpoint_url: str | None = None) -> Dataset:

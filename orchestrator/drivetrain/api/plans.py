@@ -12,6 +12,7 @@ from drivetrain.api.datasets import prepare_data
 from drivetrain.home import Home
 from drivetrain.job.files import with_files
 from drivetrain.job.loading import load_job
+from drivetrain.job.snapshots import temporary_snapshot
 from drivetrain.planning.forecast import forecast
 from drivetrain.planning.hardware import Hardware, gpu
 from drivetrain.planning.plan import Plan
@@ -49,7 +50,8 @@ def plan_job(
     if workers % nodes:
         raise InputError("--nodes", str(nodes), f"a number that divides the {workers} workers of the job")
     data = spec.data
-    prepared = find(data, data.location or str(home.datasets), home.downloads, job.folder)
-    prepared = prepared or prepare_data(path, overrides, None, on_progress)
-    hardware = Hardware(workers, nodes, device, psutil.virtual_memory().total * nodes / workers)
-    return forecast(spec, job.folder, prepared.folder.location, hardware, home)
+    with temporary_snapshot(job.code, home) as code:
+        prepared = find(data, data.location or str(home.datasets), home.downloads, code)
+        prepared = prepared or prepare_data(path, overrides, None, on_progress)
+        hardware = Hardware(workers, nodes, device, psutil.virtual_memory().total * nodes / workers)
+        return forecast(spec, code, prepared.folder.location, hardware, home)

@@ -6,7 +6,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from drivetrain_pipelines.errors import InputError
@@ -48,9 +48,24 @@ class RunSummary:
         return self.reason == "completed"
 
 
-def validate(job: str, overrides: Iterable[str] = ()) -> Job:
-    """Check a job file, a folder with one, or a recipe. Raises `InputError` for the first mistake."""
-    return load_job(job, overrides)
+def validate(job: str, overrides: Iterable[str] = (), try_it: bool = False) -> Job:
+    """Check a job file, a folder with one, or a recipe.
+
+    Args:
+        overrides: ``section.key=value``.
+        try_it: also try the job in a process of this machine: read the first records, build the model, make a step and
+            an evaluation. The result is `Job.trial`.
+
+    Raises:
+        InputError: the first mistake.
+    """
+    checked = load_job(job, overrides)
+    if not try_it:
+        return checked
+    require_training()
+    from drivetrain.job.trial import try_job  # here: the client cannot try a job
+
+    return replace(checked, trial=try_job(checked, Home.from_environment()))
 
 
 def run(job: str, overrides: Iterable[str] = (), address: str | None = None, on_view: OnView = _ignore) -> RunSummary:

@@ -18,6 +18,7 @@ from drivetrain.api.runs import OnView
 from drivetrain.home import Home
 from drivetrain.job.files import with_files
 from drivetrain.job.loading import Job, load_job
+from drivetrain.job.snapshots import temporary_snapshot
 from drivetrain.runs.store import RunRecord, RunStore
 from drivetrain.tracking.spool import read_records
 
@@ -129,6 +130,7 @@ def _done_before(job: Job, home: Home) -> RunRecord | None:
     if (newest := next(complete, None)) is None:
         return None
     data = with_files(job.spec, home).data
-    found = find(data, data.location or str(home.datasets), home.downloads, job.folder)
+    with temporary_snapshot(job.code, home) as code:
+        found = find(data, data.location or str(home.datasets), home.downloads, code)
     version = found.manifest.version if found else None
     return next((record for record in chain([newest], complete) if record.facts.dataset_version == version), None)

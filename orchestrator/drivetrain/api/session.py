@@ -28,6 +28,7 @@ from drivetrain.coordinator.wiring import RayCoordinator
 from drivetrain.home import Home, user_name
 from drivetrain.job.loading import Job
 from drivetrain.job.provenance import GitState, load_git_state, save_environment
+from drivetrain.job.snapshots import store_code, stored_code
 from drivetrain.job.spec import stored_spec
 from drivetrain.runs.states import Ended, Queued
 from drivetrain.runs.store import RunRecord, RunStore
@@ -94,7 +95,7 @@ class Session:
         """Start a new run of the same job, from the code and the settings stored with the run."""
         folder = self._home.run(self._store.get(run_id).id)
         spec = stored_spec(folder)
-        job = Job(folder.job_written.read_text(), spec, folder.code)
+        job = Job(folder.job_written.read_text(), spec, stored_code(folder))
         return self.submit(job, user, git=load_git_state(folder))
 
     def recover(self) -> list[str]:
@@ -186,16 +187,8 @@ class Session:
 
     def _lay_out(self, run_id: str, job: Job, git: GitState) -> None:
         folder = self._home.run(run_id)
-        folder.code.mkdir(parents=True)
-        for file in job.code_files:
-            target = folder.code / file
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(job.folder / file, target)
-        contents = {
-            folder.job_written: job.written,
-            folder.job_resolved: job.spec.model_dump_json(indent=2),
-            folder.path / "code_version": job.code_version,
-        }
+        store_code(job.code, folder)
+        contents = {folder.job_written: job.written, folder.job_resolved: job.spec.model_dump_json(indent=2)}
         for path, text in contents.items():
             with atomic_write(path) as sink:
                 sink.write(text.encode())

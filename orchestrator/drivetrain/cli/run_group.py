@@ -75,11 +75,19 @@ def wait(
     wait_for(server, run, timeout, json)
 
 
-def validate(job: Job, set_: Set = None, json: Json = False) -> None:
-    """Check a job file and start nothing."""
+def validate(
+    job: Job,
+    try_: Annotated[
+        bool,
+        typer.Option("--try", help="Also read the first records, build the model, make a step and an evaluation."),
+    ] = False,
+    set_: Set = None,
+    json: Json = False,
+) -> None:
+    """Check a job file and start no run."""
     from drivetrain.cli.jobs import validate_job
 
-    validate_job(job, set_ or [], json)
+    validate_job(job, set_ or [], try_, json)
 
 
 def plan(

@@ -6,6 +6,7 @@ import logging
 import os
 from functools import partial
 from logging.handlers import RotatingFileHandler
+from pathlib import PurePosixPath
 
 from drivetrain_pipelines.errors import InputError
 from drivetrain_workers.protocol.processes import lower_priority
@@ -28,6 +29,7 @@ from drivetrain.coordinator.run_loop import RunLoop
 from drivetrain.coordinator.scheduler import Scheduler, SchedulerHandle
 from drivetrain.home import Home
 from drivetrain.job.provenance import load_git_state
+from drivetrain.job.snapshots import stored_names
 from drivetrain.job.spec import JobSpec, flatten, stored_spec
 from drivetrain.runs.store import RunRecord, RunStore
 from drivetrain.scheduling.model import Node, Request
@@ -137,7 +139,7 @@ def _describe(tracker: Tracker, spec: JobSpec, home: Home, run_id: str, user: st
     """Log parameters, tags and files of a run before its start."""
     folder = home.run(run_id)
     tracker.params(flatten(spec.model_dump(mode="json")))
-    code = (folder.path / "code_version").read_text()
+    code = folder.code_version.read_text()
     tracker.tags(user=user, code_version=code, seed=spec.seed, home=os.fspath(home.path))
     tracker.artifact(folder.job_written)
     tracker.artifact(folder.job_resolved)
@@ -146,5 +148,5 @@ def _describe(tracker: Tracker, spec: JobSpec, home: Home, run_id: str, user: st
         tracker.tags(git_commit=git.commit, git_dirty=bool(git.uncommitted))
     if git.uncommitted:
         tracker.artifact(folder.uncommitted)
-    for path in sorted(folder.code.rglob("*.py")):
-        tracker.artifact(path, f"code/{path.parent.relative_to(folder.code)}".removesuffix("/."))
+    for name in filter(str.isprintable, stored_names(folder)):  # others are no names of artifacts
+        tracker.artifact(folder.code / name, f"code/{PurePosixPath(name).parent}".removesuffix("/."))

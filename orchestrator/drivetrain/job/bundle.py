@@ -2,73 +2,70 @@
 
 from __future__ import annotations
 
-import fnmatch
 import gzip
 import hashlib
 import io
-import os
 import shutil
 import tarfile
 import tempfile
 import zlib
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 
-import pathspec
 from drivetrain_pipelines.errors import InputError
 
-MAX_BYTES = 64 << 20
-_ALWAYS_EXCLUDED = [
-    ".git/",
-    ".venv/",
-    "venv/",
-    "__pycache__/",
-    "*.pyc",
-    ".mypy_cache/",
-    ".pytest_cache/",
-    ".ruff_cache/",
-]
-# Files with these names hold secrets: never packed, and rejected where a job needs them.
-SECRETS = [".env", ".env.*", "*.pem", "*.key", "id_rsa*", "id_ed25519*", ".netrc", "credentials", "credentials.*",
-           ".aws", ".ssh", "*.p12", "*.pfx", "auth_token", "token"]  # fmt: skip
+from drivetrain.job import code_files
+from drivetrain.job.code_files import Code
+
+MAX_BYTES = code_files.MAX_BYTES
 
 
-def pack(folder: Path) -> tuple[str, bytes]:
-    """Pack a folder, without files in ``.gitignore`` and secrets; return the digest and the bytes.
+def pack(folder: Path, job_file: str = "", data: Iterable[str] = (), outputs: Iterable[str] = ()) -> tuple[str, bytes]:
+    """Pack the code of a folder, its job files, and the data inside it; return the digest and the bytes.
 
     The same files always produce the same bytes.
+
+    Args:
+        job_file: name of a job file that is packed even if git ignores it.
+        data: paths and globs of data that the job names; packed even if git ignores it.
+        outputs: paths of folders that are never packed.
 
     Raises:
         InputError: the folder is too large, or a file cannot be read.
     """
+    named = [*data]
+    code = code_files.read_code(folder, [*named, *outputs], MAX_BYTES, job_files=True)
     try:
-        return _pack(folder)
+        contents = {**code.contents, **_contents_of_data(code, code_files.data_files(folder, named))}
+        contents |= {job_file: (folder / job_file).read_bytes()} if job_file else {}
     except OSError as error:
-        fix = "Make it readable, or list it in .gitignore."
-        raise InputError(str(error.filename or folder), str(error.strerror), "a readable file", fix) from error
+        raise InputError(str(error.filename or folder), str(error.strerror), "a readable file") from error
+    content = _packed(contents, code.executable)
+    return digest(content), content
 
 
-def _pack(folder: Path) -> tuple[str, bytes]:
+def _contents_of_data(code: Code, data: dict[str, Path]) -> dict[str, bytes]:
+    sizes = {name: path.stat().st_size for name, path in data.items()}
+    if sum(sizes.values()) + sum(map(len, code.contents.values())) > MAX_BYTES:
+        largest = max(sizes, key=lambda name: sizes[name])
+        given = f"more than the limit of code and data together (the largest file is {largest})"
+        fix = "Name large data by an absolute path or URL that the cluster can read."
+        raise InputError(str(code.folder), given, f"at most {MAX_BYTES >> 20} MiB", fix)
+    return {name: path.read_bytes() for name, path in data.items()}
+
+
+def _packed(contents: Mapping[str, bytes], executable: Container[str]) -> bytes:
     sink = io.BytesIO()
-    total = 0
     with (
         gzip.GzipFile(fileobj=sink, mode="wb", mtime=0, filename="") as zipped,  # mtime=0: no timestamp in the header
         tarfile.open(fileobj=zipped, mode="w", format=tarfile.PAX_FORMAT) as tar,
     ):
-        for path in _files(folder):
-            name = path.relative_to(folder).as_posix()
-            total += path.stat().st_size
-            if total > MAX_BYTES:
-                fix = "Name large data by an absolute path or URL, or list it in .gitignore."
-                raise InputError(
-                    str(folder), f"more than the limit ({name} and others)", f"at most {MAX_BYTES >> 20} MiB", fix
-                )
+        for name, content in sorted(contents.items()):
             info = tarfile.TarInfo(name)
-            info.size = path.stat().st_size
-            info.mode = 0o755 if os.access(path, os.X_OK) else 0o644
-            with path.open("rb") as source:
-                tar.addfile(info, source)
-    content = sink.getvalue()
-    return digest(content), content
+            info.size = len(content)
+            info.mode = 0o755 if name in executable else 0o644
+            tar.addfile(info, io.BytesIO(content))
+    return sink.getvalue()
 
 
 def digest(content: bytes) -> str:
@@ -103,20 +100,3 @@ def unpack(content: bytes, target: Path) -> None:
             raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _files(folder: Path) -> list[Path]:
-    ignore = folder / ".gitignore"
-    # File names may be invalid UTF-8; Python decodes them in the same way.
-    written = ignore.read_text("utf-8", "surrogateescape").splitlines() if ignore.is_file() else []
-    lines = [*_ALWAYS_EXCLUDED, *written]
-    ignored = pathspec.GitIgnoreSpec.from_lines(lines)
-    found = []
-    for path in sorted(folder.rglob("*")):
-        relative = path.relative_to(folder)
-        if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
-            continue  # skip links that lead outside the folder
-        secret = any(fnmatch.fnmatch(part, pattern) for part in relative.parts for pattern in SECRETS)
-        if path.is_file() and not secret and not ignored.match_file(relative.as_posix()):
-            found.append(path)
-    return found

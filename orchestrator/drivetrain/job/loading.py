@@ -19,13 +19,24 @@ from drivetrain_pipelines.storage.json_files import JsonObject
 from drivetrain_pipelines.storage.yaml_files import parse_yaml, read_text
 from drivetrain_workers.engine.batching import solve
 from drivetrain_workers.engine.deepspeed_config import check_passthrough
+from drivetrain_workers.model_processes.requests import Trial
 from drivetrain_workers.spec import DATA_FACTS
 from pydantic import ValidationError
 
-from drivetrain.job.code_checks import check_arguments, check_function
+from drivetrain.job.code_checks import CodeChecks
+from drivetrain.job.code_files import Code, read_code
+from drivetrain.job.modules import Modules
 from drivetrain.job.spec import JobSpec
 from drivetrain.job.validation_errors import first_error, models_in
 
+_DATA = (  # keys whose values are paths of data, or sections and lists with such paths
+    ("data", "source"),
+    ("data", "eval_source"),
+    ("data", "files"),
+    ("data", "tokenizer", "file"),
+    ("model", "files"),
+)
+_OUTPUTS = (("data", "location"), ("checkpoint", "location"), ("training", "offload", "nvme_path"))
 RECIPES = "drivetrain_workers.recipes"
 
 
@@ -36,26 +47,24 @@ class Job:
     Attributes:
         written: the text of the job file.
         spec: the resolved job: defaults filled in, overrides applied, paths absolute.
-        folder: the job file's folder, which holds the user's code.
+        code: the user's code; every run stores a copy of it.
+        trial: the results of trying it, if that was asked for.
     """
 
     written: str
     spec: JobSpec
-    folder: Path
+    code: Code
+    trial: Trial | None = None
 
     @property
-    def code_files(self) -> list[Path]:
-        """Python files in the job's folder, as relative paths; each run stores a snapshot of them."""
-        found = (path.relative_to(self.folder) for path in self.folder.rglob("*.py"))
-        return sorted(path for path in found if not any(part.startswith((".", "__pycache__")) for part in path.parts))
+    def folder(self) -> Path:
+        """The job file's folder."""
+        return self.code.folder
 
     @property
     def code_version(self) -> str:
-        """Digest of the user's code."""
-        digest = hashlib.sha256()
-        for path in self.code_files:
-            digest.update(str(path).encode() + b"\0" + (self.folder / path).read_bytes() + b"\0")
-        return digest.hexdigest()[:16]
+        """Digest of the code."""
+        return self.code.version
 
     @property
     def fingerprint(self) -> str:
@@ -63,22 +72,74 @@ class Job:
         return hashlib.sha256(f"{self.spec.model_dump_json()}{self.code_version}".encode()).hexdigest()[:16]
 
 
-def load_job(path: str, overrides: Iterable[str] = ()) -> Job:
+def load_job(path: str, overrides: Iterable[str] = (), unpacked: bool = False) -> Job:
     """Load a job file or a recipe by name, apply ``--set`` overrides and validate the job.
+
+    Args:
+        unpacked: whether the folder is an unpacked package, which holds nothing but the job.
 
     Raises:
         InputError: with the key or file, the value, and the allowed values.
     """
     file = find_job_file(path)
+    written, document = read_document(file, overrides)
+    spec = _validate(document)
+    _warn_of_renamed_keys(document)
+    code = read_code(file.parent, [*names_of_data(document), *names_of_outputs(document)], in_project=not unpacked)
+    return Job(written, _check(spec, code), code)
+
+
+def read_document(file: Path, overrides: Iterable[str] = ()) -> tuple[str, JsonObject]:
+    """Return the text of a job file, and its content with overrides applied.
+
+    Raises:
+        InputError: it is not YAML with the sections of a job.
+    """
     written = read_text(file, "a YAML job file")
     document = parse_yaml(written, str(file), "a YAML job file")
     if not isinstance(document, dict):
         raise InputError(str(file), type(document).__name__, "a mapping with the sections of a job")
     for override in overrides:
         _override(document, override)
-    spec = _validate(document)
-    _warn_of_renamed_keys(document)
-    return Job(written, _check(spec, file.parent), file.parent)
+    return written, document
+
+
+def names_of_data(document: JsonObject) -> list[str]:
+    """Return the local paths and globs of the data that a job names. Its sections need not be valid."""
+    return _local_paths(document, _DATA)
+
+
+def names_of_outputs(document: JsonObject) -> list[str]:
+    """Return the local folders that a job's runs write to."""
+    return _local_paths(document, _OUTPUTS)
+
+
+def _local_paths(document: JsonObject, keys: Iterable[tuple[str, ...]]) -> list[str]:
+    found: list[Any] = []
+    for path in keys:
+        value: Any = document
+        for key in path:
+            value = value.get(key) if isinstance(value, dict) else None
+        found += value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]
+    named = (each.get("source") if isinstance(each, dict) else each for each in found)
+    paths = (each.removeprefix("file://") for each in named if isinstance(each, str))
+    return [path for path in paths if path and "://" not in path]
+
+
+def check_code_to_send(document: JsonObject, code: Code) -> None:
+    """Check the code of a job that will run elsewhere, where other modules may be installed.
+
+    A document that is not valid is left to the server: it may be of another version.
+
+    Raises:
+        InputError: a function does not exist, or its module needs a file that is not part of the code.
+    """
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            spec = JobSpec.model_validate(document)
+    except ValidationError:
+        return
+    _check_functions(spec, CodeChecks(Modules(code, runs_elsewhere=True)))
 
 
 def find_job_file(path: str) -> Path:
@@ -131,27 +192,13 @@ def _warn_of_renamed_keys(document: JsonObject) -> None:
                 warnings.warn(message, FutureWarning, stacklevel=3)
 
 
-def _check(spec: JobSpec, folder: Path) -> JobSpec:
+def _check(spec: JobSpec, code: Code) -> JobSpec:
     """Check everything that needs several sections or the file system; return the spec with absolute paths."""
+    folder = code.folder
     for workers in range(spec.resources.min_workers, spec.resources.max_workers + 1):
         solve(spec.training.global_batch_size, spec.training.micro_batch_size, workers)
     check_passthrough(spec.training)
-    for key, function in (
-        ("model.factory", spec.model.factory),
-        ("model.loss", spec.model.loss),
-        ("model.weight", spec.model.weight),
-        ("model.metrics", spec.model.metrics),
-        ("model.predict", spec.model.predict),
-        ("model.outcomes", spec.model.outcomes),
-        ("model.assess", spec.model.assess),
-        ("baseline.function", None if isinstance(spec.baseline, bool) else spec.baseline.function),
-        ("data.reader", spec.data.reader),
-        ("data.transform", spec.data.transform),
-        ("data.online.transform", spec.data.online and spec.data.online.transform),
-    ):
-        if function:
-            check_function(key, function, folder)
-    check_arguments(spec.model.factory, folder, spec.model.args, spec.model.files, DATA_FACTS)
+    _check_functions(spec, CodeChecks(Modules(code)))
     if spec.training.best.metric != "loss" and not spec.model.metrics:
         raise InputError(
             "training.best.metric", repr(spec.training.best.metric), "loss", "Set model.metrics to use other metrics."
@@ -173,3 +220,28 @@ def _check(spec: JobSpec, folder: Path) -> JobSpec:
         checkpoint = checkpoint.model_copy(update={"location": location})
     model = spec.model.model_copy(update={"files": files})
     return spec.model_copy(update={"data": check_data(spec.data, folder), "model": model, "checkpoint": checkpoint})
+
+
+def _check_functions(spec: JobSpec, checks: CodeChecks) -> None:
+    """Check that all functions of a job exist, and that they can be called as they will be."""
+    model, data, baseline = spec.model, spec.data, spec.baseline
+    of_baseline = None if isinstance(baseline, bool) else baseline.function
+    context = ("context",)
+    for key, function, given, optional in (
+        ("model.factory", model.factory, None, ()),
+        ("model.loss", model.loss, ("model", "batch"), context),
+        ("model.weight", model.weight, ("batch",), context),
+        ("model.metrics", model.metrics, ("model", "batch"), context),
+        ("model.predict", model.predict, ("model", "batch"), context),
+        ("model.outcomes", model.outcomes, ("model", "batch"), context),
+        ("model.assess", model.assess, ("model", "splits"), ()),
+        ("baseline.function", of_baseline, ("splits",), ()),
+        ("data.reader", data.reader, ("path",), (*data.files,)),
+        ("data.transform", data.transform, ("record",), (*data.files,)),
+        ("data.online.transform", data.online and data.online.transform, ("sample", "random"), ()),
+    ):
+        if function:
+            checks.check_function(key, function)
+            if given:
+                checks.check_call(key, function, given, optional)
+    checks.check_factory(model.factory, model.args, model.files, DATA_FACTS)

@@ -14,7 +14,7 @@ from drivetrain_pipelines.storage.json_files import atomic_write
 from drivetrain_workers.records.run_folder import RunFolder
 from pydantic import Field
 
-from drivetrain.job.bundle import SECRETS
+from drivetrain.job.secret_names import SECRETS
 
 _PACKAGES = ("drivetrain", "torch", "deepspeed", "numpy", "pyarrow", "ray", "transformers")
 _COMMIT_KEY = "git commit"

@@ -63,7 +63,7 @@ def submit(submission: Submission, server: Server, principal: User) -> JsonObjec
     folder = server.home.packages / submission.package
     if not folder.is_dir():
         raise InputError("package", submission.package, "a package that was uploaded", "Upload it first.")
-    job = load_job(str(folder / submission.job_file), submission.overrides)
+    job = load_job(str(folder / submission.job_file), submission.overrides, unpacked=True)
     return _answer(server, server.session.submit(job, principal.user, submission.idempotency_key, submission.git))
 
 

@@ -5,6 +5,7 @@ labels, number_types); then groups of their units become shards (samples, packin
 
 actor_pool: the preprocessing actors on Ray.
 facts: types, classes and the division into groups, from the facts of all parts.
+first_samples: samples of the first records, to try a job.
 inputs: a user's inputs for a trained model, as samples.
 labels: the numbers of the labels.
 number_types: one type for the numbers of a column.

@@ -18,6 +18,7 @@ from drivetrain_pipelines.raw.sources import SourceFile
 from drivetrain_pipelines.spec import DataSpec
 from drivetrain_pipelines.storage.checksums import tree_digest
 from drivetrain_pipelines.storage.json_files import JsonObject
+from drivetrain_pipelines.user_code import files_of
 
 _FORMAT = 3  # part of every version: increase it when the same settings produce other bytes
 _NOT_CONTENT = {
@@ -130,7 +131,7 @@ def made_from(spec: DataSpec, origins: Origins, code_folder: Path) -> JsonObject
     if spec.transform or spec.reader:
         code = {
             p.relative_to(code_folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest()
-            for p in sorted(code_folder.rglob("*.py"))
+            for p in files_of(code_folder)
         }
     files = {name: tree_digest(Path(path)) for name, path in spec.files.items()}
     sources = [_described(origin) for origin in origins.every]

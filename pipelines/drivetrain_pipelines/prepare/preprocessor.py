@@ -56,11 +56,15 @@ class Preprocessor:
         folder: dataset version that is prepared.
         code_folder: directory of the user's code.
         parts: folder below `PARTS` for the parts of this division into chunks.
+        limit: number of records to read of each chunk; all by default.
     """
 
-    def __init__(self, spec: DataSpec, folder: StorageFolder, code_folder: Path, parts: str) -> None:
+    def __init__(
+        self, spec: DataSpec, folder: StorageFolder, code_folder: Path, parts: str, limit: int | None = None
+    ) -> None:
         self._spec, self._folder, self._parts = spec, folder, f"{PARTS}/{parts}"
-        self._code_folder, self._reader = code_folder, RecordReader(spec, code_folder)
+        self._code_folder, self._limit = code_folder, limit
+        self._reader = RecordReader(spec, code_folder, limit=limit)
         self._known_encoder: TextEncoder | None = None
 
     def ping(self) -> None:
@@ -122,7 +126,7 @@ class Preprocessor:
     def _texts(self, chunks: Iterable[Chunk]) -> Iterator[str]:
         """Yield the texts of records, whatever their labels."""
         unlabelled = self._spec.model_copy(update={"packing": "concatenate"})
-        reader = RecordReader(unlabelled, self._code_folder)
+        reader = RecordReader(unlabelled, self._code_folder, limit=self._limit)
         for chunk in chunks:
             table = reader.read(chunk).table
             if table.num_rows:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from drivetrain_pipelines.raw.fields import CONTENT, GROUP, LABEL, SAMPLE, TEXT,
 from drivetrain_pipelines.raw.formats import FORMATS
 from drivetrain_pipelines.raw.readers.every import read_raw
 from drivetrain_pipelines.raw.readers.running_text import read_windows
-from drivetrain_pipelines.raw.records import Needed, Place, Raw, Records, Row, Rows, Table, one_sample
+from drivetrain_pipelines.raw.records import Needed, Place, Raw, Records, Row, Rows, Table, first_records, one_sample
 from drivetrain_pipelines.raw.sources import local_file
 from drivetrain_pipelines.spec import DataSpec
 from drivetrain_pipelines.storage.arrow_types import array_of
@@ -40,10 +41,11 @@ class RecordReader:
         spec: the job's data section.
         code_folder: directory of the user's code.
         predicting: the records are inputs of a trained model, which predicts their labels: they need none.
+        limit: number of records to read of each chunk; running text is always read as a whole.
     """
 
-    def __init__(self, spec: DataSpec, code_folder: Path, predicting: bool = False) -> None:
-        self._spec, self._predicting = spec, predicting
+    def __init__(self, spec: DataSpec, code_folder: Path, predicting: bool = False, limit: int | None = None) -> None:
+        self._spec, self._predicting, self._limit = spec, predicting, limit
         self._transform = UserFunction("data.transform", spec.transform, spec, code_folder) if spec.transform else None
         self._reader = UserFunction("data.reader", spec.reader, spec, code_folder) if spec.reader else None
         self._needed = needed_by(spec, predicting)
@@ -62,7 +64,7 @@ class RecordReader:
         if self._reader:
             (url,) = chunk.urls
             with local_file(url, spec.storage) as path:
-                rows = list(self._reader.records(path, url))
+                rows = list(islice(self._reader.records(path, url), self._limit))
             raw = Rows(url, rows, lambda row: f"{url}, record {row + 1}")
         elif chunk.format == "text":
             if spec.kind != "tokens":
@@ -74,6 +76,8 @@ class RecordReader:
             raw = read_raw(chunk, spec.storage, None if by_row else self._needed)
             if chunk.labels and isinstance(raw, Table):  # the labels of files are those of the job's label column
                 raw = replace(raw, values={**raw.values, spec.label_column: list(chunk.labels)})
+        if self._limit is not None:
+            raw = first_records(raw, self._limit)
         if by_row:
             raw = self._transformed(raw)
         return self._converted(raw, chunk)

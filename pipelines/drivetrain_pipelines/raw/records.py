@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
@@ -161,6 +161,15 @@ class Table:
 
 
 Raw = Rows | Table
+
+
+def first_records(raw: Raw, count: int) -> Raw:
+    """Return the first records."""
+    bad = {index: sentence for index, sentence in raw.bad.items() if index < count}
+    if isinstance(raw, Rows):
+        return replace(raw, rows=raw.rows[:count], bad=bad)
+    values = {name: column[:count] for name, column in raw.values.items()}
+    return replace(raw, values=values, count=min(count, raw.count), bad=bad)
 
 
 def check_unique(names: list[str], needed: Needed | None, file: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +39,25 @@ def predict(request: PredictRequest) -> str:
         CheckpointError: the run has no valid checkpoint.
         InputError: the model does not take these inputs, or the job has no ``model.predict``.
     """
+    names = {_absolute(given): given for given in request.inputs}
+    shown = Path(request.pictures)
+    request = replace(request, inputs=[*map(_absolute, request.inputs)], pictures=str(shown.absolute()))
     trained = load_trained(request.run_folder, request.dataset_folder)
     data = trained.job.data
     if data.kind == "tokens" and "label" not in trained.dataset.manifest.schema.names:
         rows = [_continue(trained, data, given, request) for given in request.inputs]
     else:
-        rows = list(_decisions(trained, data, request))
+        rows = list(_decisions(trained, data, request, shown))
+    rows = [{**row, "input": names[row["input"]]} for row in rows]
     return json.dumps(rows, default=str, ensure_ascii=False)
+
+
+def _absolute(given: str) -> str:
+    """Return the absolute path of a file: the model's code has its own working directory. A text stays as it is."""
+    try:
+        return str(Path(given).absolute()) if Path(given).is_file() else given
+    except (OSError, ValueError):  # a long text is not a valid file name
+        return given
 
 
 def _continue(trained: Trained, data: DataSpec, given: str, request: PredictRequest) -> dict[str, str]:
@@ -64,7 +77,7 @@ def _continue(trained: Trained, data: DataSpec, given: str, request: PredictRequ
 
 
 @torch.no_grad()
-def _decisions(trained: Trained, data: DataSpec, request: PredictRequest) -> Iterator[JsonObject]:
+def _decisions(trained: Trained, data: DataSpec, request: PredictRequest, shown: Path) -> Iterator[JsonObject]:
     code = RunFolder(Path(request.run_folder)).code
     objective = load_objective(trained.job.model, str(code))
     if not objective.has_predictions:
@@ -82,7 +95,7 @@ def _decisions(trained: Trained, data: DataSpec, request: PredictRequest) -> Ite
         if not Path(given).exists() and data.image and not any(map(is_image, outputs.values())):
             raise InputError("INPUT", repr(given), "an existing file; only models that generate images take a class")
         outputs.pop("label", None)  # a new input has no label: the one in the batch is a placeholder
-        yield from _rows(given, outputs, count, Path(request.pictures))
+        yield from _rows(given, outputs, count, Path(request.pictures), shown)
 
 
 def _samples(trained: Trained, data: DataSpec, given: str, code: Path) -> Columns:
@@ -96,12 +109,14 @@ def _samples(trained: Trained, data: DataSpec, given: str, code: Path) -> Column
     return samples_of(given, data, code, tokenizer, trained.dataset.manifest.schema)
 
 
-def _rows(given: str, outputs: JsonObject, count: int, pictures: Path) -> Iterator[JsonObject]:
-    """Yield rows of values; an image is written to a file and replaced by its path."""
+def _rows(given: str, outputs: JsonObject, count: int, pictures: Path, shown: Path) -> Iterator[JsonObject]:
+    """Yield rows of values; an image is written to a file and replaced by its path, as the user gave the folder."""
     table: dict[str, list[Any]] = {}
     for name, values in outputs.items():
         if is_image(values):
-            table[name] = [str(path) for path in save_images(pictures, f"{Path(given).stem}-{name}", values)]
+            table[name] = [
+                str(shown / path.name) for path in save_images(pictures, f"{Path(given).stem}-{name}", values)
+            ]
         else:
             table[name] = values.tolist() if torch.is_tensor(values) else list(values)
     for number in range(count):

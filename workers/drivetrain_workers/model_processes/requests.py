@@ -66,6 +66,53 @@ class ProfileRequest:
 
 
 @dataclass(frozen=True)
+class TryRequest:
+    """A request to try a resolved job with its code.
+
+    Attributes:
+        downloads: folder for remote files of the job.
+        gpus: ``resources.gpus_per_worker``.
+        left_out: files and folders that are not part of the code, each with the reason.
+        timeout_s: seconds after which the process is killed.
+    """
+
+    job: JsonObject
+    code_folder: str
+    downloads: str
+    gpus: int | str
+    left_out: dict[str, str]
+    timeout_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What was tried of a job, and the results.
+
+    Attributes:
+        records: number of records read.
+        skipped: bad records among them, each with its error.
+        samples: number of samples made of them.
+        rows: samples of the step and of the evaluation, each.
+        parameters: number of trained parameters.
+        loss: of the step.
+        eval_loss: of the evaluation after it, with its ``metrics``.
+        device: ``cpu`` or ``cuda``.
+        seconds: duration without the start of the process.
+    """
+
+    records: int
+    skipped: tuple[str, ...]
+    samples: int
+    rows: int
+    parameters: int
+    loss: float
+    eval_loss: float
+    metrics: dict[str, float]
+    device: str
+    seconds: float
+
+
+@dataclass(frozen=True)
 class ModelProfile:
     """Requirements of a model.
 
@@ -94,6 +141,7 @@ _MODULES = {
     AssessRequest: "drivetrain_workers.assessment.assess",
     ExportRequest: "drivetrain_workers.model_processes.export",
     ProfileRequest: "drivetrain_workers.model_processes.profile",
+    TryRequest: "drivetrain_workers.trial.main",
 }
 
 
@@ -107,7 +155,13 @@ def predict(request: PredictRequest) -> list[JsonObject]:
     return json.loads(run_request(request))  # type: ignore[no-any-return]  # we wrote it
 
 
-Request = PredictRequest | AssessRequest | ExportRequest | ProfileRequest
+def try_job(request: TryRequest) -> Trial:
+    """Try a job. Raises as `run_request`."""
+    found = json.loads(run_request(request))
+    return Trial(**{**found, "skipped": tuple(found["skipped"])})
+
+
+Request = PredictRequest | AssessRequest | ExportRequest | ProfileRequest | TryRequest
 
 
 def run_request(request: Request) -> str:
@@ -119,7 +173,7 @@ def run_request(request: Request) -> str:
     """
     command = [sys.executable, "-m", _MODULES[type(request)]]
     asked = json.dumps(asdict(request))
-    timeout_s = request.timeout_s if isinstance(request, PredictRequest) else None
+    timeout_s = request.timeout_s if isinstance(request, PredictRequest | TryRequest) else None
     try:
         done = subprocess.run(command, input=asked, capture_output=True, text=True, check=False, timeout=timeout_s)
     except subprocess.TimeoutExpired as error:
@@ -130,7 +184,10 @@ def run_request(request: Request) -> str:
     if done.returncode != 0:
         last_line = (done.stderr.strip().splitlines() or ["no output"])[-1]
         raise CheckpointError(f"the model failed: {last_line}")
-    answer = json.loads(done.stdout.strip().splitlines()[-1])
+    lines = done.stdout.strip().splitlines()
+    if not lines:
+        raise CheckpointError("the model's code ended the process before there was an answer")
+    answer = json.loads(lines[-1])
     if "input" in answer:
         raise InputError(*answer["input"])
     if "error" in answer:

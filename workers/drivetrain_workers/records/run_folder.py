@@ -44,6 +44,16 @@ class RunFolder:
         return self.path / "code"
 
     @property
+    def code_list(self) -> Path:
+        """Names of the files of the code, and of what is not part of it."""
+        return self.path / "code.json"
+
+    @property
+    def code_version(self) -> Path:
+        """Digest of the code."""
+        return self.path / "code_version"
+
+    @property
     def checkpoints(self) -> Path:
         """Checkpoint folders."""
         return self.path / "checkpoints"
