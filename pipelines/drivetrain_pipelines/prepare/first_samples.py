@@ -9,7 +9,6 @@ from tokenizers import Tokenizer
 
 from drivetrain_pipelines.errors import PrepareError
 from drivetrain_pipelines.prepare.facts import settle
-from drivetrain_pipelines.prepare.labels import check_label_column
 from drivetrain_pipelines.prepare.origins import Origin, Origins, find_origins, tasks_of
 from drivetrain_pipelines.prepare.parts import Part, Task
 from drivetrain_pipelines.prepare.preprocessor import Preprocessor, ShardResult
@@ -104,7 +103,6 @@ def _read(worker: Preprocessor, tasks: list[Task], limit: int) -> list[tuple[Tas
 def _manifest(
     spec: DataSpec, origins: Origins, worker: Preprocessor, tasks: list[Task], parts: list[Part], folder: StorageFolder
 ) -> Manifest:
-    check_label_column(spec, parts)
     facts = settle(spec, tasks, parts)
     results = [worker.write_shards(group, facts.conversion) for group in facts.groups]
     if not any(EVAL in result.shards for result in results):
