@@ -30,7 +30,7 @@ class Record:
     """A record as the independent reader sees it.
 
     Attributes:
-        certain: nobody could read it in another way, so it has to be in the dataset.
+        certain: it cannot be read in another way, so it has to be in the dataset.
     """
 
     value: Any
@@ -47,7 +47,7 @@ class Kind:
     Attributes:
         write: writes files below a folder and returns the one to mutate.
         data: the data section, without source and name.
-        read: of the mutated file and those beside it.
+        read: of the mutated file and its neighbors.
         view: what is compared: the fields of a sample.
     """
 

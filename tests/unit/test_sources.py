@@ -58,7 +58,7 @@ CONTENT = {
     ".parquet": b"PAR1 and more",
     ".arrow": b"ARROW1 and more",
     ".png": b"\x89PNG",
-    ".gz": gzip.compress(b"some text\n"),
+    ".gz": gzip.compress(b"some text\n", mtime=0),
     ".zst": zstd(b"some text\n"),
     ".tar": b"tar",
 }
@@ -342,7 +342,7 @@ def test_a_class_that_can_be_read_in_two_ways(tmp_path: Path) -> None:
     ("name", "content", "problem"),
     [
         ("a.csv", b"PAR1....", "a Parquet file"),
-        ("a.jsonl", gzip.compress(b"{}"), "gzip data"),
+        ("a.jsonl", gzip.compress(b"{}", mtime=0), "gzip data"),
         ("a.txt", zstd(b"text"), "zstd data"),
         ("a.parquet", b"\n<!DOCTYPE html><html>Not found", "a web page"),
         ("a.jsonl", b"<?xml version='1.0'?><Error>", "an XML document"),
@@ -354,7 +354,7 @@ def test_a_class_that_can_be_read_in_two_ways(tmp_path: Path) -> None:
         ("a.txt", b"", "an empty file"),
         ("a.arrow", b"not arrow", "no file of the format arrow"),
         ("a.txt.gz", b"plain text", "not gzip data"),
-        ("a.json.xz", gzip.compress(b"{}"), "gzip data"),
+        ("a.json.xz", gzip.compress(b"{}", mtime=0), "gzip data"),
     ],
 )
 def test_contents_that_contradict_the_name(tmp_path: Path, name: str, content: bytes, problem: str) -> None:
