@@ -34,7 +34,7 @@ Batch = dict[str, torch.Tensor]
 
 
 class Parts(nn.Module):
-    """Parts that get a gradient always, from step 4 on, in every third step, never, and from some rows only.
+    """Parts that get a gradient always, from step 4 on, until step 6, in every third step, never, or from some rows.
 
     Args:
         uneven: the first rows use another part than the last ones, and therefore the first rank another than the last.
@@ -48,12 +48,14 @@ class Parts(nn.Module):
         self.late = nn.Linear(3, 2)
         self.sometimes = nn.Linear(3, 2)
         self.first_rows, self.last_rows = nn.Linear(3, 2, bias=False), nn.Linear(3, 2, bias=False)
+        self.frozen_later = nn.Linear(3, 2)
         self.scale = nn.Parameter(torch.tensor([1.5]))
 
     def forward(self, x: torch.Tensor, last: torch.Tensor, step: int) -> torch.Tensor:
         """Return ``[rows, 2]``."""
         x = x.to(self.scale.dtype)
-        found = self.always(x) * self.scale
+        self.frozen_later.requires_grad_(step < 6)
+        found = self.always(x) * self.scale + self.frozen_later(x)
         if step >= 4:
             found = found + self.late(x)
         if step % 3 == 1:

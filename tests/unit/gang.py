@@ -76,6 +76,9 @@ def _rank(member: Member, function: Callable[[Member, Any], Any], cases: list[An
 
 def main(path: str, folder: Path, gangs: list[Gang]) -> None:
     """Fork the ranks; the exit status says whether all ended in order."""
+    from drivetrain_workers.agent.fork_server import preload
+
+    preload()
     module, name = path.split(":")
     function = getattr(import_module(module), name)
     fork = multiprocessing.get_context("fork")

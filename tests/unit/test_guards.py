@@ -49,6 +49,16 @@ def test_non_finite_values_are_detected(loss: float, norm: float) -> None:
     assert alarm.kind == "non_finite"
 
 
+@pytest.mark.parametrize("norm", [None, 1.0, math.inf])
+def test_weights_are_checked_with_and_without_a_norm(norm: float | None) -> None:
+    guard = LossGuard(GuardSpec(), [])
+    alarm, fatal = guard.check(1.0, norm), guard.check(1.0, norm, weights_finite=False)
+    assert (alarm is None) == (norm != math.inf)
+    assert alarm is None or not alarm.fatal
+    assert fatal
+    assert (fatal.kind, fatal.fatal) == ("non_finite", True)
+
+
 @given(st.lists(st.integers(0, 40), unique=True, max_size=10), st.integers(1, 7))
 def test_steps_take_the_batches_that_are_not_skipped(skipped: list[int], global_batch: int) -> None:
     adjustments = Adjustments()

@@ -32,12 +32,14 @@ class _Held:
 
     Attributes:
         before: weights and moments, by kind; moments may not exist before the first update.
+        counter: number of updates, where this parameter has its own.
         learning_rate: of the update.
     """
 
     state: FlatState
     span: Span
     before: dict[str, torch.Tensor]
+    counter: float | None
     learning_rate: float
 
     def restore(self) -> None:
@@ -48,6 +50,8 @@ class _Held:
                 part.copy_(self.before[kind])
             else:
                 part.zero_()
+        if self.counter is not None and COUNTER in self.state.optimizer:
+            self.state.optimizer[COUNTER].fill_(self.counter)
 
     def repeat(self, updates: int, decoupled: bool) -> None:
         """Repeat the update of Adam's weights for a parameter's own number of updates; moments do not depend on it.
@@ -116,7 +120,7 @@ class LateParameters:
         names = missing | missed_updates(engine).keys()
         states = flat_states(engine) if names else []
         self._held = [
-            _Held(state, span, _copies(state, span), state.group["lr"])
+            _Held(state, span, _copies(state, span), _own_counter(engine, state), state.group["lr"])
             for state in states
             for span in state.spans
             if span.parameter in names
@@ -161,14 +165,18 @@ class LateParameters:
         return {name for name, one in zip(self._names, present, strict=True) if not one}
 
     def _correct(self, engine: Any, held: _Held, absent: set[str]) -> None:
-        name, own_counter = held.span.parameter, engine.zero_optimization_stage() == 0
+        name = held.span.parameter
         missed = missed_updates(engine).get(name, 0)
         if name in absent:
             held.restore()
-            if own_counter and held.state.tensor_counters and COUNTER in held.state.optimizer:
-                held.state.optimizer[COUNTER] -= 1
-        elif missed and self._counts_updates and not own_counter:
+        elif missed and self._counts_updates and engine.zero_optimization_stage() > 0:
             held.repeat(int(held.state.optimizer[COUNTER]) - missed, self._decoupled)
+
+
+def _own_counter(engine: Any, state: FlatState) -> float | None:
+    """Return the number of updates of a parameter under ZeRO 0; None where it is that of many parameters."""
+    own = engine.zero_optimization_stage() == 0 and state.tensor_counters
+    return float(state.optimizer.get(COUNTER, 0)) if own else None
 
 
 def _copies(state: FlatState, span: Span) -> dict[str, torch.Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -86,9 +87,25 @@ class _Recomputed:
     """
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
+        call = super().__call__  # type: ignore[misc]  # the module's
         if not torch.is_grad_enabled():
-            return super().__call__(*arguments, **named)  # type: ignore[misc]  # the module's
-        return checkpoint(super().__call__, *arguments, use_reentrant=False, **named)  # type: ignore[misc]
+            return call(*arguments, **named)
+        module: torch.nn.Module = self  # type: ignore[assignment]
+        if next(module.buffers(), None) is None:
+            return checkpoint(call, *arguments, use_reentrant=False, **named)
+        contexts = nullcontext(), _unchanged_buffers(module)
+        return checkpoint(call, *arguments, use_reentrant=False, context_fn=lambda: contexts, **named)
+
+
+@contextmanager
+def _unchanged_buffers(module: torch.nn.Module) -> Iterator[None]:
+    """Restore the buffers at the end: a repeated forward pass must not count twice in the statistics of batch norm."""
+    before = [(buffer, buffer.clone()) for buffer in module.buffers()]
+    try:
+        yield
+    finally:
+        for buffer, value in before:
+            buffer.data.copy_(value)
 
 
 def checkpoint_activations(model: torch.nn.Module) -> int:
