@@ -59,7 +59,7 @@ class ModelSpec(Spec):
 
 
 class OptimizerSpec(Spec):
-    """An optimizer. It computes the same as the one of its name in torch, and gets those of the settings it takes."""
+    """An optimizer. It computes the same as the one of its name in PyTorch, and gets the settings that it has."""
 
     type: Literal["Adam", "AdamW", "Lamb", "Lion", "SGD"] = Field(
         "AdamW",

@@ -37,7 +37,7 @@ class FlatState:
         group: the optimizer's parameter group, with its hyper-parameters.
         group_index: index of that group.
         saved_here: False where another rank saves the same (replicated) buffer.
-        missed: number of updates that the buffer's parameter missed, where it has a counter of its own (ZeRO 0).
+        missed: number of updates that the buffer's parameter missed, where it has its own counter (ZeRO 0).
         tensor_counters: the optimizer keeps its counters as tensors; otherwise as integers.
     """
 

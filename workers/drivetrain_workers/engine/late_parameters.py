@@ -94,7 +94,7 @@ class LateParameters:
         self.counting = True
         self.uneven = True
         for name in self._names:
-            named[name].register_post_accumulate_grad_hook(partial(self._note, name))
+            named[name].register_post_accumulate_grad_hook(partial(self._note, name))  # type: ignore[no-untyped-call]
 
     def _note(self, name: str, _: torch.Tensor) -> None:
         if self.counting:
