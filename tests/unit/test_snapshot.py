@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -168,6 +170,15 @@ def test_everything_that_no_optimizer_owns_is_restored(tmp_path: Path) -> None:
     before, after = engine.module.state_dict(), fresh.module.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert [module.training for module in fresh.module.modules()] == [True, True, False, True]  # root first
+
+
+def test_an_index_of_an_earlier_version_is_read() -> None:
+    contents, content = snapshot(engine_of())
+    index = RankIndex(contents, len(content), [])
+    stored = json.loads(json.dumps(index.to_json()))
+    assert RankIndex.from_json(stored).contents.flags == {"evaluating": [], "frozen": []}
+    del stored["flags"], stored["missed"]
+    assert RankIndex.from_json(stored) == replace(index, contents=replace(contents, flags={}))
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
