@@ -22,7 +22,6 @@ from hypothesis import strategies as st
 
 from tests.unit.step_records import step_record
 
-
 _MISMATCH = "Received data size doesn't match expected size. Is there a distributed collective mismatch in your code?"
 
 
