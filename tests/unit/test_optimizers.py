@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from drivetrain_pipelines.errors import InputError
+from drivetrain_workers.engine.late_parameters import LateParameters
 from drivetrain_workers.modeling.context import TrainContext
 
 from tests.unit.engine_cases import GLOBAL_BATCH, STEPS, batch_of, optimize, parts, parts_loss
@@ -71,6 +73,15 @@ def test_missed_updates_are_in_the_checkpoint(tmp_path: Path) -> None:
     assert len(first) == len(saved)
     for case, (result,) in zip(loaded, second, strict=True):
         check(result, case)
+
+
+def test_a_parameter_that_the_optimizer_does_not_know_is_refused() -> None:
+    model = parts(uneven=False)
+    model.late.bias.requires_grad_(False)
+    late = LateParameters(model, "AdamW")
+    model.late.bias.requires_grad_(True)
+    with pytest.raises(InputError, match=r"parameter late\.bias was frozen and is not any more"):
+        late.hold(None)
 
 
 def test_gradients_of_different_parameters_are_not_added(tmp_path: Path) -> None:

@@ -35,8 +35,8 @@ _BY_TYPE: tuple[tuple[type[BaseException], Reason], ...] = (
 _NO_MEMORY = "can't allocate memory"
 _MISMATCH = "collective mismatch in your code"  # gloo's, when ranks call different collectives
 _SAME_PARAMETERS = (
-    "all ranks must make the same number of forward passes and, with training.zero_stage 2 or 3, have gradients for the "
-    "same parameters in a step"
+    "all ranks must make the same number of forward passes and, with training.zero_stage 2 or 3, have gradients for "
+    "the same parameters in a step"
 )
 
 
