@@ -44,6 +44,30 @@ def test_scalars_are_counters_only() -> None:
     assert state.scalars() == {"step": 7.0}
 
 
+def test_moments_of_a_weight_without_dimensions() -> None:
+    state = flat(torch.tensor(1.5), step=torch.tensor(2.0), exp_avg=torch.tensor(0.5))
+    assert [kind for kind, _ in state.tensors()] == [WEIGHTS, "exp_avg"]
+    assert state.scalars() == {"step": 2.0}
+
+
+def test_a_counter_is_stored_without_the_missed_updates() -> None:
+    state = flat(torch.zeros(2), step=torch.tensor(7.0))
+    state.missed = 3
+    assert state.scalars() == {"step": 10.0}
+    state.create(set(), {"step": 12.0})
+    assert state.optimizer["step"] == 9.0
+
+
+def test_counters_stay_integers() -> None:
+    """As DeepSpeed's own optimizers keep them."""
+    state = flat(torch.zeros(2), step=7, setting=True)
+    state.tensor_counters = False
+    assert state.scalars() == {"step": 7.0}
+    state.create({"exp_avg"}, {"step": 9.0})
+    assert type(state.optimizer["step"]) is int
+    assert state.optimizer["step"] == 9
+
+
 def test_create_makes_the_entries_of_the_first_step() -> None:
     kept = torch.ones(2)
     state = flat(torch.zeros(2, dtype=torch.float32), exp_avg=kept)

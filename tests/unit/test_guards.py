@@ -10,8 +10,9 @@ import torch
 from drivetrain_pipelines.errors import CorruptFileError, FetchError
 from drivetrain_pipelines.order.mixture import SampleOrder
 from drivetrain_workers.errors import RewindError
+from drivetrain_workers.protocol.messages import Endpoint, Generation, RankTask
 from drivetrain_workers.protocol.reasons import Reason
-from drivetrain_workers.rank.failures import classify
+from drivetrain_workers.rank.failures import classify, explain
 from drivetrain_workers.rank.guards import EarlyStop, LossGuard
 from drivetrain_workers.records.adjustments import Adjustments, Positions, Skip
 from drivetrain_workers.records.audit import audit
@@ -20,6 +21,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.step_records import step_record
+
+_MISMATCH = "Received data size doesn't match expected size. Is there a distributed collective mismatch in your code?"
 
 
 def falling(steps: int) -> list[float]:
@@ -47,6 +50,16 @@ def test_non_finite_values_are_detected(loss: float, norm: float) -> None:
     alarm = LossGuard(GuardSpec(), []).check(loss, norm)
     assert alarm
     assert alarm.kind == "non_finite"
+
+
+@pytest.mark.parametrize("norm", [None, 1.0, math.inf])
+def test_weights_are_checked_with_and_without_a_norm(norm: float | None) -> None:
+    guard = LossGuard(GuardSpec(), [])
+    alarm, fatal = guard.check(1.0, norm), guard.check(1.0, norm, weights_finite=False)
+    assert (alarm is None) == (norm != math.inf)
+    assert alarm is None or not alarm.fatal
+    assert fatal
+    assert (fatal.kind, fatal.fatal) == ("non_finite", True)
 
 
 @given(st.lists(st.integers(0, 40), unique=True, max_size=10), st.integers(1, 7))
@@ -89,6 +102,7 @@ def test_adjustments_are_stored(tmp_path: Path) -> None:
         (torch.OutOfMemoryError("CUDA out of memory"), Reason.OUT_OF_MEMORY),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate"), Reason.OUT_OF_MEMORY),
         (RuntimeError("[gloo/transport/tcp/pair.cc] Connection closed by peer"), Reason.COLLECTIVE),
+        (RuntimeError(f"[gloo/transport/tcp/pair.cc] {_MISMATCH}"), Reason.USER_CODE),
         (FileNotFoundError("/data/gloo/x"), Reason.STORAGE),
         (FetchError("s3://x", 1, "cut"), Reason.STORAGE),
         (RewindError(3, "nan"), Reason.REWOUND),
@@ -98,6 +112,14 @@ def test_adjustments_are_stored(tmp_path: Path) -> None:
 )
 def test_errors_have_a_reason(error: Exception, reason: Reason) -> None:
     assert classify(error) is reason
+
+
+def test_ranks_that_use_different_parameters_have_a_reason() -> None:
+    generation = Generation(1, 2, "file:///nowhere")
+    task = RankTask(Endpoint("", ""), 0, 0, 1, generation, "", "", "")
+    reason, message = explain(task, RuntimeError(f"pair.cc: {_MISMATCH}"))
+    assert reason is Reason.USER_CODE
+    assert "with training.zero_stage 2 or 3, have gradients for the same parameters" in message
 
 
 def stops(spec: EarlyStopSpec | None, scores: list[float]) -> bool:

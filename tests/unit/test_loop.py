@@ -56,6 +56,7 @@ class Engine:
     Attributes:
         losses: exceptional losses, by position.
         scores: scores of the next evaluations.
+        broken: positions after which weights are not finite.
     """
 
     losses: dict[int, float] = field(default_factory=dict)
@@ -63,6 +64,7 @@ class Engine:
     has_predictions: bool = False
     deepspeed: Any = None
     positions: list[int] = field(default_factory=list)
+    broken: tuple[int, ...] = ()
 
     @property
     def objective(self) -> Any:
@@ -71,7 +73,8 @@ class Engine:
     def step(self, columns: Any, position: int, stop_requested: bool, save_requested: bool, busy: bool) -> StepResult:
         self.positions.append(position)
         loss = self.losses.get(position, loss_at(position))
-        return StepResult(loss, 1.0, 0.1, stop_requested, save_requested, busy, 0.0)
+        finite = position not in self.broken
+        return StepResult(loss, 1.0, finite, 0.1, stop_requested, save_requested, busy, 0.0)
 
     def evaluate(self, part: Any, metrics: bool = True) -> Evaluated:
         return Evaluated(next(self.scores), {"accuracy": 0.5}) if metrics else Evaluated(7.0, {})
@@ -270,6 +273,20 @@ def test_a_bad_step_stops_the_run(tmp_path: Path, loss: float, kind: str) -> Non
         train(run)
     assert run.step == 20
     assert not run.folder.adjustments.exists()
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize(("policy", "error"), [("stop", BadStepError), ("warn", BadStepError), ("rewind", RewindError)])
+def test_weights_that_are_not_finite_are_never_saved(
+    tmp_path: Path, rank: int, policy: str, error: type[Exception]
+) -> None:
+    """Not even where a bad step only causes a warning."""
+    spec = training(guard={"non_finite": policy})
+    changes = {"training": spec, "checkpoint": CheckpointSpec(every=1, memory_every=1)}
+    run = a_run(tmp_path, rank, **changes, engine=Engine(broken=(32,)))
+    with pytest.raises(error, match="step 5: a weight is NaN or infinite after the update"):
+        train(run)
+    assert [point.step for point in run.writer.saved] == [1, 2, 3, 4]
 
 
 @pytest.mark.parametrize(("loss", "kind"), [(math.inf, "non_finite"), (50.0, "spike")])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +21,7 @@ from drivetrain_workers.checkpoints.manifest import Contents, Manifest, Probe, R
 from drivetrain_workers.checkpoints.proof import verify_loss, verify_state
 from drivetrain_workers.checkpoints.snapshot import HostBuffer, rng_state
 from drivetrain_workers.checkpoints.store import commit, rank_file, rank_index
-from drivetrain_workers.errors import ResumeMismatchError
+from drivetrain_workers.errors import CheckpointError, ResumeMismatchError
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 
@@ -50,13 +52,13 @@ def snapshot(engine: Any) -> tuple[Contents, bytes]:
     return contents, bytes(buffer.content)
 
 
-def checkpoint_of(engine: Any, folder: Path) -> Checkpoint:
-    """Write a checkpoint of one rank."""
+def checkpoint_of(engine: Any, folder: Path, shapes: dict[str, list[int]] | None = None) -> Checkpoint:
+    """Write a checkpoint of one rank; ``shapes`` of the trained parameters, by default all."""
     contents, content = snapshot(engine)
     folder.mkdir()
     (folder / rank_file(0)).write_bytes(content)
     write_json(folder / rank_index(0), RankIndex(contents, len(content), block_digests(content)).to_json())
-    shapes = {name: list(parameter.shape) for name, parameter in engine.module.named_parameters()}
+    shapes = shapes or {name: list(parameter.shape) for name, parameter in engine.module.named_parameters()}
     commit(folder, Manifest(7, 56, 1, 0, shapes, probe=Probe(48, 0.5)))
     return Checkpoint(folder)
 
@@ -132,6 +134,64 @@ def test_a_restored_state_is_verified(tmp_path: Path) -> None:
     restore(fresh, checkpoint, 0, 1)
     assert verify_state(fresh, checkpoint, 0, 1)
     assert fresh.lr_scheduler.last_epoch == 7
+
+
+def engine_with_flags() -> Any:
+    """Return an engine of a model with modules in eval mode, frozen parameters and buffers of many types."""
+    engine = engine_of()
+    layers = torch.nn.Sequential(torch.nn.BatchNorm1d(3, affine=False), torch.nn.Dropout().eval())
+    layers.add_module("given", engine.module)
+    frozen = torch.nn.Parameter(torch.arange(3), requires_grad=False)
+    layers.register_parameter("frozen", frozen)
+    for name, dtype in (
+        ("narrow", torch.bfloat16),
+        ("wave", torch.complex64),
+        ("on", torch.bool),
+        ("wide", torch.float64),
+    ):
+        layers.register_buffer(name, (torch.arange(4) % 2).to(dtype).view(2, 2))
+    layers.register_buffer("single", torch.tensor(1.5 + 2j))
+    layers.register_buffer("temporary", torch.ones(2), persistent=False)
+    engine.module = layers
+    return engine
+
+
+def test_everything_that_no_optimizer_owns_is_restored(tmp_path: Path) -> None:
+    engine = engine_with_flags()
+    checkpoint = checkpoint_of(engine, tmp_path / "step", {"given.weight": [2, 3], "given.bias": [2]})
+    fresh = engine_with_flags()
+    for buffer in fresh.module.buffers():
+        buffer.zero_()
+    fresh.module.frozen.zero_()
+    fresh.module[1].train()
+    fresh.module[0].eval()
+    restore(fresh, checkpoint, 0, 1)
+    assert not fresh.module.temporary.any()
+    before, after = engine.module.state_dict(), fresh.module.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert [module.training for module in fresh.module.modules()] == [True, True, False, True]  # root first
+
+
+def test_an_index_of_an_earlier_version_is_read() -> None:
+    contents, content = snapshot(engine_of())
+    index = RankIndex(contents, len(content), [])
+    stored = json.loads(json.dumps(index.to_json()))
+    assert RankIndex.from_json(stored).contents.flags == {"evaluating": [], "frozen": []}
+    del stored["flags"], stored["missed"]
+    assert RankIndex.from_json(stored) == replace(index, contents=replace(contents, flags={}))
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
+    """Also one whose tensors could be copied into those of the model."""
+    checkpoint = checkpoint_of(engine_of(), tmp_path / "step")
+    with pytest.raises(
+        CheckpointError, match=r"^step is of another model: bias has the shape \[2\] in it, and has the"
+    ):
+        restore(engine_of(width=3, steps=0), checkpoint, 0, 1)
+    smaller = engine_of(steps=0)
+    del smaller.module.seen
+    with pytest.raises(CheckpointError, match=r"seen has the shape \[2\] in it, and is missing in the model"):
+        restore(smaller, checkpoint, 0, 1)
 
 
 @pytest.mark.parametrize("what", ["weight", "moment", "buffer"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import torch
+from drivetrain.job.loading import load_job
+from drivetrain.job.recipes import copy_recipe, recipes
 from drivetrain_pipelines.errors import InputError
 from drivetrain_pipelines.prepare.tokenizer import TOKENIZER_FILE, train_tokenizer
 from drivetrain_pipelines.storage.checksums import block_digests
@@ -27,8 +30,10 @@ from drivetrain_workers.model_processes.export import export
 from drivetrain_workers.model_processes.profile import profile
 from drivetrain_workers.model_processes.requests import ExportRequest, PredictRequest, ProfileRequest
 from drivetrain_workers.model_processes.trained import load_trained, print_answer
+from drivetrain_workers.modeling.model import build_model
 from drivetrain_workers.recipes.language_model.model import gpt
 from drivetrain_workers.records.run_folder import CheckpointId, RunFolder
+from drivetrain_workers.spec import ModelSpec
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -63,6 +68,44 @@ class Pretrained(Net):
 
 def pretrained(classes):
     return Pretrained(classes, 8)
+
+
+class Shared(Net):  # tied weights, a buffer of two modules, and buffers of many types
+    def __init__(self, classes):
+        super().__init__(classes, 4)
+        self.again = torch.nn.Linear(4, 4)
+        self.again.weight = self.inner[0].weight
+        self.register_buffer("narrow", torch.ones(2, dtype=torch.bfloat16))
+        self.register_buffer("wave", torch.polar(torch.ones(3), torch.arange(3.0)))
+        self.register_buffer("on", torch.tensor(True))
+        self.again.register_buffer("narrow", self.narrow)
+
+
+def shared(classes):
+    return Shared(classes)
+
+
+def eval_mode(classes):
+    return Net(classes, 8).eval()
+
+
+def half_in_eval_mode(classes):
+    model = Net(classes, 8)
+    model.inner.eval()
+    return model
+
+
+class Extra(Net):
+    def get_extra_state(self):
+        return {"calls": 1}
+
+
+def extra(classes):
+    return Extra(classes, 8)
+
+
+def nothing(classes):
+    Net(classes, 8)
 
 
 def half_frozen(classes):
@@ -161,7 +204,7 @@ class Run:
             if name in model.state_dict():
                 dtype = str(buffer.dtype).removeprefix("torch.")
                 replicated.append(ReplicatedTensor(name, dtype, list(buffer.shape), len(content)))
-                content += buffer.numpy().tobytes()
+                content += buffer.reshape(-1).view(torch.uint8).numpy().tobytes()
         contents = Contents(tuple(fragments), {}, tuple(replicated))
         (folder / rank_file(0)).write_bytes(content)
         write_json(folder / rank_index(0), RankIndex(contents, len(content), block_digests(content)).to_json())
@@ -169,12 +212,12 @@ class Run:
         commit(folder, Manifest(step, 8 * step, 1, 0, shapes))
         return folder
 
-    def net(self, seed: int) -> torch.nn.Module:
+    def net(self, seed: int, factory: str = "net") -> torch.nn.Module:
         """Return a network like one trained by a run."""
         space: dict[str, Any] = {"__name__": "trained_code"}
         exec(CODE, space)
         torch.manual_seed(seed)
-        model: torch.nn.Module = space["net"](3)
+        model: torch.nn.Module = space[factory](3)
         model.seen += seed
         return model
 
@@ -262,6 +305,71 @@ def test_an_export_fits_a_fresh_model(run: Run, tmp_path: Path) -> None:
     assert_equal(fresh, models[4])
     with safe_open(tmp_path / "older" / "model.safetensors", "pt") as file:
         assert file.metadata() == {"format": "pt", "run": "toy-run", "step": "4", "dataset": "toy/v1"}
+
+
+def test_an_export_has_tied_weights_and_buffers_of_any_type(run: Run, tmp_path: Path) -> None:
+    run.write_job(factory="trained_code:shared")
+    model, fresh = run.net(4, "shared"), run.net(99, "shared")
+    run.save(4, model)
+    exported = run.export(tmp_path / "target")
+    assert {"again.weight", "inner.0.weight", "again.narrow", "wave", "on"} <= exported.keys()
+    assert "scratch" not in exported
+    fresh.load_state_dict(exported, strict=True)
+    assert_equal(fresh, model)
+
+
+_NEEDS_FILES = {"face-verification", "fine-tuning"}  # of pre-trained models
+
+
+@pytest.mark.parametrize("name", [recipe.name for recipe in recipes() if recipe.name not in _NEEDS_FILES])
+def test_an_export_of_a_recipe_fits_its_factory(run: Run, tmp_path: Path, name: str) -> None:
+    job = load_job(name).spec
+    copy_recipe(name, tmp_path / "recipe")
+    shutil.rmtree(run.folder.code)
+    shutil.copytree(tmp_path / "recipe", run.folder.code)
+    modules = set(sys.modules)
+    run.job["data"]["sequence_length"] = job.data.sequence_length
+    run.write_data({"label": pa.array([0, 1])}, {"classes": 3.0, "vocab_size": 300.0}, ["cat", "dog", "fox"])
+    run.write_job(factory=job.model.factory, args=job.model.args, loss=None, predict=None)
+    facts = {"classes": 3, "vocab_size": 300, "sequence_length": job.data.sequence_length}
+    trained, fresh = (build_model(job.model, str(run.folder.code), facts, seed) for seed in (1, 2))
+    run.save(4, trained)
+    fresh.load_state_dict(run.export(tmp_path / "target"), strict=True)
+    assert_equal(fresh, trained)
+    for imported in sys.modules.keys() - modules:
+        if getattr(sys.modules[imported], "__file__", None) and str(tmp_path) in str(sys.modules[imported].__file__):
+            del sys.modules[imported]
+
+
+@pytest.mark.parametrize(
+    ("factory", "modes"),
+    [
+        ("eval_mode", [True, True, True, True, True]),
+        ("half_in_eval_mode", [True, False, False, False, True]),
+        ("net", [True, True, True, True, True]),
+    ],
+)
+def test_the_modes_of_a_new_model(run: Run, factory: str, modes: list[bool]) -> None:
+    """A model that comes in eval mode is trained in training mode; a part in eval mode stays so."""
+    spec = ModelSpec(factory=f"trained_code:{factory}")
+    model = build_model(spec, str(run.folder.code), {"classes": 3}, 1)
+    assert [module.training for module in model.modules()] == modes
+
+
+@pytest.mark.parametrize(
+    ("factory", "problem"),
+    [("extra", r"a model with a root\.get_extra_state"), ("nothing", "a function that returned None")],
+)
+def test_models_that_cannot_be_trained(run: Run, factory: str, problem: str) -> None:
+    with pytest.raises(InputError, match=problem):
+        build_model(ModelSpec(factory=f"trained_code:{factory}"), str(run.folder.code), {"classes": 3}, 1)
+
+
+def test_a_checkpoint_of_another_model_is_not_loaded(run: Run) -> None:
+    run.save(4, run.net(4))
+    run.write_job(args={"width": 9})
+    with pytest.raises(CheckpointError, match=r"is of another model: inner\.0\.bias has the shape \[8\] in it"):
+        load_trained(str(run.folder.path), run.data.location)
 
 
 def test_a_model_with_save_pretrained(run: Run, tmp_path: Path) -> None:

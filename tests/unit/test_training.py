@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from drivetrain_pipelines.errors import InputError
 from drivetrain_workers.engine.batching import solve, total_steps
 from drivetrain_workers.engine.deepspeed_config import deepspeed_config, learning_rate_ratio
-from drivetrain_workers.modeling.model import checkpoint_activations
+from drivetrain_workers.modeling.model import check_parameters, checkpoint_activations
 from drivetrain_workers.modeling.objective import next_token_loss, next_token_weight
 from drivetrain_workers.recipes.language_model.model import gpt
 from drivetrain_workers.spec import OffloadSpec, OptimizerSpec, ScheduleSpec, TrainingSpec
@@ -63,6 +65,7 @@ def test_passthrough_is_merged_last() -> None:
     assert config["zero_optimization"] == {"stage": 2, "overlap_comm": True}
     assert config["dump_state"] is True
     assert config["optimizer"]["params"]["torch_adam"] is True
+    assert config["optimizer"]["params"]["adam_w_mode"] is True
     assert "torch_adam" not in deepspeed_config(spec, solve(32, "auto", 2), on_cpu=False)["optimizer"]["params"]
 
 
@@ -80,6 +83,38 @@ def test_settings_become_a_deepspeed_configuration() -> None:
         "offload_optimizer": {"device": "nvme", "pin_memory": True, "nvme_path": "/disk"},
         "offload_param": {"device": "cpu", "pin_memory": True},
     }
+
+
+@pytest.mark.parametrize("name", ["Lion", "Lamb"])
+def test_optimizers_for_gpus_only(name: Any) -> None:
+    spec = TrainingSpec(steps=1, optimizer=OptimizerSpec(type=name))
+    with pytest.raises(InputError, match=f"got {name} on CPUs; allowed: Adam, AdamW or SGD"):
+        deepspeed_config(spec, solve(32, "auto", 2), on_cpu=True)
+
+
+@pytest.mark.parametrize(
+    ("parameter", "precision", "problem"),
+    [
+        (torch.ones(2, dtype=torch.complex64), "fp32", r"trained parameter p is torch\.complex64"),
+        (torch.ones(2, dtype=torch.complex64), "bf16", r"trained parameter p is torch\.complex64"),
+        (torch.ones(2, dtype=torch.bfloat16), "fp32", r"torch\.bfloat16; .*Return model\.float\(\)"),
+        (torch.ones(2, dtype=torch.float64), "fp32", r"torch\.float64"),
+        (torch.ones(()), "fp32", r"parameter p has no dimensions; .*shape \[1\]"),
+    ],
+)
+def test_weights_that_cannot_be_trained(parameter: torch.Tensor, precision: str, problem: str) -> None:
+    model = nn.Linear(2, 2)
+    model.register_parameter("p", nn.Parameter(parameter))
+    with pytest.raises(InputError, match=problem):
+        check_parameters(model, precision)
+
+
+def test_weights_that_can_be_trained() -> None:
+    model = nn.Linear(2, 2)
+    model.register_parameter("narrow", nn.Parameter(torch.ones(2, dtype=torch.bfloat16)))
+    check_parameters(model, "bf16")
+    model.register_parameter("narrow", nn.Parameter(torch.arange(2), requires_grad=False))
+    check_parameters(model, "fp32")
 
 
 @pytest.mark.parametrize(
@@ -125,6 +160,23 @@ def test_recomputed_activations_only_change_memory() -> None:
     assert len(plain) == 480
     assert all(map(torch.equal, plain, again))
     assert kept_again < kept / 5
+
+
+def test_recomputing_does_not_count_twice() -> None:
+    """Statistics of batch norm are the same with and without it."""
+
+    def statistics(recompute: bool) -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.5)), nn.Linear(8, 1))
+        if recompute:
+            checkpoint_activations(model)
+        for _ in range(3):
+            model(torch.randn(16, 4)).sum().backward()
+        return [*model.buffers(), *(p.grad for p in model.parameters() if p.grad is not None)]
+
+    plain, again = statistics(recompute=False), statistics(recompute=True)
+    assert len(plain) == 3 + 6
+    assert all(map(torch.equal, plain, again))
 
 
 def test_a_model_without_blocks_cannot_recompute() -> None:

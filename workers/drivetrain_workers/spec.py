@@ -37,7 +37,8 @@ class ModelSpec(Spec):
 
     factory: FunctionPath = Field(
         description="Function that returns the `torch.nn.Module`. It gets `args`, the paths of `files`, and those of "
-        "`vocab_size`, `classes` and `sequence_length` that it has parameters for."
+        "`vocab_size`, `classes` and `sequence_length` that it has parameters for. A module in eval mode, as "
+        "`from_pretrained` returns it, is set to training mode. In one in training mode, all parts keep their mode."
     )
     args: dict[str, Any] = Field({}, description="Arguments of the factory.")
     files: dict[str, str] = Field(
@@ -68,9 +69,13 @@ _Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class OptimizerSpec(Spec):
-    """An optimizer, by its name in DeepSpeed. It gets those of the settings that it takes."""
+    """An optimizer. It computes the same as the one of its name in PyTorch, and gets the settings that it has."""
 
-    type: Literal["Adam", "AdamW", "FusedAdam", "Lamb", "Lion", "SGD"] = Field("AdamW", description="Optimizer.")
+    type: Literal["Adam", "AdamW", "Lamb", "Lion", "SGD"] = Field(
+        "AdamW",
+        description="Optimizer, as in PyTorch: `Adam` adds the weight decay to the gradient, `AdamW` does not. `Lamb` "
+        "and `Lion` need GPUs.",
+    )
     lr: float = Field(3e-4, gt=0, description="Peak learning rate.")
     betas: tuple[_Beta, _Beta] = Field((0.9, 0.95), strict=False, description="Decay rates of the moments.")
     eps: float = Field(1e-8, gt=0, description="Term added to the denominator.")
@@ -102,10 +107,13 @@ class GuardSpec(Spec):
     """Reaction to a bad step.
 
     ``stop`` ends the run, ``rewind`` loads the newest checkpoint and skips the batch, ``warn`` logs it and continues.
+    No weight is updated with a gradient that is not finite. If a weight is not finite, ``warn`` ends the run, too.
     """
 
     non_finite: Literal["stop", "rewind", "warn"] = Field(
-        "stop", description="Reaction if the loss or the gradient is NaN or infinite."
+        "stop",
+        description="Reaction if the loss, the gradient or a weight is NaN or infinite. Such a gradient is never "
+        "applied. `warn` continues with the unchanged weights; where a weight itself is not finite, it stops the run.",
     )
     spike: Literal["stop", "rewind", "warn"] = Field(
         "warn", description="Reaction if the loss is far above the losses before it."

@@ -159,9 +159,5 @@ class Observer:
 
 
 def _values(record: StepRecord) -> dict[str, float]:
-    return {
-        "loss": record.loss,
-        "learning_rate": record.learning_rate,
-        "gradient_norm": record.gradient_norm,
-        "world_size": record.world_size,
-    }
+    norm = {} if record.gradient_norm is None else {"gradient_norm": record.gradient_norm}
+    return {"loss": record.loss, "learning_rate": record.learning_rate, **norm, "world_size": record.world_size}

@@ -18,11 +18,15 @@ from drivetrain_workers.checkpoints.store import rank_file, read_index, read_man
 from drivetrain_workers.engine.deepspeed_internals import (
     before_overwriting,
     flat_states,
+    missed_updates,
+    parameter_shapes,
     publish_weights,
     replicated_tensors,
 )
 from drivetrain_workers.engine.flat_state import WEIGHTS
 from drivetrain_workers.errors import CheckpointError
+from drivetrain_workers.modeling.model import temporary_buffers
+from drivetrain_workers.modeling.model_flags import ModelFlags
 from drivetrain_workers.protocol.step_record import StepRecord
 
 
@@ -120,23 +124,45 @@ def restore(engine: Any, checkpoint: Checkpoint, rank: int, world_size: int) -> 
     """
     same_world = checkpoint.manifest.world_size == world_size
     own = checkpoint.indexes[rank if same_world else 0].contents
+    ours, temporary = replicated_tensors(engine), temporary_buffers(engine.module)
+    saved = checkpoint.replicated(rank if same_world else 0)
+    replicated = {name: tensor for name, tensor in saved.items() if name not in temporary}
+    saved_shapes = checkpoint.manifest.shapes | {name: list(tensor.shape) for name, tensor in replicated.items()}
+    own_shapes = parameter_shapes(engine) | {name: list(tensor.shape) for name, tensor in ours.items()}
+    check_shapes(checkpoint.folder.name, saved_shapes, own_shapes)
+    missed_updates(engine).update(own.missed)
     before_overwriting(engine)
     for state in flat_states(engine):
-        saved = own.groups[state.group_index]
-        state.group.update(saved.hyper)
-        state.create(checkpoint.moments({span.parameter for span in state.spans}), saved.scalars)
+        group = own.groups[state.group_index]
+        state.group.update(group.hyper)
+        state.create(checkpoint.moments({span.parameter for span in state.spans}), group.scalars)
         for kind, tensor in state.tensors():
             for span in state.spans:
                 checkpoint.read(span.parameter, kind, span.start, tensor[span.at : span.at + span.length])
     publish_weights(engine)
-    ours = replicated_tensors(engine)
-    for name, tensor in checkpoint.replicated(rank if same_world else 0).items():
+    for name, tensor in replicated.items():
         ours[name].copy_(tensor)
+    if own.flags:
+        ModelFlags(**own.flags).apply(engine.module)
     engine.global_steps = checkpoint.step
     engine.global_samples = checkpoint.manifest.position
     engine.lr_scheduler.last_epoch = checkpoint.step  # its whole state: the schedule is a function of the step
     if same_world:
         restore_rng(own.rng)
+
+
+def check_shapes(checkpoint: str, saved: dict[str, list[int]], model: dict[str, list[int]]) -> None:
+    """Check that a checkpoint has the tensors of a model, by name and shape.
+
+    Raises:
+        CheckpointError: it belongs to another model; names the first difference.
+    """
+    wrong = next((name for name in sorted(saved.keys() | model.keys()) if saved.get(name) != model.get(name)), None)
+    if wrong is not None:
+        found, wanted = (
+            f"has the shape {shapes[wrong]}" if wrong in shapes else "is missing" for shapes in (saved, model)
+        )
+        raise CheckpointError(f"{checkpoint} is of another model: {wrong} {found} in it, and {wanted} in the model")
 
 
 def restore_rng(state: JsonObject) -> None:

@@ -53,12 +53,16 @@ class Contents:
     Attributes:
         groups: optimizer parameter groups, by index.
         rng: see `drivetrain_workers.checkpoints.snapshot.rng_state`.
+        flags: the fields of `drivetrain_workers.modeling.model_flags.ModelFlags`; none where they were not saved.
+        missed: numbers of updates that parameters have missed for lack of a gradient, by name.
     """
 
     fragments: tuple[Fragment, ...] = ()
     groups: dict[int, GroupState] = field(default_factory=dict)
     replicated: tuple[ReplicatedTensor, ...] = ()
     rng: JsonObject = field(default_factory=dict)
+    flags: JsonObject = field(default_factory=dict)
+    missed: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,8 @@ class RankIndex:
             "groups": {str(index): vars(group) for index, group in contents.groups.items()},
             "replicated": contents.replicated,
             "rng": contents.rng,
+            "flags": contents.flags,
+            "missed": contents.missed,
             "bytes": self.bytes,
             "xxh3": self.xxh3,
         }
@@ -94,6 +100,8 @@ class RankIndex:
             {int(number): GroupState(_with_tuples(g["hyper"]), g["scalars"]) for number, g in index["groups"].items()},
             tuple(ReplicatedTensor(*tensor) for tensor in index["replicated"]),
             index["rng"],
+            index.get("flags", {}),
+            index.get("missed", {}),
         )
         return cls(contents, index["bytes"], index["xxh3"])
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import mmap
 import random
 from base64 import b64encode
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,8 @@ import torch
 from drivetrain_pipelines.storage.json_files import JsonObject
 
 from drivetrain_workers.checkpoints.manifest import Contents, Fragment, GroupState, ReplicatedTensor
-from drivetrain_workers.engine.deepspeed_internals import flat_states, replicated_tensors
+from drivetrain_workers.engine.deepspeed_internals import flat_states, missed_updates, replicated_tensors
+from drivetrain_workers.modeling.model_flags import ModelFlags
 
 
 class HostBuffer:
@@ -67,7 +69,8 @@ class HostBuffer:
         self._copy(now)
         if self._stream:
             torch.cuda.synchronize()  # the previous update must be complete before the other stream reads
-        return Contents(tuple(fragments), groups, tuple(replicated), rng_state())
+        flags, missed = asdict(ModelFlags.of(engine.module)), dict(missed_updates(engine))
+        return Contents(tuple(fragments), groups, tuple(replicated), rng_state(), flags, missed)
 
     def _allocate(self, size: int) -> torch.Tensor:
         """Allocate memory for the copy; on CPUs outside the heap, which stays free for the allocations of steps."""

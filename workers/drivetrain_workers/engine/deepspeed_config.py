@@ -26,17 +26,25 @@ _RESERVED_KEYS = {
 
 _ADAM = ("lr", "betas", "eps", "weight_decay")
 _OPTIMIZER_SETTINGS = {
-    **dict.fromkeys(("Adam", "AdamW", "FusedAdam", "Lamb"), _ADAM),
+    **dict.fromkeys(("Adam", "AdamW", "Lamb"), _ADAM),
     "Lion": ("lr", "betas", "weight_decay"),
     "SGD": ("lr", "momentum", "weight_decay"),
 }
 
 
 def deepspeed_config(spec: TrainingSpec, plan: BatchPlan, on_cpu: bool) -> dict[str, Any]:
-    """Return DeepSpeed's configuration of this run, with ``training.deepspeed`` merged in last."""
+    """Return DeepSpeed's configuration of this run, with ``training.deepspeed`` merged in last.
+
+    Raises:
+        InputError: DeepSpeed has the optimizer for GPUs only.
+    """
     optimizer = spec.optimizer.model_dump(include=set(_OPTIMIZER_SETTINGS[spec.optimizer.type]))
-    if on_cpu and spec.optimizer.type in ("Adam", "AdamW"):
-        optimizer["torch_adam"] = True  # DeepSpeed's own optimizer would be compiled on first use
+    if spec.optimizer.type in ("Adam", "AdamW"):
+        optimizer["adam_w_mode"] = spec.optimizer.type == "AdamW"  # otherwise DeepSpeed's Adam would be AdamW
+        if on_cpu:
+            optimizer["torch_adam"] = True  # DeepSpeed's own optimizer would be compiled on first use
+    elif on_cpu and spec.optimizer.type != "SGD":
+        raise InputError("training.optimizer.type", f"{spec.optimizer.type} on CPUs", "Adam, AdamW or SGD")
     zero: dict[str, Any] = {"stage": spec.stage}
     for part, device in (("optimizer", spec.offload.optimizer), ("param", spec.offload.parameters)):
         if device != "none":

@@ -10,13 +10,16 @@ Written for and tested with DeepSpeed 0.19. A private name may change with any m
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from drivetrain_pipelines.errors import InputError
+from torch.nn.utils import get_total_norm
 
 from drivetrain_workers.engine.flat_state import FlatState, Span
+from drivetrain_workers.modeling.model import persistent_buffers
 
 
 def disable_shared_memory_all_reduce() -> None:
@@ -49,10 +52,89 @@ def flat_states(engine: Any) -> list[FlatState]:
     return _zero_1_and_2_states(engine) if stage < 3 else _zero_3_states(engine)
 
 
+def skip_non_finite_updates(engine: Any) -> None:
+    """Make ZeRO 0 compute the norm of the gradient, and skip an update with one that is not finite.
+
+    The other stages do so themselves. An optimizer of torch does not change a parameter without a gradient.
+    """
+    if engine.zero_optimization_stage() > 0:
+        return
+    from deepspeed.runtime.utils import clip_grad_norm_  # imported here, as above
+
+    optimizer = engine.optimizer
+
+    def clip() -> None:
+        optimizer._global_grad_norm = clip_grad_norm_(engine.module.parameters(), engine.gradient_clipping())
+
+    def skip(*_: Any) -> None:
+        if engine.gradient_clipping() == 0:
+            gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
+            optimizer._global_grad_norm = get_total_norm(gradients)
+        optimizer.overflow = not math.isfinite(optimizer._global_grad_norm)
+        if optimizer.overflow:
+            engine.zero_grad()
+
+    engine.clip_fp32_gradients = clip
+    optimizer.register_step_pre_hook(skip)
+
+
+def add_missing_gradients(engine: Any) -> bool:
+    """Make ZeRO 1 reduce a gradient of zero where a rank has none, as ZeRO 0 does.
+
+    Otherwise it sums whatever gradients the ranks have, in order, even if they are of different parameters.
+
+    Returns:
+        Whether parameters may have a gradient on some ranks only. ZeRO 2 and 3 reduce during the backward pass.
+    """
+    if engine.zero_optimization_stage() == 0:
+        return True
+    zero = engine.optimizer
+    if engine.zero_optimization_stage() > 1 or zero.overlap_comm:
+        return False
+    reduce_gradients = zero.reduce_gradients
+
+    def reduce_all(**options: Any) -> None:
+        for parameter in (parameter for group in zero.bit16_groups for parameter in group):
+            if zero.get_gradient_for_reduction(parameter) is None:
+                parameter.grad = torch.zeros_like(parameter)
+                if zero.use_grad_accum_attribute:
+                    zero._fill_param_grad_accum_attribute(parameter)
+        reduce_gradients(**options)
+
+    zero.reduce_gradients = reduce_all
+    return True
+
+
+def clear_gradients(engine: Any) -> None:
+    """Make ZeRO 3 forget the gradient of the previous step, which it uses again for a parameter without a new one."""
+    if engine.zero_optimization_stage() == 3:
+        engine.optimizer.grad_partitions_flat_buffer.zero_()
+
+
+def gradient_norm(engine: Any) -> float | None:
+    """Return the norm of the newest gradient before clipping; None where the job disables its computation."""
+    norm = engine.get_global_grad_norm()
+    return None if norm is None else float(norm)
+
+
+def own_weights(engine: Any) -> list[torch.Tensor]:
+    """Return views of the fp32 weights that this rank saves; all ranks together have all."""
+    states = [state for state in flat_states(engine) if state.saved_here]
+    views = [state.weights.view(-1)[begin:end] for state in states for begin, end, _ in state.runs()]
+    return [view for view in views if view.numel()]  # empty while they are on disk
+
+
+def missed_updates(engine: Any) -> dict[str, int]:
+    """Return the numbers of updates that parameters have missed for lack of a gradient. Changes are kept."""
+    missed: dict[str, int] = vars(engine).setdefault("missed_updates", {})
+    return missed
+
+
 def parameter_shapes(engine: Any) -> dict[str, list[int]]:
     """Return the full shape of every trained parameter, also where ZeRO-3 has partitioned it."""
+    trained = _trained(engine)
     named = engine.module.named_parameters()
-    return {name: list(getattr(p, "ds_shape", p.shape)) for name, p in named if p.requires_grad}
+    return {name: list(getattr(p, "ds_shape", p.shape)) for name, p in named if p in trained}
 
 
 def replicated_tensors(engine: Any) -> dict[str, torch.Tensor]:
@@ -61,13 +143,20 @@ def replicated_tensors(engine: Any) -> dict[str, torch.Tensor]:
     Raises:
         InputError: frozen parameters under ZeRO-3, whose partitions have no optimizer state that describes them.
     """
-    module = engine.module
-    kept = set(module.state_dict(keep_vars=True)) if engine.zero_optimization_stage() < 3 else None
-    tensors = {name: b for name, b in module.named_buffers() if kept is None or name in kept}
-    frozen = {name: p.data for name, p in module.named_parameters() if not p.requires_grad}
+    module, trained = engine.module, _trained(engine)
+    frozen = {name: p.data for name, p in module.named_parameters() if p not in trained}
     if frozen and engine.zero_optimization_stage() == 3:
         raise InputError("training.zero_stage", f"3 with frozen parameters ({next(iter(frozen))})", "0, 1 or 2")
-    return {**tensors, **frozen}
+    return {**persistent_buffers(module), **frozen}
+
+
+def _trained(engine: Any) -> set[torch.nn.Parameter]:
+    """Return the parameters that the optimizer owns, whether they need a gradient at present or not."""
+    optimizer, stage = engine.optimizer, engine.zero_optimization_stage()
+    if stage == 0:
+        return {parameter for group in optimizer.param_groups for parameter in group["params"]}
+    groups = optimizer.bit16_groups if stage < 3 else optimizer.fp16_groups
+    return {parameter for group in groups for parameter in group}
 
 
 def publish_weights(engine: Any) -> None:
@@ -102,13 +191,15 @@ def _zero_0_states(engine: Any) -> list[FlatState]:
     """Return the buffers of ZeRO 0: every rank has every parameter; the ranks divide the work of saving them."""
     names = {p: name for name, p in engine.module.named_parameters()}
     optimizer, rank, world = engine.optimizer, dist.get_rank(), dist.get_world_size()
+    in_tensors = _counts_in_tensors(optimizer)
     states: list[FlatState] = []
     for group_index, group in enumerate(optimizer.param_groups):
         for parameter in group["params"]:
             span = Span(names[parameter], 0, parameter.numel(), 0)
             saved_here = len(states) % world == rank
             state = optimizer.state[parameter]
-            states.append(FlatState(parameter.data, state, group, group_index, [span], saved_here))
+            missed = missed_updates(engine).get(span.parameter, 0) if in_tensors else 0
+            states.append(FlatState(parameter.data, state, group, group_index, [span], saved_here, missed, in_tensors))
     return states
 
 
@@ -119,6 +210,7 @@ def _zero_1_and_2_states(engine: Any) -> list[FlatState]:
     for index, parameters in enumerate(zero.bit16_groups):
         weights = zero.single_partition_of_fp32_groups[index]
         state = FlatState(weights.data, base.state[weights], base.param_groups[index], index)
+        state.tensor_counters = _counts_in_tensors(base)
         for parameter in parameters:
             if (mapping := parameter._hp_mapping) is not None:  # None: no part of it is on this rank
                 at = mapping.hp_fragment_address
@@ -137,6 +229,7 @@ def _zero_3_states(engine: Any) -> list[FlatState]:
         weights = zero.fp32_partitioned_groups_flat[index]
         group_index = zero.sub_group_to_group_id[index]
         state = FlatState(weights.data, base.state[weights], base.param_groups[group_index], group_index)
+        state.tensor_counters = _counts_in_tensors(base)
         at = 0
         for parameter in parameters:
             part = parameter.partition_numel()
@@ -146,3 +239,8 @@ def _zero_3_states(engine: Any) -> list[FlatState]:
             at += part
         states.append(state)
     return states
+
+
+def _counts_in_tensors(optimizer: Any) -> bool:
+    """Check whether an optimizer keeps its counters as tensors, like torch's, or as integers, like DeepSpeed's."""
+    return type(optimizer).__module__.startswith("torch.")

@@ -29,10 +29,8 @@ def export(request: ExportRequest) -> str:
         save_pretrained(str(target), safe_serialization=True)
         (target / "drivetrain.json").write_text(json.dumps(_origin(request, trained), indent=1))
     else:
-        # Tied parameters have one name here, as in the checkpoint: safetensors stores no tensor twice.
-        tensors = {name: p.detach().contiguous() for name, p in trained.model.named_parameters()}
-        loadable = trained.model.state_dict(keep_vars=True)  # non-persistent buffers must not be exported
-        tensors |= {name: b.contiguous() for name, b in trained.model.named_buffers() if name in loadable}
+        # Cloned, because tied parameters have several names, and safetensors stores no memory twice.
+        tensors = {name: tensor.clone().contiguous() for name, tensor in trained.model.state_dict().items()}
         save_file(tensors, target / "model.safetensors", metadata=_origin(request, trained))
     return str(target)
 

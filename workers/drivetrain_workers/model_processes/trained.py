@@ -12,11 +12,11 @@ from drivetrain_pipelines.errors import DrivetrainError, InputError
 from drivetrain_pipelines.storage.json_files import JsonObject
 from drivetrain_pipelines.stream.dataset import Dataset, open_dataset
 
-from drivetrain_workers.checkpoints.load import Checkpoint
+from drivetrain_workers.checkpoints.load import Checkpoint, check_shapes
 from drivetrain_workers.checkpoints.store import newest_valid
 from drivetrain_workers.engine.training_data import model_facts
 from drivetrain_workers.errors import CheckpointError
-from drivetrain_workers.modeling.model import build_model
+from drivetrain_workers.modeling.model import build_model, persistent_buffers, temporary_buffers
 from drivetrain_workers.records.run_folder import RunFolder
 from drivetrain_workers.spec import TrainJob
 
@@ -46,10 +46,11 @@ def load_trained(run_folder: str, dataset_folder: str, step: int | None = None) 
     dataset = open_dataset(dataset_folder, job.data)
     model = build_model(job.model, str(folder.code), model_facts(dataset, job.data), job.seed).eval()
     checkpoint = Checkpoint(found)
-    trained = checkpoint.weights()
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        if name in trained:
-            tensor.data.copy_(trained[name])
+    temporary, own = temporary_buffers(model), {**dict(model.named_parameters()), **persistent_buffers(model)}
+    saved = {name: tensor for name, tensor in checkpoint.weights().items() if name not in temporary}
+    check_shapes(found.name, *({name: list(t.shape) for name, t in tensors.items()} for tensors in (saved, own)))
+    for name, tensor in own.items():
+        tensor.data.copy_(saved[name])
     return Trained(model, checkpoint, dataset, job)
 
 

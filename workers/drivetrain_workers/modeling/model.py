@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -17,10 +18,12 @@ from drivetrain_workers.spec import ModelSpec
 def build_model(spec: ModelSpec, code_folder: str, facts: dict[str, int], seed: int) -> torch.nn.Module:
     """Call ``model.factory`` with ``model.args``, ``model.files``, and the ``facts`` that it has parameters for.
 
-    The random state is seeded here, so the same job builds the same weights on every rank.
+    The random state is seeded here, so the same job builds the same weights on every rank. A model in eval mode, as
+    ``from_pretrained`` of transformers returns it, is set to training mode as a whole. Parts in eval mode of a model in
+    training mode stay so: the factory wants it.
 
     Raises:
-        InputError: the factory does not take the given arguments.
+        InputError: the factory does not take the given arguments, or its result cannot be trained.
     """
     factory = load_function(spec.factory, code_folder, "model.factory")
     parameters = inspect.signature(factory).parameters
@@ -31,7 +34,50 @@ def build_model(spec: ModelSpec, code_folder: str, facts: dict[str, int], seed: 
         inspect.signature(factory).bind(**given)
     except TypeError as error:
         raise InputError("model.args", str(spec.args), ", ".join(parameters), str(error)) from error
-    return factory(**given)  # type: ignore[no-any-return]  # the user's function
+    model = factory(**given)
+    if not isinstance(model, torch.nn.Module):
+        raise InputError(
+            "model.factory", f"a function that returned {model!r:.100}", "one that returns a torch.nn.Module"
+        )
+    _check_state(model)
+    return model if model.training else model.train()
+
+
+def persistent_buffers(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Return the buffers that a model's ``state_dict`` contains, each once, by name."""
+    found: dict[str, torch.Tensor] = {}
+    for prefix, module in model.named_modules():
+        for name, buffer in module.named_buffers(prefix, recurse=False):
+            temporary = name.rpartition(".")[2] in module._non_persistent_buffers_set
+            if not temporary and not any(buffer is other for other in found.values()):
+                found[name] = buffer
+    return found
+
+
+def temporary_buffers(model: torch.nn.Module) -> set[str]:
+    """Return the names of the other buffers, which earlier checkpoints of ZeRO 3 contain too."""
+    return {name for name, _ in model.named_buffers()} - persistent_buffers(model).keys()
+
+
+def check_parameters(model: torch.nn.Module, precision: str) -> None:
+    """Raise `InputError` for weights that cannot be trained: without dimensions, complex, 16 bits instead of 32."""
+    for name, parameter in model.named_parameters():
+        if parameter.dim() == 0:
+            given = f"a model whose parameter {name} has no dimensions"
+            raise InputError("model.factory", given, "parameters with dimensions", "Give it the shape [1].")
+        trainable = parameter.is_floating_point() if precision == "bf16" else parameter.dtype is torch.float32
+        if parameter.requires_grad and not trainable:
+            given = f"a model whose trained parameter {name} is {parameter.dtype}"
+            fix = "Return model.float(), or set training.precision." if parameter.is_floating_point() else ""
+            raise InputError("model.factory", given, "trained parameters of torch.float32", fix)
+
+
+def _check_state(model: torch.nn.Module) -> None:
+    """Raise `InputError` for state that no checkpoint contains."""
+    for name, module in model.named_modules():
+        if type(module).get_extra_state is not torch.nn.Module.get_extra_state:
+            given = f"a model with {name or 'a root'}.get_extra_state"
+            raise InputError("model.factory", given, "a model whose state is in parameters and buffers")
 
 
 class _Recomputed:
@@ -41,9 +87,25 @@ class _Recomputed:
     """
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
+        call = super().__call__  # type: ignore[misc]  # the module's
         if not torch.is_grad_enabled():
-            return super().__call__(*arguments, **named)  # type: ignore[misc]  # the module's
-        return checkpoint(super().__call__, *arguments, use_reentrant=False, **named)  # type: ignore[misc]
+            return call(*arguments, **named)
+        module: torch.nn.Module = self  # type: ignore[assignment]
+        if next(module.buffers(), None) is None:
+            return checkpoint(call, *arguments, use_reentrant=False, **named)
+        contexts = nullcontext(), _unchanged_buffers(module)
+        return checkpoint(call, *arguments, use_reentrant=False, context_fn=lambda: contexts, **named)
+
+
+@contextmanager
+def _unchanged_buffers(module: torch.nn.Module) -> Iterator[None]:
+    """Restore the buffers at the end: a repeated forward pass must not count twice in the statistics of batch norm."""
+    before = [(buffer, buffer.clone()) for buffer in module.buffers()]
+    try:
+        yield
+    finally:
+        for buffer, value in before:
+            buffer.data.copy_(value)
 
 
 def checkpoint_activations(model: torch.nn.Module) -> int:

@@ -32,6 +32,7 @@ class StepRecord:
         positions: ``(start, stop)`` of the samples in the stream.
         generation: generation of the ranks.
         time: end of the step, in seconds since the epoch.
+        gradient_norm: before clipping; None where the job disables its computation.
         evaluation: evaluation after this step, if there was one.
     """
 
@@ -42,7 +43,7 @@ class StepRecord:
     time: float
     loss: float
     learning_rate: float
-    gradient_norm: float
+    gradient_norm: float | None
     evaluation: Evaluation | None = None
 
     def to_json(self) -> JsonObject:

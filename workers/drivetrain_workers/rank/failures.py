@@ -33,6 +33,11 @@ _BY_TYPE: tuple[tuple[type[BaseException], Reason], ...] = (
     (OSError, Reason.STORAGE),
 )
 _NO_MEMORY = "can't allocate memory"
+_MISMATCH = "collective mismatch in your code"  # gloo's, when ranks call different collectives
+_SAME_PARAMETERS = (
+    "all ranks must make the same number of forward passes and, with training.zero_stage 2 or 3, have gradients for "
+    "the same parameters in a step"
+)
 
 
 def classify(error: BaseException) -> Reason:
@@ -40,6 +45,8 @@ def classify(error: BaseException) -> Reason:
     if isinstance(error, RuntimeError):  # torch raises it for many errors
         if _NO_MEMORY in str(error):
             return Reason.OUT_OF_MEMORY
+        if _MISMATCH in str(error):
+            return Reason.USER_CODE
         if is_collective_error(str(error)):
             return Reason.COLLECTIVE
     return next((reason for kind, reason in _BY_TYPE if isinstance(error, kind)), Reason.USER_CODE)
@@ -49,6 +56,8 @@ def explain(task: RankTask, error: BaseException) -> tuple[Reason, str]:
     """Return the reason why a rank ends, and a one-line message. May reduce the micro-batch size if out of memory."""
     lines = str(error).strip().splitlines()
     reason, message = classify(error), f"{type(error).__name__}: {lines[0] if lines else ''}"[:500]
+    if _MISMATCH in str(error):
+        message = f"the ranks do not communicate in the same order: {_SAME_PARAMETERS} ({message})"
     return _out_of_memory(task, message) if reason is Reason.OUT_OF_MEMORY else (reason, message)
 
 

@@ -21,10 +21,12 @@ class Alarm:
 
     Attributes:
         kind: ``non_finite`` or ``spike``: keys of `GuardSpec` that define the action.
+        fatal: the weights cannot be used any more.
     """
 
     kind: str
     detail: str
+    fatal: bool = False
 
 
 class LossGuard:
@@ -44,10 +46,12 @@ class LossGuard:
         """Losses that the next one is compared with, oldest first."""
         return tuple(self._losses)
 
-    def check(self, loss: float, gradient_norm: float) -> Alarm | None:
-        """Check the loss and gradient norm of one step."""
-        if not math.isfinite(loss + gradient_norm):
-            return Alarm("non_finite", f"loss {loss}, gradient norm {gradient_norm}")
+    def check(self, loss: float, gradient_norm: float | None, weights_finite: bool = True) -> Alarm | None:
+        """Check the loss, the gradient norm and the updated weights of one step."""
+        if not math.isfinite(loss + (gradient_norm or 0.0)):
+            return Alarm("non_finite", f"loss {loss}, gradient norm {gradient_norm}", fatal=not weights_finite)
+        if not weights_finite:
+            return Alarm("non_finite", "a weight is NaN or infinite after the update", fatal=True)
         score = self._score(loss)
         if score > self._spec.spike_score:
             return Alarm("spike", f"loss {loss:.4f} is {score:.1f} deviations above the median of the previous ones")

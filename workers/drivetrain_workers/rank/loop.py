@@ -35,7 +35,7 @@ def train_steps(run: RankRun, batches: Iterator[Batch], points: LoopPoints) -> N
         result = run.engine.step(batch.columns, batch.position, *asked, busy=run.writer.is_busy)
         run.step += 1
         record = _record(run, batch, result)
-        points.after_step(StepOutcome(record, batch, time.perf_counter() - began, waited_s))
+        points.after_step(StepOutcome(record, batch, result.weights_finite, time.perf_counter() - began, waited_s))
         if run.step == run.steps or _is_due(run.step, run.training.eval_every):
             points.phase("evaluate", run.step)
             evaluation = _evaluate(run)

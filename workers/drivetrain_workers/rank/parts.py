@@ -45,15 +45,15 @@ def _guard(run: RankRun, outcome: StepOutcome) -> None:
         BadStepError, RewindError: the generation ends here.
     """
     record, spec = outcome.record, run.training.guard
-    alarm = run.guard.check(record.loss, record.gradient_norm)
+    alarm = run.guard.check(record.loss, record.gradient_norm, outcome.weights_finite)
     if alarm is None:
         return
     policy = {"non_finite": spec.non_finite, "spike": spec.spike}[alarm.kind]
-    if policy == "warn":
+    if policy == "warn" and not alarm.fatal:
         if run.task.rank == 0:
             run.link.report(ProblemFound(f"step {record.step}: {alarm.detail}"))
         return
-    if policy == "stop" or len(run.adjustments.skips) >= spec.max_rewinds:
+    if policy != "rewind" or len(run.adjustments.skips) >= spec.max_rewinds:
         raise BadStepError(record.step, alarm.kind, alarm.detail)
     run.writer.wait()  # a save that began before this step may be the newer checkpoint
     if run.task.rank == 0:

@@ -34,11 +34,13 @@ class StepOutcome:
     """A completed optimizer step, before its evaluation and save.
 
     Attributes:
+        weights_finite: see `drivetrain_workers.engine.engine.StepResult`.
         step_s, data_wait_s: see `drivetrain_workers.protocol.events.StepDone`.
     """
 
     record: StepRecord
     batch: Batch
+    weights_finite: bool
     step_s: float
     data_wait_s: float
 
