@@ -20,7 +20,8 @@ def build_model(spec: ModelSpec, code_folder: str, facts: dict[str, int], seed: 
     The random state is seeded here, so the same job builds the same weights on every rank.
 
     Raises:
-        InputError: the factory does not take the given arguments.
+        InputError: the factory does not take the given arguments, or does not return a model with something to train.
+        UserCodeError: the factory raised an exception.
     """
     factory = load_function(spec.factory, code_folder, "model.factory")
     parameters = inspect.signature(factory).parameters
@@ -31,7 +32,22 @@ def build_model(spec: ModelSpec, code_folder: str, facts: dict[str, int], seed: 
         inspect.signature(factory).bind(**given)
     except TypeError as error:
         raise InputError("model.args", str(spec.args), ", ".join(parameters), str(error)) from error
-    return factory(**given)  # type: ignore[no-any-return]  # the user's function
+    return _checked(factory(**given))
+
+
+def _checked(model: Any) -> torch.nn.Module:
+    """Return the result of a factory if it can be trained."""
+    if not isinstance(model, torch.nn.Module):
+        given = f"a function that returned {type(model).__name__}"
+        raise InputError("model.factory", given, "a function that returns a torch.nn.Module")
+    allowed = "a model with at least one parameter to train"
+    if next(model.parameters(), None) is None:
+        fix = "Are its layers attributes of the module? Lists of layers must be torch.nn.ModuleList."
+        raise InputError("model.factory", f"a {type(model).__name__} without parameters", allowed, fix)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        given = f"a {type(model).__name__} in which requires_grad is False for all parameters"
+        raise InputError("model.factory", given, allowed)
+    return model
 
 
 class _Recomputed:
