@@ -127,9 +127,7 @@ def describe(error: BaseException) -> str:
     return (f"{kind}: {text}" if text else kind)[:_MAX_SHOWN]
 
 
-def _user_code_error(
-    key: str, error: BaseException, folder: str, function: Callable[..., Any] | None
-) -> UserCodeError:
+def _user_code_error(key: str, error: BaseException, folder: str, function: Callable[..., Any] | None) -> UserCodeError:
     return UserCodeError(key, describe(error), _where(error, folder, function))
 
 

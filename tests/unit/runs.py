@@ -81,7 +81,9 @@ def prepare_chunks(spec: DataSpec, home: Home, code: Path) -> None:
         actor.write_chunk(*task)
 
 
-def make_run(home: Home, run: str, spec: JobSpec | None = None, user: str = "ann", **facts: Any) -> RunFolder:
+def make_run(
+    home: Home, run: str, spec: JobSpec | None = None, user: str = "ann", fingerprint: str = "fingerprint", **facts: Any
+) -> RunFolder:
     """Write the folder and the record of a run that was submitted and has not started."""
     folder, spec = home.run(run), spec or job()
     folder.code.mkdir(parents=True)
@@ -90,7 +92,7 @@ def make_run(home: Home, run: str, spec: JobSpec | None = None, user: str = "ann
     folder.job_resolved.write_text(spec.model_dump_json(indent=2))
     folder.environment.write_text(json.dumps({"python": "3.12.0"}))
     folder.uncommitted.write_text("")
-    RunStore(home.database_url).create(run, "fingerprint", Queued(), user, **facts)
+    RunStore(home.database_url).create(run, fingerprint, Queued(), user, **facts)
     return folder
 
 

@@ -265,7 +265,7 @@ def test_a_run_from_its_beginning_to_its_end(fresh: Run) -> None:
     assert {view.pids[f"rank-{rank}"] for rank in (0, 1)} == {7, 8}
     first.say(
         protocol.CheckpointCommitted(RankId(0, 1), 2, "/run/checkpoints/2", 1, 0.0, 0.0),
-        protocol.TrainingFinished(RankId(0, 1), 2, True, 100, 50),
+        protocol.TrainingFinished(RankId(0, 1), True, 100, 50),
     )
     fresh.listen()
     assert fresh.state == st.Ended(Reason.COMPLETED, "", progress=fresh.state.progress)
@@ -300,7 +300,7 @@ def test_a_fault_of_our_own_ends_the_run_with_its_words(fresh: Run) -> None:
     fresh.store.error = [KeyError("x")]
     fresh.iterate(ev.Admitted())
     assert fresh.store.record.facts.reason == "internal"
-    assert fresh.store.record.facts.detail == "KeyError('x')"
+    assert fresh.store.record.facts.detail == "KeyError: 'x'"
 
 
 def test_data_that_cannot_be_prepared_ends_the_run(fresh: Run) -> None:
@@ -350,11 +350,11 @@ def test_agents_that_come_after_a_cancel_are_released(fresh: Run) -> None:
 
 def test_a_lost_rank_starts_the_next_generation(training: Run) -> None:
     training.gang.agents[0].say(step_done(1))
-    training.gang.agents[1].say(protocol.RankLost(RankId(1, 1), -9, Reason.RANK_KILLED))
+    training.gang.agents[1].say(protocol.RankEnded(RankId(1, 1), -9, Reason.RANK_KILLED))
     training.listen()
     assert training.gang.started == [1, 2]
     assert "rank 1 was killed by signal 9" in training.loop.view(-1, 0).problem
-    training.gang.agents[0].say(protocol.RankLost(RankId(0, 1), 1, Reason.COLLECTIVE))  # of the previous generation
+    training.gang.agents[0].say(protocol.RankEnded(RankId(0, 1), 1, Reason.COLLECTIVE))  # of the previous generation
     training.listen()
     assert training.gang.started == [1, 2]
 
@@ -408,7 +408,7 @@ def test_cancelling_has_the_ranks_save_and_end(training: Run) -> None:
     training.loop.cancel()
     training.iterate()
     assert training.gang.agents[0].calls == training.gang.agents[1].calls == ["request_stop"]
-    training.gang.agents[0].say(protocol.TrainingFinished(RankId(0, 1), 5, False, 1, 1))
+    training.gang.agents[0].say(protocol.TrainingFinished(RankId(0, 1), False, 1, 1))
     training.listen()
     assert training.store.record.facts.reason == "cancelled"
     assert training.tracker.ended == "KILLED"
@@ -453,7 +453,7 @@ def test_a_coordinator_that_was_restarted_finds_the_agents(
 
 def test_failures_at_the_end_are_reported_individually(training: Run) -> None:
     training.work.error, training.work.unaccounted = OSError("no space"), True
-    training.gang.agents[0].say(protocol.TrainingFinished(RankId(0, 1), 40, True, 1, 1))
+    training.gang.agents[0].say(protocol.TrainingFinished(RankId(0, 1), True, 1, 1))
     training.listen()
     facts = training.store.record.facts
     assert (facts.reason, facts.released) == ("completed", True)
@@ -477,7 +477,7 @@ def test_an_older_generation_changes_no_figures(training: Run) -> None:
 
 def test_the_wait_before_a_retry_does_not_depend_on_a_node_s_clock(training: Run) -> None:
     for generation in (1, 2):
-        wrong = protocol.RankLost(RankId(0, generation), -9, Reason.RANK_KILLED, time=training.now + 1e9)
+        wrong = protocol.RankEnded(RankId(0, generation), -9, Reason.RANK_KILLED, time=training.now + 1e9)
         training.gang.agents[0].say(wrong)
         training.listen()
     assert isinstance(training.state, st.Waiting)

@@ -101,7 +101,7 @@ def test_no_import_ends_the_process(tmp_path: Path, source: str) -> None:
         load_function("user_ending:loss", str(tmp_path), "model.loss")
 
 
-class _Unspeakable(Exception):
+class _UnspeakableError(Exception):
     def __str__(self) -> str:
         raise RuntimeError
 
@@ -112,7 +112,7 @@ _EXCEPTIONS = [
     for kind in vars(builtins).values()
     if isinstance(kind, type) and issubclass(kind, BaseException) and not issubclass(kind, Warning | BaseExceptionGroup)
 ]
-_EXCEPTIONS += [_Unspeakable, PrepareError, FetchError, json.JSONDecodeError, subprocess.CalledProcessError]
+_EXCEPTIONS += [_UnspeakableError, PrepareError, FetchError, json.JSONDecodeError, subprocess.CalledProcessError]
 _ARGUMENTS: dict[type[BaseException], tuple[object, ...]] = {
     UnicodeDecodeError: ("utf8", b"a", 0, 1, "odd"),
     UnicodeEncodeError: ("utf8", "a", 0, 1, "odd"),

@@ -13,11 +13,12 @@ from urllib.parse import quote
 import httpx
 from drivetrain_pipelines.errors import DrivetrainError, InputError
 from drivetrain_pipelines.storage.json_files import JsonObject
-from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
+from drivetrain_pipelines.user_code import describe
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, stop_after_delay, wait_random_exponential
 
 from drivetrain.api.interface import Comparison, RunInfo, Runs
 from drivetrain.api.predictions import Input, check_size
-from drivetrain.errors import NotFoundError, ServerError
+from drivetrain.errors import AnswerLostError, NotFoundError, ServerError
 from drivetrain.home import Home
 from drivetrain.job import bundle
 from drivetrain.job.loading import find_job_file
@@ -28,9 +29,13 @@ from drivetrain.runs.view import RunView
 DEFAULT_SERVER = "http://127.0.0.1:8900"
 _TIMEOUT = httpx.Timeout(60.0, connect=10.0)
 _RETRY_S = 60.0  # a server that is restarted is back within that
+_ATTEMPTS = 3  # at least: one that receives no answer until its timeout uses up the time for retries
 _POLL_S = 10.0
 _ANSWER_S = 60.0  # beyond the timeout that a request names
 _WORK_S = 400.0  # of requests that compute something: more than the server's own deadline
+_BUSY, _LOST_BEHIND_A_PROXY = (429, 502, 503, 504), (502, 504)
+_NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
+_MAX_SHOWN = 300  # characters of an answer that is no JSON
 _ONCE = ("/retry", "/predict", "/sync")  # ends of paths that are not requested twice
 
 
@@ -78,19 +83,31 @@ class Client(Runs):
         """Send the job's folder and start a run. See `Runs.submit`.
 
         Without a key one is made up, so that a request that is sent again because its answer was lost makes one run.
+
+        Raises:
+            ServerError: the server refuses the job, or no answer arrived. Then the message says whether the server may
+                have accepted the job, and with which key to submit it again.
         """
         file = find_job_file(job)
         digest, content = bundle.pack(file.parent)
         if not self._json("GET", f"/packages/{digest}")["there"]:
             self._json("PUT", f"/packages/{digest}", content=content)
+        key = idempotency_key or f"once-{os.urandom(16).hex()}"
         body = {
             "package": digest,
             "job_file": file.name,
             "overrides": [*overrides],
             "git": asdict(GitState.of(file.parent)),
-            "idempotency_key": idempotency_key or f"once-{os.urandom(16).hex()}",
+            "idempotency_key": key,
         }
-        return RunInfo.from_json(self._json("POST", "/runs", json=body))
+        try:
+            return RunInfo.from_json(self._json("POST", "/runs", json=body))
+        except AnswerLostError as error:
+            fix = (
+                f"The job may have been accepted. Submit it again with --idempotency-key {key}: that returns the run, or "
+                f"starts it. `drivetrain list --server {self.server}` shows the runs."
+            )
+            raise AnswerLostError(error.status, f"{error.detail}. {fix}") from error
 
     def list(
         self, user: str | None = None, phase: str | None = None, limit: int = 50, before: str | None = None
@@ -200,21 +217,36 @@ class Client(Runs):
         return response.json() if response.content else None
 
     def _request(self, method: str, path: str, **request: Any) -> httpx.Response:
-        """Send a request, again while the server is unavailable or busy. All but those in `_ONCE` may be sent twice."""
+        """Send a request, again while the server is unavailable or busy. All but those in `_ONCE` may be sent twice.
+
+        Raises:
+            AnswerLostError: the server may have received the request.
+        """
         lost = httpx.ConnectError if path.endswith(_ONCE) else httpx.TransportError
-        again = retry_if_exception_type((lost, _BusyError))
+        again, stop = (
+            retry_if_exception_type((lost, _BusyError)),
+            stop_after_delay(_RETRY_S) & stop_after_attempt(_ATTEMPTS),
+        )
+        received = False  # by the server, perhaps
         try:
-            for attempt in Retrying(
-                retry=again, wait=wait_random_exponential(0.2, 5), stop=stop_after_delay(_RETRY_S), reraise=True
-            ):
+            for attempt in Retrying(retry=again, wait=wait_random_exponential(0.2, 5), stop=stop, reraise=True):
                 with attempt:
-                    response = self._http.send(self._http.build_request(method, path, **request))
-                    if response.status_code in (429, 502, 503, 504):
-                        raise _BusyError(response.status_code, response.text)
+                    try:
+                        response = self._http.send(self._http.build_request(method, path, **request))
+                    except httpx.TransportError as error:
+                        received |= not isinstance(error, _NEVER_SENT)
+                        raise
+                    if response.status_code in _BUSY:
+                        received |= response.status_code in _LOST_BEHIND_A_PROXY
+                        raise _BusyError(response.status_code, " ".join(response.text.split())[:_MAX_SHOWN])
         except httpx.TransportError as error:
-            raise ServerError(0, f"no Drivetrain server answers at {self.server}: {error}") from error
+            if received:
+                lost_at = f"no answer came from {self.server}, which may have done what was requested"
+                raise AnswerLostError(0, f"{lost_at}: {describe(error)}") from error
+            raise ServerError(0, f"no Drivetrain server answers at {self.server}: {describe(error)}") from error
         except _BusyError as error:
-            raise ServerError(error.args[0], f"{self.server} is too busy: {error.args[1]}") from error
+            kind = AnswerLostError if received else ServerError
+            raise kind(error.args[0], f"{self.server} is too busy: {error.args[1]}") from error
         if response.is_error:
             raise self._error(response)
         return response

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +18,10 @@ from typing import Any
 import numpy as np
 import ray
 import ray.exceptions
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
-from drivetrain_pipelines.errors import CorruptFileError, PrepareError
+from drivetrain_pipelines.actors.ray_failures import in_words
+from drivetrain_pipelines.errors import CorruptFileError, InputError, PrepareError, UserCodeError
 from drivetrain_pipelines.prepare.preprocessor import PARTS, ChunkResult, Preprocessor
 from drivetrain_pipelines.prepare.splitting import AUTO
 from drivetrain_pipelines.raw.labels import read_labels
@@ -31,6 +34,8 @@ from drivetrain_pipelines.storage.json_files import JsonObject
 from drivetrain_pipelines.storage.shards import Manifest, schema_from_text, unigram_entropy
 
 _FORMAT = 2  # part of every fingerprint: increase it when the same settings produce other bytes
+_POLL_INTERVAL_S = 1.0
+_STALL_TIMEOUT_S = 4 * 3600.0  # a chunk of an hour is slow but possible
 _MAX_LISTED = 10  # bad records that are listed; all are counted
 _NOT_CONTENT = {
     "name",
@@ -84,9 +89,10 @@ def prepare(
         downloads: folder where packages are unpacked and where preparations on this machine wait for each other.
         code_folder: directory of the user's code (``data.transform``).
         actors: number of parallel preprocessing actors; the written bytes do not depend on it.
-        on_progress: called with (done, total, what).
+        on_progress: called with (done, total, what), repeatedly during each wait. What it raises ends the preparation.
 
     Raises:
+        UserCodeError: the job's reader or transform raised an exception.
         PrepareError: the source is empty or unreadable, too short, or the user's transform failed.
     """
     on_progress(0, 0, "looking for raw data")
@@ -95,7 +101,7 @@ def prepare(
     version = _version(made_from)
     folder = _folder(spec, root, version)
     downloads.mkdir(parents=True, exist_ok=True)
-    with lock_of(downloads, spec.name, version):  # others wait here and then find the version
+    with _held(lock_of(downloads, spec.name, version), on_progress):  # others wait here and then find the version
         try:
             return Prepared(folder, Manifest.read(folder).check_sizes(folder), made=False)
         except CorruptFileError:  # missing or damaged: prepare it
@@ -199,14 +205,25 @@ def _run(
         if spec.kind == "tokens":
             on_progress(0, len(tasks), "training the tokenizer")
             pings = {actor.ping.remote(): actor for actor in pool}
-            (first, *_), _ = ray.wait(list(pings))  # on a small or busy cluster the others may start later, or never
-            ray.get(pings[first].make_tokenizer.remote(_interleaved(tasks)))
-        _map(pool, pending, results, len(tasks), on_progress)
+            # On a small or busy cluster the others may start later, or never.
+            first = _first(list(pings), lambda: on_progress(0, len(tasks), "waiting for a free CPU"))
+            made = pings[first].make_tokenizer.remote(_interleaved(tasks))
+            stall = _Stall(spec.name)
+
+            def report() -> None:
+                stall.check()
+                on_progress(0, len(tasks), "training the tokenizer")
+
+            ray.get(_first([made], report))
+        _map(pool, pending, results, len(tasks), on_progress, _Stall(spec.name))
     except ray.exceptions.RayTaskError as error:
-        problem = str(error.cause) if isinstance(error.cause, PrepareError) else repr(error.cause)
+        if isinstance(error.cause, UserCodeError | InputError | OSError):
+            raise error.cause from None
+        problem = str(error.cause) if isinstance(error.cause, PrepareError) else in_words(error)
         raise PrepareError(f"preparing {spec.name} failed: {problem}") from error
-    except ray.exceptions.RayActorError as error:
-        raise PrepareError(f"a preprocessing actor could not be kept alive: {error}") from error
+    except ray.exceptions.RayError as error:
+        fix = "Its code may end the process (os._exit), or a chunk may need more memory: reduce data.chunk_bytes."
+        raise PrepareError(f"a preprocessing actor could not be kept alive: {in_words(error)}", fix) from error
     finally:
         for actor in pool:
             ray.kill(actor)
@@ -224,27 +241,80 @@ def _interleaved(tasks: list[Task]) -> list[Chunk]:
     return [chunks[index] for _, _, index in sorted(order)]
 
 
+class _Stall:
+    """Notices that nothing is finished any more: a function of the job may never return."""
+
+    def __init__(self, name: str) -> None:
+        self._name, self._since = name, time.monotonic()
+
+    def reset(self) -> None:
+        """Note that something was finished, or that nothing is running."""
+        self._since = time.monotonic()
+
+    def check(self) -> None:
+        """Raise `PrepareError` after the limit."""
+        if time.monotonic() - self._since > _STALL_TIMEOUT_S:
+            problem = f"preparing {self._name} failed: no chunk was finished within {_STALL_TIMEOUT_S / 3600:g} hours"
+            raise PrepareError(problem, "A function of the job may never return; or reduce data.chunk_bytes.")
+
+
+def _first(calls: list[Any], on_wait: Callable[[], object]) -> Any:
+    """Return the first of some calls that is done; ``on_wait`` is called regularly until then."""
+    while True:
+        done, _ = ray.wait(calls, timeout=_POLL_INTERVAL_S)
+        if done:
+            return done[0]
+        on_wait()
+
+
+@contextmanager
+def _held(lock: FileLock, on_progress: Progress) -> Iterator[None]:
+    """Hold a lock; report while another process has it."""
+    while True:
+        with suppress(Timeout):
+            lock.acquire(timeout=_POLL_INTERVAL_S)
+            break
+        on_progress(0, 0, "waiting for another run that prepares the same data")
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def _map(
-    pool: list[Any], tasks: list[Task], results: dict[int, ChunkResult], total: int, on_progress: Progress
+    pool: list[Any],
+    tasks: list[Task],
+    results: dict[int, ChunkResult],
+    total: int,
+    on_progress: Progress,
+    stall: _Stall,
 ) -> None:
     """Run one chunk at a time per actor, which bounds memory. Results are stored by number, so timing has no effect."""
     arriving = {actor.ping.remote(): actor for actor in pool}
     running: dict[Any, tuple[int, Any]] = {}
     idle: list[Any] = []
     pending = list(reversed(tasks))
+
+    def report() -> None:
+        if not running:
+            stall.reset()  # a busy cluster has no CPU yet
+        stall.check()
+        on_progress(len(results), total, "making shards" if running else "waiting for a free CPU")
+
     on_progress(len(results), total, "making shards")
     while pending or running:
         while pending and idle:
             task = pending.pop()
             actor = idle.pop()
             running[actor.write_chunk.remote(*task)] = (task[1], actor)
-        (done, *_), _ = ray.wait([*running, *arriving])
+        done = _first([*running, *arriving], report)
         if done in arriving:
             idle.append(arriving.pop(done))
             continue
         number, actor = running.pop(done)
         results[number] = ray.get(done)
         idle.append(actor)
+        stall.reset()
         on_progress(len(results), total, "making shards")
 
 

@@ -12,8 +12,8 @@ from drivetrain_pipelines.errors import (
     DrivetrainError,
     FetchError,
     InputError,
-    TransformersLostError,
     TransformError,
+    TransformersLostError,
     UserCodeError,
 )
 from drivetrain_pipelines.user_code import describe, raised_by_us, user_code_error
