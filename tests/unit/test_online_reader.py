@@ -208,7 +208,12 @@ def test_a_server_without_a_proof_gets_no_request(actors: Actors) -> None:
 def test_an_error_of_the_users_code_ends_the_stream(actors: Actors) -> None:
     for number in range(2):
         actors.start(number, "fail")
-    with closing(actors.read()) as batches, pytest.raises(TransformError, match=r"raised KeyError\('pixels'\)"):
+    with (
+        closing(actors.read()) as batches,
+        pytest.raises(
+            TransformError, match=r"raised KeyError: 'pixels' \(online_reader_code\.py:6, in fail\); the sample"
+        ),
+    ):
         next(iter(batches))
 
 

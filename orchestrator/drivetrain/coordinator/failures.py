@@ -29,4 +29,5 @@ _BY_TYPE: tuple[tuple[type[BaseException], Reason], ...] = (
 def failure_of(error: BaseException) -> tuple[Reason, str]:
     """Return the reason why a run ends with this error, and its text in one line."""
     reason = next((reason for kind, reason in _BY_TYPE if isinstance(error, kind)), Reason.INTERNAL)
-    return reason, " ".join(str(error).split()) if isinstance(error, DrivetrainError) else in_words(error)
+    text = " ".join(str(error).split()) if isinstance(error, DrivetrainError | OSError) else ""
+    return reason, text or in_words(error)

@@ -35,11 +35,11 @@ def in_words(error: BaseException) -> str:
     if not isinstance(error, ray.RayError):
         return describe(error)
     if isinstance(error, ray.RayActorError) and error.actor_init_failed:
-        return f"its process could not start: {_last_line(error)}"
-    return next((meaning for kind, meaning in _MEANINGS if isinstance(error, kind)), "Ray has failed")
+        return f"its process could not start: {_line(error, -1)}"  # the error of its constructor
+    known = next((meaning for kind, meaning in _MEANINGS if isinstance(error, kind)), "")
+    return known or f"Ray has failed: {_line(error, 0)}"
 
 
-def _last_line(error: BaseException) -> str:
-    """Return the last line of a text: Ray's text ends with the error of the constructor."""
+def _line(error: BaseException, number: int) -> str:
     lines = str(error).strip().splitlines()
-    return lines[-1].strip()[:500] if lines else "no reason is known"
+    return lines[number].strip()[:500] if lines else type(error).__name__
