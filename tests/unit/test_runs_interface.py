@@ -196,7 +196,7 @@ def test_a_job_is_submitted_once_for_each_key(runs: Runs, tmp_path: Path) -> Non
     first = runs.submit(str(folder / "job.yaml"), ["training.steps=7"], "key")
     assert (first.user, first.phase, first.steps) == ("ann", "queued", 7)
     assert runs.submit(str(folder / "job.yaml"), ["training.steps=7"], "key").id == first.id
-    with pytest.raises(InputError, match="training.steps: 8 instead of 7"):
+    with pytest.raises(InputError, match=r"training\.steps: 8 instead of 7"):
         runs.submit(str(folder / "job.yaml"), ["training.steps=8"], "key")
 
 

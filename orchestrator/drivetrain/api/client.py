@@ -104,8 +104,8 @@ class Client(Runs):
             return RunInfo.from_json(self._json("POST", "/runs", json=body))
         except AnswerLostError as error:
             fix = (
-                f"The job may have been accepted. Submit it again with --idempotency-key {key}: that returns the run, or "
-                f"starts it. `drivetrain list --server {self.server}` shows the runs."
+                f"The job may have been accepted. Submit it again with --idempotency-key {key}: that returns the run, "
+                f"or starts it. `drivetrain list --server {self.server}` shows the runs."
             )
             raise AnswerLostError(error.status, f"{error.detail}. {fix}") from error
 

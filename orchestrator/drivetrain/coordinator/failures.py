@@ -12,6 +12,7 @@ from drivetrain_pipelines.errors import (
     TransformError,
     UserCodeError,
 )
+from drivetrain_pipelines.storage.access import access_problem
 from drivetrain_workers.protocol.reasons import Reason
 
 # The first match counts.
@@ -28,6 +29,8 @@ _BY_TYPE: tuple[tuple[type[BaseException], Reason], ...] = (
 
 def failure_of(error: BaseException) -> tuple[Reason, str]:
     """Return the reason why a run ends with this error, and its text in one line."""
+    if not isinstance(error, UserCodeError):
+        error = access_problem("object storage", error) or error
     reason = next((reason for kind, reason in _BY_TYPE if isinstance(error, kind)), Reason.INTERNAL)
     text = " ".join(str(error).split()) if isinstance(error, DrivetrainError | OSError) else ""
     return reason, text or in_words(error)

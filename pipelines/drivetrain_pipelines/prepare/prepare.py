@@ -28,6 +28,7 @@ from drivetrain_pipelines.raw.labels import read_labels
 from drivetrain_pipelines.raw.records import FILE_PER_RECORD, Chunk, chunk_files, chunk_labelled_files
 from drivetrain_pipelines.raw.sources import SourceFile, format_of, list_files
 from drivetrain_pipelines.spec import DataSpec
+from drivetrain_pipelines.storage.access import accessing
 from drivetrain_pipelines.storage.checksums import tree_digest
 from drivetrain_pipelines.storage.folder import StorageFolder
 from drivetrain_pipelines.storage.json_files import JsonObject
@@ -105,8 +106,9 @@ def prepare(
         try:
             return Prepared(folder, Manifest.read(folder).check_sizes(folder), made=False)
         except CorruptFileError:  # missing or damaged: prepare it
-            classes, tasks = _tasks(spec, raw)
-            results = _run(spec, tasks, folder, code_folder, actors, on_progress)
+            with accessing(" ".join(entry.source for entry in spec.mixture)):
+                classes, tasks = _tasks(spec, raw)
+                results = _run(spec, tasks, folder, code_folder, actors, on_progress)
             manifest = _manifest(spec, version, made_from, classes, results)
             manifest.write(folder)
             folder.remove(PARTS)
@@ -142,7 +144,8 @@ def _raw(spec: DataSpec, downloads: Path) -> Iterator[_Raw]:
     if spec.eval_source:
         named.append((spec.eval_source, "eval", 0))
     for source, split, source_index in named:
-        files = list_files(source, spec.file_format, spec.storage, downloads)
+        with accessing(source):
+            files = list_files(source, spec.file_format, spec.storage, downloads)
         yield _Raw(files, format_of([file.url for file in files], spec.file_format), split, source_index)
 
 

@@ -16,6 +16,7 @@ from drivetrain_pipelines.errors import (
     TransformersLostError,
     UserCodeError,
 )
+from drivetrain_pipelines.storage.access import access_problem
 from drivetrain_pipelines.user_code import describe, raised_by_us, user_code_error
 
 from drivetrain_workers.engine.backend import is_collective_error
@@ -67,7 +68,8 @@ def classify(error: BaseException) -> Reason:
 
 def explain(task: RankTask, error: BaseException) -> tuple[Reason, str]:
     """Return the reason why a rank ends, and a one-line message. May reduce the micro-batch size if out of memory."""
-    error = user_code_error(error, str(RunFolder(Path(task.run_folder)).code)) or error
+    code = str(RunFolder(Path(task.run_folder)).code)
+    error = user_code_error(error, code) or access_problem("object storage", error) or error
     reason = classify(error)
     message = " ".join(str(error).split())[:_MAX_SHOWN] if isinstance(error, DrivetrainError) else describe(error)
     if reason is Reason.OUT_OF_MEMORY:
