@@ -150,7 +150,7 @@ def test_a_rank_that_ends_itself_has_failed(node: Node, place: str, code: int) -
     *before, last = node.run(source)
     assert isinstance(last, RankEnded)
     assert (last.code, last.reason) == (code, Reason.USER_CODE)
-    assert "without a report" in last.message
+    assert "its end was not reported" in last.message
     assert not any(isinstance(event, TrainingFinished) for event in before)
 
 

@@ -18,6 +18,7 @@ _MEANINGS: tuple[tuple[type[Exception], str], ...] = (
     (ray.OutOfDiskError, "the disk of its node is full"),
     (ray.ObjectStoreFullError, "the shared memory of its node is full"),
     (ray.ObjectLostError, "its answer was lost"),
+    (ray.UnserializableException, "its exception cannot be transferred"),
     (ray.TaskPlacementGroupRemoved, "its resources were released"),
     (ray.ActorPlacementGroupRemoved, "its resources were released"),
     (ray.TaskUnschedulableError, "no node has the resources for it"),

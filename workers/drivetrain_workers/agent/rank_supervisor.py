@@ -35,7 +35,7 @@ _PEER_REPORT_DELAY_S = 1.5  # longer, so that a cause is reported before its con
 _FORK_SERVER_TIMEOUT_S = 900.0  # for its imports, which take minutes on a slow network disk
 _KILL_TIMEOUT_S = 120.0  # for ranks to end after SIGKILL: one that waits for a disk ends late
 START_TIMEOUT_S = _FORK_SERVER_TIMEOUT_S + _KILL_TIMEOUT_S  # limit of `RankSupervisor.start`
-_UNREPORTED = "without a report: the job's code, or a library, has ended the process (os._exit, exit in C)"
+_UNREPORTED = "its end was not reported: the job's code, or a library, has ended the process (os._exit)"
 _ENTRY = "drivetrain_workers.rank.main:main"
 
 Delay = Callable[[float, Callable[[], None]], None]
