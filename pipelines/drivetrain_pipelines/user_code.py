@@ -63,7 +63,7 @@ def load_function(path: str, folder: str, key: str) -> Callable[..., Any]:
 def guarded(function: Callable[..., Any], key: str, folder: str) -> Callable[..., Any]:
     """Return ``function`` with its exceptions as `UserCodeError`; also those of an iterator that it returns.
 
-    Exceptions that keep their type: MemoryError, and a `DrivetrainError` of our own code that the function called.
+    Exceptions that keep their type: MemoryError, and a `DrivetrainError` of Drivetrain's code that the function called.
     """
 
     @functools.wraps(function, updated=())

@@ -35,7 +35,7 @@ _OWN = {
     dist.DistBackendError("NCCL error: remote process exited"): Reason.COLLECTIVE,
 }
 _ANYWHERE = (Reason.OUT_OF_MEMORY, Reason.COLLECTIVE)
-# Built-in exceptions that are made from one text, and have no meaning of their own for us.
+# Built-in exceptions that are made from one text, and have no special meaning for us.
 _PLAIN = [
     kind
     for kind in vars(builtins).values()

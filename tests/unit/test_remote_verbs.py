@@ -15,6 +15,7 @@ import typer
 import yaml
 from click.testing import Result
 from drivetrain.api import client as client_module
+from drivetrain.api import transport
 from drivetrain.cli import other_groups, serving
 from drivetrain.cli.app import app
 from drivetrain.cli.errors import exit_as
@@ -166,11 +167,12 @@ def test_one_key_is_for_one_job(server: Server, folder: Path) -> None:
 class _Wire(httpx.BaseTransport):
     """A connection to a server that handles each request and then loses the answers to the first submissions."""
 
-    def __init__(self, server: Server, losses: list[Exception | int]) -> None:
+    def __init__(self, server: Server, losses: list[Exception | int], path: str) -> None:
         self.client, self.losses, self.submitted = TestClient(server.app, "http://testserver"), losses, 0
+        self.path = path
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        submission = request.method == "POST" and request.url.path.endswith("/runs")
+        submission = request.method == "POST" and request.url.path.endswith(self.path)
         self.submitted += submission
         loss = self.losses.pop(0) if submission and self.losses else None
         if isinstance(loss, httpx.ConnectError):
@@ -185,15 +187,17 @@ class _Wire(httpx.BaseTransport):
         return httpx.Response(loss or answer.status_code, content=answer.content)
 
 
-def _lossy(server: Server, monkeypatch: pytest.MonkeyPatch, losses: list[Exception | int]) -> _Wire:
-    wire = _Wire(server, losses)
+def _lossy(
+    server: Server, monkeypatch: pytest.MonkeyPatch, losses: list[Exception | int], path: str = "/runs"
+) -> _Wire:
+    wire = _Wire(server, losses, path)
 
     def connect(base_url: str, headers: dict[str, str], **_: Any) -> httpx.Client:
         return CLIENT(base_url=base_url, headers=headers, transport=wire)
 
     monkeypatch.setattr(client_module.httpx, "Client", connect)
-    monkeypatch.setattr(client_module, "wait_random_exponential", lambda *_: wait_none())
-    monkeypatch.setattr(client_module, "stop_after_delay", lambda _: stop_after_delay(0))
+    monkeypatch.setattr(transport, "wait_random_exponential", lambda *_: wait_none())
+    monkeypatch.setattr(transport, "stop_after_delay", lambda _: stop_after_delay(0))
     return wire
 
 
@@ -232,6 +236,17 @@ def test_a_lost_answer_makes_no_second_run_and_no_false_word(
         key = result.stderr.partition("--idempotency-key ")[2].partition(":")[0]
         (found,) = lines("submit", str(folder), "--idempotency-key", key)
         assert {found} == made
+
+
+@pytest.mark.parametrize("loss", LOST)
+def test_what_is_not_repeatable_is_not_repeated(
+    server: Server, monkeypatch: pytest.MonkeyPatch, loss: Exception | int
+) -> None:
+    make_run(server.home, "toy-1")
+    wire = _lossy(server, monkeypatch, [loss], "/retry")
+    said = invoke("retry", "toy-1", code=1).stderr
+    assert wire.submitted == 1
+    assert "may have done what was requested" in said or "too busy" in said
 
 
 @pytest.mark.parametrize(("reason", "code"), [("completed", 0), ("hung", 1), ("cancelled", 130)])

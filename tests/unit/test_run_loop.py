@@ -333,7 +333,7 @@ def test_every_error_of_preparing_ends_the_run(fresh: Run, error: BaseException,
 
 
 def test_a_cancelled_run_stops_preparing(tmp_path: Path) -> None:
-    """The thread must not hold actors and the lock of the dataset when nobody wants its result."""
+    """The thread must not hold actors and the lock of the dataset when no user wants its result."""
     run = Run(st.Preparing(), tmp_path)
     run.iterate(ev.CancelRequested())
     assert isinstance(run.state, st.Ended)

@@ -11,14 +11,13 @@ from typing import Any
 from urllib.parse import quote
 
 import httpx
-from drivetrain_pipelines.errors import DrivetrainError, InputError
+from drivetrain_pipelines.errors import InputError
 from drivetrain_pipelines.storage.json_files import JsonObject
-from drivetrain_pipelines.user_code import describe
-from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, stop_after_delay, wait_random_exponential
 
 from drivetrain.api.interface import Comparison, RunInfo, Runs
 from drivetrain.api.predictions import Input, check_size
-from drivetrain.errors import AnswerLostError, NotFoundError, ServerError
+from drivetrain.api.transport import error_of, send
+from drivetrain.errors import AnswerLostError, ServerError
 from drivetrain.home import Home
 from drivetrain.job import bundle
 from drivetrain.job.loading import find_job_file
@@ -28,19 +27,9 @@ from drivetrain.runs.view import RunView
 
 DEFAULT_SERVER = "http://127.0.0.1:8900"
 _TIMEOUT = httpx.Timeout(60.0, connect=10.0)
-_RETRY_S = 60.0  # a server that is restarted is back within that
-_ATTEMPTS = 3  # at least: one that receives no answer until its timeout uses up the time for retries
 _POLL_S = 10.0
 _ANSWER_S = 60.0  # beyond the timeout that a request names
 _WORK_S = 400.0  # of requests that compute something: more than the server's own deadline
-_BUSY, _LOST_BEHIND_A_PROXY = (429, 502, 503, 504), (502, 504)
-_NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
-_MAX_SHOWN = 300  # characters of an answer that is no JSON
-_ONCE = ("/retry", "/predict", "/sync")  # ends of paths that are not requested twice
-
-
-class _BusyError(Exception):
-    """The server asks to try again."""
 
 
 class Client(Runs):
@@ -138,7 +127,7 @@ class Client(Runs):
             with self._http.stream("GET", _path(run_id, "/logs"), params=wanted, timeout=None) as response:
                 if response.is_error:
                     response.read()
-                    raise self._error(response)
+                    raise error_of(self.server, response)
                 yield from response.iter_lines()
         except httpx.TransportError as error:
             raise ServerError(0, f"the connection to {self.server} broke: {error}") from error
@@ -217,56 +206,7 @@ class Client(Runs):
         return response.json() if response.content else None
 
     def _request(self, method: str, path: str, **request: Any) -> httpx.Response:
-        """Send a request, again while the server is unavailable or busy. All but those in `_ONCE` may be sent twice.
-
-        Raises:
-            AnswerLostError: the server may have received the request.
-        """
-        lost = httpx.ConnectError if path.endswith(_ONCE) else httpx.TransportError
-        again, stop = (
-            retry_if_exception_type((lost, _BusyError)),
-            stop_after_delay(_RETRY_S) & stop_after_attempt(_ATTEMPTS),
-        )
-        received = False  # by the server, perhaps
-        try:
-            for attempt in Retrying(retry=again, wait=wait_random_exponential(0.2, 5), stop=stop, reraise=True):
-                with attempt:
-                    try:
-                        response = self._http.send(self._http.build_request(method, path, **request))
-                    except httpx.TransportError as error:
-                        received |= not isinstance(error, _NEVER_SENT)
-                        raise
-                    if response.status_code in _BUSY:
-                        received |= response.status_code in _LOST_BEHIND_A_PROXY
-                        raise _BusyError(response.status_code, " ".join(response.text.split())[:_MAX_SHOWN])
-        except httpx.TransportError as error:
-            if received:
-                lost_at = f"no answer came from {self.server}, which may have done what was requested"
-                raise AnswerLostError(0, f"{lost_at}: {describe(error)}") from error
-            raise ServerError(0, f"no Drivetrain server answers at {self.server}: {describe(error)}") from error
-        except _BusyError as error:
-            kind = AnswerLostError if received else ServerError
-            raise kind(error.args[0], f"{self.server} is too busy: {error.args[1]}") from error
-        if response.is_error:
-            raise self._error(response)
-        return response
-
-    def _error(self, response: httpx.Response) -> DrivetrainError:
-        """Return the error that a refusal stands for."""
-        try:
-            body = response.json()
-        except ValueError:
-            body = {}
-        if "missing" in body:
-            missing = NotFoundError.from_json(body["missing"])
-            local = (
-                "`drivetrain list` without a server shows the runs of this machine." if missing.kind == "run" else ""
-            )
-            return NotFoundError(missing.kind, missing.name, missing.known, self.server, local)
-        if "input" in body:
-            return InputError(**body["input"])
-        detail = body.get("detail", response.text)
-        return ServerError(response.status_code, detail if isinstance(detail, str) else str(detail))
+        return send(self._http, self.server, method, path, **request)
 
 
 def _path(run_id: str, rest: str = "") -> str:
