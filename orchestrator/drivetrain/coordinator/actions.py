@@ -180,21 +180,22 @@ class Actions:
 
     def _prepare(self) -> None:
         try:
-            found = self._preparation.prepare(self._show_progress)
+            self._live.post(self._prepared())
         except PreparationCancelledError:
             return
-        except BaseException as error:  # the run waits for this thread, so no error may end it without a report
+        except (Exception, SystemExit) as error:  # the run waits for this thread: no error may end it in silence
             _log.exception("preparing %s", self._live.id)
             self._live.post(ev.Failed(*failure_of(error)))
-            return
+
+    def _prepared(self) -> ev.Event:
+        found = self._preparation.prepare(self._show_progress)
         first_version = self._live.view.facts.dataset_version or found.dataset_version
         if found.dataset_version != first_version:
             changed = f"the data has changed from version {first_version} to {found.dataset_version}"
-            self._live.post(ev.Failed(Reason.PREPARE_FAILED, f"{changed}; restore the data or start a new run"))
-            return
+            return ev.Failed(Reason.PREPARE_FAILED, f"{changed}; restore the data or start a new run")
         assert found.dataset
         self._live.update_facts(**found.known())
-        self._live.post(ev.Prepared(found.dataset))
+        return ev.Prepared(found.dataset)
 
     def _show_progress(self, done: int, total: int, what: str) -> None:
         if not isinstance(self._live.state, st.Preparing):
@@ -275,7 +276,10 @@ class Actions:
         except Exception as error:  # not fatal: the model is trained and saved
             _log.exception("concluding %s", self._live.id)
             facts = RunFacts(problem=f"the run is complete, but its summary is incomplete: {failure_of(error)[1]}")
-        self._live.update_facts(**facts.known())
+        try:
+            self._live.update_facts(**facts.known())
+        except Exception:  # the run waits for this thread
+            _log.exception("the summary of %s", self._live.id)
         self._live.post(ev.Concluded())
 
     def _release(self, reason: Reason, detail: str) -> None:
