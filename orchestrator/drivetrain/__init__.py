@@ -25,9 +25,11 @@ if TYPE_CHECKING:
     from drivetrain.api.local import LocalRuns
     from drivetrain.api.runs import RunSummary, resume, run, validate
     from drivetrain.errors import (
+        AnswerLostError,
         BadStepError,
         CheckpointError,
         ClientOnlyError,
+        ClusterError,
         CorruptFileError,
         DrivetrainError,
         FetchError,
@@ -41,14 +43,17 @@ if TYPE_CHECKING:
         StoreUnavailableError,
         TrackingError,
         TransformError,
+        UserCodeError,
         WrongBytesError,
     )
 
 __all__ = [
+    "AnswerLostError",
     "BadStepError",
     "CheckpointError",
     "Client",
     "ClientOnlyError",
+    "ClusterError",
     "CorruptFileError",
     "DrivetrainError",
     "FetchError",
@@ -66,6 +71,7 @@ __all__ = [
     "StoreUnavailableError",
     "TrackingError",
     "TransformError",
+    "UserCodeError",
     "WrongBytesError",
     "connect",
     "resume",

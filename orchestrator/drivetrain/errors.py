@@ -7,6 +7,7 @@ DrivetrainError              every error that Drivetrain reports itself
   CorruptFileError           a file does not hold the bytes that were written
   FetchError                 a remote file cannot be read
     WrongBytesError          storage holds other bytes than were written
+  UserCodeError              a function of the job raises an exception
   TransformError             the online transform of the job fails
   CheckpointError            a checkpoint cannot be loaded, or the model cannot be asked
   ResumeMismatchError        a loaded checkpoint is not what was saved
@@ -14,8 +15,10 @@ DrivetrainError              every error that Drivetrain reports itself
   TrackingError              MLflow has not accepted everything that a run logged
   RunOwnedError              another coordinator runs the run
   StoreUnavailableError      the run database does not answer
+  ClusterError               the Ray cluster, or the coordinator on it, fails or does not answer
   LauncherError              a cluster of cloud machines cannot be started, queried or terminated
   ServerError                a Drivetrain server refuses a request, or cannot be reached
+    AnswerLostError          it may have done what was requested, but no answer came
   ClientOnlyError            the packages that run jobs are not installed here
 
 Every error keeps its constructor arguments in ``args``, so it survives pickling.
@@ -34,14 +37,17 @@ from drivetrain_pipelines.errors import (
     InputError,
     PrepareError,
     TransformError,
+    UserCodeError,
     WrongBytesError,
 )
 from drivetrain_workers.errors import BadStepError, CheckpointError, ResumeMismatchError
 
 __all__ = [
+    "AnswerLostError",
     "BadStepError",
     "CheckpointError",
     "ClientOnlyError",
+    "ClusterError",
     "CorruptFileError",
     "DrivetrainError",
     "FetchError",
@@ -55,6 +61,7 @@ __all__ = [
     "StoreUnavailableError",
     "TrackingError",
     "TransformError",
+    "UserCodeError",
     "WrongBytesError",
 ]
 
@@ -143,6 +150,13 @@ class StoreUnavailableError(DrivetrainError):
         return f"the database does not answer: {self.detail}"
 
 
+class ClusterError(DrivetrainError):
+    """The Ray cluster, or the coordinator on it, fails or does not answer."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(problem)
+
+
 class LauncherError(DrivetrainError):
     """A cluster of cloud machines cannot be started, queried or terminated."""
 
@@ -163,6 +177,10 @@ class ServerError(DrivetrainError):
 
     def __str__(self) -> str:
         return f"{self.detail} (HTTP {self.status})" if self.status else self.detail
+
+
+class AnswerLostError(ServerError):
+    """A request was sent and no answer came: the server may have done what it asks."""
 
 
 class ClientOnlyError(DrivetrainError):

@@ -26,6 +26,23 @@ class InputError(DrivetrainError):
         return f"{text}. {self.fix}" if self.fix else text
 
 
+class UserCodeError(DrivetrainError):
+    """A function of the job raised an exception, or tried to end its process.
+
+    Args:
+        key: the job file's key that names the function, for example ``model.loss``.
+        problem: type and text of the exception, in one line.
+        where: file, line and function of the job's code; may be empty.
+    """
+
+    def __init__(self, key: str, problem: str, where: str = "") -> None:
+        super().__init__(key, problem, where)
+        self.key, self.problem, self.where = key, problem, where
+
+    def __str__(self) -> str:
+        return f"{self.key} raised {self.problem}" + (f" ({self.where})" if self.where else "")
+
+
 class CorruptFileError(DrivetrainError):
     """Bytes on disk are not the bytes that were written."""
 
@@ -51,20 +68,6 @@ class PrepareError(DrivetrainError):
 
     def __str__(self) -> str:
         return f"{self.problem}. {self.fix}" if self.fix else self.problem
-
-
-class UserCodeError(PrepareError):
-    """A function of the job raised an exception, or returned what it must not.
-
-    Attributes:
-        problem: the function and the exception.
-        place: file and line of the user's code.
-    """
-
-    def __init__(self, problem: str, place: str) -> None:
-        super().__init__(problem, f"See {place}" if place else "")
-        self.args = (problem, place)
-        self.place = place
 
 
 class FetchError(DrivetrainError):

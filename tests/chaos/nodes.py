@@ -67,11 +67,19 @@ class Rank:
         else:
             world.later(at, at, lambda: self.server.deliver(event, self))
 
+    def beat(self) -> None:
+        """Report regularly that it is alive, but rarely."""
+        if self.alive:
+            self.server.deliver(protocol.Heartbeat(self.id, protocol.Beat(0, "step", 1, 0.0, 0.0)), self)
+            self.server.world.later(100, 200, self.beat)
+
     def exit(self, code: int, reason: Reason | None = None) -> None:
         """End: with a report of the error, unless it was killed."""
         if self.alive:
             if reason:
-                self.report(protocol.RankFailed(self.id, reason, "it went wrong", ""))
+                self.report(protocol.RankFailed(self.id, reason, "it went wrong"))
+            elif code == 0:
+                self.report(protocol.RankDone(self.id))
             del self.server.ranks[self.id]
             self.server.deliver(protocol.RankExited(self.id, self.pid, code), self.server)
 
@@ -83,7 +91,7 @@ class ForkServer:
         self.world, self._run, self._on_message, self._wake = world, run, on_message, wake
         self.endpoint, self.pid, self.is_alive = Endpoint("simulated", "00"), world.next_pid(), True
         self.ranks: dict[RankId, Rank] = {}
-        self.deliver(protocol.ForkServerReady(self.pid), self)
+        self.deliver(protocol.ForkServerReady(), self)
 
     def send(self, message: Message) -> None:
         """Receive a request from its agent."""
@@ -109,6 +117,7 @@ class ForkServer:
         rank = Rank(self, task, self.world.next_pid())
         self.ranks[rank.id] = rank
         self.deliver(protocol.RankForked(rank.id, rank.pid), self)
+        rank.beat()
         self.deliver(protocol.PhaseReached(rank.id, "forked"), rank)
         self.world.ranks_joined(self._run, task.generation)
 

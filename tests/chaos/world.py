@@ -373,7 +373,7 @@ class World:
                 job.committed = job.step
                 first.report(protocol.CheckpointCommitted(first.id, job.step, "folder", 1, 0.0, 0.0))
         if job.step == job.steps or stop_asked:
-            first.report(protocol.TrainingFinished(first.id, job.step, job.step == job.steps, 1, 1))
+            first.report(protocol.TrainingFinished(first.id, job.step == job.steps, 1, 1))
             for rank in ranks:
                 rank.exit(0)
         else:

@@ -195,8 +195,8 @@ def test_transform_and_failing_transform(toy_job: Path, shared_home: Path, tmp_p
     (tmp_path / "clean.py").write_text("def upper(text):\n    raise ValueError('bad text')\n")
     failed = run_job(tmp_path, shared_home, "training.steps=2").finish()
     assert failed.code == 1
-    assert failed.facts["reason"] == "prepare_failed"
-    assert "bad text" in failed.facts["detail"]
+    assert failed.facts["reason"] == "user_code"
+    assert failed.facts["detail"] == "data.transform raised ValueError: bad text (clean.py:2, in upper)"
 
 
 def test_more_workers_than_the_machine_holds(toy_job: Path, shared_home: Path) -> None:

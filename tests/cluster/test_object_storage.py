@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 from drivetrain_pipelines.errors import CorruptFileError, FetchError, InputError
-from drivetrain_pipelines.spec import StorageSpec
+from drivetrain_pipelines.prepare.prepare import find
+from drivetrain_pipelines.spec import DataSpec, StorageSpec
 from drivetrain_pipelines.storage.fetch import Fetcher, RetryPolicy
 from drivetrain_pipelines.storage.folder import StorageFolder, open_storage
 from drivetrain_pipelines.storage.shards import Manifest
@@ -20,7 +21,7 @@ from drivetrain_pipelines.stream.cache import CachedFiles
 from drivetrain_pipelines.stream.dataset import CacheSettings, Dataset
 from drivetrain_pipelines.stream.reader import StreamReader
 
-from tests.s3 import S3, s3_server
+from tests.s3 import KEYS, S3, s3_server
 from tests.unit.datasets import make_dataset
 
 ROWS = [3000] * 24
@@ -201,6 +202,59 @@ def test_anonymous_access_is_refused_where_it_is_not_granted(s3: S3, remote: str
     anonymous = s3.direct.model_copy(update={"anonymous": True})
     with pytest.raises(Exception, match=r"(?i)denied|forbidden"):
         open_storage(f"{remote}/manifest.json", anonymous)[0].cat_file(f"{remote}/manifest.json")
+
+
+@pytest.mark.parametrize(
+    ("keys", "profile", "given"),
+    [
+        ({}, None, "no credentials"),
+        ({"AWS_ACCESS_KEY_ID": "other", "AWS_SECRET_ACCESS_KEY": "x" * 40}, None, "credentials that were refused"),
+        ({"AWS_SECRET_ACCESS_KEY": "x" * 40}, None, "no credentials"),
+        (None, "no-such-profile", "credentials that cannot be used"),
+    ],
+)
+def test_wrong_credentials_are_an_error_of_the_input_at_once(
+    s3: S3,
+    remote: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    keys: dict[str, str] | None,
+    profile: str,
+    given: str,
+) -> None:
+    """Wherever storage is used; no attempt is repeated, and no text of a client stands alone."""
+    import s3fs
+
+    if keys is not None:
+        for name in KEYS:
+            monkeypatch.delenv(name, raising=False)
+        for name, value in keys.items():
+            monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    s3fs.S3FileSystem.clear_instance_cache()
+    storage = s3.direct.model_copy(update={"profile": profile})
+    folder = StorageFolder(remote, storage)
+    filesystem, path = open_storage(f"{remote}/manifest.json", storage)
+    spec = DataSpec.model_validate(
+        {"name": "toy", "source": f"{remote}/a.csv", "columns": ["x"], "storage": storage.model_dump()}
+    )
+    target = tmp_path / "target"
+    target.write_bytes(b"1")
+    try:
+        for use in (
+            lambda: folder.read("manifest.json"),
+            lambda: folder.write("other", b"1"),
+            folder.files,
+            lambda: Fetcher(filesystem).fetch(path, ["0"], target),
+            lambda: find(spec, str(tmp_path), tmp_path, tmp_path),
+        ):
+            with pytest.raises(InputError, match=given) as caught:
+                use()
+            assert "AWS_ACCESS_KEY_ID" in caught.value.fix
+    finally:
+        s3fs.S3FileSystem.clear_instance_cache()
 
 
 def test_a_missing_manifest_is_named(s3: S3, tmp_path: Path) -> None:

@@ -170,11 +170,11 @@ def test_actors_come_and_go(dataset: Dataset, servers, harm: signal.Signals, mon
 
 
 @pytest.mark.parametrize(
-    ("function", "error"), [("broken", r"ValueError\('seventy-seven'\)"), ("binary", "UnicodeDecodeError")]
+    ("function", "error"), [("broken", "ValueError: seventy-seven"), ("binary", "UnicodeDecodeError")]
 )
 def test_the_users_mistake_ends_the_stream(servers, function: str, error: str) -> None:
     reader = OnlineReader(servers(function).endpoints, 2, BATCH, slice(0, BATCH), 0)
-    with pytest.raises(TransformError, match=rf"position \d+ raised {error}"):
+    with pytest.raises(TransformError, match=rf"raised {error}.*; the sample is at position \d+"):
         for _ in zip(reader, range(200), strict=False):
             pass
     reader.close()

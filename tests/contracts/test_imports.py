@@ -13,7 +13,9 @@ import pytest
 from drivetrain.cli.help import PANELS
 from drivetrain.cluster.protocols import AgentLostError, NodesGoneError
 from drivetrain.errors import (
+    AnswerLostError,
     ClientOnlyError,
+    ClusterError,
     LauncherError,
     NotFoundError,
     RunOwnedError,
@@ -84,6 +86,7 @@ ERRORS = [
     data_errors.UserCodeError("data.transform job:clean raised ValueError: no text", "job.py:3"),
     data_errors.FetchError("s3://bucket/x", 3, "cut"),
     data_errors.WrongBytesError("s3://bucket/x", 3, "other bytes"),
+    data_errors.UserCodeError("model.loss", "KeyError: 'x'", "model.py:3, in loss"),
     data_errors.TransformError("it raised KeyError('x')"),
     data_errors.TransformersLostError("no actor has started yet"),
     training_errors.CheckpointError("no checkpoint"),
@@ -92,12 +95,14 @@ ERRORS = [
     training_errors.RewindError(3, "loss nan"),
     NotFoundError("run", "toy-9", ["toy-1"], "/home", "Name a server."),
     RunOwnedError("toy-1"),
+    ClusterError("the coordinator does not answer"),
     LauncherError("ray up: no such file"),
     NodesGoneError(["node"]),
     AgentLostError(1, "it died"),
     PeerLostError("toy-1/agent-1", "it died"),
     StoreUnavailableError("connection refused"),
     ServerError(403, "no"),
+    AnswerLostError(0, "no answer came"),
     ClientOnlyError("torch"),
     TrackingError(600.0, "401"),
 ]

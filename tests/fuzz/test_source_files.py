@@ -36,7 +36,9 @@ class InlinePool:
 
     def __exit__(self, *_: object) -> None: ...
 
-    def map(self, method: str, calls: Mapping[int, tuple[Any, ...]], on_result: Callable[[int, Any], None]) -> None:
+    def map(
+        self, method: str, calls: Mapping[int, tuple[Any, ...]], on_result: Callable[[int, Any], None], _: object
+    ) -> None:
         """Make the calls in order."""
         for number, arguments in calls.items():
             on_result(number, getattr(self._worker, method)(*arguments))

@@ -108,6 +108,8 @@ class LocalPool:
     def __exit__(self, *_: object) -> None:
         """Nothing to stop."""
 
-    def map(self, method: str, calls: dict[int, tuple[Any, ...]], on_result: Callable[[int, Any], None]) -> None:
+    def map(
+        self, method: str, calls: dict[int, tuple[Any, ...]], on_result: Callable[[int, Any], None], _: object
+    ) -> None:
         for number in self._random.sample(list(calls), len(calls)):
             on_result(number, getattr(self._random.choice(self._actors), method)(*calls[number]))

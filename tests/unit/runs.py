@@ -92,7 +92,9 @@ def prepare_shards(spec: DataSpec, home: Home, code: Path, actors: int = 1, seed
         order.choice(pool).write_shards(group, facts.conversion)
 
 
-def make_run(home: Home, run: str, spec: JobSpec | None = None, user: str = "ann", **facts: Any) -> RunFolder:
+def make_run(
+    home: Home, run: str, spec: JobSpec | None = None, user: str = "ann", fingerprint: str = "fingerprint", **facts: Any
+) -> RunFolder:
     """Write the folder and the record of a run that was submitted and has not started."""
     folder, spec = home.run(run), spec or job()
     folder.code.mkdir(parents=True)
@@ -101,7 +103,7 @@ def make_run(home: Home, run: str, spec: JobSpec | None = None, user: str = "ann
     folder.job_resolved.write_text(spec.model_dump_json(indent=2))
     folder.environment.write_text(json.dumps({"python": "3.12.0"}))
     folder.uncommitted.write_text("")
-    RunStore(home.database_url).create(run, "fingerprint", Queued(), user, **facts)
+    RunStore(home.database_url).create(run, fingerprint, Queued(), user, **facts)
     return folder
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from drivetrain.accounting.run_account import RunAccountCache
-from drivetrain.api.session import Session
+from drivetrain.api.session import Session, require_same_job
 from drivetrain.home import Home
 from drivetrain.job.loading import Job
 from drivetrain.job.provenance import GitState
@@ -53,9 +53,11 @@ class LocalSession:
     def submit(self, job: Job, user: str, key: str | None = None, git: GitState | None = None) -> RunRecord:
         self.git.append(git)
         if key and (known := self._store.by_key(user, key)):
+            require_same_job(known, job, self._home.run(known.id))
             return known
         run = f"{job.spec.name}-{secrets.token_hex(3)}"
-        make_run(self._home, run, job.spec, user, key=key)
+        folder = make_run(self._home, run, job.spec, user, job.fingerprint, key=key)
+        (folder.path / "code_version").write_text(job.code_version)
         return self._store.get(run)
 
     def view(self, run_id: str, known_version: int = -1, timeout_s: float = 0.0) -> RunView:

@@ -5,7 +5,7 @@ from drivetrain.runs import events as ev
 from drivetrain.runs import states as st
 from drivetrain.runs.controller import actions_to_resume, step
 from drivetrain.runs.outcomes import OUTCOMES
-from drivetrain.runs.policies import keep_ranks, retry_delay
+from drivetrain.runs.policies import STOP_TIMEOUT_S, keep_ranks, retry_delay
 from drivetrain_workers.protocol.reasons import Reason
 from hypothesis import given
 from hypothesis import strategies as st_
@@ -249,6 +249,36 @@ def test_any_events_in_any_order(events: list[ev.Event]) -> None:
         assert st.from_record(st.to_record(new)) == new
         state = new
     assert started == sorted(set(started))
+
+
+@given(st_.lists(EVENTS, max_size=40))
+def test_a_cancelled_run_ends_in_every_state_without_help(events: list[ev.Event]) -> None:
+    """Whatever has happened, and although nothing more is heard of ranks, agents and threads: time alone is enough."""
+    state: st.State = st.Queued()
+    for event in events:
+        state, _ = step(state, event)
+    state, _ = step(state, ev.CancelRequested())
+    for now in (2000.0, 2000.0 + STOP_TIMEOUT_S, 1e9):
+        state, _ = step(state, ev.Tick(now))
+    assert isinstance(state, st.Ended)
+
+
+def test_ranks_that_do_not_end_are_not_waited_for() -> None:
+    for asked in (ev.CancelRequested(), ev.PreemptionRequested("for another")):
+        stopping, _ = after(*TO_TRAINING, asked, ev.Tick(10.0), ev.Tick(9.0 + STOP_TIMEOUT_S))
+        assert isinstance(stopping, st.Stopping)
+        state, _ = step(stopping, ev.Tick(10.0 + STOP_TIMEOUT_S))
+        assert isinstance(state, st.Ended if isinstance(asked, ev.CancelRequested) else st.Ready)
+        if isinstance(state, st.Ended):
+            assert state.reason is Reason.CANCELLED
+            assert "did not end within 1800 s" in state.detail
+
+
+def test_a_trained_run_that_is_cancelled_is_complete() -> None:
+    state, _ = after(*TO_TRAINING, ev.RanksFinished(1, complete=True), ev.CancelRequested())
+    assert isinstance(state, st.Ended)
+    assert state.reason is Reason.COMPLETED
+    assert step(state, ev.Concluded())[0] is state
 
 
 def test_records_with_unknown_keys_load() -> None:

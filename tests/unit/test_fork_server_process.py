@@ -24,7 +24,7 @@ from drivetrain_workers.protocol.messages import *
 print(json.dumps([sys.argv[1:], dict(os.environ)]), flush=True)
 endpoint = Endpoint(os.environ["DRIVETRAIN_AGENT"], os.environ["DRIVETRAIN_AGENT_KEY"])
 connection = endpoint.connect()
-send(connection, ForkServerReady(os.getpid()))
+send(connection, ForkServerReady())
 ranks = []
 while True:
     request = receive(connection)
@@ -76,7 +76,7 @@ def test_arguments_and_environment(start, tmp_path: Path, monkeypatch: pytest.Mo
     process, received = start(gpus)
     message, _ = received.get(timeout=60)
     assert isinstance(message, ForkServerReady)
-    assert message.pid == process.pid
+    assert Path(f"/proc/{process.pid}").exists()
     assert process.is_alive
     arguments, environment = logged(tmp_path)
     assert arguments == ["-m", "drivetrain_workers.agent.fork_server"]

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 from drivetrain_pipelines.errors import TransformError
 from drivetrain_pipelines.online.transform import OnlineTransform
 from drivetrain_pipelines.online.wire import from_arrow, to_arrow
 from drivetrain_pipelines.stream.columns import Ragged
+from drivetrain_pipelines.user_code import guarded
 
 COLUMNS = {
     "x": np.arange(12, dtype=np.float32).reshape(4, 3),
@@ -35,11 +38,16 @@ def test_evaluation_has_no_random_numbers() -> None:
 @pytest.mark.parametrize(
     ("function", "problem"),
     [
-        (lambda sample, random: {"y": sample["z"]}, r"at position 3 raised KeyError\('z'\)"),
+        (
+            lambda sample, random: {"y": sample["z"]},
+            r"data\.online\.transform raised KeyError: 'z' .*; the sample is at position 3",
+        ),
         (lambda sample, random: {"y": sample["blob"]}, r"'y' with one type and shape.*\(1,\).*\(2,\)"),
         (lambda sample, random: {"y": "text"}, "must return numbers"),
         (lambda sample, random: {"y": 1} if sample["x"][0] else {"z": 1}, "'z' with one type and shape.*missing"),
-        (lambda sample, random: 5, "AttributeError"),
+        (lambda sample, random: 5, "must return a dictionary of columns, not int"),
+        (lambda sample, random: {"y": [[1], [1, 2]]}, "must return numbers: ValueError: "),
+        (lambda sample, random: sys.exit(0), "raised SystemExit: 0"),
         (lambda sample, random: {}, "without columns"),
         (lambda sample, random: {"y": np.zeros((2, 0))}, r"shape \(2, 0\)"),
         (
@@ -50,7 +58,7 @@ def test_evaluation_has_no_random_numbers() -> None:
 )
 def test_errors_of_the_users_code_are_reported(function, problem: str) -> None:
     with pytest.raises(TransformError, match=problem):
-        OnlineTransform(function, 0).apply(COLUMNS, np.array([3, 4, 5, 6]))
+        OnlineTransform(guarded(function, "data.online.transform", "/code"), 0).apply(COLUMNS, np.array([3, 4, 5, 6]))
 
 
 def test_a_reused_buffer_does_no_harm() -> None:

@@ -208,7 +208,31 @@ def test_a_server_without_a_proof_gets_no_request(actors: Actors) -> None:
 def test_an_error_of_the_users_code_ends_the_stream(actors: Actors) -> None:
     for number in range(2):
         actors.start(number, "fail")
-    with closing(actors.read()) as batches, pytest.raises(TransformError, match=r"raised KeyError\('pixels'\)"):
+    with (
+        closing(actors.read()) as batches,
+        pytest.raises(
+            TransformError, match=r"raised KeyError: 'pixels' \(online_reader_code\.py:6, in fail\); the sample"
+        ),
+    ):
+        next(iter(batches))
+
+
+class Crashing(Server):
+    """A server whose process ends with each batch that it makes, and is restarted."""
+
+    def _serve(self, ticket: Ticket, proof: str, writer: fl.FlightStreamWriter) -> None:
+        self.dead.set()
+        threading.Timer(0.1, self.dead.clear).start()
+        raise ConnectionError("the process is gone")
+
+
+def test_a_transform_that_ends_its_process_is_an_error_of_the_users_code(
+    actors: Actors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "Server", Crashing)
+    for number in range(2):
+        actors.start(number)
+    with closing(actors.read()) as batches, pytest.raises(TransformError, match=r"ended 10 times .* at position 0"):
         next(iter(batches))
 
 

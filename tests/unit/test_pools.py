@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 from drivetrain.coordinator.gang_request import check_request
@@ -10,6 +11,8 @@ from drivetrain.coordinator.scheduler import Scheduler, SchedulerHandle
 from drivetrain.scheduling.model import Node, Request
 from drivetrain.scheduling.rules import Pool, Rules, UserRules
 from drivetrain_pipelines.errors import InputError
+from hypothesis import given
+from hypothesis import strategies as st
 
 RULES = Rules(pools={"gpu": Pool(max=2, cpus=8, gpus=4)}, users={"bob": UserRules(max_workers=1)})
 HEAD = Node("head", 0, 0)
@@ -87,3 +90,30 @@ def test_a_gang_is_let_in_if_the_pools_could_hold_it() -> None:
     check_request(request("a", 8), nodes, RULES)
     with pytest.raises(InputError, match="8 GPUs"):
         check_request(request("a", 9), nodes, RULES)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 8), st.integers(0, 4)), max_size=4),
+    st.integers(1, 12),
+    st.integers(1, 9),
+    st.integers(0, 2),
+)
+def test_the_advice_for_a_gang_that_does_not_fit_fits(
+    sizes: list[tuple[int, int]], workers: int, cpus: int, gpus: int
+) -> None:
+    """Fewer workers do not help if there is no GPU."""
+    nodes = [Node(f"n{number}", cpus, gpus) for number, (cpus, gpus) in enumerate(sizes)]
+    asked = replace(request("a", workers), workers=workers, min_workers=workers, cpus=float(cpus), gpus=float(gpus))
+    try:
+        check_request(asked, nodes, Rules())
+    except InputError as error:
+        advice = dict(pair.split("=") for pair in error.fix.removesuffix(".").split() if "=" in pair)
+        changed = {key.removeprefix("resources."): float(value) for key, value in advice.items()}
+        names = {"workers": "workers", "cpus_per_worker": "cpus", "gpus_per_worker": "gpus"}
+        smaller = replace(asked, **{names[key]: value for key, value in changed.items()})
+        smaller = replace(smaller, workers=int(smaller.workers), min_workers=int(smaller.workers))
+        if changed:
+            check_request(smaller, nodes, Rules())
+            assert all(value < getattr(asked, names[key]) for key, value in changed.items())
+        else:
+            assert not any(cpus for cpus, _ in sizes)

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 import torch
 from drivetrain_workers.protocol import processes
-from drivetrain_workers.protocol.events import Heartbeat, ProblemFound, RankFailed, RankId
+from drivetrain_workers.protocol.events import Heartbeat, ProblemFound, RankDone, RankFailed, RankId
 from drivetrain_workers.protocol.messages import Endpoint, Generation, KillRanks, RankTask, StopTraining, receive, send
 from drivetrain_workers.protocol.reasons import Reason
 from drivetrain_workers.rank import agent_link
@@ -176,31 +176,31 @@ def test_how_ranks_end(tmp_path: Path) -> None:
     """Each end is reported with its reason before the exit; the output is in the log of the rank."""
     folder, endpoint = RunFolder(tmp_path / "run"), Endpoint.create()
     tasks = [task_of(endpoint, folder.path, rank).to_json() for rank in range(6)]
-    failures: dict[int, RankFailed] = {}
+    reports: dict[int, RankFailed | RankDone] = {}
     with endpoint.listen() as listener:
         command = [sys.executable, "-c", _RANKS, *tasks]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             try:
                 connections = [listener.accept() for _ in tasks]
                 for connection in connections:
-                    rank, failure = _heard(connection)
-                    if failure:
-                        failures[rank] = failure
+                    rank, report = _heard(connection)
+                    if report:
+                        reports[rank] = report
                 assert process.stdout
                 codes = json.loads(process.stdout.read().splitlines()[-1])  # other lines are from DeepSpeed
             finally:
                 process.kill()
     assert codes == [0, 1, 1, 1, 1, 1]
-    assert {rank: failure.reason for rank, failure in failures.items()} == {
+    assert {rank: report.reason for rank, report in reports.items() if isinstance(report, RankFailed)} == {
         1: Reason.INPUT,
         2: Reason.USER_CODE,
         3: Reason.USER_CODE,
         4: Reason.STORAGE,  # the run does not exist
     }
-    assert failures[1].message == "InputError: model.factory: got 'net'; allowed: a function"
-    assert failures[2].message == "KeyError: 'pixels'"
-    assert failures[2].traceback.startswith("Traceback")
-    assert "in wrong_code" in failures[2].traceback
+    assert [rank for rank, report in reports.items() if isinstance(report, RankDone)] == [0]
+    texts = {rank: report.message for rank, report in reports.items() if isinstance(report, RankFailed)}
+    assert texts[1] == "model.factory: got 'net'; allowed: a function"
+    assert texts[2] == "KeyError: 'pixels'"
     assert folder.log(0).read_text() == "trained 0\n"
     log = folder.log(2).read_text()
     assert log.index("before the error") < log.index("in wrong_code")
@@ -235,20 +235,20 @@ def test_only_the_first_rank_reports_that_training_is_done(
     task = task_of(Endpoint.create(), tmp_path, rank)
     rank_main.train(task, SimpleNamespace(report=events.append))  # type: ignore[arg-type]
     assert steps == [("plan", rank, 1, 24), ("trained", "batch", "points"), ("finished", "points"), "closed"]
-    assert [(event.source, event.step, event.complete, event.base_bytes) for event in events] == (
-        [] if rank else [(RankId(0, 3), 9, True, 77)]
+    assert [(event.source, event.complete, event.base_bytes) for event in events] == (
+        [] if rank else [(RankId(0, 3), True, 77)]
     )
 
 
-def _heard(connection: Connection[Any, Any]) -> tuple[int, RankFailed | None]:
-    """Return the rank and the reason of its failure; the waiting rank loses its agent."""
+def _heard(connection: Connection[Any, Any]) -> tuple[int, RankFailed | RankDone | None]:
+    """Return the rank and its report of its end; the waiting rank loses its agent."""
     rank, failure = -1, None
     try:
         while True:
             event = receive(connection)
-            if isinstance(event, Heartbeat | RankFailed):
+            if isinstance(event, Heartbeat | RankFailed | RankDone):
                 rank = event.source.rank
-            if isinstance(event, RankFailed):
+            if isinstance(event, RankFailed | RankDone):
                 failure = event
             if rank == 5:
                 connection.close()

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from drivetrain_workers.agent import rank_supervisor
 from drivetrain_workers.agent.event_log import EventLog
-from drivetrain_workers.agent.rank_supervisor import RankSupervisor
+from drivetrain_workers.agent.rank_supervisor import _UNREPORTED, RankSupervisor
 from drivetrain_workers.protocol.events import (
     AgentEvent,
     Beat,
@@ -18,11 +19,12 @@ from drivetrain_workers.protocol.events import (
     Heartbeat,
     NodeMeasured,
     PhaseReached,
+    RankDone,
+    RankEnded,
     RankExited,
     RankFailed,
     RankForked,
     RankId,
-    RankLost,
     RanksKilled,
 )
 from drivetrain_workers.protocol.messages import (
@@ -35,6 +37,8 @@ from drivetrain_workers.protocol.messages import (
     StopTraining,
 )
 from drivetrain_workers.protocol.reasons import Reason
+from hypothesis import given
+from hypothesis import strategies as st
 
 
 class Link:
@@ -74,7 +78,7 @@ class Node:
             self.ranks.receive(RanksKilled(), self.server)
 
     def started(self, number: int) -> Node:
-        self.ranks.receive(ForkServerReady(1), self.server)
+        self.ranks.receive(ForkServerReady(), self.server)
         self.ranks.start(Generation(number, 4, "file:///r"))
         return self
 
@@ -107,7 +111,7 @@ def test_a_start_waits_for_the_fork_server() -> None:
     thread = threading.Thread(target=node.ranks.start, args=(Generation(1, 4, "file:///r"),))
     thread.start()
     assert node.server.sent == []
-    node.ranks.receive(ForkServerReady(1), node.server)
+    node.ranks.receive(ForkServerReady(), node.server)
     thread.join(10)
     assert node.forked(1) == [2, 3]
 
@@ -123,7 +127,7 @@ def test_a_start_replaced_by_a_newer_one_forks_nothing() -> None:
             killing.set()
 
     node.server = Link(answer)
-    node.ranks.receive(ForkServerReady(1), node.server)
+    node.ranks.receive(ForkServerReady(), node.server)
     threads = []
     for number in (1, 2):
         killing.clear()
@@ -138,38 +142,68 @@ def test_a_start_replaced_by_a_newer_one_forks_nothing() -> None:
     assert node.forked(2) == [2, 3]
 
 
+def ended(code: int, reason: Reason, message: str = "why") -> RankEnded:
+    return RankEnded(RankId(2, 1), code, reason, message, time=5.0)
+
+
+DONE = RankDone(RankId(2, 1))
+EXITED = RankExited(RankId(2, 1), 42, 0, time=5.0)
+
+
 @pytest.mark.parametrize(
-    ("code", "failure", "at_once"),
+    ("code", "said", "at_once", "later"),
     [
-        (-9, None, RankLost(RankId(2, 1), -9, Reason.RANK_KILLED, time=5.0)),
-        (1, Reason.STORAGE, RankLost(RankId(2, 1), 1, Reason.STORAGE, "why", time=5.0)),
-        (1, Reason.COLLECTIVE, None),  # the failure of its peer is to be reported first
-        (1, None, None),  # its own report may not have arrived yet
-        (0, None, RankExited(RankId(2, 1), 42, 0, time=5.0)),
+        (-9, None, ended(-9, Reason.RANK_KILLED, ""), None),
+        (1, Reason.STORAGE, ended(1, Reason.STORAGE), None),
+        (0, Reason.STORAGE, ended(0, Reason.STORAGE), None),  # the error counts, not the exit code
+        (0, DONE, EXITED, None),
+        (1, Reason.COLLECTIVE, None, ended(1, Reason.COLLECTIVE)),  # the failure of its peer is to be reported first
+        (0, None, None, ended(0, Reason.USER_CODE, _UNREPORTED)),  # its own report may not have arrived yet
+        (1, None, None, ended(1, Reason.USER_CODE, _UNREPORTED)),
+        (77, None, None, ended(77, Reason.USER_CODE, _UNREPORTED)),
     ],
 )
 def test_an_exit_is_reported_with_the_reason_of_the_rank(
-    code: int, failure: Reason | None, at_once: AgentEvent | None
+    code: int, said: Reason | RankDone | None, at_once: AgentEvent | None, later: AgentEvent | None
 ) -> None:
     node = Node().started(1)
-    if failure:
-        node.ranks.receive(RankFailed(RankId(2, 1), failure, "why", "traceback"), Link())
+    if said:
+        node.ranks.receive(said if isinstance(said, RankDone) else RankFailed(RankId(2, 1), said, "why"), Link())
     node.ranks.receive(RankExited(RankId(2, 1), 42, code, time=5.0), node.server)
     assert node.reported == ([at_once] if at_once else [])
     for work in node.delayed:
         work()
-    if not at_once:
-        reason, message = (failure, "why") if failure else (Reason.RANK_KILLED, "")
-        assert node.reported == [RankLost(RankId(2, 1), 1, reason, message, time=5.0)]
+    assert node.reported == [at_once or later]
+
+
+@given(
+    st.sampled_from([["exit"], ["done", "exit"], ["exit", "done"], ["failed", "exit"], ["exit", "failed"]]),
+    st.integers(-15, 255),
+)
+def test_only_a_rank_that_has_said_so_is_done(said: list[str], code: int) -> None:
+    """Whatever a rank has said, in any order: its exit has one report, and success is a message, not a code."""
+    node = Node().started(1)
+    messages = {
+        "done": DONE,
+        "failed": RankFailed(RankId(2, 1), Reason.USER_CODE, "why"),
+        "exit": RankExited(RankId(2, 1), 42, code, time=5.0),
+    }
+    for word in said:
+        node.ranks.receive(messages[word], Link())
+    for work in node.delayed:
+        work()
+    (report,) = node.reported
+    heard = said if code >= 0 else said[: said.index("exit")]  # a killed rank has no more to say
+    assert isinstance(report, RankExited) == ("done" in heard)
 
 
 def test_a_report_that_comes_after_the_exit_still_counts() -> None:
     node = Node().started(1)
     node.ranks.receive(RankExited(RankId(3, 1), 42, 1, time=5.0), node.server)
-    node.ranks.receive(RankFailed(RankId(3, 1), Reason.USER_CODE, "KeyError", ""), Link())
+    node.ranks.receive(RankFailed(RankId(3, 1), Reason.USER_CODE, "KeyError"), Link())
     (report,) = node.delayed
     report()
-    assert node.reported == [RankLost(RankId(3, 1), 1, Reason.USER_CODE, "KeyError", time=5.0)]
+    assert node.reported == [RankEnded(RankId(3, 1), 1, Reason.USER_CODE, "KeyError", time=5.0)]
 
 
 def test_messages_of_an_older_generation_are_ignored() -> None:
@@ -177,7 +211,7 @@ def test_messages_of_an_older_generation_are_ignored() -> None:
     node.ranks.receive(RankForked(RankId(2, 1), 41), node.server)
     node.ranks.receive(RankExited(RankId(2, 1), 41, -9), node.server)
     assert node.ranks.pids == {}
-    assert not any(isinstance(event, RankLost) for event in node.reported)
+    assert not any(isinstance(event, RankEnded) for event in node.reported)
 
 
 def test_ranks_are_asked_to_stop_over_their_own_links() -> None:
@@ -201,6 +235,34 @@ def test_a_silent_or_stopped_rank_hangs() -> None:
     assert node.ranks.find_hung(lambda pid: pid == 43) == [3]
     assert "stopped" in node.ranks.describe(3)
     assert not any(isinstance(event, Heartbeat) for event in node.reported)
+
+
+def test_a_rank_without_a_heartbeat_hangs() -> None:
+    """It may hang before it has a connection, or its fork server may."""
+    node = Node().started(1)
+    node.ranks.receive(RankForked(RankId(3, 1), 43), node.server)
+    node.ranks.receive(Heartbeat(RankId(3, 1), Beat(1, "step", 2, 0.0, 1.0)), Link())
+    node.now = 601.0
+    node.ranks.receive(Heartbeat(RankId(3, 1), Beat(9, "step", 9, 0.0, 1.0)), Link())
+    assert node.ranks.find_hung(lambda pid: False) == [2]
+    assert "in phase 'fork'" in node.ranks.describe(2)
+    node.ranks.receive(RankExited(RankId(2, 1), 42, -9), node.server)
+    assert node.ranks.find_hung(lambda pid: False) == []
+
+
+def test_a_fork_server_that_never_starts_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rank_supervisor, "_FORK_SERVER_TIMEOUT_S", 0.0)
+    with pytest.raises(TimeoutError, match="fork server has not started"):
+        Node().ranks.start(Generation(1, 4, "file:///r"))
+
+
+def test_ranks_that_cannot_be_killed_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rank_supervisor, "_KILL_TIMEOUT_S", 0.0)
+    node = Node()
+    node.server = Link()
+    node.ranks.receive(ForkServerReady(), node.server)
+    with pytest.raises(TimeoutError, match="not ended"):
+        node.ranks.start(Generation(1, 4, "file:///r"))
 
 
 def test_an_unexpected_message_is_an_error() -> None:
@@ -233,7 +295,7 @@ def test_messages_survive_a_socket() -> None:
     record = StepRecord(1, (0, 8), 2, 1, 0.1, math.inf, 1e-3, 5e-324, Evaluation(0.1 + 0.2, {"a": 1 / 3}, -0.0))
     for message in (
         StepDone(RankId(0, 1), record, 0.1, 0.0, 7),
-        RankFailed(RankId(0, 1), Reason.OUT_OF_MEMORY, "m\n\u2028", "t"),
+        RankFailed(RankId(0, 1), Reason.OUT_OF_MEMORY, "m\n\u2028"),
         ForkRank(RankId(0, 1), "a:b", task_of(2, Generation(1, 4, "file:///r")).to_json()),
         KillRanks(),
         StopTraining(),

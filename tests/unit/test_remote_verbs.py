@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -15,6 +15,7 @@ import typer
 import yaml
 from click.testing import Result
 from drivetrain.api import client as client_module
+from drivetrain.api import transport
 from drivetrain.cli import other_groups, serving
 from drivetrain.cli.app import app
 from drivetrain.cli.errors import exit_as
@@ -26,6 +27,9 @@ from drivetrain.server.access import Role
 from drivetrain.server.serve import ServerSettings
 from drivetrain_workers.protocol.reasons import Reason
 from fastapi.testclient import TestClient
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tenacity import stop_after_delay, wait_none
 from typer.testing import CliRunner
 
 from tests.unit.runs import PLACE, TOY, home_in, make_run, train, write_numbers
@@ -137,12 +141,112 @@ def folder(tmp_path: Path) -> Path:
 
 def test_a_job_is_sent_once_for_each_key(server: Server, folder: Path) -> None:
     (first,) = lines("submit", str(folder), "--idempotency-key", "k", "--set", "training.steps=7")
-    again = json.loads(lines("submit", str(folder), "--idempotency-key", "k", "--json")[0])
+    same = ("--idempotency-key", "k", "--set", "training.steps=7", "--json")
+    again = json.loads(lines("submit", str(folder), *same)[0])
     assert again["run_id"] == first
     assert server.home.run(first).resolved()["training"]["steps"] == 7
     (other,) = lines("submit", str(folder))
     assert other != first
     assert "training.stepz" in invoke("submit", str(folder), "--set", "training.stepz=7", code=2).stderr
+
+
+def test_one_key_is_for_one_job(server: Server, folder: Path) -> None:
+    """Another job with the key of a run is refused, with what differs; the run that exists is not returned silently."""
+    key = ("--idempotency-key", "k")
+    (first,) = lines("submit", str(folder), *key)
+    said = invoke("submit", str(folder), *key, "--set", "training.steps=7", "--set", "seed=3", code=2).stderr
+    assert f"--idempotency-key: got the key of {first}, for another job" in said
+    assert "seed: 3 instead of 0; training.steps: 7 instead of 4" in said
+    (folder / "model.py").write_text("def make(): ...\ndef loss(model, batch): return 1\n")
+    said = invoke("submit", str(folder), *key, code=2).stderr
+    assert "its code" in said
+    assert lines("submit", str(folder), "--idempotency-key", "other") != [first]
+    assert len(server.store.page()) == 2
+
+
+class _Wire(httpx.BaseTransport):
+    """A connection to a server that handles each request and then loses the answers to the first submissions."""
+
+    def __init__(self, server: Server, losses: list[Exception | int], path: str) -> None:
+        self.client, self.losses, self.submitted = TestClient(server.app, "http://testserver"), losses, 0
+        self.path = path
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        submission = request.method == "POST" and request.url.path.endswith(self.path)
+        self.submitted += submission
+        loss = self.losses.pop(0) if submission and self.losses else None
+        if isinstance(loss, httpx.ConnectError):
+            raise loss
+        if loss in (429, 503):  # refused
+            return httpx.Response(cast("int", loss))
+        answer = self.client.request(
+            request.method, str(request.url), headers=dict(request.headers), content=request.read()
+        )
+        if isinstance(loss, Exception):
+            raise loss
+        return httpx.Response(loss or answer.status_code, content=answer.content)
+
+
+def _lossy(
+    server: Server, monkeypatch: pytest.MonkeyPatch, losses: list[Exception | int], path: str = "/runs"
+) -> _Wire:
+    wire = _Wire(server, losses, path)
+
+    def connect(base_url: str, headers: dict[str, str], **_: Any) -> httpx.Client:
+        return CLIENT(base_url=base_url, headers=headers, transport=wire)
+
+    monkeypatch.setattr(client_module.httpx, "Client", connect)
+    monkeypatch.setattr(transport, "wait_random_exponential", lambda *_: wait_none())
+    monkeypatch.setattr(transport, "stop_after_delay", lambda _: stop_after_delay(0))
+    return wire
+
+
+LOST: list[Exception | int] = [
+    httpx.ReadTimeout("timed out"),
+    httpx.RemoteProtocolError("server disconnected"),
+    httpx.WriteError("broken pipe"),
+    504,
+    502,
+]
+
+
+@given(st.lists(st.sampled_from([*LOST, httpx.ConnectError("refused"), 503, 429]), max_size=6))
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_lost_answer_makes_no_second_run_and_no_false_word(
+    server: Server, folder: Path, losses: list[Exception | int]
+) -> None:
+    """A submission has one run or an error, and only an error that says so leaves a run behind."""
+    before = {run.id for run in server.store.page(1000)}
+    with pytest.MonkeyPatch.context() as patch:
+        wire = _lossy(server, patch, [*losses])
+        result = CliRunner().invoke(app, ["submit", str(folder)])
+    made = {run.id for run in server.store.page(1000)} - before
+    assert wire.submitted == min(len(losses) + 1, 3)  # the time for retries is over, but there are always three
+    maybe = any(loss in LOST for loss in losses[:3])
+    if len(losses) < 3:
+        assert result.exit_code == 0
+        assert made == {result.stdout.strip()}
+    else:
+        assert result.exit_code == 1
+        assert ("may have been accepted" in result.stderr) == maybe
+        assert ("--idempotency-key once-" in result.stderr) == maybe
+        assert len(made) <= maybe
+        assert len(result.stderr.splitlines()) == 1
+    if made and maybe and result.exit_code:  # the key in the message leads to the run
+        key = result.stderr.partition("--idempotency-key ")[2].partition(":")[0]
+        (found,) = lines("submit", str(folder), "--idempotency-key", key)
+        assert {found} == made
+
+
+@pytest.mark.parametrize("loss", LOST)
+def test_what_is_not_repeatable_is_not_repeated(
+    server: Server, monkeypatch: pytest.MonkeyPatch, loss: Exception | int
+) -> None:
+    make_run(server.home, "toy-1")
+    wire = _lossy(server, monkeypatch, [loss], "/retry")
+    said = invoke("retry", "toy-1", code=1).stderr
+    assert wire.submitted == 1
+    assert "may have done what was requested" in said or "too busy" in said
 
 
 @pytest.mark.parametrize(("reason", "code"), [("completed", 0), ("hung", 1), ("cancelled", 130)])

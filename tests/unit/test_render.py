@@ -263,7 +263,7 @@ def test_the_summary_of_a_classifier() -> None:
 
 @pytest.mark.parametrize("reason", [reason for reason in Reason if reason != Reason.COMPLETED])
 def test_a_run_that_did_not_complete_says_why_and_what_to_do(reason: Reason) -> None:
-    facts = RunFacts(detail="rank 1: [Errno 28]", sample="text")
+    facts = RunFacts(detail="rank 1: [Errno 28]", sample="text", dataset="/data/toy/v1")
     lines = shown(RunSummary("toy-1", str(reason), facts))
     assert lines[0] == f"{reason}: {OUTCOMES[reason].meaning}  toy-1"
     found = rows(lines)

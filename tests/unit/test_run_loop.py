@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from drivetrain.cluster.protocols import AgentLostError, NodesGoneError
-from drivetrain.coordinator.actions import Actions
+from drivetrain.coordinator.actions import Actions, PreparationCancelledError
 from drivetrain.coordinator.agent_events import AgentEvents, AgentListener
 from drivetrain.coordinator.live_run import LiveRun
 from drivetrain.coordinator.observer import Observer
@@ -22,13 +22,14 @@ from drivetrain.runs.facts import RunFacts
 from drivetrain.runs.store import RunRecord
 from drivetrain.scheduling.model import Node, Request
 from drivetrain.scheduling.rules import Rules
-from drivetrain_pipelines.errors import PrepareError
+from drivetrain_pipelines.errors import FetchError, InputError, PrepareError, UserCodeError
 from drivetrain_workers.agent.event_log import LoggedEvent
 from drivetrain_workers.protocol import events as protocol
 from drivetrain_workers.protocol.events import RankId
 from drivetrain_workers.protocol.messages import AgentSnapshot
 from drivetrain_workers.protocol.reasons import Reason
 from drivetrain_workers.protocol.step_record import Evaluation, StepRecord
+from ray.exceptions import ActorDiedError
 
 RUN = "toy-1"
 REQUEST = Request(RUN, "ann", "default", 0, 0.0, 2, 2, 1.0, 0.0)
@@ -157,7 +158,7 @@ class Work:
     """Preparation, conclusion and bookkeeping."""
 
     def __init__(self) -> None:
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
         self.version = "v1"
         self.unaccounted = False
 
@@ -200,8 +201,8 @@ class Run:
         observer = Observer(self.live, tracker, folder / "ledger")
         agents = AgentEvents(self.live, observer, handle, self.listeners.append)
         shared: Any = (self.live, self.store, self.gang, agents, handle, tracker, *[self.work] * 3)
-        actions = Actions(*shared, spawn=lambda work: work(), sleep=lambda seconds: None)
-        self.loop = RunLoop(self.live, actions, handle, tracker, lambda joules: self.spent)
+        self.actions = Actions(*shared, spawn=lambda work: work(), sleep=lambda seconds: None)
+        self.loop = RunLoop(self.live, self.actions, handle, tracker, lambda joules: self.spent)
         self.loop.begin()
 
     def iterate(self, *events: ev.Event) -> Run:
@@ -265,7 +266,7 @@ def test_a_run_from_its_beginning_to_its_end(fresh: Run) -> None:
     assert {view.pids[f"rank-{rank}"] for rank in (0, 1)} == {7, 8}
     first.say(
         protocol.CheckpointCommitted(RankId(0, 1), 2, "/run/checkpoints/2", 1, 0.0, 0.0),
-        protocol.TrainingFinished(RankId(0, 1), 2, True, 100, 50),
+        protocol.TrainingFinished(RankId(0, 1), True, 100, 50),
     )
     fresh.listen()
     assert fresh.state == st.Ended(Reason.COMPLETED, "", progress=fresh.state.progress)
@@ -300,7 +301,7 @@ def test_a_fault_of_our_own_ends_the_run_with_its_words(fresh: Run) -> None:
     fresh.store.error = [KeyError("x")]
     fresh.iterate(ev.Admitted())
     assert fresh.store.record.facts.reason == "internal"
-    assert fresh.store.record.facts.detail == "KeyError('x')"
+    assert fresh.store.record.facts.detail == "KeyError: 'x'"
 
 
 def test_data_that_cannot_be_prepared_ends_the_run(fresh: Run) -> None:
@@ -308,6 +309,36 @@ def test_data_that_cannot_be_prepared_ends_the_run(fresh: Run) -> None:
     fresh.iterate(ev.Admitted())
     assert fresh.store.record.facts.reason == "prepare_failed"
     assert fresh.store.record.facts.problem == "s3://b lacks checkpoints"
+
+
+@pytest.mark.parametrize(
+    ("error", "reason", "detail"),
+    [
+        (UserCodeError("data.transform", "OSError: x", "clean.py:2, in upper"), "user_code", "data.transform raised"),
+        (InputError("data.source", "'s3://b'", "credentials"), "prepare_failed", "data.source: got 's3://b'"),
+        (FetchError("s3://b/x", 0, "cut"), "storage", "block 0 of s3://b/x"),
+        (OSError(28, "No space left on device"), "storage", "[Errno 28] No space left on device"),
+        (ActorDiedError(), "internal", "its process died"),
+        (KeyError("x"), "internal", "KeyError: 'x'"),
+        (SystemExit(0), "internal", "SystemExit: 0"),
+    ],
+)
+def test_every_error_of_preparing_ends_the_run(fresh: Run, error: BaseException, reason: str, detail: str) -> None:
+    """The run waits for the thread that prepares: it must not end in silence."""
+    fresh.work.error = error
+    fresh.iterate(ev.Admitted())
+    facts = fresh.store.record.facts
+    assert (facts.reason, facts.released) == (reason, True)
+    assert facts.detail.startswith(detail)
+
+
+def test_a_cancelled_run_stops_preparing(tmp_path: Path) -> None:
+    """The thread must not hold actors and the lock of the dataset when no user wants its result."""
+    run = Run(st.Preparing(), tmp_path)
+    run.iterate(ev.CancelRequested())
+    assert isinstance(run.state, st.Ended)
+    with pytest.raises(PreparationCancelledError):
+        run.actions._show_progress(1, 2, "making shards")
 
 
 def test_data_that_has_changed_ends_the_run(tmp_path: Path) -> None:
@@ -350,11 +381,11 @@ def test_agents_that_come_after_a_cancel_are_released(fresh: Run) -> None:
 
 def test_a_lost_rank_starts_the_next_generation(training: Run) -> None:
     training.gang.agents[0].say(step_done(1))
-    training.gang.agents[1].say(protocol.RankLost(RankId(1, 1), -9, Reason.RANK_KILLED))
+    training.gang.agents[1].say(protocol.RankEnded(RankId(1, 1), -9, Reason.RANK_KILLED))
     training.listen()
     assert training.gang.started == [1, 2]
     assert "rank 1 was killed by signal 9" in training.loop.view(-1, 0).problem
-    training.gang.agents[0].say(protocol.RankLost(RankId(0, 1), 1, Reason.COLLECTIVE))  # of the previous generation
+    training.gang.agents[0].say(protocol.RankEnded(RankId(0, 1), 1, Reason.COLLECTIVE))  # of the previous generation
     training.listen()
     assert training.gang.started == [1, 2]
 
@@ -408,7 +439,7 @@ def test_cancelling_has_the_ranks_save_and_end(training: Run) -> None:
     training.loop.cancel()
     training.iterate()
     assert training.gang.agents[0].calls == training.gang.agents[1].calls == ["request_stop"]
-    training.gang.agents[0].say(protocol.TrainingFinished(RankId(0, 1), 5, False, 1, 1))
+    training.gang.agents[0].say(protocol.TrainingFinished(RankId(0, 1), False, 1, 1))
     training.listen()
     assert training.store.record.facts.reason == "cancelled"
     assert training.tracker.ended == "KILLED"
@@ -421,7 +452,7 @@ def test_a_spent_budget_stops_the_run(training: Run) -> None:
     training.now += 3.0
     training.iterate(ev.Tick(14.0))
     assert training.state == st.Stopping(
-        "/data/v1", PLACE, "", Reason.BUDGET_SPENT, training.spent, progress=training.state.progress
+        "/data/v1", PLACE, "", Reason.BUDGET_SPENT, training.spent, 14.0 + 1800, progress=training.state.progress
     )
 
 
@@ -453,7 +484,7 @@ def test_a_coordinator_that_was_restarted_finds_the_agents(
 
 def test_failures_at_the_end_are_reported_individually(training: Run) -> None:
     training.work.error, training.work.unaccounted = OSError("no space"), True
-    training.gang.agents[0].say(protocol.TrainingFinished(RankId(0, 1), 40, True, 1, 1))
+    training.gang.agents[0].say(protocol.TrainingFinished(RankId(0, 1), True, 1, 1))
     training.listen()
     facts = training.store.record.facts
     assert (facts.reason, facts.released) == ("completed", True)
@@ -477,7 +508,7 @@ def test_an_older_generation_changes_no_figures(training: Run) -> None:
 
 def test_the_wait_before_a_retry_does_not_depend_on_a_node_s_clock(training: Run) -> None:
     for generation in (1, 2):
-        wrong = protocol.RankLost(RankId(0, generation), -9, Reason.RANK_KILLED, time=training.now + 1e9)
+        wrong = protocol.RankEnded(RankId(0, generation), -9, Reason.RANK_KILLED, time=training.now + 1e9)
         training.gang.agents[0].say(wrong)
         training.listen()
     assert isinstance(training.state, st.Waiting)

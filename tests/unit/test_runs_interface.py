@@ -187,13 +187,17 @@ def test_a_run_is_cancelled_resumed_and_tried_again(home: Home, runs: Runs) -> N
 def test_a_job_is_submitted_once_for_each_key(runs: Runs, tmp_path: Path) -> None:
     import yaml
 
-    write_numbers(tmp_path / "numbers.csv")
-    (tmp_path / "model.py").write_text("def make(): ...\ndef loss(model, batch): ...\n")
+    folder = tmp_path / "job"  # not the folder that holds the home: the code of runs would be code of the job
+    folder.mkdir()
+    write_numbers(folder / "numbers.csv")
+    (folder / "model.py").write_text("def make(): ...\ndef loss(model, batch): ...\n")
     sections = {**TOY, "model": {"factory": "model:make", "loss": "model:loss"}}
-    (tmp_path / "job.yaml").write_text(yaml.safe_dump(sections))
-    first = runs.submit(str(tmp_path / "job.yaml"), ["training.steps=7"], "key")
+    (folder / "job.yaml").write_text(yaml.safe_dump(sections))
+    first = runs.submit(str(folder / "job.yaml"), ["training.steps=7"], "key")
     assert (first.user, first.phase, first.steps) == ("ann", "queued", 7)
-    assert runs.submit(str(tmp_path / "job.yaml"), ["training.steps=7"], "key").id == first.id
+    assert runs.submit(str(folder / "job.yaml"), ["training.steps=7"], "key").id == first.id
+    with pytest.raises(InputError, match=r"training\.steps: 8 instead of 7"):
+        runs.submit(str(folder / "job.yaml"), ["training.steps=8"], "key")
 
 
 def test_reports_and_comparisons(home: Home, runs: Runs, tmp_path: Path) -> None:

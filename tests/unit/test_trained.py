@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import pytest
 import torch
 from drivetrain.job.loading import load_job
 from drivetrain.job.recipes import copy_recipe, recipes
-from drivetrain_pipelines.errors import InputError
+from drivetrain_pipelines.errors import InputError, UserCodeError
 from drivetrain_pipelines.prepare.tokenizer import TOKENIZER_FILE, train_tokenizer
 from drivetrain_pipelines.storage.checksums import block_digests
 from drivetrain_pipelines.storage.folder import StorageFolder
@@ -26,6 +28,7 @@ from drivetrain_workers.checkpoints.store import commit, rank_file, rank_index
 from drivetrain_workers.errors import CheckpointError
 from drivetrain_workers.inference.generation import Sampling, generate
 from drivetrain_workers.inference.predict import predict
+from drivetrain_workers.model_processes import requests
 from drivetrain_workers.model_processes.export import export
 from drivetrain_workers.model_processes.profile import profile
 from drivetrain_workers.model_processes.requests import ExportRequest, PredictRequest, ProfileRequest
@@ -275,23 +278,47 @@ def test_a_run_without_a_checkpoint(run: Run) -> None:
         (None, {"answer": "fine"}),
         (InputError("INPUT", "'x'", "a file", "Give one."), {"input": ["INPUT", "'x'", "a file", "Give one."]}),
         (CheckpointError("no checkpoint yet"), {"error": "no checkpoint yet"}),
+        (UserCodeError("model.loss", "OSError: x", "a.py:1"), {"user": ["model.loss", "OSError: x", "a.py:1"]}),
+        (ZeroDivisionError("by zero"), {"error": "the model failed: ZeroDivisionError: by zero"}),
+        (SystemExit(0), {"error": "the model failed: SystemExit: 0"}),
     ],
 )
-def test_an_answer_is_one_line(capsys: pytest.CaptureFixture[str], error: Exception | None, answer: Any) -> None:
-    def make() -> str:
+def test_an_answer_is_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, error: BaseException | None, answer: Any
+) -> None:
+    def make(request: ExportRequest) -> str:
+        assert request == ExportRequest("/run", "/data", "/target")
+        print("from the job's code")
         if error:
             raise error
         return "fine"
 
-    print_answer(make)
-    (line,) = capsys.readouterr().out.splitlines()
+    monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(asdict(ExportRequest("/run", "/data", "/target")))))
+    print_answer(ExportRequest, make)
+    said = capsys.readouterr()
+    (line,) = said.out.splitlines()
     assert json.loads(line) == answer
+    assert "from the job's code" in said.err
 
 
-def test_an_unexpected_error_is_not_an_answer(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(ZeroDivisionError):
-        print_answer(lambda: str(1 // 0))
-    assert capsys.readouterr().out == ""
+@pytest.mark.parametrize(
+    ("code", "problem"),
+    [
+        ("import os; os._exit(0)", r"ended with exit code 0 and without an answer; .*: no output$"),
+        ("import os; os._exit(3)", "ended with exit code 3 and without an answer"),
+        ("print('7')", "without an answer"),
+        ("print('{}')", "without an answer"),
+        ("import sys; sys.exit('stopped here')", r"exit code 1 .*: stopped here$"),
+        ("import os; os.kill(os.getpid(), 9)", "ended by SIGKILL"),
+        ("import time; time.sleep(600)", "has not answered within 3 s"),
+    ],
+)
+def test_only_an_answer_is_a_success(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, problem: str) -> None:
+    (tmp_path / "model_that_ends.py").write_text(code)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setitem(requests._MODULES, ExportRequest, "model_that_ends")
+    with pytest.raises(CheckpointError, match=problem):
+        requests.run_request(ExportRequest("/run", "/data", "/target", timeout_s=3.0 if "sleep" in code else 60.0))
 
 
 def test_an_export_fits_a_fresh_model(run: Run, tmp_path: Path) -> None:

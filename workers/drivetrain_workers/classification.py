@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from drivetrain_pipelines.errors import InputError
 
 from drivetrain_workers.modeling.context import TrainContext
-from drivetrain_workers.modeling.objective import Outputs
+from drivetrain_workers.modeling.objective import Outputs, kind_of
 
 Batch = dict[str, torch.Tensor]
 
@@ -49,5 +50,8 @@ def predict(model: torch.nn.Module, batch: Batch, context: TrainContext) -> Outp
 
 
 def _logits(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
-    logits: torch.Tensor = model(batch[main_column(batch)])
+    logits = model(batch[main_column(batch)])
+    if not torch.is_tensor(logits) or logits.dim() != 2:
+        wanted = "a model that returns logits, a tensor [rows, classes]"
+        raise InputError("model.factory", f"a model that returned {kind_of(logits)}", wanted)
     return logits

@@ -15,4 +15,5 @@ run_info: runs as their records and their files describe them, without a coordin
 runs: run, resume and validate jobs on this machine, and follow them.
 scaling_curve: runs on growing shares of the data, and the power law of their losses.
 session: a connection to Ray and to the coordinator: submit, follow and cancel runs.
+transport: requests to a server.
 """

@@ -12,13 +12,13 @@ from typing import Any
 from urllib.parse import quote
 
 import httpx
-from drivetrain_pipelines.errors import DrivetrainError, InputError
+from drivetrain_pipelines.errors import InputError
 from drivetrain_pipelines.storage.json_files import JsonObject
-from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
 from drivetrain.api.interface import Comparison, RunInfo, Runs
 from drivetrain.api.predictions import Input, check_size
-from drivetrain.errors import NotFoundError, ServerError
+from drivetrain.api.transport import error_of, send
+from drivetrain.errors import AnswerLostError, ServerError
 from drivetrain.home import Home
 from drivetrain.job import bundle
 from drivetrain.job.code_files import read_code
@@ -29,15 +29,9 @@ from drivetrain.runs.view import RunView
 
 DEFAULT_SERVER = "http://127.0.0.1:8900"
 _TIMEOUT = httpx.Timeout(60.0, connect=10.0)
-_RETRY_S = 60.0  # a server that is restarted is back within that
 _POLL_S = 10.0
 _ANSWER_S = 60.0  # beyond the timeout that a request names
 _WORK_S = 400.0  # of requests that compute something: more than the server's own deadline
-_ONCE = ("/retry", "/predict", "/sync")  # ends of paths that are not requested twice
-
-
-class _BusyError(Exception):
-    """The server asks to try again."""
 
 
 class Client(Runs):
@@ -80,6 +74,10 @@ class Client(Runs):
         """Send the job's folder and start a run. See `Runs.submit`.
 
         Without a key one is made up, so that a request that is sent again because its answer was lost makes one run.
+
+        Raises:
+            ServerError: the server refuses the job, or no answer arrived. Then the message says whether the server may
+                have accepted the job, and with which key to submit it again.
         """
         file, overrides = find_job_file(job), [*overrides]
         _, document = read_document(file, overrides)
@@ -88,14 +86,22 @@ class Client(Runs):
         digest, content = bundle.pack(file.parent, file.name, *named)
         if not self._json("GET", f"/packages/{digest}")["there"]:
             self._json("PUT", f"/packages/{digest}", content=content)
+        key = idempotency_key or f"once-{os.urandom(16).hex()}"
         body = {
             "package": digest,
             "job_file": file.name,
             "overrides": overrides,
             "git": asdict(GitState.of(file.parent)),
-            "idempotency_key": idempotency_key or f"once-{os.urandom(16).hex()}",
+            "idempotency_key": key,
         }
-        return RunInfo.from_json(self._json("POST", "/runs", json=body))
+        try:
+            return RunInfo.from_json(self._json("POST", "/runs", json=body))
+        except AnswerLostError as error:
+            fix = (
+                f"The job may have been accepted. Submit it again with --idempotency-key {key}: that returns the run, "
+                f"or starts it. `drivetrain list --server {self.server}` shows the runs."
+            )
+            raise AnswerLostError(error.status, f"{error.detail}. {fix}") from error
 
     def list(
         self, user: str | None = None, phase: str | None = None, limit: int = 50, before: str | None = None
@@ -126,7 +132,7 @@ class Client(Runs):
             with self._http.stream("GET", _path(run_id, "/logs"), params=wanted, timeout=None) as response:
                 if response.is_error:
                     response.read()
-                    raise self._error(response)
+                    raise error_of(self.server, response)
                 yield from response.iter_lines()
         except httpx.TransportError as error:
             raise ServerError(0, f"the connection to {self.server} broke: {error}") from error
@@ -205,41 +211,7 @@ class Client(Runs):
         return response.json() if response.content else None
 
     def _request(self, method: str, path: str, **request: Any) -> httpx.Response:
-        """Send a request, again while the server is unavailable or busy. All but those in `_ONCE` may be sent twice."""
-        lost = httpx.ConnectError if path.endswith(_ONCE) else httpx.TransportError
-        again = retry_if_exception_type((lost, _BusyError))
-        try:
-            for attempt in Retrying(
-                retry=again, wait=wait_random_exponential(0.2, 5), stop=stop_after_delay(_RETRY_S), reraise=True
-            ):
-                with attempt:
-                    response = self._http.send(self._http.build_request(method, path, **request))
-                    if response.status_code in (429, 502, 503, 504):
-                        raise _BusyError(response.status_code, response.text)
-        except httpx.TransportError as error:
-            raise ServerError(0, f"no Drivetrain server answers at {self.server}: {error}") from error
-        except _BusyError as error:
-            raise ServerError(error.args[0], f"{self.server} is too busy: {error.args[1]}") from error
-        if response.is_error:
-            raise self._error(response)
-        return response
-
-    def _error(self, response: httpx.Response) -> DrivetrainError:
-        """Return the error that a refusal stands for."""
-        try:
-            body = response.json()
-        except ValueError:
-            body = {}
-        if "missing" in body:
-            missing = NotFoundError.from_json(body["missing"])
-            local = (
-                "`drivetrain list` without a server shows the runs of this machine." if missing.kind == "run" else ""
-            )
-            return NotFoundError(missing.kind, missing.name, missing.known, self.server, local)
-        if "input" in body:
-            return InputError(**body["input"])
-        detail = body.get("detail", response.text)
-        return ServerError(response.status_code, detail if isinstance(detail, str) else str(detail))
+        return send(self._http, self.server, method, path, **request)
 
 
 def _path(run_id: str, rest: str = "") -> str:

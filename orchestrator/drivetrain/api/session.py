@@ -17,19 +17,22 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from drivetrain_pipelines.actors.ray_failures import in_words
 from drivetrain_pipelines.errors import DrivetrainError, InputError
 from drivetrain_pipelines.storage.json_files import atomic_write
 from drivetrain_workers.protocol.reasons import Reason
+from drivetrain_workers.records.run_folder import RunFolder
 from tenacity import retry, retry_if_exception, stop_after_delay, wait_fixed
 
 from drivetrain.cluster import ray_internals
 from drivetrain.cluster.nodes import HEAD
 from drivetrain.coordinator.wiring import RayCoordinator
+from drivetrain.errors import ClusterError
 from drivetrain.home import Home, user_name
 from drivetrain.job.loading import Job
 from drivetrain.job.provenance import GitState, load_git_state, save_environment
 from drivetrain.job.snapshots import store_code, stored_code
-from drivetrain.job.spec import stored_spec
+from drivetrain.job.spec import flatten, stored_spec
 from drivetrain.runs.states import Ended, Queued
 from drivetrain.runs.store import RunRecord, RunStore
 from drivetrain.runs.view import RunView
@@ -39,6 +42,8 @@ NAMESPACE = "drivetrain"
 _VIEW_WAIT_S = 1.0
 _LISTENS_S = 2.0
 _CLOSING_S = 180.0
+_ANSWER_TIMEOUT_S = 600.0  # of the coordinator, which waits minutes for a run that is closing, or for the database
+_MAX_DIFFERENCES = 5  # settings in a message
 
 
 def _coordinator_is_away(error: BaseException) -> bool:
@@ -72,10 +77,12 @@ class Session:
             git: what git knows of the code, where the job's folder is only a copy of it.
 
         Raises:
-            InputError: the cluster can never run it, or its rules do not allow it; no run was created.
+            InputError: the cluster can never run it, or its rules do not allow it; no run was created. Or the key
+                belongs to a run of another job.
         """
         run_id = f"{job.spec.name}-{secrets.token_hex(3)}"
         if key and (known := self._store.by_key(user, key)):
+            require_same_job(known, job, self._home.run(known.id))
             if not known.ended:  # its client may have died before the coordinator had it
                 self._adopt(known.id)
             return known
@@ -104,7 +111,7 @@ class Session:
         for record in self._store.unended():
             try:
                 self._adopt(record.id)
-            except (DrivetrainError, ray.exceptions.RayError) as error:
+            except DrivetrainError as error:
                 problems.append(f"{record.id}: {error}")
         return problems
 
@@ -175,15 +182,20 @@ class Session:
         with suppress(OSError), atomic_write(_address_file(self._home, run_id)) as sink:  # only `cancel` reads it
             sink.write(f"{ray.get_runtime_context().gcs_address} {os.environ.get('RAY_AUTH_MODE', '')}".encode())
 
-    @_while_it_restarts
     def _call(self, method: str, *arguments: Any) -> Any:
-        """Call the coordinator, again while it restarts."""
+        """Call the coordinator, again while it restarts. Raises `ClusterError` and the errors of its methods."""
         try:
-            return ray.get(getattr(self._coordinator, method).remote(*arguments))
+            return self._try(method, *arguments)
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, DrivetrainError):
                 raise error.cause from None
-            raise
+            raise ClusterError(f"the coordinator failed: {in_words(error)}") from error
+        except ray.exceptions.RayError as error:
+            raise ClusterError(f"the coordinator does not answer: {in_words(error)}") from error
+
+    @_while_it_restarts
+    def _try(self, method: str, *arguments: Any) -> Any:
+        return ray.get(getattr(self._coordinator, method).remote(*arguments), timeout=_ANSWER_TIMEOUT_S)
 
     def _lay_out(self, run_id: str, job: Job, git: GitState) -> None:
         folder = self._home.run(run_id)
@@ -193,6 +205,26 @@ class Session:
             with atomic_write(path) as sink:
                 sink.write(text.encode())
         save_environment(folder, git)
+
+
+def require_same_job(known: RunRecord, job: Job, folder: RunFolder) -> None:
+    """Check that a job is the one of a run, which was submitted with the same idempotency key.
+
+    Raises:
+        InputError: it is another job; with the settings that differ.
+    """
+    if known.fingerprint == job.fingerprint:
+        return
+    before, now = (flatten(spec.model_dump(mode="json")) for spec in (stored_spec(folder), job.spec))
+    # Preparing resolves "auto" in the stored job.
+    keys = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key) != "auto"]
+    different = [f"{key}: {now.get(key)!r} instead of {before.get(key)!r}" for key in keys[:_MAX_DIFFERENCES]]
+    if job.code_version != (folder.path / "code_version").read_text():
+        different.append("its code")
+    given = f"the key of {known.id}, for another job ({'; '.join(different) or 'its settings'})"
+    raise InputError(
+        "--idempotency-key", given, "a key for each job", f"`drivetrain status {known.id}` shows that run."
+    )
 
 
 @contextmanager
@@ -248,9 +280,14 @@ def connect(address: str | None = None) -> Iterator[None]:
                 ray.init(address=join, **quiet)
         except ConnectionError as error:
             raise InputError("Ray address", join, "a Ray cluster that runs") from error
+        except (RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
+            raise ClusterError(f"the Ray cluster {join} cannot be joined: {in_words(error)}") from error
     else:
-        with ray_internals.only_on_loopback():
-            ray.init(address="local", include_dashboard=False, **quiet)
+        try:
+            with ray_internals.only_on_loopback():
+                ray.init(address="local", include_dashboard=False, **quiet)
+        except Exception as error:  # Ray raises several types, also Exception itself
+            raise ClusterError(f"Ray cannot be started on this machine: {in_words(error)}") from error
         _protect_token()
     try:
         yield

@@ -23,6 +23,11 @@ def errors() -> Iterator[None]:
     except DrivetrainError as error:
         print(f"error: {message(error)}", file=sys.stderr)
         raise typer.Exit(WRONG_INPUT if isinstance(error, _WRONG_INPUT) else FAILED) from None
+    except BrokenPipeError:  # the reader of the output has closed it, as `head` does
+        raise
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(FAILED) from None
 
 
 def message(error: DrivetrainError) -> str:

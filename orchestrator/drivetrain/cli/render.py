@@ -197,7 +197,7 @@ def print_summary(console: Console, summary: RunSummary) -> None:
     rows += [(title, text) for title, text in (("sample", facts.sample), ("note", facts.problem)) if text]
     if fix := next((fix for reason, fix in _FIXES.items() if reason == summary.reason), ""):
         rows.append(("next", f"fix {fix} and run the job again"))
-        if summary.reason == Reason.USER_CODE:
+        if summary.reason == Reason.USER_CODE and facts.dataset:  # otherwise it failed before there were ranks
             rows.append(("traceback", f"drivetrain logs {summary.run_id}"))
     elif not summary.succeeded:
         rows.append(("resume", f"drivetrain resume {summary.run_id}"))

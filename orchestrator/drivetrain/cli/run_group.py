@@ -30,7 +30,10 @@ def submit(
     job: Job,
     set_: Set = None,
     idempotency_key: Annotated[
-        str | None, typer.Option(metavar="KEY", help="Two submissions with one key make one run.")
+        str | None,
+        typer.Option(
+            metavar="KEY", help="The same job with the same key makes one run; another job with it is refused."
+        ),
     ] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Follow the run until it has ended.")] = False,
     json: Json = False,

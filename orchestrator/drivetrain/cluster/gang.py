@@ -8,9 +8,11 @@ from contextlib import suppress
 from typing import Any
 
 import ray
+from drivetrain_pipelines.actors.ray_failures import in_words
 from drivetrain_pipelines.errors import DrivetrainError
 from drivetrain_workers.agent.agent import NodeAgent
 from drivetrain_workers.agent.event_log import LoggedEvent
+from drivetrain_workers.agent.rank_supervisor import START_TIMEOUT_S
 from drivetrain_workers.model_processes.requests import Request
 from drivetrain_workers.protocol.messages import Address, AgentSnapshot, AgentTask, Generation
 from drivetrain_workers.records.run_folder import RunFolder
@@ -28,6 +30,7 @@ from drivetrain.scheduling.model import Placement
 
 LEASE_S = 120.0
 _SHUTDOWN_TIMEOUT_S = 10.0
+_ANSWER_TIMEOUT_S = 300.0  # beyond the time that the call itself may take; a busy machine starts a process in minutes
 _POLL_INTERVAL_S = 1.0
 _NODE_LABEL = "ray.io/node-id"
 
@@ -51,7 +54,7 @@ class RayAgent:
     def start(self, generation: Generation) -> Callable[[], None]:
         """Start a generation; see `AgentHandle`."""
         call = self._actor.start.remote(generation)
-        return lambda: self._get(call)
+        return lambda: self._get(call, START_TIMEOUT_S + _ANSWER_TIMEOUT_S)
 
     def stop(self) -> None:
         """Kill the ranks; see `AgentHandle`."""
@@ -63,7 +66,7 @@ class RayAgent:
 
     def events(self, since: int, timeout_s: float) -> list[LoggedEvent]:
         """Return new events; see `AgentHandle`."""
-        found: list[LoggedEvent] = self._get(self._actor.events.remote(since, timeout_s))
+        found: list[LoggedEvent] = self._get(self._actor.events.remote(since, timeout_s), timeout_s + _ANSWER_TIMEOUT_S)
         return found
 
     def snapshot(self) -> AgentSnapshot:
@@ -73,22 +76,22 @@ class RayAgent:
 
     def run_request(self, request: Request) -> str:
         """Return the answer to a request; see `AgentHandle`."""
-        return str(self._get(self._actor.run_request.remote(request)))
+        return str(self._get(self._actor.run_request.remote(request), request.timeout_s + _ANSWER_TIMEOUT_S))
 
     def finish_uploads(self, timeout_s: float) -> bool:
         """Wait for the last uploads; see `AgentHandle`."""
         call = self._actor.finish_uploads.remote(timeout_s)
         return bool(self._get(call, timeout_s + _SHUTDOWN_TIMEOUT_S))
 
-    def _get(self, call: Any, timeout_s: float | None = None) -> Any:
+    def _get(self, call: Any, timeout_s: float = _ANSWER_TIMEOUT_S) -> Any:
         try:
             return ray.get(call, timeout=timeout_s)
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, DrivetrainError | OSError):
                 raise error.cause from None
-            raise AgentLostError(self.index, f"its agent failed: {error.cause!r}") from error
+            raise AgentLostError(self.index, f"agent {self.index} failed: {in_words(error)}") from error
         except ray.exceptions.RayError as error:
-            raise AgentLostError(self.index, str(error).splitlines()[0]) from error
+            raise AgentLostError(self.index, f"agent {self.index} is lost: {in_words(error)}") from error
 
 
 class RayGang:
@@ -159,7 +162,7 @@ class RayGang:
         try:
             return ray.get_actor(self._name(index))
         except ValueError as error:
-            raise AgentLostError(index, str(error)) from error
+            raise AgentLostError(index, f"agent {index} is lost: there is no such process") from error
 
     def _check(self, placement: Placement) -> None:
         alive = {node.id for node in usable_nodes()}

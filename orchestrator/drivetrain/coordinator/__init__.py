@@ -5,6 +5,7 @@ agent_events: listeners for the events of a run's agents.
 bookkeeping: budget, energy, checkpoints and account of a run.
 conclusion: after training: uploads, curves, sample, assessment, registration.
 coordinator: the Ray actor that manages all runs.
+failures: classification of the errors that the control plane meets.
 gang_request: the scheduling request of a run.
 live_run: state shared by the parts of a run's loop.
 observer: interpretation of agent events for view, tracker and core.

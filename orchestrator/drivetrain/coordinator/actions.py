@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Protocol
 
-from drivetrain_pipelines.errors import DrivetrainError
+from drivetrain_pipelines.actors.ray_failures import in_words
 from drivetrain_pipelines.storage.json_files import JsonObject
 from drivetrain_workers.protocol.messages import AgentSnapshot
 from drivetrain_workers.protocol.reasons import Reason
@@ -20,6 +20,7 @@ from tenacity import Retrying, retry_if_exception_type, wait_fixed
 
 from drivetrain.cluster.protocols import AgentHandle, AgentLostError, Gang, NodesGoneError
 from drivetrain.coordinator.agent_events import AgentEvents
+from drivetrain.coordinator.failures import failure_of
 from drivetrain.coordinator.gang_request import waiting_since
 from drivetrain.coordinator.live_run import LiveRun
 from drivetrain.coordinator.scheduler import SchedulerHandle
@@ -36,6 +37,11 @@ _UPLOAD_TIMEOUT_S = 60.0  # for runs that end early; completed runs wait longer
 _MAX_PLACEMENT_ATTEMPTS = 3
 _RETRY_DELAY_S = 0.2
 
+
+class PreparationCancelledError(Exception):
+    """The run has ended while its data was being prepared."""
+
+
 Spawn = Callable[[Callable[[], None]], None]
 
 
@@ -43,7 +49,7 @@ class Preparation(Protocol):
     """See `drivetrain.coordinator.preparation.Preparation`."""
 
     def prepare(self, on_progress: Callable[[int, int, str], None]) -> RunFacts:
-        """Return the facts of the dataset. Raises DrivetrainError, OSError."""
+        """Return the facts of the dataset. Raises DrivetrainError, OSError, and what ``on_progress`` raises."""
 
 
 class Conclusion(Protocol):
@@ -95,7 +101,7 @@ class _Placer:
         except Exception as error:  # Ray raises several types for a placement group that was released
             if wanted():
                 _log.exception("placing %s", self._run_id)
-            return ev.Failed(Reason.PLACEMENT_FAILED, str(error))
+            return ev.Failed(Reason.PLACEMENT_FAILED, in_words(error))
 
     def snapshots(self, agents: Sequence[AgentHandle]) -> list[AgentSnapshot]:
         """Return the snapshots of all agents. Raises AgentLostError and reports the node if an agent is dead."""
@@ -174,21 +180,28 @@ class Actions:
 
     def _prepare(self) -> None:
         try:
-            found = self._preparation.prepare(self._show_progress)
-        except (DrivetrainError, OSError) as error:
-            self._live.post(ev.Failed(Reason.PREPARE_FAILED, str(error)))
+            self._live.post(self._prepared())
+        except PreparationCancelledError:
             return
+        except (Exception, SystemExit) as error:  # the run waits for this thread: no error may end it in silence
+            _log.exception("preparing %s", self._live.id)
+            self._live.post(ev.Failed(*failure_of(error)))
+
+    def _prepared(self) -> ev.Event:
+        found = self._preparation.prepare(self._show_progress)
         first_version = self._live.view.facts.dataset_version or found.dataset_version
         if found.dataset_version != first_version:
             changed = f"the data has changed from version {first_version} to {found.dataset_version}"
-            self._live.post(ev.Failed(Reason.PREPARE_FAILED, f"{changed}; restore the data or start a new run"))
-            return
+            return ev.Failed(Reason.PREPARE_FAILED, f"{changed}; restore the data or start a new run")
         assert found.dataset
         self._live.update_facts(**found.known())
-        self._live.post(ev.Prepared(found.dataset))
+        return ev.Prepared(found.dataset)
 
     def _show_progress(self, done: int, total: int, what: str) -> None:
-        self._live.show(preparing=(done, total, what))
+        if not isinstance(self._live.state, st.Preparing):
+            raise PreparationCancelledError
+        if self._live.view.preparing != (done, total, what):
+            self._live.show(preparing=(done, total, what))
 
     # Agents ---------------------------------------------------------------------------------------------------
 
@@ -262,8 +275,11 @@ class Actions:
             facts = self._conclusion.conclude(self._agents.agents, dataset, entropy)
         except Exception as error:  # not fatal: the model is trained and saved
             _log.exception("concluding %s", self._live.id)
-            facts = RunFacts(problem=f"the run is complete, but its summary is incomplete: {error}")
-        self._live.update_facts(**facts.known())
+            facts = RunFacts(problem=f"the run is complete, but its summary is incomplete: {failure_of(error)[1]}")
+        try:
+            self._live.update_facts(**facts.known())
+        except Exception:  # the run waits for this thread
+            _log.exception("the summary of %s", self._live.id)
         self._live.post(ev.Concluded())
 
     def _release(self, reason: Reason, detail: str) -> None:
@@ -271,7 +287,7 @@ class Actions:
         try:
             try:
                 self._live.update_facts(reason=str(reason), detail=detail or OUTCOMES[reason].meaning)
-                if reason is not Reason.COMPLETED:
+                if reason is not Reason.COMPLETED or detail:  # otherwise the conclusion has waited for them
                     self._finish_uploads()
             finally:  # always release the allocation, and report it as free only afterwards
                 self._gang.release()
@@ -295,7 +311,7 @@ class Actions:
             self._live.update_facts(account=self._bookkeeping.account(self._store))
         except Exception as error:  # not fatal: the run has ended
             _log.exception("the account of %s", self._live.id)
-            self._live.update_facts(problem=f"the account of the run is incomplete: {error}")
+            self._live.update_facts(problem=f"the account of the run is incomplete: {failure_of(error)[1]}")
 
 
 class _Placed:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from statistics import median
 from typing import Any
 
-from drivetrain_pipelines.errors import InputError
+from drivetrain_pipelines.errors import InputError, UserCodeError
 from drivetrain_pipelines.storage.json_files import JsonObject
 from drivetrain_workers.checkpoints.remote import RemoteCheckpoints
 from drivetrain_workers.checkpoints.store import committed
@@ -82,7 +82,7 @@ class Conclusion:
         """Return the facts with one more fact, or with the error of computing it."""
         try:
             return facts.updated(**{name: make()})
-        except (CheckpointError, InputError, AgentLostError) as error:
+        except (CheckpointError, InputError, UserCodeError, AgentLostError) as error:
             return facts.updated(problem=f"the model is trained, but the {name} failed: {error}")
 
     def _sample(self, agents: Sequence[AgentHandle], dataset: str, prompt: str) -> str:

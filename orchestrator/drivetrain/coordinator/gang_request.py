@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from drivetrain_pipelines.errors import InputError
 
@@ -78,5 +79,19 @@ def check_request(request: Request, nodes: list[Node], rules: Rules) -> None:
             "resources.workers",
             f"{request.min_workers} workers of {request.cpus:g} CPUs and {request.gpus:g} GPUs",
             f"workers that fit on {len(nodes)} nodes with {have}",
-            "Try --set resources.workers=1.",
+            _fitting_settings(nodes, request),
         )
+
+
+def _fitting_settings(nodes: list[Node], request: Request) -> str:
+    """Return the settings of a gang that fits, which keeps as much of the given one as possible."""
+    for gpus in dict.fromkeys((request.gpus, 0.0)):
+        for cpus in dict.fromkeys((request.cpus, 1.0)):
+            for workers in range(request.min_workers, 0, -1):
+                smaller = replace(request, workers=workers, min_workers=workers, cpus=cpus, gpus=gpus)
+                if cluster_can_hold(nodes, smaller):
+                    changed = {"workers": (workers, request.min_workers), "cpus_per_worker": (cpus, request.cpus)}
+                    changed |= {"gpus_per_worker": (gpus, request.gpus)}
+                    options = (f"--set resources.{key}={new:g}" for key, (new, old) in changed.items() if new != old)
+                    return f"Try {' '.join(options)}."
+    return "No node is usable; see `drivetrain nodes`."

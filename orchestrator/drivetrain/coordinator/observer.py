@@ -77,7 +77,7 @@ class Observer:
             case protocol.TrainingFinished(source):
                 self._live.update_facts(peak_bytes=event.peak_bytes, base_bytes=event.base_bytes)
                 return Findings((ev.RanksFinished(source.generation, event.complete),))
-            case protocol.RankLost():
+            case protocol.RankEnded():
                 return self._lost(event, current)
             case _ if current:
                 return self._of_current_rank(event)
@@ -143,7 +143,7 @@ class Observer:
         self._tracker.metrics("eval", step, at, {"eval_loss": found.loss, **metrics})
         self._live.view.eval_loss, self._live.view.metrics = found.loss, found.metrics
 
-    def _lost(self, event: protocol.RankLost, current: bool) -> Findings:
+    def _lost(self, event: protocol.RankEnded, current: bool) -> Findings:
         generation, rank = event.source.generation, event.source.rank
         how = f"was killed by signal {-event.code}" if event.code < 0 else f"exited with code {event.code}"
         how += f": {event.message}" if event.message else ""

@@ -11,6 +11,7 @@ from functools import partial
 from drivetrain_workers.protocol.reasons import Reason
 
 from drivetrain.coordinator.actions import Actions
+from drivetrain.coordinator.failures import failure_of
 from drivetrain.coordinator.live_run import LiveRun, Work
 from drivetrain.coordinator.scheduler import SchedulerHandle
 from drivetrain.runs import events as ev
@@ -128,7 +129,7 @@ class RunLoop:
             work()
         except Exception as error:
             _log.exception("run %s", self._live.id)
-            self._live.post(ev.Failed(Reason.INTERNAL, repr(error)))
+            self._live.post(ev.Failed(Reason.INTERNAL, failure_of(error)[1]))
 
     def _do(self, work: Work) -> None:
         for event in work():

@@ -14,6 +14,7 @@ from drivetrain_pipelines.errors import InputError
 from filelock import FileLock
 from sqlalchemy import Connection, Engine, text
 
+_LOCK_TIMEOUT_S = 120.0  # for another process that migrates
 _LOCK_KEY = 0x6472697665  # key of PostgreSQL's advisory lock: "drive"
 
 
@@ -44,5 +45,5 @@ def _exclusive(engine: Engine) -> Iterator[Connection]:
             yield connection
         return
     # SQLite's batch migrations may need several transactions, so a lock file is necessary.
-    with FileLock(f"{engine.url.database}.migrating"), engine.begin() as connection:
+    with FileLock(f"{engine.url.database}.migrating", timeout=_LOCK_TIMEOUT_S), engine.begin() as connection:
         yield connection

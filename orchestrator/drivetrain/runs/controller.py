@@ -10,7 +10,7 @@ from drivetrain_workers.protocol.reasons import Reason
 
 from drivetrain.runs import events as ev
 from drivetrain.runs import states as st
-from drivetrain.runs.policies import keep_ranks, retry_delay
+from drivetrain.runs.policies import STOP_TIMEOUT_S, keep_ranks, retry_delay
 from drivetrain.scheduling.model import Placement
 
 Decision = tuple[st.State, list[ev.Action]]
@@ -201,6 +201,8 @@ def _cancel_requested(state: st.State, event: ev.Event) -> Decision:
             return replace(state, yields_for="", reason=event.reason, detail=event.detail), []
         case st.Queued() | st.Preparing() | st.Ready() | st.Placing() | st.Starting() | st.Waiting():
             return _end(state, event.reason, event.detail or f"stopped while {state.phase}")
+        case st.Finishing() if event.reason is Reason.CANCELLED:  # the model is trained
+            return _end(state, Reason.COMPLETED, "cancelled after the last step; sample and assessment may be missing")
         case _:
             return state, []
 
@@ -211,9 +213,17 @@ def _concluded(state: st.State, _: ev.Event) -> Decision:
 
 def _tick(state: st.State, event: ev.Event) -> Decision:
     event = cast("ev.Tick", event)
-    if isinstance(state, st.Waiting) and event.now >= state.not_before:
-        return _next_generation(state, state.progress)
-    return state, []
+    match state:
+        case st.Waiting() if event.now >= state.not_before:
+            return _next_generation(state, state.progress)
+        case st.Stopping() if state.deadline is None:
+            return replace(state, deadline=event.now + STOP_TIMEOUT_S), []
+        case st.Stopping(deadline=float(deadline)) if event.now >= deadline:
+            return _stopped(
+                state, f"the ranks did not end within {STOP_TIMEOUT_S:g} s; the previous checkpoint is kept"
+            )
+        case _:
+            return state, []
 
 
 def _next_generation(state: st.Allocated, progress: st.Progress) -> Decision:

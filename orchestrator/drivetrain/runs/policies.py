@@ -9,6 +9,8 @@ from drivetrain.runs.states import Progress
 from drivetrain.scheduling.model import Placement
 
 _MAX_DELAY_S = 60.0
+# For the ranks to finish a step and to save. A rank that hangs is found earlier, by its heartbeats.
+STOP_TIMEOUT_S = 1800.0
 
 
 def retry_delay(progress: Progress, reason: Reason) -> float | None:

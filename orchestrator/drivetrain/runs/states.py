@@ -125,11 +125,13 @@ class Stopping(Allocated):
     Attributes:
         yields_for: reason for the preemption, if the run is to be requeued.
         reason, detail: why the run is to end, otherwise.
+        deadline: when it ends without the ranks, in seconds since the epoch; None until the first tick.
     """
 
     yields_for: str = ""
     reason: Reason = Reason.CANCELLED
     detail: str = ""
+    deadline: float | None = None
 
 
 @dataclass(frozen=True)

@@ -204,7 +204,7 @@ class RunStore:
         record = to_record(state)
         with Session(self._engine) as session, session.begin():
             row = session.get_one(Run, run_id, with_for_update=True)
-            for name, label in counter_increments(from_record(row.state).progress, state):
+            for name, label in counter_increments(from_record(row.state), state):
                 session.execute(self._increment(name, label))
             row.state = record
             _derive_columns(row)

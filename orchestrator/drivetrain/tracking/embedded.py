@@ -7,6 +7,8 @@ from pathlib import Path
 from filelock import FileLock
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
+_LOCK_TIMEOUT_S = 120.0  # for another process that makes it
+
 
 def make_database(path: Path, artifacts: Path) -> None:
     """Create the database atomically: MLflow cannot use a partially created one.
@@ -17,7 +19,7 @@ def make_database(path: Path, artifacts: Path) -> None:
     """
     if path.exists():
         return
-    with FileLock(path.with_suffix(".making")):
+    with FileLock(path.with_suffix(".making"), timeout=_LOCK_TIMEOUT_S):
         if path.exists():
             return
         fresh = path.with_suffix(".new")

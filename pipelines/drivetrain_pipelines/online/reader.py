@@ -17,6 +17,7 @@ from drivetrain_pipelines.errors import DrivetrainError, TransformError, Transfo
 from drivetrain_pipelines.online.wire import Endpoints, Refusal, Ticket, from_arrow, seal
 from drivetrain_pipelines.stream.columns import Columns
 from drivetrain_pipelines.stream.reader import Batch
+from drivetrain_pipelines.user_code import describe
 
 _PREFETCH_BATCHES = 2  # in the queue of each flight; its thread holds one more, then flow control stops the actor
 _PING_AFTER_S = 5.0  # without a batch for this long, check whether the actor is alive
@@ -24,6 +25,9 @@ _PING_TIMEOUT_S = 2.0
 _PREFERRED_CHECK_INTERVAL_S = 5.0  # between checks whether the preferred actor of a flight is available again
 _TIMEOUT_S = 300.0  # for any actor to deliver a batch; long enough for a node to be replaced
 _RETRY_DELAY_S = 0.2
+_MAX_CRASHES = (
+    10  # deaths of actors while they make one batch: then the transform ends them, not a fault of the cluster
+)
 
 
 class OnlineReader:
@@ -75,6 +79,7 @@ class _Flight:
         self._stopped = threading.Event()
         self._serving: tuple[str, fl.FlightStreamReader] | None = None
         self._position, self._delivered = ticket.start, time.monotonic()
+        self._crashes, self._crashed_at = 0, ticket.start
         self._thread = threading.Thread(target=self._run, name="online-reader", daemon=True)
         self._thread.start()
 
@@ -125,7 +130,8 @@ class _Flight:
                 except DrivetrainError:
                     raise
                 except Exception as error:  # any pyarrow error of a broken connection or an unknown server
-                    problem = str(error)
+                    problem = describe(error)
+                    self._note_crash(actor)
                 if self._stopped.is_set():
                     return
                 if time.monotonic() - self._delivered > _TIMEOUT_S:
@@ -134,6 +140,19 @@ class _Flight:
                 if time.monotonic() - self._delivered < _RETRY_DELAY_S:
                     break  # it delivered until now: start again with the preferred actor
             self._stopped.wait(random.uniform(0, 2 * _RETRY_DELAY_S))
+
+    def _note_crash(self, actor: int) -> None:
+        """Count an actor that has died while it made the next batch; raise `TransformError` beyond the limit."""
+        address = self._endpoints.find(actor)
+        if self._stopped.is_set() or (address and self._is_alive(address)):
+            return
+        if self._position != self._crashed_at:
+            self._crashes, self._crashed_at = 0, self._position
+        self._crashes += 1
+        if self._crashes >= _MAX_CRASHES:
+            ended = f"data.online.transform: its process ended {self._crashes} times"
+            fix = "It ends or crashes its process (os._exit, a fault in a library), or needs more memory than there is."
+            raise TransformError(f"{ended} while it made the batch at position {self._position}. {fix}")
 
     def _receive(self, actor: int) -> None:
         """Receive batches until the connection breaks, or until the preferred actor is available again."""

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from drivetrain_pipelines.errors import TransformError
+from drivetrain_pipelines.errors import TransformError, UserCodeError
 from drivetrain_pipelines.order.permutation import Int64Array, mix_key
 from drivetrain_pipelines.spec import DataSpec
 from drivetrain_pipelines.stream.columns import Columns, Ragged
-from drivetrain_pipelines.user_code import load_function
+from drivetrain_pipelines.user_code import describe, load_function
 
 Sample = dict[str, npt.NDArray[Any]]
 Function = Callable[[Sample, np.random.Generator | None], Sample]
@@ -25,7 +25,7 @@ class OnlineTransform:
     """Applies ``data.online.transform`` with random numbers that depend only on the job's seed and the position.
 
     Args:
-        function: ``function(sample, random) -> sample``; ``random`` is None for evaluation.
+        function: ``function(sample, random) -> sample``; ``random`` is None for evaluation. Raises `UserCodeError`.
         seed: seed of the job.
     """
 
@@ -62,14 +62,24 @@ class OnlineTransform:
             sample = {name: _row(values, number) for name, values in columns.items()}
             try:
                 given = self._function(sample, random)
-                made.append({name: np.array(value) for name, value in given.items()})  # copy: arrays may be reused
-            except Exception as error:  # any exception of the user's code
-                where = "" if positions is None else f" of the sample at position {positions[number]}"
-                raise TransformError(f"data.online.transform{where} raised {error!r}") from error
+            except UserCodeError as error:
+                which = "" if positions is None else f"; the sample is at position {positions[number]}"
+                raise TransformError(f"{error}{which}") from error
+            made.append(_columns(given))
         names = list(dict.fromkeys(name for sample in made for name in sample))
         if not names:
             raise TransformError("data.online.transform returned a sample without columns")
         return {name: _stack(name, made) for name in names}
+
+
+def _columns(given: Any) -> Sample:
+    """Return a copy of a transformed sample, because its arrays may be reused. Raises `TransformError`."""
+    if not isinstance(given, Mapping):
+        raise TransformError(f"data.online.transform must return a dictionary of columns, not {type(given).__name__}")
+    try:
+        return {str(name): np.array(value) for name, value in given.items()}
+    except (ValueError, TypeError, RuntimeError) as error:  # a list of rows of unequal lengths, a tensor on a GPU
+        raise TransformError(f"data.online.transform must return numbers: {describe(error)}") from error
 
 
 def _row(values: npt.NDArray[Any] | Ragged, number: int) -> npt.NDArray[Any]:

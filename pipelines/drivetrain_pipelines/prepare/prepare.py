@@ -8,12 +8,13 @@ last.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from drivetrain_pipelines.errors import CorruptFileError
 from drivetrain_pipelines.prepare.actor_pool import ActorPool
@@ -29,6 +30,9 @@ from drivetrain_pipelines.storage.checksums import content_digest
 from drivetrain_pipelines.storage.folder import StorageFolder
 from drivetrain_pipelines.storage.json_files import JsonObject
 from drivetrain_pipelines.storage.shards import Manifest
+
+_POLL_INTERVAL_S = 1.0
+WAITING = "waiting for a free CPU"
 
 Progress = Callable[[int, int, str], None]
 
@@ -59,15 +63,16 @@ def prepare(
         downloads: folder where packages are unpacked and where preparations on this machine wait for each other.
         code_folder: directory of the user's code (``data.transform``).
         actors: number of parallel preprocessing actors; the written bytes do not depend on it.
-        on_progress: called with (done, total, what).
+        on_progress: called with (done, total, what), repeatedly during each wait. What it raises ends the preparation.
 
     Raises:
-        InputError, PrepareError: a source is empty or unreadable, too short, or the user's transform failed.
+        UserCodeError: the job's reader or transform raised an exception.
+        InputError, PrepareError: a source is empty, unreadable or too short, or has bad records.
     """
     on_progress(0, 0, "looking for raw data")
     version = DatasetVersion.of(spec, root, downloads, code_folder)
     downloads.mkdir(parents=True, exist_ok=True)
-    with lock_of(downloads, spec.name, version.name):  # others wait here and then find the version
+    with _held(lock_of(downloads, spec.name, version.name), on_progress):  # others wait here and then find the version
         if found := version.found():
             return found
         tasks = tasks_of(spec, version.origins.every)
@@ -147,9 +152,27 @@ def _make_parts(
     missing = {task.number: (task,) for task in tasks if task.number not in parts}
     if missing and spec.kind == "tokens":
         on_progress(0, 0, "training the tokenizer")
-        pool.map("make_tokenizer", {0: (training_chunks(tasks),)}, lambda *_: None)
+
+        def report(running: bool) -> None:
+            on_progress(0, 0, "training the tokenizer" if running else WAITING)
+
+        pool.map("make_tokenizer", {0: (training_chunks(tasks),)}, lambda *_: None, report)
     _map(pool, "write_part", missing, parts, "reading records", on_progress)
     return [parts[task.number] for task in tasks]
+
+
+@contextmanager
+def _held(lock: FileLock, on_progress: Progress) -> Iterator[None]:
+    """Hold a lock; report while another process has it."""
+    while True:
+        with suppress(Timeout):
+            lock.acquire(timeout=_POLL_INTERVAL_S)
+            break
+        on_progress(0, 0, "waiting for another run that prepares the same data")
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _map(
@@ -167,8 +190,11 @@ def _map(
         results[number] = result
         on_progress(len(results), total, what)
 
-    on_progress(len(results), total, what)
-    pool.map(method, calls, store)
+    def report(running: bool) -> None:
+        on_progress(len(results), total, what if running else WAITING)
+
+    report(True)
+    pool.map(method, calls, store, report)
 
 
 def lock_of(downloads: Path, name: str, version: str) -> FileLock:

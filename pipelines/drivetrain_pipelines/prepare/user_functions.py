@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import inspect
-import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from drivetrain_pipelines.errors import UserCodeError
+from drivetrain_pipelines.errors import InputError, UserCodeError
 from drivetrain_pipelines.raw.conversions.column import kind_of, shown
 from drivetrain_pipelines.raw.records import Row
 from drivetrain_pipelines.spec import DataSpec
@@ -31,21 +30,26 @@ class UserFunction:
         self._function: Callable[[Any], Any] = partial(
             function, **{name: Path(file) for name, file in spec.files.items() if name in asked}
         )
-        self._folder = code_folder.resolve()
+        self._key, self._path = key, path
         self.name = f"{key} {path}"
 
     def __call__(self, argument: Any, place: str) -> Any:
         """Call the function. Raises `UserCodeError` for any exception; ``place`` says for which record or file."""
         try:
             return self._function(argument)
-        except Exception as error:  # the user's code may raise anything
-            raise self._error(error, place) from error
+        except UserCodeError as error:
+            raise _at(error, place) from error.__cause__
 
     def records(self, path: Path, url: str) -> Iterator[Row]:
-        """Yield the records that a reader yields. Raises `UserCodeError`."""
-        found = self(path, url)
+        """Yield the records that a reader yields.
+
+        Raises:
+            UserCodeError: the reader raised an exception.
+            InputError: it does not yield dictionaries.
+        """
+        found, allowed = self(path, url), "a function that yields dictionaries"
         if isinstance(found, (str, bytes, Mapping)) or not isinstance(found, Iterable):
-            raise UserCodeError(f"{self.name} returned {kind_of(found)} for {url}; it must yield dictionaries", "")
+            raise InputError(self._key, f"{self._path}, which returned {kind_of(found)} for {url}", allowed)
         iterator, count = iter(found), 0
         while True:
             count += 1
@@ -53,17 +57,13 @@ class UserFunction:
                 record = next(iterator)
             except StopIteration:
                 return
-            except Exception as error:  # the user's code may raise anything
-                raise self._error(error, f"{url}, record {count}") from error
+            except UserCodeError as error:
+                raise _at(error, f"{url}, record {count}") from error.__cause__
             if not isinstance(record, Mapping):
                 what = f"{shown(record)} ({kind_of(record)})"
-                raise UserCodeError(f"{self.name} yielded {what} as record {count} of {url}; allowed: dictionaries", "")
+                raise InputError(self._key, f"{self._path}, which yielded {what} as record {count} of {url}", allowed)
             yield dict(record)
 
-    def _error(self, error: Exception, place: str) -> UserCodeError:
-        frames = traceback.extract_tb(error.__traceback__)[1:]
-        own = [frame for frame in frames if Path(frame.filename).resolve().is_relative_to(self._folder)]
-        at = (own or frames)[-1:]
-        message = str(error).strip().splitlines()
-        text = f"{type(error).__name__}: {message[0]}" if message else type(error).__name__
-        return UserCodeError(f"{self.name} raised {text} for {place}", f"{at[0].filename}:{at[0].lineno}" if at else "")
+
+def _at(error: UserCodeError, place: str) -> UserCodeError:
+    return UserCodeError(error.key, f"{error.problem} for {place}", error.where)

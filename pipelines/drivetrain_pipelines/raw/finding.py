@@ -15,6 +15,7 @@ from fsspec.utils import glob_translate
 
 from drivetrain_pipelines.errors import InputError, PrepareError
 from drivetrain_pipelines.spec import StorageSpec
+from drivetrain_pipelines.storage.access import accessing
 from drivetrain_pipelines.storage.folder import open_storage
 from drivetrain_pipelines.storage.paths import is_local
 
@@ -74,7 +75,10 @@ def find(source: str, storage: StorageSpec, key: str) -> Found:
             raise InputError(key, repr(source), "a file, a folder or a glob that can be read", problem) from error
     else:
         try:
-            found = _remote(source, storage)
+            with accessing(source):
+                found = _remote(source, storage)
+        except InputError:
+            raise
         except Exception as error:  # storage clients have their own error classes
             raise PrepareError(f"{key}: {source} cannot be listed: {str(error) or repr(error):.300}") from error
     if not found.entries and not found.hidden:

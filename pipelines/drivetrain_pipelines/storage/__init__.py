@@ -1,5 +1,6 @@
 """Files and folders on any storage: shards, checksums, fetching.
 
+access: missing and wrong credentials.
 arrow_types: what an Arrow type means for rows.
 checksums: digests of bytes, files and JSON values.
 fetch: verified downloads from object storage, with retries.

@@ -19,7 +19,9 @@ import tenacity
 import xxhash
 
 from drivetrain_pipelines.errors import FetchError, WrongBytesError
+from drivetrain_pipelines.storage.access import access_problem, accessing
 from drivetrain_pipelines.storage.checksums import BLOCK_BYTES
+from drivetrain_pipelines.user_code import describe
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,11 @@ class _StopAfterWrongBytes(tenacity.stop.stop_base):
         return self._left <= 0
 
 
+def _is_temporary(url: str, error: BaseException) -> bool:
+    """Check whether another attempt may help: after any error of the client but two."""
+    return not isinstance(error, FileNotFoundError) and access_problem(url, error) is None
+
+
 class Fetcher:
     """Downloads from one fsspec file system; safe to use from many threads.
 
@@ -79,6 +86,7 @@ class Fetcher:
         Raises:
             FetchError: a block could not be fetched within the deadline; names file, block and the last error.
             WrongBytesError: storage holds wrong bytes, or no such file.
+            InputError: storage wants other credentials.
         """
         in_flight: deque[tuple[int, Future[bytes]]] = deque()  # only a few: a file may be larger than memory
         with target.open("r+b", buffering=0) as file:
@@ -117,17 +125,19 @@ class Fetcher:
                 tenacity.stop_when_event_set(self._closing),
             ),
             sleep=tenacity.sleep_using_event(self._closing),
-            retry=tenacity.retry_if_not_exception_type(FileNotFoundError),  # retry any other error of the client
+            retry=tenacity.retry_if_exception(lambda error: _is_temporary(url, error)),
             before_sleep=lambda _: self._count("retries"),
             reraise=False,
         )
         try:
-            return retrying(self._attempt, url, number, length, digest)
+            with accessing(url):
+                return retrying(self._attempt, url, number, length, digest)
         except FileNotFoundError as error:
             raise WrongBytesError(url, number, "there is no such file") from error
         except tenacity.RetryError as error:
             attempts, last = error.last_attempt.attempt_number, error.last_attempt.exception()
-            problem = f"{attempts} attempts in {time.monotonic() - began:.0f} s, the last: {last!r}"
+            assert last
+            problem = f"{attempts} attempts in {time.monotonic() - began:.0f} s, the last: {describe(last)}"
             kind = WrongBytesError if isinstance(last, ChecksumError) else FetchError
             raise kind(url, number, problem) from last
 

@@ -14,10 +14,12 @@ import tenacity
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
-from drivetrain_pipelines.errors import CorruptFileError
+from drivetrain_pipelines.errors import CorruptFileError, InputError
 from drivetrain_pipelines.spec import StorageSpec
+from drivetrain_pipelines.storage.access import access_problem, accessing
 from drivetrain_pipelines.storage.json_files import atomic_write, json_bytes, parse_json
 from drivetrain_pipelines.storage.paths import is_local, local_path
+from drivetrain_pipelines.user_code import describe
 
 _S3_TIMEOUTS = {"connect_timeout": 5, "read_timeout": 20, "retries": {"max_attempts": 2, "mode": "standard"}}
 
@@ -149,16 +151,24 @@ class StorageFolder:
             self._with_retries(filesystem.rm_file, file)
 
     def _with_retries(self, call: Any, *arguments: Any) -> Any:
-        """Call and retry: object storage throttles and fails temporarily. All errors become OSErrors."""
+        """Call and retry: object storage throttles and fails temporarily. All errors become OSErrors.
+
+        Raises:
+            InputError: storage wants other credentials.
+        """
         retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_not_exception_type(FileNotFoundError),
+            retry=tenacity.retry_if_exception(self._is_temporary),
             wait=tenacity.wait_random_exponential(0.1, 5),
             stop=tenacity.stop_after_delay(self.timeout_s),
             reraise=True,
         )
         try:
-            return retrying(call, *arguments)
-        except OSError:
+            with accessing(self.location):
+                return retrying(call, *arguments)
+        except (OSError, InputError):
             raise
         except Exception as error:  # storage clients have their own error classes
-            raise OSError(f"{self.location}: {error!r:.300}") from error
+            raise OSError(f"{self.location}: {describe(error)}") from error
+
+    def _is_temporary(self, error: BaseException) -> bool:
+        return not isinstance(error, FileNotFoundError) and access_problem(self.location, error) is None

@@ -46,7 +46,7 @@ def main() -> None:
     endpoint = Endpoint(os.environ["DRIVETRAIN_AGENT"], os.environ.pop("DRIVETRAIN_AGENT_KEY"))
     connection = endpoint.connect()
     preload()
-    send(connection, ForkServerReady(os.getpid()))
+    send(connection, ForkServerReady())
     fork = multiprocessing.get_context("fork")
     children: dict[int, tuple[ForkProcess, RankId]] = {}  # by sentinel
     while True:

@@ -12,6 +12,7 @@ from typing import Any, NoReturn, Protocol
 
 import ray
 import ray.util
+from drivetrain_pipelines.actors.ray_failures import in_words
 from drivetrain_pipelines.errors import DrivetrainError
 from drivetrain_pipelines.online.actor import start_transformers
 
@@ -123,7 +124,7 @@ class RayPeer:
         try:
             self._actor: Any = ray.get_actor(name)
         except ValueError as error:
-            raise PeerLostError(name, str(error)) from error
+            raise PeerLostError(name, "there is no such agent") from error
 
     def newest_copy(self, rank: int) -> StoredCopy | None:
         """See `Peer`."""
@@ -143,7 +144,7 @@ class RayPeer:
         try:
             return ray.get(call, timeout=_FETCH_TIMEOUT_S)
         except ray.exceptions.RayError as error:
-            raise PeerLostError(self._name, str(error).splitlines()[0]) from error
+            raise PeerLostError(self._name, in_words(error)) from error
 
 
 class RayNode:

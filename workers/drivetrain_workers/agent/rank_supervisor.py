@@ -15,20 +15,27 @@ from typing import Protocol
 from drivetrain_workers.agent.hang_watch import HangWatch
 from drivetrain_workers.protocol.events import (
     AgentEvent,
+    Beat,
     ForkServerReady,
     Heartbeat,
     PhaseReached,
+    RankDone,
+    RankEnded,
     RankExited,
     RankFailed,
     RankForked,
     RankId,
-    RankLost,
     RanksKilled,
 )
 from drivetrain_workers.protocol.messages import ForkRank, Generation, KillRanks, Message, RankTask, StopTraining
 from drivetrain_workers.protocol.reasons import Reason
 
-_EXIT_REPORT_DELAY_S = 0.3  # so that a cause is reported before its consequences
+_EXIT_REPORT_DELAY_S = 1.0  # for the rank's own report, which comes over another socket
+_PEER_REPORT_DELAY_S = 1.5  # longer, so that a cause is reported before its consequences
+_FORK_SERVER_TIMEOUT_S = 900.0  # for its imports, which take minutes on a slow network disk
+_KILL_TIMEOUT_S = 120.0  # for ranks to end after SIGKILL: one that waits for a disk ends late
+START_TIMEOUT_S = _FORK_SERVER_TIMEOUT_S + _KILL_TIMEOUT_S  # limit of `RankSupervisor.start`
+_UNREPORTED = "its end was not reported: the job's code, or a library, has ended the process (os._exit)"
 _ENTRY = "drivetrain_workers.rank.main:main"
 
 Delay = Callable[[float, Callable[[], None]], None]
@@ -71,6 +78,8 @@ class RankSupervisor:
         self._pids: dict[int, int] = {}  # by rank; these and the following belong to the current generation
         self._links: dict[int, Link] = {}
         self._failures: dict[RankId, RankFailed] = {}
+        self._done: set[RankId] = set()
+        self._running: set[int] = set()  # ranks that have not exited, forked or not
         self._watch = HangWatch(hang_timeout_s)
 
     @property
@@ -85,9 +94,14 @@ class RankSupervisor:
             return dict(self._pids)
 
     def start(self, generation: Generation) -> None:
-        """End all ranks of older generations, then fork the ranks of this one. A second call has no effect."""
+        """End all ranks of older generations, then fork the ranks of this one. A second call has no effect.
+
+        Raises:
+            TimeoutError: the fork server does not start, or older ranks do not end.
+        """
         with self._changed:
-            self._changed.wait_for(lambda: self._fork_server)
+            if not self._changed.wait_for(lambda: self._fork_server, _FORK_SERVER_TIMEOUT_S):
+                raise TimeoutError(f"the fork server has not started within {_FORK_SERVER_TIMEOUT_S:g} s")
             if self.generation >= generation.number:
                 return
             self._watch = HangWatch(self._hang_after_s)
@@ -97,6 +111,9 @@ class RankSupervisor:
                 return  # replaced by a newer one
             assert self._fork_server
             for rank in self._ranks:
+                # Watched from now on: a process that hangs before its first heartbeat is found, too.
+                self._watch.record_heartbeat(rank, Beat(0, "fork", 0, 0.0, 0.0), self._clock())
+                self._running.add(rank)
                 task = self._task_of(rank, generation)
                 self._fork_server.send(ForkRank(task.id, _ENTRY, task.to_json()))
 
@@ -127,6 +144,8 @@ class RankSupervisor:
                         self._watch.record_heartbeat(source.rank, beat, self._clock())
                 case RankFailed(source):
                     self._failures[source] = message
+                case RankDone(source):
+                    self._done.add(source)
                 case RankExited(source):
                     if self._is_current(source):
                         self._exited(message)
@@ -146,7 +165,7 @@ class RankSupervisor:
             now = self._clock()
             for rank, pid in self._pids.items():
                 self._watch.record_stopped(rank, is_stopped(pid), now)
-            return [rank for rank in self._watch.find_hung(now) if rank in self._pids]
+            return [rank for rank in self._watch.find_hung(now) if rank in self._running]
 
     def describe(self, rank: int) -> str:
         """Describe the phase of a rank; see `HangWatch.describe`."""
@@ -166,27 +185,35 @@ class RankSupervisor:
     def _exited(self, event: RankExited) -> None:
         """Report that a rank of the current generation has ended. A generation that was killed reports nothing."""
         self._pids.pop(event.source.rank, None)
+        self._running.discard(event.source.rank)
         failure = self._failures.get(event.source)
-        if event.code <= 0 or (failure and failure.reason is not Reason.COLLECTIVE):
+        if failure and failure.reason is Reason.COLLECTIVE:
+            self._delay(_PEER_REPORT_DELAY_S, lambda: self._report_exit(event))
+        elif event.code < 0 or failure or event.source in self._done:
             self._report_exit(event)
-        else:  # it may only have lost its peer, or its own report has not arrived yet
+        else:
             self._delay(_EXIT_REPORT_DELAY_S, lambda: self._report_exit(event))
 
     def _report_exit(self, event: RankExited) -> None:
-        if event.code == 0:
+        with self._changed:
+            failure, done = self._failures.get(event.source), event.source in self._done
+        if failure:
+            reason, message = failure.reason, failure.message
+        elif done:
             self._report(event)
             return
-        with self._changed:
-            failure = self._failures.get(event.source)
-        reason, message = (failure.reason, failure.message) if failure else (Reason.RANK_KILLED, "")
-        self._report(RankLost(event.source, event.code, reason, message, time=event.time))
+        else:
+            reason, message = (Reason.RANK_KILLED, "") if event.code < 0 else (Reason.USER_CODE, _UNREPORTED)
+        self._report(RankEnded(event.source, event.code, reason, message, time=event.time))
 
     def _kill(self) -> None:
         """Make the fork server kill every rank, including pending ones, and wait for it."""
         self._pids.clear()
         self._links.clear()
+        self._running.clear()
         if self._fork_server is None:
             return
         self._unconfirmed_kills += 1
         self._fork_server.send(KillRanks())
-        self._changed.wait_for(lambda: not self._unconfirmed_kills)
+        if not self._changed.wait_for(lambda: not self._unconfirmed_kills, _KILL_TIMEOUT_S):
+            raise TimeoutError(f"ranks have not ended within {_KILL_TIMEOUT_S:g} s after SIGKILL")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -143,4 +142,4 @@ def _numbers(values: Any, key: str) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    print_answer(lambda: assess(AssessRequest(**json.load(sys.stdin))))
+    print_answer(AssessRequest, assess)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -124,4 +123,4 @@ def _rows(given: str, outputs: JsonObject, count: int, pictures: Path, shown: Pa
 
 
 if __name__ == "__main__":
-    print_answer(lambda: predict(PredictRequest(**json.load(sys.stdin))))
+    print_answer(PredictRequest, predict)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -45,4 +44,4 @@ def _origin(request: ExportRequest, trained: Trained) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    print_answer(lambda: export(ExportRequest(**json.load(sys.stdin))))
+    print_answer(ExportRequest, export)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from dataclasses import asdict
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 from drivetrain_pipelines.errors import InputError
 from drivetrain_pipelines.stream.columns import Columns, Ragged, Values
 from drivetrain_pipelines.stream.dataset import open_dataset
+from drivetrain_pipelines.user_code import describe, user_code_error
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -54,8 +54,12 @@ def profile(request: ProfileRequest) -> ModelProfile:
                     torch.autograd.backward(objective.loss(model, batch, context))
                 kept.append(counter.bytes)
                 operations.append(flops.get_total_flops())
+    except InputError:
+        raise
     except Exception as error:  # any error of the user's model
-        given = f"a model that fails without real numbers: {error!r:.300}"
+        given = (
+            f"a model that fails without real numbers: {user_code_error(error, request.code_folder) or describe(error)}"
+        )
         raise InputError("model.factory", given, "one that can be run on torch's fake tensors") from error
     sizes = [parameter.numel() for parameter in model.parameters()]
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
@@ -111,4 +115,4 @@ def _row_bytes(values: Values) -> float:
 
 
 if __name__ == "__main__":
-    print_answer(lambda: json.dumps(asdict(profile(ProfileRequest(**json.load(sys.stdin))))))
+    print_answer(ProfileRequest, lambda request: json.dumps(asdict(profile(request))))

@@ -8,10 +8,12 @@ import subprocess
 import sys
 from dataclasses import asdict, dataclass
 
-from drivetrain_pipelines.errors import InputError
+from drivetrain_pipelines.errors import InputError, UserCodeError
 from drivetrain_pipelines.storage.json_files import JsonObject
 
 from drivetrain_workers.errors import CheckpointError
+
+TIMEOUT_S = 3600.0  # for a whole eval split on a few cores; the job's code may also never return
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class PredictRequest:
         pictures: folder for images that the model generates.
         max_tokens, temperature: of generated text; None: as in the job's ``sample``.
         seed: makes the result reproducible.
-        timeout_s: seconds after which the model's process is killed; None waits for it.
+        timeout_s: seconds after which the model's process is killed; so in all requests.
     """
 
     run_folder: str
@@ -34,7 +36,7 @@ class PredictRequest:
     temperature: float | None = None
     top_k: int = 40
     seed: int = 0
-    timeout_s: float | None = None
+    timeout_s: float = TIMEOUT_S
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class AssessRequest:
     run_folder: str
     dataset_folder: str
     metrics: dict[str, float]
+    timeout_s: float = TIMEOUT_S
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,7 @@ class ExportRequest:
     dataset_folder: str
     target: str
     step: int | None = None
+    timeout_s: float = TIMEOUT_S
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,7 @@ class ProfileRequest:
     job: JsonObject
     code_folder: str
     dataset_folder: str
+    timeout_s: float = TIMEOUT_S
 
 
 @dataclass(frozen=True)
@@ -170,26 +175,44 @@ def run_request(request: Request) -> str:
     Raises:
         CheckpointError: there is no such checkpoint, or the model failed; with the reason.
         InputError: the request does not fit the model.
+        UserCodeError: the job's code raised an exception.
     """
     command = [sys.executable, "-m", _MODULES[type(request)]]
     asked = json.dumps(asdict(request))
-    timeout_s = request.timeout_s if isinstance(request, PredictRequest | TryRequest) else None
     try:
-        done = subprocess.run(command, input=asked, capture_output=True, text=True, check=False, timeout=timeout_s)
+        done = subprocess.run(
+            command,
+            input=asked,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+            timeout=request.timeout_s,
+        )
     except subprocess.TimeoutExpired as error:
-        raise CheckpointError(f"the model has not answered within {timeout_s:g} s") from error
+        raise CheckpointError(f"the model has not answered within {request.timeout_s:g} s") from error
     if done.returncode < 0:
         name = signal.Signals(-done.returncode).name
         raise CheckpointError(f"the process of the model was ended by {name}; SIGKILL often means out of memory")
-    if done.returncode != 0:
+    answer = _answer(done.stdout)
+    if not answer:  # success is an answer, not an exit code
         last_line = (done.stderr.strip().splitlines() or ["no output"])[-1]
-        raise CheckpointError(f"the model failed: {last_line}")
-    lines = done.stdout.strip().splitlines()
-    if not lines:
-        raise CheckpointError("the model's code ended the process before there was an answer")
-    answer = json.loads(lines[-1])
+        ended = f"its process ended with exit code {done.returncode} and without an answer"
+        raise CheckpointError(f"the model failed: {ended}; the last line of its output: {last_line[:500]}")
+    if "user" in answer:
+        raise UserCodeError(*answer["user"])
     if "input" in answer:
         raise InputError(*answer["input"])
     if "error" in answer:
         raise CheckpointError(answer["error"])
     return str(answer["answer"])
+
+
+def _answer(output: str) -> JsonObject:
+    """Return the answer in the output of a process, see `trained.print_answer`; empty if there is none."""
+    lines = output.strip().split("\n")
+    try:
+        found = json.loads(lines[-1])
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) and len(found) == 1 else {}

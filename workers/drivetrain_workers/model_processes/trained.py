@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
+import sys
+import traceback
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from drivetrain_pipelines.errors import DrivetrainError, InputError
 from drivetrain_pipelines.storage.json_files import JsonObject
 from drivetrain_pipelines.stream.dataset import Dataset, open_dataset
+from drivetrain_pipelines.user_code import describe, user_code_error
 
 from drivetrain_workers.checkpoints.load import Checkpoint, check_shapes
 from drivetrain_workers.checkpoints.store import newest_valid
 from drivetrain_workers.engine.training_data import model_facts
 from drivetrain_workers.errors import CheckpointError
+from drivetrain_workers.model_processes.requests import ProfileRequest
 from drivetrain_workers.modeling.model import build_model, persistent_buffers, temporary_buffers
 from drivetrain_workers.records.run_folder import RunFolder
 from drivetrain_workers.spec import TrainJob
@@ -54,13 +60,25 @@ def load_trained(run_folder: str, dataset_folder: str, step: int | None = None) 
     return Trained(model, checkpoint, dataset, job)
 
 
-def print_answer(make: Callable[[], str]) -> None:
-    """Print the result of ``make`` as one line of JSON, or its error; see `requests.run_request`."""
-    answer: JsonObject
-    try:
-        answer = {"answer": make()}
-    except InputError as error:
-        answer = {"input": error.args}
-    except DrivetrainError as error:
-        answer = {"error": str(error)}
+def print_answer(kind: type[Any], make: Callable[[Any], str]) -> None:
+    """Print the result of ``make`` for the request on stdin as one line of JSON, or its error.
+
+    What the job's code prints goes to stderr. See `requests.run_request`.
+    """
+    request, answer = kind(**json.load(sys.stdin)), JsonObject()
+    code = request.code_folder if kind is ProfileRequest else str(RunFolder(Path(request.run_folder)).code)
+    with redirect_stdout(sys.stderr):
+        try:
+            answer = {"answer": make(request)}
+        except BaseException as error:  # SystemExit of the job's code, too
+            traceback.print_exc()
+            answer = _problem(error, code)
     print(json.dumps(answer), flush=True)
+
+
+def _problem(error: BaseException, code: str) -> JsonObject:
+    if found := user_code_error(error, code):
+        return {"user": found.args}
+    if isinstance(error, InputError):
+        return {"input": error.args}
+    return {"error": str(error) if isinstance(error, DrivetrainError) else f"the model failed: {describe(error)}"}

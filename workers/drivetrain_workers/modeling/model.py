@@ -23,7 +23,8 @@ def build_model(spec: ModelSpec, code_folder: str, facts: dict[str, int], seed: 
     training mode stay so: the factory wants it.
 
     Raises:
-        InputError: the factory does not take the given arguments, or its result cannot be trained.
+        InputError: the factory does not take the given arguments, or does not return a model with something to train.
+        UserCodeError: the factory raised an exception.
     """
     factory = load_function(spec.factory, code_folder, "model.factory")
     parameters = inspect.signature(factory).parameters
@@ -34,12 +35,7 @@ def build_model(spec: ModelSpec, code_folder: str, facts: dict[str, int], seed: 
         inspect.signature(factory).bind(**given)
     except TypeError as error:
         raise InputError("model.args", str(spec.args), ", ".join(parameters), str(error)) from error
-    model = factory(**given)
-    if not isinstance(model, torch.nn.Module):
-        raise InputError(
-            "model.factory", f"a function that returned {model!r:.100}", "one that returns a torch.nn.Module"
-        )
-    _check_state(model)
+    model = _checked(factory(**given))
     return model if model.training else model.train()
 
 
@@ -72,12 +68,23 @@ def check_parameters(model: torch.nn.Module, precision: str) -> None:
             raise InputError("model.factory", given, "trained parameters of torch.float32", fix)
 
 
-def _check_state(model: torch.nn.Module) -> None:
-    """Raise `InputError` for state that no checkpoint contains."""
+def _checked(model: Any) -> torch.nn.Module:
+    """Return the result of a factory if it can be trained. Raises `InputError`, also for state in no checkpoint."""
+    if not isinstance(model, torch.nn.Module):
+        given = f"a function that returned {type(model).__name__}"
+        raise InputError("model.factory", given, "a function that returns a torch.nn.Module")
+    allowed = "a model with at least one parameter to train"
+    if next(model.parameters(), None) is None:
+        fix = "Are its layers attributes of the module? Lists of layers must be torch.nn.ModuleList."
+        raise InputError("model.factory", f"a {type(model).__name__} without parameters", allowed, fix)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        given = f"a {type(model).__name__} in which requires_grad is False for all parameters"
+        raise InputError("model.factory", given, allowed)
     for name, module in model.named_modules():
         if type(module).get_extra_state is not torch.nn.Module.get_extra_state:
             given = f"a model with {name or 'a root'}.get_extra_state"
             raise InputError("model.factory", given, "a model whose state is in parameters and buffers")
+    return model
 
 
 class _Recomputed:

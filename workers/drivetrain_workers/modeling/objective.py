@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,8 @@ Outputs = dict[str, Any]  # result of a job's function for a batch, by name
 Function = Callable[..., Any]
 
 IGNORED = -100  # target that does not count
+_MAX_SHOWN = 200  # characters of a value
+_NO_NUMBER = (AttributeError, TypeError, ValueError, RuntimeError, OverflowError)  # of float(), also of a tensor
 
 
 class Objective:
@@ -44,16 +47,30 @@ class Objective:
         self._metrics = _with_context(metrics) if metrics else None
         self._predict = _with_context(predict) if predict else None
         self._outcomes = _with_context(outcomes) if outcomes else None
-        self.weighs_rows = weight is row_weight
+        self.weighs_rows = inspect.unwrap(weight) is row_weight
 
     def loss(self, model: torch.nn.Module, batch: Batch, context: TrainContext) -> torch.Tensor:
-        """Return the mean loss of a batch."""
-        loss: torch.Tensor = self._loss(model, batch, context=context)
-        return loss
+        """Return the mean loss of a batch.
+
+        Raises:
+            InputError: the job's function returned an invalid value.
+        """
+        return _checked_loss(self._loss(model, batch, context=context))
 
     def weight(self, batch: Batch, context: TrainContext) -> float:
-        """Return the number that the mean of `loss` is over."""
-        return float(self._weight(batch, context=context))
+        """Return the number that the mean of `loss` is over.
+
+        Raises:
+            InputError: the job's function returned an invalid value.
+        """
+        value = self._weight(batch, context=context)
+        try:
+            weight = _number(value)
+        except _NO_NUMBER as error:
+            raise InputError("model.weight", _returned(value), "a function that returns a number") from error
+        if not 0 <= weight < math.inf:
+            raise InputError("model.weight", _returned(weight), "a finite number of at least 0")
+        return weight
 
     def metrics(
         self, model: torch.nn.Module, batch: Batch, weight: float, context: TrainContext
@@ -68,9 +85,9 @@ class Objective:
         values = self._metrics(model, batch, context=context)
         try:
             pairs = {str(name): _total_and_count(value, weight) for name, value in values.items()}
-        except (AttributeError, TypeError, ValueError) as error:
+        except _NO_NUMBER as error:
             wanted = "a dictionary of numbers, or of pairs (total, count)"
-            raise InputError("model.metrics", f"a function that returned {values!r:.200}", wanted) from error
+            raise InputError("model.metrics", _returned(values), wanted) from error
         if taken := {"", "loss"} & pairs.keys():
             raise InputError(
                 "model.metrics", f"the name {min(taken)!r}", "any other name", "The loss is always logged."
@@ -94,7 +111,7 @@ class Objective:
         rows = row_weight(batch)
         if not isinstance(columns, dict) or any(not _has_rows(column, rows) for column in columns.values()):
             wanted = f"a dictionary of columns of {rows} values, one for each row"
-            raise InputError("model.predict", f"a function that returned {columns!r:.200}", wanted)
+            raise InputError("model.predict", _returned(columns), wanted)
         return columns
 
     @property
@@ -135,6 +152,10 @@ def next_token_loss(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
             shape: no token is predicted from another document, and padding (segment 0) does not count.
     """
     logits = model(batch["tokens"][:, :-1])
+    if not torch.is_tensor(logits) or logits.dim() != 3:
+        wanted = "a model that returns logits, a tensor [rows, length, vocabulary]"
+        fix = "A model that returns something else needs a model.loss."
+        raise InputError("model.factory", f"a model that returned {kind_of(logits)}", wanted, fix)
     targets = next_token_targets(batch).flatten()
     total = F.cross_entropy(logits.flatten(0, 1).float(), targets, ignore_index=IGNORED, reduction="sum")
     return total / (targets != IGNORED).sum().clamp(min=1)  # a batch of padding has the loss 0, not NaN
@@ -155,6 +176,39 @@ def next_token_targets(batch: Batch) -> torch.Tensor:
     return targets.masked_fill(foreign, IGNORED)
 
 
+def kind_of(value: Any) -> str:
+    """Return type and shape of a value, for messages."""
+    return f"a tensor {list(value.shape)}" if torch.is_tensor(value) else f"a value of type {type(value).__name__}"
+
+
+def _checked_loss(loss: Any) -> torch.Tensor:
+    wanted = "a function that returns the mean loss, a tensor of floating-point numbers without dimensions"
+    if not torch.is_tensor(loss) or loss.dim() or not loss.is_floating_point():
+        fix = "Reduce it with .mean()." if torch.is_tensor(loss) and loss.dim() else ""
+        dtype = f" of {loss.dtype}" if torch.is_tensor(loss) else ""
+        raise InputError("model.loss", f"a function that returned {kind_of(loss)}{dtype}", wanted, fix)
+    if torch.is_grad_enabled() and not loss.requires_grad:
+        given = "a function that returned a loss without a gradient"
+        fix = "Compute it from the outputs of the given model, without detach(), item(), NumPy or torch.no_grad()."
+        raise InputError("model.loss", given, "a loss that depends on the parameters of the model", fix)
+    return loss
+
+
+def _returned(value: Any) -> str:
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # of the job's own class
+        text = f"a {type(value).__name__}"
+    return f"a function that returned {text[:_MAX_SHOWN]}"
+
+
+def _number(value: Any) -> float:
+    """Convert a number, or a tensor with one; text is none."""
+    if isinstance(value, str | bytes):
+        raise TypeError(f"{value!r} is text")
+    return float(value)
+
+
 def _with_context(function: Function) -> Function:
     """Return ``function`` with a keyword argument ``context``, which is dropped if the function does not take it."""
     if "context" in inspect.signature(function).parameters:
@@ -170,8 +224,8 @@ def _with_context(function: Function) -> Function:
 def _total_and_count(value: Any, weight: float) -> tuple[float, float]:
     if isinstance(value, tuple):
         total, count = value
-        return float(total), float(count)
-    return (float(value) * weight, weight) if weight else (0.0, 0.0)
+        return _number(total), _number(count)
+    return (_number(value) * weight, weight) if weight else (0.0, 0.0)
 
 
 def _has_rows(column: Any, rows: int) -> bool:

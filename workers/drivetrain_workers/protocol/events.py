@@ -46,8 +46,6 @@ class RankEvent(AgentEvent):
 class ForkServerReady(AgentEvent):
     """The fork server has imported everything that ranks need."""
 
-    pid: int
-
 
 @dataclass(frozen=True)
 class RanksKilled(AgentEvent):
@@ -203,12 +201,16 @@ class RankFailed(RankEvent):
 
     reason: Reason
     message: str
-    traceback: str
+
+
+@dataclass(frozen=True)
+class RankDone(RankEvent):
+    """A rank ends normally. One that exits without this report has not done its work, whatever its exit code."""
 
 
 @dataclass(frozen=True)
 class TrainingFinished(RankEvent):
-    """All ranks end normally.
+    """All ranks have done their work.
 
     Attributes:
         complete: whether every step is done; False when the ranks were asked to stop.
@@ -216,7 +218,6 @@ class TrainingFinished(RankEvent):
         base_bytes: memory of the process before the model was created.
     """
 
-    step: int
     complete: bool
     peak_bytes: int
     base_bytes: int
@@ -226,8 +227,8 @@ class TrainingFinished(RankEvent):
 
 
 @dataclass(frozen=True)
-class RankLost(RankEvent):
-    """A rank has ended with an error, or was killed.
+class RankEnded(RankEvent):
+    """A rank has ended with an error, was killed, or exited without a report.
 
     Attributes:
         code: see `RankExited`.

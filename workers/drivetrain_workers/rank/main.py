@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
 
-from drivetrain_workers.protocol.events import RankFailed, TrainingFinished
+from drivetrain_workers.protocol.events import RankDone, RankFailed, TrainingFinished
 from drivetrain_workers.protocol.messages import RankTask
 from drivetrain_workers.protocol.processes import end_with_parent
 from drivetrain_workers.rank.agent_link import AgentLink
@@ -20,17 +21,22 @@ from drivetrain_workers.records.run_folder import RunFolder
 
 
 def main(task_json: str) -> None:
-    """Run the forked process. Exits with 0 when training is done or was stopped, with 1 on an error."""
+    """Run the forked process, and report its end to the agent: an exit code alone says nothing.
+
+    Exits with 0 when training is done or was stopped, with 1 on an error.
+    """
     end_with_parent()
     task = RankTask.from_json(task_json)
-    _log_to(RunFolder(Path(task.run_folder)).log(task.rank))
     link = AgentLink(task)
     try:
+        _log_to(RunFolder(Path(task.run_folder)).log(task.rank))
         train(task, link)
     except BaseException as error:
-        traceback.print_exc()
-        link.report(RankFailed(task.id, *explain(task, error), traceback.format_exc()))
+        with suppress(Exception):  # the log may be on a full disk
+            traceback.print_exc()
+        link.report(RankFailed(task.id, *explain(task, error)))
         _end(1)
+    link.report(RankDone(task.id))
     _end(0)
 
 
@@ -42,7 +48,7 @@ def train(task: RankTask, link: AgentLink) -> None:
         train_steps(run, batches, points)
         finish(run, points)
     if task.rank == 0:
-        link.report(TrainingFinished(task.id, run.step, run.complete, peak_bytes(), run.base_bytes))
+        link.report(TrainingFinished(task.id, run.complete, peak_bytes(), run.base_bytes))
 
 
 def _log_to(path: Path) -> None:
@@ -55,6 +61,7 @@ def _log_to(path: Path) -> None:
 
 def _end(code: int) -> None:
     """Exit immediately: the shutdown of the interpreter or process group can hang when other ranks are gone."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with suppress(OSError, ValueError):  # a full disk; a stream that the job's code has closed
+        sys.stdout.flush()
+        sys.stderr.flush()
     os._exit(code)

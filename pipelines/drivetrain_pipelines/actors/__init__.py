@@ -1,0 +1,4 @@
+"""Ray actors, and what their failures mean.
+
+ray_failures: Ray's errors in words.
+"""
