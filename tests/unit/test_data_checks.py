@@ -118,3 +118,9 @@ def test_a_published_tokenizer_names_its_special_tokens(tmp_path: Path, token: o
     (tmp_path / "tokenizer_config.json").write_text("[")
     with pytest.raises(InputError, match="a JSON object"):
         with_special_tokens(TokenizerSpec(file=file))
+
+
+def test_a_label_among_columns_is_one_of_them(job: Path) -> None:
+    spec = DataSpec(source="names.csv", columns=["x", "y"], label_column="target")
+    with pytest.raises(InputError, match=r"data.label_column: got 'target'; allowed: one of data.columns \(x, y\)"):
+        check_data(spec, job)

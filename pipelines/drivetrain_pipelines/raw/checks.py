@@ -12,6 +12,8 @@ from drivetrain_pipelines.spec import DataSpec, StorageSpec
 from drivetrain_pipelines.storage.folder import open_storage
 from drivetrain_pipelines.storage.paths import absolute_path, is_local
 
+_DEFAULT_LABEL = DataSpec.model_fields["label_column"].default
+
 
 def check_data(spec: DataSpec, job_folder: Path) -> DataSpec:
     """Return the data section with absolute paths.
@@ -29,6 +31,9 @@ def check_data(spec: DataSpec, job_folder: Path) -> DataSpec:
         raise InputError("data.format", f"{spec.format}, with data.reader", "auto", "The reader knows the format.")
     if spec.image and spec.image.decode is False and spec.format == "audio":
         raise InputError("data.image", "set for the format audio", "data.audio")
+    if spec.kind == "columns" and spec.label_column not in (_DEFAULT_LABEL, *(spec.columns or ())):
+        allowed = f"one of data.columns ({', '.join(spec.columns or ())})"
+        raise InputError("data.label_column", repr(spec.label_column), allowed, "Add it to data.columns.")
     if not spec.mixture:
         raise InputError("data.source", "[]", "at least one source")
     data: dict[str, Any] = {}

@@ -86,7 +86,7 @@ class TryRequest:
     downloads: str
     gpus: int | str
     left_out: dict[str, str]
-    timeout_s: float | None = None
+    timeout_s: float = TIMEOUT_S
 
 
 @dataclass(frozen=True)

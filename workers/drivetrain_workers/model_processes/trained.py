@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import traceback
-from collections.abc import Callable
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from drivetrain_workers.checkpoints.load import Checkpoint, check_shapes
 from drivetrain_workers.checkpoints.store import newest_valid
 from drivetrain_workers.engine.training_data import model_facts
 from drivetrain_workers.errors import CheckpointError
-from drivetrain_workers.model_processes.requests import ProfileRequest
+from drivetrain_workers.model_processes.requests import ProfileRequest, TryRequest
 from drivetrain_workers.modeling.model import build_model, persistent_buffers, temporary_buffers
 from drivetrain_workers.records.run_folder import RunFolder
 from drivetrain_workers.spec import TrainJob
@@ -66,14 +67,30 @@ def print_answer(kind: type[Any], make: Callable[[Any], str]) -> None:
     What the job's code prints goes to stderr. See `requests.run_request`.
     """
     request, answer = kind(**json.load(sys.stdin)), JsonObject()
-    code = request.code_folder if kind is ProfileRequest else str(RunFolder(Path(request.run_folder)).code)
-    with redirect_stdout(sys.stderr):
+    code = (
+        request.code_folder if kind in (ProfileRequest, TryRequest) else str(RunFolder(Path(request.run_folder)).code)
+    )
+    with _output_to_stderr():
         try:
             answer = {"answer": make(request)}
         except BaseException as error:  # SystemExit of the job's code, too
             traceback.print_exc()
             answer = _problem(error, code)
     print(json.dumps(answer), flush=True)
+
+
+@contextmanager
+def _output_to_stderr() -> Iterator[None]:
+    """Send what the job's code and the libraries that it calls print to stderr."""
+    answers = os.dup(1)
+    sys.stdout.flush()
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(answers, 1)
+        os.close(answers)
 
 
 def _problem(error: BaseException, code: str) -> JsonObject:

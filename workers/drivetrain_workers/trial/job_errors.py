@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from drivetrain_pipelines.errors import DrivetrainError, InputError, PrepareError
+from drivetrain_pipelines.errors import DrivetrainError, InputError, PrepareError, UserCodeError
 
 _MAX_TEXT = 300
 
@@ -31,12 +31,24 @@ def errors_of(key: str, given: str, allowed: str, code: Path, left_out: Mapping[
     except PrepareError as error:
         raise InputError(key, error.problem, allowed, error.fix) from error
     except (Exception, SystemExit) as error:  # any error of the user's code, and of storage
+        if found := _of_function(error, code, left_out):
+            raise found from error
         cause = error.__cause__ if isinstance(error, DrivetrainError) and error.__cause__ else error
         lines = str(cause).strip().splitlines()
         what = f"{type(cause).__name__}: {lines[0][:_MAX_TEXT]}" if lines else type(cause).__name__
         raise InputError(
             key, f"{given} that failed{_line(cause, code)}: {what}", allowed, _fix(cause, code, left_out)
         ) from error
+
+
+def _of_function(error: BaseException, code: Path, left_out: Mapping[str, str]) -> InputError | None:
+    """Return the error of a function that a key of the job names."""
+    found = error if isinstance(error, UserCodeError) else error.__cause__
+    if not isinstance(found, UserCodeError):
+        return None
+    at = f" at {found.where.partition(',')[0]}" if found.where else ""
+    fix = _fix(found.__cause__, code, left_out) if found.__cause__ else ""
+    return InputError(found.key, f"a function that failed{at}: {found.problem}", "a function without errors", fix)
 
 
 def _line(error: BaseException, code: Path) -> str:

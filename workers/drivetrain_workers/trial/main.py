@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -32,7 +28,7 @@ from drivetrain_workers.modeling.model_input import to_tensor
 from drivetrain_workers.modeling.objective import Batch, load_objective
 from drivetrain_workers.spec import TrainJob
 from drivetrain_workers.trial.job_errors import errors_of
-from drivetrain_workers.trial.step import ErrorsOf, check_model, try_step
+from drivetrain_workers.trial.step import ErrorsOf, trained_parameters, try_step
 
 _RECORDS = {"tokens": 1000, "columns": 1000, "image": 64, "audio": 64}  # of each source; decoding takes time
 _MAX_ROWS = 8
@@ -60,7 +56,7 @@ def try_job(request: TryRequest) -> str:
             train, evaluation = (_batch(dataset, job, split, code, device) for split in ("train", "eval"))
     with errors("model.factory", "a function", "a function that returns a torch.nn.Module"):
         model = build_model(job.model, request.code_folder, model_facts(dataset, job.data), job.seed)
-        parameters = check_model(model)
+        parameters = trained_parameters(model)
         model.to(device, torch.bfloat16 if job.training.precision == "bf16" else None)
     if job.training.activation_checkpointing:
         checkpoint_activations(model)
@@ -132,22 +128,5 @@ def _shape(values: object) -> str:
     return f"{[*values.shape]}" if torch.is_tensor(values) else "a list"
 
 
-@contextmanager
-def _output_to_stderr() -> Iterator[None]:
-    """Send what the user's code prints to stderr: the answer is alone on stdout."""
-    answers = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        yield
-    finally:
-        sys.stdout.flush()
-        os.dup2(answers, 1)
-
-
-def _answer(request: TryRequest) -> str:
-    with _output_to_stderr():
-        return try_job(request)
-
-
 if __name__ == "__main__":
-    print_answer(lambda: _answer(TryRequest(**json.load(sys.stdin))))
+    print_answer(TryRequest, try_job)

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from drivetrain_pipelines.errors import InputError
@@ -27,25 +26,9 @@ class Tried:
     metrics: dict[str, float]
 
 
-def check_model(model: Any) -> int:
-    """Return the number of parameters that are trained.
-
-    Raises:
-        InputError: it is no module, or none of its parameters is trained.
-    """
-    key = "model.factory"
-    if not isinstance(model, torch.nn.Module):
-        raise InputError(
-            key, f"a function that returned {_described(model)}", "a function that returns a torch.nn.Module"
-        )
-    parameters = list(model.parameters())
-    if not parameters:
-        raise InputError(key, f"a {type(model).__name__} without parameters", "a model with parameters to train")
-    count = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
-    if not count:
-        given = f"a {type(model).__name__} whose {len(parameters)} parameters all have requires_grad=False"
-        raise InputError(key, given, "a model with parameters to train")
-    return count
+def trained_parameters(model: torch.nn.Module) -> int:
+    """Return the number of parameters that are trained."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
 def try_step(
@@ -104,20 +87,11 @@ def _weigh(objective: Objective, batch: Batch, context: TrainContext, errors_of:
         return objective.weight(batch, context)
 
 
-def _checked(loss: Any, job: TrainJob) -> float:
-    """Return the value of a loss. Raises InputError if it cannot be minimized."""
-    key = "model.loss" if job.model.loss else "model.factory"
-    allowed = "a function that returns the mean loss, a tensor with one number and a gradient"
-    if not torch.is_tensor(loss):
-        raise InputError(key, f"a function that returned {_described(loss)}", allowed)
-    if loss.dim():
-        fix = "Return its mean()."
-        raise InputError(key, f"a function that returned a tensor of the shape {[*loss.shape]}", allowed, fix)
-    if not loss.requires_grad:
-        given = "a function whose result does not depend on trained parameters"
-        raise InputError(key, given, allowed, "Do not use item(), detach() or no_grad() in it.")
+def _checked(loss: torch.Tensor, job: TrainJob) -> float:
+    """Return the value of a loss. Raises InputError if training would stop at it."""
     value = float(loss.detach())
     if not math.isfinite(value) and job.training.guard.non_finite == "stop":
+        key = "model.loss" if job.model.loss else "model.factory"
         raise InputError(key, f"a function that returned {value} for the first samples", "a finite loss")
     return value
 
@@ -143,7 +117,3 @@ def _context(job: TrainJob, batch: Batch, training: bool, classes: tuple[str, ..
     return TrainContext(
         0, job.training.steps or 1, training, 0, 1, job.seed, torch.arange(len(first), device=device), classes
     )
-
-
-def _described(value: Any) -> str:
-    return "None" if value is None else f"a {type(value).__name__}"
