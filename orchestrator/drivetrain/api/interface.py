@@ -214,7 +214,9 @@ class Runs(ABC):
 
     @abstractmethod
     def sync(self, run_id: str, timeout_s: float = 600.0) -> None:
-        """Send to MLflow what it has not received yet of a run that has ended.
+        """Send to MLflow what it has not received, or not accepted, of a run that has ended.
+
+        A run that was deleted in MLflow is restored, or logged again from the start.
 
         Raises:
             TrackingError: MLflow has not accepted everything within ``timeout_s``; the rest is kept.
