@@ -15,9 +15,9 @@ from mlflow.entities import DatasetInput, InputTag, LoggedModelStatus
 from mlflow.exceptions import MlflowException
 
 from drivetrain.tracking.destination import Shipment, UnavailableError
-from drivetrain.tracking.mlflow_entries import Entry, check, entries_of, log
-from drivetrain.tracking.mlflow_errors import is_absent, is_outage, is_refusal, reason_of
-from drivetrain.tracking.mlflow_lookup import RUN_TAG, Wanted, deleted, find_or_create
+from drivetrain.tracking.mlflow_entries import Entry, check, entries_of, log, renamed
+from drivetrain.tracking.mlflow_errors import is_outage, is_refusal, reason_of
+from drivetrain.tracking.mlflow_lookup import RUN_TAG, Wanted, deleted, find_or_create, is_deleted
 from drivetrain.tracking.mlflow_names import accepted_name
 from drivetrain.tracking.totals import Record
 
@@ -129,7 +129,7 @@ class MlflowRun:
         try:
             self._client.set_tag(self.run_id, RUN_TAG, self._name)
         except Exception as again:
-            if is_absent(again) or is_refusal(again):
+            if is_deleted(self._client, self.run_id):
                 raise deleted(self._name) from again
             raise UnavailableError(reason_of(again, self._uri)) from error
 
@@ -162,8 +162,11 @@ class MlflowRun:
         options: dict[str, Any] = {"source_run_id": self.run_id, "tags": tags, "model_type": "checkpoint"}
         model = own[0] if own else self._client.create_logged_model(self.experiment_id, name, **options)
         for key, value in record["values"].items():
+            name = f"checkpoint_{key}"
+            if change := renamed(name, accepted := accepted_name(name)):
+                self._renamed[f"metric {name}"] = change
             at = {"timestamp": record["time_ms"], "step": step, "model_id": model.model_id}
-            self._client.log_metric(self.run_id, accepted_name(f"checkpoint_{key}"), value, **at)
+            self._client.log_metric(self.run_id, accepted, value, **at)
         self._client.finalize_logged_model(model.model_id, "READY")
 
     def _register(self, record: Record) -> None:

@@ -62,19 +62,24 @@ def log(client: MlflowClient, run_id: str, entries: Sequence[Entry]) -> None:
     )
 
 
+def renamed(name: str, key: str) -> str:
+    """Return how MLflow's name differs; empty if it is equal."""
+    return "" if name == key else f"is called {key!r} in MLflow, which does not accept this name"
+
+
 def _metric(number: int, name: str, value: float, record: Record) -> Entry:
     key = accepted_name(name)
-    return Entry(number, f"metric {name}", Metric(key, value, record["time_ms"], record["step"]), _renamed(name, key))
+    return Entry(number, f"metric {name}", Metric(key, value, record["time_ms"], record["step"]), renamed(name, key))
 
 
 def _param(number: int, name: str, value: str, _: Record) -> Entry:
-    key, text = accepted_name(name), _cut(value, MAX_PARAM_VAL_LENGTH)
-    return Entry(number, f"parameter {name}", Param(key, text), _renamed(name, key) or _shortened(value, text))
+    key, text = accepted_name(name), _storable(value, MAX_PARAM_VAL_LENGTH)
+    return Entry(number, f"parameter {name}", Param(key, text), renamed(name, key) or _changed(value, text))
 
 
 def _tag(number: int, name: str, value: str, _: Record) -> Entry:
-    key, text = accepted_name(name), _cut(value, MAX_TAG_VAL_LENGTH)
-    return Entry(number, f"tag {name}", RunTag(key, text), _renamed(name, key) or _shortened(value, text))
+    key, text = accepted_name(name), _storable(value, MAX_TAG_VAL_LENGTH)
+    return Entry(number, f"tag {name}", RunTag(key, text), renamed(name, key) or _changed(value, text))
 
 
 _MAKE: dict[str, Callable[[int, str, Any, Record], Entry]] = {
@@ -84,13 +89,13 @@ _MAKE: dict[str, Callable[[int, str, Any, Record], Entry]] = {
 }
 
 
-def _renamed(name: str, key: str) -> str:
-    return "" if name == key else f"is called {key!r} in MLflow, which does not accept this name"
+def _storable(value: str, limit: int) -> str:
+    """Return a text without the characters that no database stores, and not longer than MLflow accepts."""
+    text = "".join("?" if each == "\0" or "\ud800" <= each <= "\udfff" else each for each in value)
+    return text if len(text) <= limit else text[: limit - len(_CUT)] + _CUT
 
 
-def _shortened(value: str, text: str) -> str:
-    return "" if value == text else f"is cut to {len(text)} of {len(value)} characters"
-
-
-def _cut(value: str, limit: int) -> str:
-    return value if len(value) <= limit else value[: limit - len(_CUT)] + _CUT
+def _changed(value: str, text: str) -> str:
+    if len(value) > len(text):
+        return f"is cut to {len(text)} of {len(value)} characters"
+    return "" if value == text else "has ? where a character cannot be stored"

@@ -32,9 +32,7 @@ _REFUSALS = {
         codes.NOT_IMPLEMENTED,
     )
 }
-_ABSENT = {
-    codes.ErrorCode.Name(code) for code in (codes.RESOURCE_DOES_NOT_EXIST, codes.NOT_FOUND, codes.ENDPOINT_NOT_FOUND)
-}
+_ABSENT = codes.ErrorCode.Name(codes.RESOURCE_DOES_NOT_EXIST)  # any web server answers 404, only MLflow names this
 
 
 def is_outage(error: Exception) -> bool:
@@ -53,7 +51,7 @@ def is_refusal(error: Exception) -> bool:
 
 def is_absent(error: Exception) -> bool:
     """Check whether the server does not have the object of the call."""
-    return isinstance(error, MlflowException) and error.error_code in _ABSENT
+    return isinstance(error, MlflowException) and error.error_code == _ABSENT
 
 
 def reason_of(error: Exception, uri: str = "") -> str:
@@ -68,6 +66,8 @@ def _detail(error: BaseException) -> str:
     """Return what the operating system said about a connection."""
     if isinstance(error, requests.Timeout):
         return " in time"
+    if isinstance(error, requests.exceptions.RetryError):
+        return f" properly: {[*_causes(error)][-1]}"
     said = [each.strerror for each in _causes(error) if isinstance(each, OSError) and each.strerror]
     return f": {said[-1]}" if said else ""
 

@@ -57,6 +57,15 @@ def find_or_create(client: MlflowClient, wanted: Wanted) -> Run:
     return found
 
 
+def is_deleted(client: MlflowClient, run_id: str) -> bool:
+    """Check whether MLflow answers that a run was deleted."""
+    try:
+        run = _known(client, run_id)
+    except MlflowException:
+        return False
+    return run is None or run.info.lifecycle_stage == LifecycleStage.DELETED
+
+
 def deleted(name: str) -> DeletedError:
     """Return the error about a run that was deleted in MLflow."""
     fix = f"it stays deleted; after the end of the run `drivetrain sync {name}` logs it again"
