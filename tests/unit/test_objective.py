@@ -104,7 +104,9 @@ def test_invalid_metrics_are_rejected(returned: Any) -> None:
 @pytest.mark.parametrize("value", [0.5, 1, True, np.float32(0.5), np.ones((1, 1)), torch.ones(1, 1), torch.tensor(3)])
 def test_every_kind_of_one_number_is_a_metric(value: Any) -> None:
     objective = Objective(lambda model, batch: torch.zeros(()), row_weight, lambda model, batch: {"a": value})
-    assert objective.metrics(nn.Identity(), BATCH, 3.0, context(0, 3)) == {"a": (3.0 * float(value), 3.0)}
+    assert objective.metrics(nn.Identity(), BATCH, 3.0, context(0, 3)) == {
+        "a": (3.0 * torch.as_tensor(value).item(), 3.0)
+    }
 
 
 @pytest.mark.parametrize("returned", [0.5, {"a": 1}, {"a": [1, 2]}, {"a": torch.zeros(())}, [1, 2, 3]])

@@ -104,7 +104,7 @@ def test_another_run_on_the_server_gets_the_whole_history(tmp_path: Path) -> Non
 
 
 class Choosy(Recorder):
-    """A destination that has trouble with step 2."""
+    """A destination that does not accept step 2."""
 
     def __init__(self) -> None:
         super().__init__()
