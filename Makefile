@@ -6,7 +6,7 @@ JOB ?= language-model
 PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadfile --durations 10
 # PostgreSQL, Prometheus and Slurm as Debian has them, and what makes hosts out of namespaces (which takes root, too).
 TEST_PACKAGES := postgresql prometheus slurmctld slurmd slurm-client munge iproute2 util-linux git
-TESTS := tests/cluster tests/infra tests/unit tests/contracts tests/chaos
+TESTS := tests/cluster tests/infra tests/unit tests/fuzz tests/contracts tests/chaos
 LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	--constraints constraints.txt --extra recipes --extra cluster pyproject.toml
 GPU_PACKAGES := torch triton $(filter-out nvidia-ml-py,$(shell sed -n 's/^\(nvidia-[a-z0-9-]*\|cuda-[a-z]*\)==.*/\1/p' infra/requirements.lock))

@@ -25,7 +25,7 @@ Format = Literal[
 class Spec(BaseModel):
     """Base of every section: unknown keys and wrong types are errors, values are immutable."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=True, allow_inf_nan=False)
 
     renamed: ClassVar[dict[str, str]] = {}  # keys of earlier versions, which are still read, with their names of today
 
@@ -51,6 +51,16 @@ class TokenizerSpec(Spec):
     file: str | None = Field(
         None,
         description="Hugging Face `tokenizer.json` to load instead of training one: a path, URL or package member.",
+    )
+    end_token: str | None = Field(
+        None,
+        description="Token after each document. Default: `eos_token` of a `tokenizer_config.json` in the same folder, "
+        "else the one that published tokenizers use.",
+    )
+    padding_token: str | None = Field(
+        None,
+        description="Token that fills short samples. Default: `pad_token` of a `tokenizer_config.json` in the same "
+        "folder, else a token named like one, a special token with id 0, or the end token.",
     )
     special_tokens: list[str] = Field(
         [], description="Special tokens of a trained tokenizer. Their ids are 1, 2, ... in this order."

@@ -10,7 +10,6 @@ from pathlib import Path
 import drivetrain
 import jsonschema
 import pytest
-import yaml
 from click.testing import Result
 from drivetrain import errors as public_errors
 from drivetrain.cli import completion, tables
@@ -22,8 +21,8 @@ from drivetrain.cli.tables import Column, phase_cell, print_table
 from drivetrain.cli.words import age, plural
 from drivetrain.errors import DrivetrainError, InputError, NotFoundError
 from drivetrain.home import Home
-from drivetrain.job.loading import _Loader
 from drivetrain.job.recipes import recipes
+from drivetrain_pipelines.storage.yaml_files import parse_yaml
 from drivetrain_workers.protocol.reasons import Reason
 from rich.console import Console
 from typer.core import TyperGroup
@@ -271,7 +270,7 @@ def test_the_schema_of_the_job_file(tmp_path: Path) -> None:
     jsonschema.Draft202012Validator.check_schema(schema)
     validator = jsonschema.Draft202012Validator(schema)
     for recipe in recipes():
-        job = yaml.load((recipe.folder / "job.yaml").read_text(), _Loader)
+        job = parse_yaml((recipe.folder / "job.yaml").read_text(), recipe.name, "a job")
         assert list(validator.iter_errors(job)) == [], recipe.name
     assert list(validator.iter_errors({"name": "x", "unknown": 1}))
     said = invoke("schema", "--to", str(tmp_path / "job.json")).stdout

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from drivetrain_pipelines.errors import InputError
 from drivetrain_pipelines.raw.checks import check_data, check_location
+from drivetrain_pipelines.raw.tokenizer_config import with_special_tokens
 from drivetrain_pipelines.spec import AudioSpec, DataSpec, ImageSpec, MixtureSpec, StorageSpec, TokenizerSpec
 
 IMAGE = ImageSpec(height=4, width=4)
@@ -104,3 +106,15 @@ def test_an_unknown_kind_of_url(job: Path) -> None:
     with pytest.raises(InputError, match="a folder or a URL of fsspec") as caught:
         check_location("checkpoint.location", "s33://bucket", StorageSpec(), job)
     assert (caught.value.where, caught.value.given) == ("checkpoint.location", "'s33://bucket'")
+
+
+@pytest.mark.parametrize("token", ["<stop>", {"content": "<stop>", "special": True}])
+def test_a_published_tokenizer_names_its_special_tokens(tmp_path: Path, token: object) -> None:
+    config = {"eos_token": token, "pad_token": None}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    file = str(tmp_path / "tokenizer.json")
+    assert with_special_tokens(TokenizerSpec(file=file)) == TokenizerSpec(file=file, end_token="<stop>")
+    assert with_special_tokens(TokenizerSpec(file=file, end_token="x")).end_token == "x"
+    (tmp_path / "tokenizer_config.json").write_text("[")
+    with pytest.raises(InputError, match="a JSON object"):
+        with_special_tokens(TokenizerSpec(file=file))

@@ -18,6 +18,7 @@ from drivetrain.runs.store import RunRecord
 from drivetrain.scheduling.model import Node
 from drivetrain.scheduling.rules import QueueRules, Rules, UserRules
 from drivetrain_pipelines.errors import InputError
+from drivetrain_pipelines.storage.yaml_files import parse_yaml
 from drivetrain_workers.protocol.reasons import Reason
 
 VALID: dict[str, Any] = {
@@ -91,8 +92,8 @@ def test_fingerprint_follows_settings_and_code(folder: Path) -> None:
         ("trainning.steps=5", ["trainning", "Did you mean training?"]),
         ("training.optimizer.learning_rate=1", ["training.optimizer.learning_rate", "lr"]),
         ("training.zero_stage=4", ["training.zero_stage: got 4", "0, 1, 2 or 3"]),
-        ("training.steps=ten", ["training.steps: got 'ten'", "integer"]),
-        ("training.steps=0", ["training.steps: got 0", "greater than or equal to 1"]),
+        ("training.steps=ten", ["training.steps: got 'ten'", "a whole number"]),
+        ("training.steps=0", ["training.steps: got 0", "at least 1"]),
         ("training.epochs=2", ["exactly one of training.steps and training.epochs"]),
         ("training.global_batch_size=1", ["training.global_batch_size: got 1", "resources.workers (2)"]),
         ("training.micro_batch_size=5", ["training.micro_batch_size: got 5", "1 to 4"]),
@@ -126,7 +127,7 @@ def test_fingerprint_follows_settings_and_code(folder: Path) -> None:
         ("scheduling.preempt=no", ["Did you mean scheduling.preemptible?"]),
         ("sample.promt=x", ["sample.promt: got an unknown key", "Did you mean sample.prompt?"]),
         ("training.steps=[1", ["--set training.steps", "a value in YAML"]),
-        ("name=2020-13-45", ["--set name", "a value in YAML"]),
+        ("name=[1", ["--set name", "a value in YAML"]),
         ("seed", ["--set: got 'seed'", "section.key=value"]),
         ("name.x=1", ["--set name.x", "a key inside a section"]),
     ],
@@ -276,3 +277,26 @@ def test_every_renamed_key_is_tested() -> None:
     sections = {name: field.annotation for name, field in JobSpec.model_fields.items()}
     renamed = {(name, *pair) for name, model in sections.items() for pair in getattr(model, "renamed", {}).items()}
     assert renamed == {(section, old, new) for section, old, new, _ in RENAMED}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("010", 10),
+        ("1:30", "1:30"),
+        ("no", "no"),
+        ("3e-4", 3e-4),
+        ("0x10", 16),
+        ("2024-01-01", "2024-01-01"),
+        ("~", None),
+    ],
+)
+def test_values_are_read_as_in_yaml_1_2(text: str, value: object) -> None:
+    found = parse_yaml(text, "job.yaml", "a job")
+    assert (type(found), found) == (type(value), value)
+
+
+@pytest.mark.parametrize("text", ["a: 1\nb: 2\na: 3\n", "s: {x: 1, x: 1}", "[" * 3000, "a: *b", "a: !!python/none"])
+def test_yaml_that_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match="text that is not YAML"):
+        parse_yaml(text, "job.yaml", "a job")

@@ -6,9 +6,16 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from drivetrain_pipelines.errors import InputError
 from drivetrain_pipelines.spec import DataSpec, FunctionPath, Spec, StorageSpec
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
 DATA_FACTS = ("vocab_size", "classes", "sequence_length")  # what a model factory can request
+
+
+def _no_number_but_int(value: Any) -> Any:
+    """Refuse ``true`` and ``1.0``, which are equal to 1 in Python."""
+    if isinstance(value, bool | float):
+        raise ValueError("auto, 0, 1, 2 or 3")
+    return value
 
 
 class ModelSpec(Spec):
@@ -57,12 +64,15 @@ class ModelSpec(Spec):
     )
 
 
+_Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
 class OptimizerSpec(Spec):
     """An optimizer, by its name in DeepSpeed. It gets those of the settings that it takes."""
 
     type: Literal["Adam", "AdamW", "FusedAdam", "Lamb", "Lion", "SGD"] = Field("AdamW", description="Optimizer.")
     lr: float = Field(3e-4, gt=0, description="Peak learning rate.")
-    betas: tuple[float, float] = Field((0.9, 0.95), strict=False, description="Decay rates of the moments.")
+    betas: tuple[_Beta, _Beta] = Field((0.9, 0.95), strict=False, description="Decay rates of the moments.")
     eps: float = Field(1e-8, gt=0, description="Term added to the denominator.")
     weight_decay: float = Field(0.1, ge=0, description="Weight decay.")
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of SGD.")
@@ -155,7 +165,9 @@ class TrainingSpec(Spec):
     optimizer: OptimizerSpec = Field(OptimizerSpec(), description="Optimizer and its settings.")
     lr_schedule: ScheduleSpec = Field(ScheduleSpec(), description="Learning rate schedule.")
     gradient_clipping: float = Field(1.0, ge=0, description="Maximum gradient norm. 0 disables clipping.")
-    zero_stage: Literal["auto", 0, 1, 2, 3] = Field(1, description="DeepSpeed ZeRO stage. `auto`: the plan selects it.")
+    zero_stage: Annotated[Literal["auto", 0, 1, 2, 3], BeforeValidator(_no_number_but_int)] = Field(
+        1, description="DeepSpeed ZeRO stage. `auto`: the plan selects it."
+    )
     offload: OffloadSpec = Field(OffloadSpec(), description="State kept outside GPU memory.")
     activation_checkpointing: bool = Field(
         False,

@@ -7,4 +7,5 @@ loading: loading and validation of a job file.
 provenance: package versions and git state at the start of a run.
 recipes: the bundled jobs.
 spec: the job file as a whole.
+validation_errors: one clear sentence for what pydantic finds.
 """

@@ -5,46 +5,28 @@ from __future__ import annotations
 import difflib
 import hashlib
 import importlib.util
-import re
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-import yaml
 from drivetrain_pipelines.errors import InputError
 from drivetrain_pipelines.raw.checks import check_data, check_location
 from drivetrain_pipelines.raw.sources import check_source
-from drivetrain_pipelines.spec import MEANING_OF_PATTERN, Spec
+from drivetrain_pipelines.spec import Spec
 from drivetrain_pipelines.storage.json_files import JsonObject
+from drivetrain_pipelines.storage.yaml_files import parse_yaml, read_text
 from drivetrain_workers.engine.batching import solve
 from drivetrain_workers.engine.deepspeed_config import check_passthrough
 from drivetrain_workers.spec import DATA_FACTS
-from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import ValidationError
 
 from drivetrain.job.code_checks import check_arguments, check_function
 from drivetrain.job.spec import JobSpec
+from drivetrain.job.validation_errors import first_error, models_in
 
-_UNION_MEMBERS = (
-    "int",
-    "range",
-    "constrained-int",
-    "literal['auto']",
-    "bool",
-    "section",
-)  # pydantic names them in an error's location
 RECIPES = "drivetrain_workers.recipes"
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML with the floats of YAML 1.2: PyYAML reads ``3e-4`` as text."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
-)
 
 
 @dataclass(frozen=True)
@@ -88,11 +70,8 @@ def load_job(path: str, overrides: Iterable[str] = ()) -> Job:
         InputError: with the key or file, the value, and the allowed values.
     """
     file = find_job_file(path)
-    try:
-        written = file.read_text()
-        document = yaml.load(written, _Loader)  # noqa: S506  # a SafeLoader
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise InputError(str(file), "text that is not YAML", "a YAML job file", " ".join(str(error).split())) from error
+    written = read_text(file, "a YAML job file")
+    document = parse_yaml(written, str(file), "a YAML job file")
     if not isinstance(document, dict):
         raise InputError(str(file), type(document).__name__, "a mapping with the sections of a job")
     for override in overrides:
@@ -133,64 +112,23 @@ def _override(document: JsonObject, override: str) -> None:
         target = target.setdefault(section, {})
         if not isinstance(target, dict):
             raise InputError(f"--set {key}", repr(value), f"a key inside a section; {section} is {target!r}")
-    try:
-        target[last] = yaml.load(value, _Loader)  # noqa: S506  # a SafeLoader
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise InputError(f"--set {key}", repr(value)[:200], "a value in YAML", " ".join(str(error).split())) from error
+    target[last] = parse_yaml(value, f"--set {key}", "a value in YAML")
 
 
 def _validate(document: JsonObject) -> JobSpec:
     try:
         return JobSpec.model_validate(document)
     except ValidationError as error:
-        raise _first_error(error.errors()) from error
+        raise first_error(error.errors()) from error
 
 
 def _warn_of_renamed_keys(document: JsonObject) -> None:
     for name in document.keys() & JobSpec.model_fields.keys():
-        models = [model for model in _models(JobSpec.model_fields[name].annotation) if issubclass(model, Spec)]
+        models = [model for model in models_in(JobSpec.model_fields[name].annotation) if issubclass(model, Spec)]
         for old, new in (pair for model in models for pair in model.renamed.items()):
             if isinstance(document[name], dict) and old in document[name]:
                 message = f"{name}.{old} is now called {name}.{new}; the old name still works"
                 warnings.warn(message, FutureWarning, stacklevel=3)
-
-
-def _first_error(errors: list[ErrorDetails]) -> InputError:
-    """Return the most useful error: unknown keys first, since a misspelled key also makes another one missing."""
-    error = min(errors, key=lambda e: e["type"] != "extra_forbidden")
-    names = [part for part in error["loc"] if isinstance(part, str) and part not in _UNION_MEMBERS]
-    key = ".".join(names)
-    if error["type"] == "extra_forbidden":
-        allowed = sorted(_section(names[:-1]).model_fields)
-        close = difflib.get_close_matches(names[-1], allowed, n=1)
-        fix = f"Did you mean {'.'.join([*names[:-1], close[0]])}?" if close else ""
-        return InputError(key, "an unknown key", ", ".join(allowed), fix)
-    if error["type"] == "missing":
-        return InputError(key, "nothing", "a value; the key is required")
-    if error["type"] == "string_pattern_mismatch":
-        pattern = error["ctx"]["pattern"]
-        return InputError(
-            key, repr(error["input"])[:200], MEANING_OF_PATTERN.get(pattern, f"text that matches {pattern}")
-        )
-    message = error["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    section = error["type"] == "value_error" and isinstance(error["input"], dict)
-    given = "incompatible settings" if section else repr(error["input"])[:200]
-    return InputError(key or "job", given, message)
-
-
-def _section(path: list[str]) -> type[BaseModel]:
-    section: type[BaseModel] = JobSpec
-    for name in path:
-        section = next(_models(section.model_fields[name].annotation))
-    return section
-
-
-def _models(annotation: Any) -> Iterator[type[BaseModel]]:
-    """Yield the models in an annotation."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for part in get_args(annotation):
-        yield from _models(part)
 
 
 def _check(spec: JobSpec, folder: Path) -> JobSpec:

@@ -6,11 +6,10 @@ import logging
 from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
-import yaml
 from drivetrain_pipelines.errors import InputError
 from drivetrain_pipelines.spec import Spec
+from drivetrain_pipelines.storage.yaml_files import parse_yaml, read_text
 from pydantic import Field, ValidationError
 
 from drivetrain.scheduling.model import Node
@@ -84,15 +83,13 @@ def load_rules(path: Path) -> Rules:
     """
     if not path.exists():
         return Rules()
+    document = parse_yaml(read_text(path, "rules"), str(path), "rules")
     try:
-        document: Any = yaml.safe_load(path.read_text()) or {}
-        return Rules.model_validate(document)
+        return Rules.model_validate(document or {})
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         raise InputError(f"{path}: {key}", repr(first["input"])[:200], first["msg"]) from error
-    except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
-        raise InputError(str(path), "text that is not YAML", "rules", " ".join(str(error).split())) from error
 
 
 class ReloadingRules:

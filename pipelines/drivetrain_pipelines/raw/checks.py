@@ -7,6 +7,7 @@ from typing import Any
 
 from drivetrain_pipelines.errors import InputError
 from drivetrain_pipelines.raw.sources import check_source
+from drivetrain_pipelines.raw.tokenizer_config import with_special_tokens
 from drivetrain_pipelines.spec import DataSpec, StorageSpec
 from drivetrain_pipelines.storage.folder import is_local, open_storage
 
@@ -45,7 +46,7 @@ def check_data(spec: DataSpec, job_folder: Path) -> DataSpec:
     }
     if spec.tokenizer.file:
         file = check_source(spec.tokenizer.file, "data.tokenizer.file", job_folder, "any", spec.storage)
-        data["tokenizer"] = spec.tokenizer.model_copy(update={"file": file})
+        data["tokenizer"] = with_special_tokens(spec.tokenizer.model_copy(update={"file": file}))
     if spec.location:
         data["location"] = check_location("data.location", spec.location, spec.storage, job_folder)
     return spec.model_copy(update=data)

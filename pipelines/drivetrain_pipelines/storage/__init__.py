@@ -6,4 +6,5 @@ fetch: verified downloads from object storage, with retries.
 folder: files by URL through fsspec.
 json_files: atomic writes, and JSON with a checksum.
 shards: Arrow shards and the manifest of a dataset version.
+yaml_files: YAML as people expect it.
 """
