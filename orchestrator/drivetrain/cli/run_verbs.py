@@ -137,7 +137,7 @@ def predict(
             if as_json:
                 print(json.dumps(row, ensure_ascii=False))
             elif row.keys() == {"input", "text"}:
-                print(row["text"])
+                print(row["text"] if len(rows) == 1 else f"{row['input']}: {row['text']}")
             else:
                 said = (f"{name} {_rounded(value)}" for name, value in row.items() if name != "input")
                 print(f"{row['input']}: {', '.join(said)}")

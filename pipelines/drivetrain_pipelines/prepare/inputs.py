@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +14,8 @@ from drivetrain_pipelines.errors import InputError, PrepareError
 from drivetrain_pipelines.prepare.record_reader import RecordReader
 from drivetrain_pipelines.prepare.samples import maker_of
 from drivetrain_pipelines.prepare.splitting import Splitter
-from drivetrain_pipelines.raw.records import FILE_PER_RECORD, Chunk, Records, chunk_files
-from drivetrain_pipelines.raw.sources import SourceFile, format_of
+from drivetrain_pipelines.raw.records import FILE_PER_RECORD, Chunk, Records, chunk_files, read
+from drivetrain_pipelines.raw.sources import SUFFIXES, SourceFile, format_of
 from drivetrain_pipelines.spec import DataSpec
 from drivetrain_pipelines.storage.checksums import block_digests
 from drivetrain_pipelines.storage.folder import StorageFolder
@@ -24,6 +24,7 @@ from drivetrain_pipelines.stream.columns import Columns
 from drivetrain_pipelines.stream.dataset import Dataset
 
 _SPLIT = "given"
+_TABLES = tuple(ending for name in ("jsonl", "csv", "parquet", "arrow") for ending in SUFFIXES[name])
 
 
 def text_of(given: str) -> str:
@@ -35,6 +36,30 @@ def text_of(given: str) -> str:
         if isinstance(error, OSError):
             return given
         raise InputError("INPUT", repr(given), "a text, or a file of UTF-8 text", str(error)) from error
+
+
+def texts_of(given: str, spec: DataSpec) -> list[str]:
+    """Return the text of an input, or of every record of a table.
+
+    Raises:
+        InputError: the table has no text column, or a record of it has no text.
+    """
+    if not _is_table(given):
+        return [text_of(given)]
+    allowed = f"a file whose records have a text in the column {spec.text_column!r}"
+    try:
+        tables = [read(chunk, spec.storage, skip_bad=False).table for chunk in _chunks(given, spec)]
+    except PrepareError as error:
+        raise InputError("INPUT", repr(given), allowed, error.problem) from error
+    if lacking := [table for table in tables if spec.text_column not in table.column_names]:
+        fix = f"It has {', '.join(lacking[0].column_names)}."
+        raise InputError("INPUT", repr(given), allowed, fix)
+    texts = [text for table in tables for text in table.column(spec.text_column).to_pylist()]
+    if odd := [number for number, text in enumerate(texts, 1) if not isinstance(text, str)]:
+        raise InputError("INPUT", f"{given!r}, whose record {odd[0]} has none", allowed)
+    if not texts:
+        raise InputError("INPUT", repr(given), "a file with at least one record")
+    return texts
 
 
 def samples_of(
@@ -52,9 +77,11 @@ def samples_of(
         InputError: the file does not exist or does not contain the job's kind of data.
     """
     strict = spec.model_copy(update={"on_error": "fail", "train_fraction": 1.0, "split_by": None})
-    maker, batches = maker_of(strict, tokenizer), list[pa.RecordBatch]()
+    batches = list[pa.RecordBatch]()
     try:
-        for records in _records(given, strict, code_folder):
+        every = [*_records(given, strict, code_folder)]
+        maker = maker_of(_without_targets(strict, every), tokenizer)
+        for records in every:
             made = maker.make(records, Splitter(_SPLIT, spec.eval_fraction)).batches.values()
             batches += [_typed(batch, schema) if schema else batch for batch in made]
     except (PrepareError, pa.ArrowInvalid, pa.ArrowTypeError) as error:
@@ -67,25 +94,49 @@ def samples_of(
 
 def _records(given: str, spec: DataSpec, code_folder: Path) -> Iterator[Records]:
     reader = RecordReader(spec, code_folder)
-    if spec.kind == "tokens":
+    if spec.kind == "tokens" and not _is_table(given):
         table = {spec.text_column: [text_of(given)], spec.label_column: [0]}
         yield reader.transformed(Records(pa.table(table)))
         return
+    for chunk in _chunks(given, spec):
+        records = reader.read(chunk)
+        if chunk.format not in FILE_PER_RECORD and (spec.kind == "tokens" or spec.label_column in (spec.columns or ())):
+            records = Records(_with_label(records.table, spec.label_column, spec.kind), records.skipped)
+        yield records
+
+
+def _chunks(given: str, spec: DataSpec) -> list[Chunk]:
     path = Path(given)
     if not path.is_file():
         raise InputError("INPUT", repr(given)[:200], "an existing file")
     file = SourceFile(f"file://{path.resolve()}", path.stat().st_size, "")
     format_ = format_of([file.url], "any" if spec.reader else "auto", "INPUT")
     if format_ in FILE_PER_RECORD:
-        yield reader.read(Chunk(format_, (file.url,), labels=(0,)))
-        return
-    for chunk in chunk_files([file], format_, spec.chunk_bytes, spec.storage):
-        records = reader.read(chunk)
-        lacks_label = spec.label_column in (spec.columns or ()) and spec.label_column not in records.table.column_names
-        if lacks_label:  # the label is what the model predicts
-            zeros = pa.array([0] * records.table.num_rows)
-            records = Records(records.table.append_column(spec.label_column, zeros), records.skipped)
-        yield records
+        return [Chunk(format_, (file.url,), labels=(0,))]
+    return chunk_files([file], format_, spec.chunk_bytes, spec.storage)
+
+
+def _is_table(given: str) -> bool:
+    """Check whether an input is a file of many records, by its name."""
+    try:
+        return Path(given).is_file() and given.lower().endswith(_TABLES)
+    except (OSError, ValueError):  # a long text is not a valid file name
+        return False
+
+
+def _with_label(table: pa.Table, name: str, kind: str) -> pa.Table:
+    """Return a table with a label for each record: the label is what the model predicts, and may be missing."""
+    if name in table.column_names:
+        if kind == "columns" and not table.column(name).null_count:
+            return table
+        table = table.drop_columns([name])
+    return table.append_column(name, pa.array([0] * table.num_rows))
+
+
+def _without_targets(spec: DataSpec, every: Sequence[Records]) -> DataSpec:
+    """Return the settings without the columns that the records lack: the model need not read all of them."""
+    common = [name for name in spec.columns or () if all(name in records.table.column_names for records in every)]
+    return spec.model_copy(update={"columns": common}) if common else spec
 
 
 def _typed(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
