@@ -84,7 +84,7 @@ def samples_of(
         for records in every:
             made = maker.make(records, Splitter(_SPLIT, spec.eval_fraction)).batches.values()
             batches += [_typed(batch, schema) if schema else batch for batch in made]
-    except (PrepareError, pa.ArrowInvalid, pa.ArrowTypeError) as error:
+    except (PrepareError, pa.ArrowException) as error:
         problem = error.problem if isinstance(error, PrepareError) else str(error)
         raise InputError("INPUT", repr(given)[:200], f"a file with {spec.kind} for this model", problem) from error
     if not batches:
@@ -136,7 +136,7 @@ def _with_label(table: pa.Table, name: str, kind: str) -> pa.Table:
 def _without_targets(spec: DataSpec, every: Sequence[Records]) -> DataSpec:
     """Return the settings without the columns that the records lack: the model need not read all of them."""
     common = [name for name in spec.columns or () if all(name in records.table.column_names for records in every)]
-    return spec.model_copy(update={"columns": common}) if common else spec
+    return spec.model_copy(update={"columns": common}) if {*common} - {spec.label_column} else spec
 
 
 def _typed(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
