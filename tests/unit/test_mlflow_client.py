@@ -8,13 +8,14 @@ import re
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import pytest
 from drivetrain.tracking.destination import DeletedError, Destination
 from drivetrain.tracking.embedded import make_database
 from drivetrain.tracking.mlflow_client import MlflowRun
 from drivetrain.tracking.mlflow_lookup import Wanted
-from drivetrain.tracking.mlflow_names import accepted_name
+from drivetrain.tracking.mlflow_names import accepted_file, accepted_name
 from drivetrain.tracking.totals import Record
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -149,6 +150,16 @@ def test_names_are_kept_or_become_others_that_mlflow_accepts(names: set[str]) ->
         assert len(new) <= 250
         assert accepted_name(new) == new
         assert new == name or name.endswith("\n") or len(name) > 250 or not accepts(name)
+
+
+@given(names=st.sets(st.text(st.characters(exclude_characters="/"), min_size=1, max_size=8), max_size=20))
+def test_names_of_files_do_not_fall_together_in_urls(names: set[str]) -> None:
+    accepted = {accepted_file(name) for name in names}
+    assert len(accepted) == len(names)
+    for name in accepted:
+        url = f"http://host/{name}"
+        assert accepted_file(name) == name
+        assert unquote(urlsplit(url).path) == f"/{name}"
 
 
 def accepts(name: str) -> bool:

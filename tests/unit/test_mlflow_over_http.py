@@ -10,7 +10,7 @@ import pytest
 from drivetrain.tracking.destination import UnavailableError
 from drivetrain.tracking.mlflow_client import MlflowRun
 from drivetrain.tracking.mlflow_lookup import Wanted
-from drivetrain.tracking.mlflow_names import accepted_name
+from drivetrain.tracking.mlflow_names import accepted_file, accepted_name
 from drivetrain.tracking.spool import Spool
 from drivetrain.tracking.totals import Record
 from drivetrain.tracking.tracker import Tracker
@@ -87,6 +87,27 @@ def test_a_server_has_everything_under_a_known_name(server: MlflowServer, tmp_pa
     assert not shipment.refused
     check_run(client, run)
     assert [file.path for file in client.list_artifacts(run.run_id)] == ["loss.png", "model"]
+
+
+def test_files_of_any_name_arrive_under_a_known_name(server: MlflowServer, tmp_path: Path) -> None:
+    run, client = open_run(server, "files-1"), MlflowClient(server.direct)
+    names = ["a", "a#b.py", "a?b.py", "a b.py", "a%20b.py", "%2e%2e.py", "x\ny.py", "ü.py", "a:b", "[x]&+;~.py", "#"]
+    for name in names:
+        (tmp_path / name).write_text(name)
+    records: list[Record] = [
+        {"op": "artifact", "path": str(tmp_path / name), "folder": folder}
+        for name in names
+        for folder in (None, f"code/{name}")
+    ]
+    shipment = run.ship(records)
+    assert not shipment.late
+    assert not shipment.refused
+    assert {Path(name.removeprefix("artifact ")).name for name in shipment.renamed} == {
+        name for name in names if accepted_file(name) != name
+    }
+    for name in names:
+        for stored in (accepted_file(name), f"code/{accepted_file(name)}/{accepted_file(name)}"):
+            assert Path(client.download_artifacts(run.run_id, stored, str(tmp_path))).read_text() == name
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 429, 500, 503])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -127,12 +128,14 @@ def sync(run_id: str, timeout_s: float = 600.0) -> None:
     if not record.ended:
         fix = "A run sends its records itself while it runs; an interrupted one does so when it is resumed."
         raise InputError("RUN", f"{record.id}, which is {record.state.phase}", "a run that has ended", fix)
+    begun = time.monotonic()
     try:
         sent = send_rest(home, store, record, timeout_s, remake=True)
     except Timeout as error:
         raise InputError("RUN", f"{record.id}, which is being synced", "one sync of a run at a time") from error
     if not sent.tracked:
-        raise TrackingError(timeout_s, store.get(record.id).facts.tracking_problem)
+        waited = time.monotonic() - begun >= timeout_s
+        raise TrackingError(timeout_s if waited else 0.0, store.get(record.id).facts.tracking_problem)
 
 
 def _follow(session: Any, run_id: str, on_view: OnView) -> RunSummary:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from mlflow import MlflowClient
@@ -14,11 +15,11 @@ from mlflow.data.meta_dataset import MetaDataset
 from mlflow.entities import DatasetInput, InputTag, LoggedModelStatus
 from mlflow.exceptions import MlflowException
 
-from drivetrain.tracking.destination import Shipment, UnavailableError
+from drivetrain.tracking.destination import DeletedError, Shipment, UnavailableError
 from drivetrain.tracking.mlflow_entries import Entry, check, entries_of, log, renamed
 from drivetrain.tracking.mlflow_errors import is_outage, is_refusal, reason_of
 from drivetrain.tracking.mlflow_lookup import RUN_TAG, Wanted, deleted, find_or_create, is_deleted
-from drivetrain.tracking.mlflow_names import accepted_name
+from drivetrain.tracking.mlflow_names import accepted_file, accepted_name
 from drivetrain.tracking.totals import Record
 
 _MODEL = "model"  # folder of artifacts
@@ -35,16 +36,20 @@ class MlflowRun:
 
     Raises:
         DeletedError: it was deleted.
+        UnavailableError: the server or the database does not accept it at present.
     """
 
     def __init__(self, uri: str, wanted: Wanted) -> None:
         # The tracker retries failed requests; the spool keeps the records.
         os.environ |= {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
         os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
-        self._uri, self._name, self._client = uri, wanted.name, MlflowClient(uri)
+        self._uri, self._name = uri, wanted.name
         try:
+            self._client = MlflowClient(uri)
             info = find_or_create(self._client, wanted).info
-        except MlflowException as error:
+        except DeletedError:
+            raise
+        except Exception as error:  # of the server, the database or its driver
             raise UnavailableError(reason_of(error, uri)) from error
         self.experiment_id: str = info.experiment_id
         self.run_id: str = info.run_id
@@ -148,8 +153,17 @@ class MlflowRun:
         self._client.log_inputs(self.run_id, [entry])
 
     def _artifact(self, record: Record) -> None:
-        _check_file(record["path"])
-        self._client.log_artifact(self.run_id, record["path"], record.get("folder"))
+        path, folder = Path(record["path"]), record.get("folder")
+        _check_file(path)
+        target = folder and "/".join(map(accepted_file, folder.split("/")))
+        name = accepted_file(path.name)
+        if change := renamed(f"{folder}/{path.name}", f"{target}/{name}"):
+            self._renamed[f"artifact {path}"] = change
+        with TemporaryDirectory(prefix="drivetrain-artifact-") as made:
+            if name != path.name:
+                path = Path(made, name)
+                path.symlink_to(Path(record["path"]).absolute())
+            self._client.log_artifact(self.run_id, str(path), target)
 
     def _checkpoint(self, record: Record) -> None:
         """Create a logged model for a checkpoint, once."""

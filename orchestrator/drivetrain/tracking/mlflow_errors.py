@@ -11,6 +11,7 @@ from mlflow.protos import databricks_pb2 as codes
 from drivetrain.tracking.tracking_uri import without_credentials
 
 _LENGTH = 300  # of a reason
+_STATEMENT, _BACKGROUND = "[SQL:", "(Background on this error"  # which SQLAlchemy adds to errors of a database
 _OUTAGES = {
     codes.ErrorCode.Name(code)
     for code in (
@@ -59,7 +60,8 @@ def reason_of(error: Exception, uri: str = "") -> str:
     for cause in _causes(error):
         if isinstance(cause, requests.RequestException) and uri:
             return f"{without_credentials(uri)} does not respond{_detail(cause)}"
-    return " ".join(str(error).split())[:_LENGTH] or type(error).__name__
+    said = str(error).partition(_STATEMENT)[0].partition(_BACKGROUND)[0]
+    return " ".join(said.split())[:_LENGTH] or type(error).__name__
 
 
 def _detail(error: BaseException) -> str:

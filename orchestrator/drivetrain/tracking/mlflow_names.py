@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from hashlib import sha256
 
 from mlflow.utils.validation import MAX_ENTITY_KEY_LENGTH, path_not_unique, validate_param_and_metric_name
 
+_UNSAFE = re.compile(r"[#?%\x00-\x1f\x7f\ud800-\udfff]")
 _DIGEST = 8  # hexadecimal digits that keep different names apart: half of all collisions need 77,000 names in one run
 
 
@@ -20,8 +22,22 @@ def accepted_name(name: str) -> str:
     if readable.startswith(".."):
         readable = f"__{readable[2:]}"
     segments = ("_" * max(len(each), 1) if each in ("", ".", "..") else each for each in readable.split("/"))
-    digest = sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:_DIGEST]
-    return f"{'/'.join(segments)[: MAX_ENTITY_KEY_LENGTH - _DIGEST - 1]}-{digest}"
+    return f"{'/'.join(segments)[: MAX_ENTITY_KEY_LENGTH - _DIGEST - 1]}-{_digest(name)}"
+
+
+def accepted_file(name: str) -> str:
+    """Return the name of a file or folder itself if MLflow stores it under this name; else one made from it.
+
+    MLflow's client puts names into URLs as they are: the server takes ``a#b.py`` for ``a``, and ``a%20b`` for ``a b``.
+    """
+    if not _UNSAFE.search(name):
+        return name
+    stem, dot, ending = _UNSAFE.sub("_", name).rpartition(".")
+    return f"{stem}-{_digest(name)}{dot}{ending}" if stem else f"{ending}-{_digest(name)}"
+
+
+def _digest(name: str) -> str:
+    return sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:_DIGEST]
 
 
 def _accepts(name: str) -> bool:

@@ -196,6 +196,7 @@ class Tracker:
     def _note_problem(self, attempt: RetryCallState) -> None:
         """Store and log the error of a failed attempt; training continues, and the spool keeps all records."""
         error = attempt.outcome and attempt.outcome.exception()
-        self.problem = " ".join(str(error).split())[:_PROBLEM_LENGTH] or type(error).__name__
-        self.deleted = isinstance(error, DeletedError)
-        _log.warning("tracking: %s; retrying", self.problem)
+        problem = " ".join(str(error).split())[:_PROBLEM_LENGTH] or type(error).__name__
+        if problem != self.problem:
+            _log.warning("tracking: %s; retrying", problem)
+        self.problem, self.deleted = problem, isinstance(error, DeletedError)
