@@ -16,7 +16,7 @@ from mlflow.entities import DatasetInput, InputTag, LoggedModelStatus
 from mlflow.exceptions import MlflowException
 
 from drivetrain.tracking.destination import DeletedError, Shipment, UnavailableError
-from drivetrain.tracking.mlflow_entries import Entry, check, entries_of, log, renamed
+from drivetrain.tracking.mlflow_entries import Entry, check, entries_of, kept_value, log, renamed
 from drivetrain.tracking.mlflow_errors import is_outage, is_refusal, reason_of
 from drivetrain.tracking.mlflow_lookup import RUN_TAG, Wanted, deleted, find_or_create, is_deleted
 from drivetrain.tracking.mlflow_names import accepted_file, accepted_name
@@ -107,7 +107,9 @@ class MlflowRun:
                 raise UnavailableError(reason_of(error, self._uri)) from error
             self._check_server(error)
             if len(entries) == 1:
-                self._note(entries[0].number, entries[0].name, error, is_refusal(error))
+                kept = kept_value(self._client, self.run_id, entries[0])
+                reason = ValueError(f"MLflow keeps its first value, {kept!r}") if kept is not None else error
+                self._note(entries[0].number, entries[0].name, reason, is_refusal(reason))
                 return
             half = len(entries) // 2
             self._log(entries[:half])

@@ -62,6 +62,14 @@ def log(client: MlflowClient, run_id: str, entries: Sequence[Entry]) -> None:
     )
 
 
+def kept_value(client: MlflowClient, run_id: str, entry: Entry) -> str | None:
+    """Return the other value that MLflow already has of a parameter, which it never changes; None without one."""
+    if not isinstance(entry.entity, Param):
+        return None
+    value: str | None = client.get_run(run_id).data.params.get(entry.entity.key)
+    return None if value == entry.entity.value else value
+
+
 def renamed(name: str, key: str) -> str:
     """Return how MLflow's name differs; empty if it is equal."""
     return "" if name == key else f"is called {key!r} in MLflow, which does not accept this name"
