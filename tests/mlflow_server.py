@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import socket
 import subprocess
@@ -34,6 +35,7 @@ class MlflowServer:
     Attributes:
         uri: of the proxy, for clients.
         mode: ``good``, ``slow`` (five seconds a call), ``broken`` (every call answers 500) or ``away``.
+        refused: status that calls answer whose path contains a text, by that text.
         calls: that have come.
     """
 
@@ -53,6 +55,7 @@ class MlflowServer:
             self._environment |= secret
         self.direct = f"http://127.0.0.1:{self._port}"
         self.uri, self.mode, self.calls = f"http://127.0.0.1:{_free_port()}", "good", 0
+        self.refused: dict[str, int] = {}
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -106,13 +109,16 @@ class MlflowServer:
         elif self.mode == "away" and request.transport:
             request.transport.abort()
             return web.Response()
+        for part, status in self.refused.items():
+            if part in request.path:
+                return web.Response(status=status, text="refused")
         dropped = ("host", "content-length")
         headers = {key: value for key, value in request.headers.items() if key.lower() not in dropped}
         try:
             async with aiohttp.ClientSession(auto_decompress=False) as session:
                 body = await request.read()
                 url = f"{self.direct}{request.rel_url}"
-                async with session.request(request.method, url, headers=headers, data=body) as answer:
+                async with session.request(request.method, url, headers=headers, data=io.BytesIO(body)) as answer:
                     return web.Response(
                         status=answer.status,
                         body=await answer.read(),

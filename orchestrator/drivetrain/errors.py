@@ -117,15 +117,15 @@ class NotFoundError(DrivetrainError):
 
 
 class TrackingError(DrivetrainError):
-    """MLflow has not accepted everything that a run logged."""
+    """MLflow has not accepted everything that a run logged. A timeout of 0 means that waiting would not have helped."""
 
     def __init__(self, timeout_s: float, problem: str) -> None:
         super().__init__(timeout_s, problem)
         self.timeout_s, self.problem = timeout_s, problem
 
     def __str__(self) -> str:
-        text = f"MLflow has not accepted everything within {self.timeout_s:g} s; the rest is kept. {self.problem}"
-        return text.rstrip()
+        waited = f" within {self.timeout_s:g} s" if self.timeout_s else ""
+        return f"MLflow has not accepted everything{waited}; the rest is kept. {self.problem}".rstrip()
 
 
 class RunOwnedError(DrivetrainError):

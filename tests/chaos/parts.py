@@ -109,6 +109,7 @@ class Tracker:
     """A tracker that discards everything but the newest steps."""
 
     identity: dict[str, str] = {}
+    notes: tuple[str, ...] = ()
     problem = ""
 
     def __init__(self) -> None:

@@ -10,7 +10,7 @@ import s3fs
 from drivetrain.runs.store import RunStore
 from mlflow import MlflowClient
 
-from tests.cluster.harness import Result, command_line, run_job
+from tests.cluster.harness import Result, command_line, run_job, wait_until
 from tests.mlflow_server import PASSWORD, USER, mlflow_server
 from tests.postgres import Postgres
 from tests.s3 import s3_server
@@ -93,3 +93,23 @@ def test_a_server_with_users_postgresql_and_s3(
             assert weights.stat().st_size > 4 * facts["parameters"]
             stored = s3fs.S3FileSystem(endpoint_url=s3.direct.endpoint_url).find(f"{s3.url}/mlflow")
             assert any(path.endswith("model.safetensors") for path in stored)
+
+
+@pytest.mark.slow  # tests/unit/test_late_tracking.py is quicker
+def test_a_run_whose_data_could_not_be_prepared_is_terminal_when_the_server_answers(
+    toy_job: Path, shared_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a command: the coordinator sends what is missing. Until then `status` says so."""
+    with mlflow_server(tmp_path) as server:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+        server.mode = "away"
+        ended = run_job(toy_job, shared_home, "name=late", "data.text_column=missing", "data.format=csv").finish()
+        assert ended.facts["reason"] == "prepare_failed"
+        shown = command_line(shared_home, "status", ended.run_id).stdout
+        assert f"`drivetrain sync {ended.run_id}` sends it" in shown
+        assert f"last error: {server.uri} does not respond" in shown
+        server.mode = "good"
+        store = RunStore(f"sqlite:///{shared_home / 'drivetrain.db'}")
+        wait_until(lambda: bool(store.get(ended.run_id).facts.tracked))
+        run_id = store.get(ended.run_id).facts.mlflow_run_id
+        assert MlflowClient(server.direct).get_run(run_id).info.status == "FAILED"

@@ -21,18 +21,27 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
     return Home.from_environment()
 
 
-def make(home: Home, run: str, losses: list[float], sizes: list[int], code: str, **settings: Any) -> None:
+def make(
+    home: Home,
+    run: str,
+    losses: list[float],
+    sizes: list[int],
+    code: str,
+    version: str | None = "v1",
+    data: dict[str, Any] | None = None,
+    **settings: Any,
+) -> None:
     folder = home.run(run)
     folder.code.mkdir(parents=True)
     (folder.code / "model.py").write_text(code)
-    folder.job_resolved.write_text(json.dumps({"seed": 1, "training": settings}))
+    folder.job_resolved.write_text(json.dumps({"seed": 1, "data": data or {}, "training": settings}))
     folder.environment.write_text(json.dumps({"torch": settings.get("torch", "2.13.0")}))
     records = [
         step_record(number + 1, loss=loss, world_size=size)
         for number, (loss, size) in enumerate(zip(losses, sizes, strict=True))
     ]
     ledger.write(folder.ledger, CheckpointId(len(records), 1), records)
-    RunStore(home.database_url).create(run, "", Queued(), dataset_version="v1", eval_loss=losses[-1])
+    RunStore(home.database_url).create(run, "", Queued(), dataset_version=version, eval_loss=losses[-1])
 
 
 def test_what_differs(home: Home) -> None:
@@ -53,6 +62,37 @@ def test_a_run_is_like_itself(home: Home) -> None:
     found = compare("one", "one")
     assert found.same_input
     assert (found.same_steps, found.losses) == (2, None)
+
+
+@pytest.mark.parametrize(
+    ("versions", "data", "same"),
+    [
+        (("v1", "v1"), ({"source": "/a"}, {"source": "/b"}), True),
+        (("v1", "v2"), ({"source": "/a"}, {"source": "/a"}), False),
+        (("v1", "v2"), ({"source": "/a"}, {"source": "/b"}), False),
+        (("v1", "v1"), ({"source": "/a", "sequence_length": 8}, {"source": "/a", "sequence_length": 9}), False),
+        (("v1", "v1"), ({"tokenizer": {"file": "/a"}}, {"tokenizer": {"file": "/b"}}), True),
+        (
+            ("v1", "v1"),
+            ({"source": [{"source": "/a", "weight": 1}]}, {"source": [{"source": "/b", "weight": 1}]}),
+            True,
+        ),
+        (
+            ("v1", "v1"),
+            ({"source": [{"source": "/a", "weight": 1}]}, {"source": [{"source": "/a", "weight": 2}]}),
+            False,
+        ),
+        ((None, None), ({"source": "/a"}, {"source": "/a"}), False),
+        (("v1", None), ({"source": "/a"}, {"source": "/a"}), False),
+    ],
+)
+def test_data_is_the_same_by_its_version(
+    home: Home, versions: tuple[str | None, str | None], data: tuple[dict[str, Any], dict[str, Any]], same: bool
+) -> None:
+    """Where it was read from does not matter; without a version nothing is known about it."""
+    for run, version, section in zip(("one", "two"), versions, data, strict=True):
+        make(home, run, [3.0], [2], "", version, section)
+    assert compare("one", "two").same_input is same
 
 
 def test_one_that_is_shorter(home: Home) -> None:

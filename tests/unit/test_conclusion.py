@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,6 +12,7 @@ from drivetrain.cluster.protocols import AgentHandle, AgentLostError
 from drivetrain.coordinator import conclusion as conclusion_module
 from drivetrain.coordinator.conclusion import Conclusion
 from drivetrain.job.spec import JobSpec
+from drivetrain.tracking.destination import Shipment
 from drivetrain.tracking.spool import Spool, read_records
 from drivetrain.tracking.totals import Record
 from drivetrain.tracking.tracker import Tracker
@@ -35,8 +36,9 @@ class Memory:
         self.identity: dict[str, str] = {}
         self.arrived: list[Record] = []
 
-    def ship(self, records: list[Record]) -> None:
+    def ship(self, records: Sequence[Record]) -> Shipment:
         self.arrived += records
+        return Shipment()
 
     def of(self, op: str) -> list[Record]:
         return [record for record in self.arrived if record["op"] == op]

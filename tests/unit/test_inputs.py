@@ -15,7 +15,7 @@ from drivetrain.home import Home
 from drivetrain.job.files import with_files
 from drivetrain.job.loading import load_job
 from drivetrain_pipelines.errors import InputError, PrepareError
-from drivetrain_pipelines.prepare.inputs import samples_of
+from drivetrain_pipelines.prepare.inputs import samples_of, texts_of
 from drivetrain_pipelines.prepare.record_reader import RecordReader
 from drivetrain_pipelines.prepare.tokenizer import TextEncoder, load_tokenizer, train_tokenizer
 from drivetrain_pipelines.raw.chunks import Chunk
@@ -185,6 +185,45 @@ def test_an_input_table_needs_no_label(tmp_path: Path) -> None:
     found = samples_of(str(tmp_path / "a.csv"), spec, tmp_path, None, schema)
     assert found["x"].dtype == np.float64  # type: ignore[union-attr]
     assert np.asarray(found["label"]).tolist() == [[0], [0]]
+
+
+@pytest.mark.parametrize("table", ["x,y\n1,2\n3,4\n", "x\n1\n3\n", "x,y,z\n1,2,a\n3,,b\n"])
+def test_an_input_table_needs_no_column_that_only_the_loss_reads(tmp_path: Path, table: str) -> None:
+    (tmp_path / "a.csv").write_text(table)
+    spec = DataSpec(source="x", columns=["x", "y"], label_column="y" if "z" in table else "label")
+    found = samples_of(str(tmp_path / "a.csv"), spec, tmp_path, None)
+    assert np.asarray(found["x"]).tolist() == [[1], [3]]
+    assert ("y" in found) == ("y" in table)
+
+
+def test_an_input_table_needs_some_column_of_the_job(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(InputError, match="has none of the columns 'x', 'y'"):
+        samples_of(str(tmp_path / "a.csv"), DataSpec(source="x", columns=["x", "y"]), tmp_path, None)
+
+
+@pytest.mark.parametrize("table", ["text\none\ntwo three\n", "text,label\none,good\ntwo three,unknown\n"])
+def test_every_text_of_a_table_is_an_input(tmp_path: Path, table: str) -> None:
+    """Its labels do not matter: they are what the model predicts."""
+    path = tmp_path / "reviews.csv"
+    path.write_text(table)
+    rows = np.asarray(samples_of(str(path), TEXTS, tmp_path, TOKENIZER)["tokens"])
+    alone = [np.asarray(samples_of(text, TEXTS, tmp_path, TOKENIZER)["tokens"])[0] for text in ("one", "two three")]
+    assert np.array_equal(rows, alone)
+    assert texts_of(str(path), TEXTS) == ["one", "two three"]
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("words\none\n", "has no column 'text'; it has 'words'"),
+        ("text\n", "at least one record"),
+    ],
+)
+def test_a_table_without_texts_is_reported(tmp_path: Path, content: str, problem: str) -> None:
+    (tmp_path / "a.csv").write_text(content)
+    with pytest.raises(InputError, match=problem):
+        texts_of(str(tmp_path / "a.csv"), TEXTS)
 
 
 def test_an_input_needs_no_group_key(tmp_path: Path) -> None:

@@ -72,11 +72,41 @@ def test_a_metric_cannot_have_the_name_of_the_loss() -> None:
         objective.metrics(nn.Identity(), BATCH, 3.0, context(0, 3))
 
 
-@pytest.mark.parametrize("returned", [0.5, {"a": "much"}, {"a": (1, 2, 3)}, {"a": torch.zeros(3)}, None])
+@pytest.mark.parametrize(
+    "returned",
+    [
+        0.5,
+        None,
+        ["a"],
+        {1: 0.5},
+        {"a": "0.5"},
+        {"a": "much"},
+        {"a": None},
+        {"a": 1 + 2j},
+        {"a": 10**400},
+        {"a": (1, 2, 3)},
+        {"a": (1,)},
+        {"a": (1, "2")},
+        {"a": torch.zeros(3)},
+        {"a": torch.zeros(0)},
+        {"a": (torch.zeros(3), 2)},
+        {"a": np.zeros((2, 2))},
+        {"a": {"b": 1.0}},
+    ],
+)
 def test_invalid_metrics_are_rejected(returned: Any) -> None:
+    """In one sentence, whatever the value: also one that float() reads or torch refuses."""
     objective = Objective(lambda model, batch: torch.zeros(()), row_weight, lambda model, batch: returned)
     with pytest.raises(InputError, match=r"model\.metrics: got a function that returned"):
         objective.metrics(nn.Identity(), BATCH, 3.0, context(0, 3))
+
+
+@pytest.mark.parametrize("value", [0.5, 1, True, np.float32(0.5), np.ones((1, 1)), torch.ones(1, 1), torch.tensor(3)])
+def test_every_kind_of_one_number_is_a_metric(value: Any) -> None:
+    objective = Objective(lambda model, batch: torch.zeros(()), row_weight, lambda model, batch: {"a": value})
+    assert objective.metrics(nn.Identity(), BATCH, 3.0, context(0, 3)) == {
+        "a": (3.0 * torch.as_tensor(value).item(), 3.0)
+    }
 
 
 @pytest.mark.parametrize("returned", [0.5, {"a": 1}, {"a": [1, 2]}, {"a": torch.zeros(())}, [1, 2, 3]])

@@ -127,6 +127,7 @@ class Gang:
 
 class Tracker:
     identity = {"mlflow_run_id": "m"}
+    notes: tuple[str, ...] = ()
     problem = ""
 
     def __init__(self) -> None:

@@ -6,16 +6,20 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pytest
 from drivetrain.tracking import spool as spool_module
+from drivetrain.tracking.destination import DeletedError, Shipment
 from drivetrain.tracking.embedded import make_database
+from drivetrain.tracking.mark import Mark
 from drivetrain.tracking.spool import Spool, SpoolReader, read_records
 from drivetrain.tracking.totals import Record, Totals
 from drivetrain.tracking.tracker import Tracker
 from drivetrain_pipelines.storage.json_files import read_json, write_json
+from hypothesis import given
+from hypothesis import strategies as st
 from mlflow import MlflowClient
 
 
@@ -27,11 +31,12 @@ class Recorder:
         self.failures = failures
         self.arrived: list[Record] = []
 
-    def ship(self, records: list[Record]) -> None:
+    def ship(self, records: Sequence[Record]) -> Shipment:
         if self.failures:
             self.failures -= 1
             raise ConnectionError("the server is away")
         self.arrived += records
+        return Shipment()
 
 
 def steps(records: list[Record]) -> list[int]:
@@ -70,9 +75,9 @@ def test_logging_does_not_wait_for_a_server_that_hangs(tmp_path: Path) -> None:
     release = threading.Event()
 
     class Hanging(Recorder):
-        def ship(self, records: list[Record]) -> None:
+        def ship(self, records: Sequence[Record]) -> Shipment:
             release.wait()
-            super().ship(records)
+            return super().ship(records)
 
     hanging = Hanging()
     tracker = Tracker(Spool(tmp_path), lambda: hanging)
@@ -85,21 +90,97 @@ def test_logging_does_not_wait_for_a_server_that_hangs(tmp_path: Path) -> None:
     assert steps(hanging.arrived) == list(range(1, 100))
 
 
+def test_another_run_on_the_server_gets_the_whole_history(tmp_path: Path) -> None:
+    """What is shipped belongs to a run of the destination: a server that was set up again has nothing."""
+    for identity, expected in (("first", [1, 2]), ("first", [3]), ("second", [1, 2, 3, 4])):
+        recorder = Recorder()
+        recorder.identity = {"run": identity}
+        tracker = Tracker(Spool(tmp_path), lambda recorder=recorder: recorder)  # type: ignore[misc]
+        for step in expected[-2:]:
+            tracker.metrics("train", step, 0.0, {"loss": 0.0})
+        assert tracker.flush(10)
+        tracker.close()
+        assert steps(recorder.arrived) == expected
+
+
+class Choosy(Recorder):
+    """A destination that does not accept step 2."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.away = True
+
+    def ship(self, records: Sequence[Record]) -> Shipment:
+        late = {number: "step 2 fails" for number, record in enumerate(records) if self.away and record["step"] == 2}
+        super().ship([record for number, record in enumerate(records) if number not in late])
+        return Shipment(late, {"metric far": "too far"}, {"metric a@b": "is called a_b"})
+
+
+def test_a_late_record_holds_up_no_other_and_arrives_in_the_end(tmp_path: Path) -> None:
+    choosy = Choosy()
+    tracker = Tracker(Spool(tmp_path), lambda: choosy)
+    for step in (1, 2, 3):
+        tracker.metrics("train", step, 0.0, {"loss": 0.0})
+    assert not tracker.flush(60), "waiting longer would not help"
+    assert steps(choosy.arrived) == [1, 3]
+    assert tracker.problem == "step 2 fails"
+    assert tracker.notes == ("metric far is not accepted: too far", "metric a@b is called a_b")
+    tracker.close()
+    again = Tracker(Spool(tmp_path), lambda: choosy)  # the coordinator was restarted
+    assert not again.flush(60)
+    choosy.away = False
+    assert again.flush(60)
+    assert (steps(choosy.arrived), again.problem, again.notes) == ([1, 3, 2], "", tracker.notes)
+    again.close()
+
+
+def test_waiting_ends_when_the_run_was_deleted(tmp_path: Path) -> None:
+    class Gone(Recorder):
+        def ship(self, records: Sequence[Record]) -> Shipment:
+            raise DeletedError("it was deleted")
+
+    tracker = Tracker(Spool(tmp_path), Gone)
+    tracker.begin()
+    assert not tracker.flush(60)
+    assert (tracker.deleted, tracker.problem) == (True, "it was deleted")
+    tracker.close()
+
+
+@given(
+    spread=st.lists(st.lists(st.sampled_from(["ok", "late", "refused"]), min_size=1, max_size=5), max_size=6),
+    known=st.booleans(),
+)
+def test_a_mark_survives_its_file(spread: list[list[str]], known: bool) -> None:
+    """After any shipments a reader of the file knows the same, and no late record is forgotten."""
+    mark, offset, late = Mark(identity={"run": "a"} if known else {}), 0, set()
+    for outcomes in spread:
+        offsets = [offset + 10 * number for number in range(len(outcomes))]
+        found = {number: "why" for number, outcome in enumerate(outcomes) if outcome == "late"}
+        refused = {f"metric {offsets[n]}": "why" for n, outcome in enumerate(outcomes) if outcome == "refused"}
+        mark = mark.after(Shipment(found, refused), offsets, offset := offset + 10 * len(outcomes))
+        late |= {offsets[number] for number in found}
+    assert Mark.from_json(json.loads(json.dumps(mark.to_json()))) == mark
+    assert (mark.offset, {*mark.late}) == (offset, late)
+    assert mark.after(Shipment(), sorted(late), mark.offset).late == {}
+    assert mark.of({"run": "a"}) == Mark(offset, {"run": "a"}, mark.late, mark.refused)
+    assert mark.of({"run": "b"}).offset == (0 if known else offset)
+
+
 def test_spool_survives_a_torn_line_and_a_lost_mark(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
     spool.append({"op": "a"})
-    spool.mark_shipped(spool.pending()[1])
+    spool.store_mark(Mark(spool.pending().end))
     spool.append({"op": "b"})
     spool.close()
     with (tmp_path / "spool.jsonl").open("ab") as file:
         file.write(b'{"op": "torn')
     again = Spool(tmp_path)
-    assert [record["op"] for record in again.pending()[0]] == ["b"]
+    assert [record["op"] for record in again.pending().records] == ["b"]
     again.append({"op": "c"})
     again.close()
     (tmp_path / "shipped.json").write_text("{torn")
     last = Spool(tmp_path)
-    assert [record["op"] for record in last.pending()[0]] == ["a", "b", "c"]
+    assert [record["op"] for record in last.pending().records] == ["a", "b", "c"]
     last.close()
 
 
@@ -256,6 +337,7 @@ def test_a_database_is_made_whole_or_not_at_all(tmp_path: Path) -> None:
     path, artifacts = tmp_path / "mlflow.db", tmp_path / "artifacts"
     script = f"""
 from pathlib import Path
+from drivetrain.tracking.destination import Shipment
 from drivetrain.tracking.embedded import make_database
 make_database(Path({str(path)!r}), Path({str(artifacts)!r}))
 """

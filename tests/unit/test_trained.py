@@ -39,6 +39,7 @@ from drivetrain_workers.records.run_folder import CheckpointId, RunFolder
 from drivetrain_workers.spec import ModelSpec
 from safetensors import safe_open
 from safetensors.torch import load_file
+from tokenizers import Tokenizer
 
 from tests.unit.checkpoint_files import damage
 
@@ -425,6 +426,37 @@ def test_predictions_for_every_record_of_a_file(run: Run, tmp_path: Path, decima
     torch.testing.assert_close(torch.tensor([row["scores"] for row in found]), scores.detach())
 
 
+def test_a_column_that_the_model_reads_must_be_in_the_file(run: Run, tmp_path: Path) -> None:
+    """One that only the loss reads need not be there."""
+    run.job["data"]["columns"] = ["x", "z", "label"]
+    run.write_job()
+    run.save(4, run.net(4))
+    (tmp_path / "x.jsonl").write_text('{"x": [0.0, 1.0, 2.0, 3.0]}\n')
+    assert len(run.predict(tmp_path / "x.jsonl")) == 1
+    x = pa.FixedSizeListArray.from_arrays(pa.array([0.0] * 4, pa.float32()), 4)
+    y = pa.FixedSizeListArray.from_arrays(pa.array([0.0]), 1)
+    run.write_data({"x": x, "y": y}, {"classes": 3.0}, ["cat", "dog", "fox"])
+    run.job["data"]["columns"] = ["x", "y"]
+    run.write_job()
+    (tmp_path / "y.jsonl").write_text('{"y": [1.0]}\n')
+    with pytest.raises(InputError, match=r"y.jsonl', which has no column 'x'.*model.predict reads; it has y"):
+        run.predict(tmp_path / "y.jsonl")
+
+
+def test_every_text_of_a_file_is_continued_up_to_a_stop(run: Run, tmp_path: Path) -> None:
+    language_model(run)
+    path = tmp_path / "prompts.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in ("the cat", "the mat")))
+    found = run.predict(path, "the cat", max_tokens=12, temperature=0.0)
+    assert [row["input"] for row in found] == [str(path), str(path), "the cat"]
+    assert found[0]["text"] == found[2]["text"]
+    said = found[0]["text"].removeprefix("the cat")
+    run.job["sample"] = {"stop": [said[2:4]]}
+    run.write_job()
+    (found,) = run.predict("the cat", max_tokens=12, temperature=0.0)
+    assert found["text"] == "the cat" + said[: said.index(said[2:4])]
+
+
 def test_invalid_inputs_of_a_model(run: Run, tmp_path: Path) -> None:
     run.save(4, run.net(4))
     with pytest.raises(InputError, match="an existing file"):
@@ -440,7 +472,8 @@ def test_invalid_inputs_of_a_model(run: Run, tmp_path: Path) -> None:
         run.predict("anything")
 
 
-def test_a_language_model_continues_a_text(run: Run) -> None:
+def language_model(run: Run) -> tuple[Tokenizer, torch.nn.Module]:
+    """Make the run one of a language model with a checkpoint."""
     tokenizer = train_tokenizer(["the cat sat on the mat"], 300)
     size = tokenizer.get_vocab_size()
     tokens = pa.FixedSizeListArray.from_arrays(pa.array([1] * 16, pa.int32()), 8)
@@ -452,8 +485,13 @@ def test_a_language_model_continues_a_text(run: Run) -> None:
     torch.manual_seed(5)
     model = gpt(size, 16, layers=1, width=16, heads=2)
     run.save(4, model)
+    return tokenizer, model.eval()
+
+
+def test_a_language_model_continues_a_text(run: Run) -> None:
+    tokenizer, model = language_model(run)
     (found,) = run.predict("the cat", max_tokens=12, temperature=0.5, seed=7)
-    outputs = generate(model.eval(), tokenizer, "the cat", 16, Sampling(12, 0.5, 40, 7))
+    outputs = generate(model, tokenizer, "the cat", 16, Sampling(12, 0.5, 40, 7))
     assert found == {"input": "the cat", "text": "".join(outputs)}
     run.job["sample"] = {"template": "on {input}", "max_tokens": 3, "temperature": 0.0}
     run.write_job()

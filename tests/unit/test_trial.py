@@ -129,7 +129,12 @@ MISTAKES: dict[str, tuple[dict[str, str], dict[str, Any], str, tuple[str, ...]]]
         "model.loss",
         ("a tensor [4, 1]", "Reduce it with .mean()."),
     ),
-    "loss that is a number": ({"model.py": MODEL.replace(".mean()", ".mean().item()")}, {}, "model.loss", ("a value of type float",)),
+    "loss that is a number": (
+        {"model.py": MODEL.replace(".mean()", ".mean().item()")},
+        {},
+        "model.loss",
+        ("a value of type float",),
+    ),
     "loss without gradient": (
         {"model.py": MODEL.replace(".mean()", ".mean().detach()")},
         {},
@@ -208,7 +213,12 @@ MISTAKES: dict[str, tuple[dict[str, str], dict[str, Any], str, tuple[str, ...]]]
         "model.loss",
         ("model.py:8: KeyError: 'y'", "a function that works for the samples (x [4, 1])"),
     ),
-    "wrong format": ({"data.csv": "\0\1"}, {"data.format": "parquet"}, "data.source", ("is no file of the format parquet",)),
+    "wrong format": (
+        {"data.csv": "\0\1"},
+        {"data.format": "parquet"},
+        "data.source",
+        ("is no file of the format parquet",),
+    ),
     "wrong reader": (
         {"model.py": MODEL + "def rows(path):\n    yield {'x': path.read_text().missing}\n"},
         {"data.reader": "model:rows"},

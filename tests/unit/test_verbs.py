@@ -253,13 +253,17 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Request]:
 def test_texts_are_printed_as_they_are(home: Home, asked: list[Request]) -> None:
     folder = make_run(home, "toy-1", dataset="words")
     said = lines("predict", "toy", "a", "b", "--max-tokens", "5", "--seed", "7", "--temperature", "0")
-    assert said == ["said of a", "said of b"]
+    assert said == ["a: said of a", "b: said of b"]
+    assert lines("predict", "toy", "a") == ["said of a"]
+    asked.pop()
     assert asked == [PredictRequest(str(folder.path), "words", ["a", "b"], ".", 5, 0.0, seed=7)]
     assert json.loads(lines("predict", "toy", "a", "--json")[0]) == {"input": "a", "text": "said of a"}
 
 
 def test_predictions_are_rounded(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     make_run(home, "toy-1", dataset="numbers")
+    monkeypatch.chdir(home.path)
+    Path("x.png").touch()
     row = {"input": "x.png", "class": "odd", "probability": 0.987654, "box": [1.23456, 2]}
     monkeypatch.setattr(requests, "run_request", lambda _: json.dumps([row]))
     assert lines("predict", "toy-1", "x.png") == ["x.png: class odd, probability 0.9877, box [1.235, 2]"]

@@ -6,7 +6,17 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from drivetrain_pipelines.errors import InputError
 from drivetrain_pipelines.spec import DataSpec, FunctionPath, Spec, StorageSpec
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StringConstraints,
+    Tag,
+    field_validator,
+    model_validator,
+)
 
 DATA_FACTS = ("vocab_size", "classes", "sequence_length")  # what a model factory can request
 
@@ -283,6 +293,11 @@ class SampleSpec(Spec):
     )
     max_tokens: int = Field(60, ge=1, description="Maximum number of generated tokens.")
     temperature: float = Field(0.8, ge=0, description="Sampling temperature. 0 always takes the most likely token.")
+    stop: list[Annotated[str, StringConstraints(min_length=1)]] = Field(
+        [],
+        description="Texts before which the generated text ends. It also ends at every token of the tokenizer that "
+        "ends a text or a turn, such as `</s>` or `<|im_end|>`.",
+    )
 
 
 class BaselineSpec(Spec):

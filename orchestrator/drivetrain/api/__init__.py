@@ -6,6 +6,7 @@ client: the runs of a server, over HTTP.
 compare: the differences between two runs.
 connect: the choice between the runs of this machine and those of a server.
 datasets: prepared datasets: make, find, verify, show, remove, audit.
+given_inputs: the inputs of `drivetrain predict`: texts, and the files of folders and globs.
 interface: `Runs`, and the results of its methods.
 local: the runs of this machine's home.
 plans: the plan of a job, without a run.

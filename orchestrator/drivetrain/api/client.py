@@ -15,6 +15,7 @@ import httpx
 from drivetrain_pipelines.errors import InputError
 from drivetrain_pipelines.storage.json_files import JsonObject
 
+from drivetrain.api.given_inputs import expand
 from drivetrain.api.interface import Comparison, RunInfo, Runs
 from drivetrain.api.predictions import Input, check_size
 from drivetrain.api.transport import error_of, send
@@ -180,7 +181,7 @@ class Client(Runs):
         pictures: str = ".",  # noqa: ARG002  # a server returns no images
     ) -> Sequence[JsonObject]:
         """See `Runs.predict`. Files are uploaded; all inputs together have at most `predictions.MAX_INPUT_BYTES`."""
-        sent = [Input.of(given) for given in inputs]
+        sent = [Input.of(given) for given in expand(inputs, None)]
         check_size(sent)
         body = {"inputs": [each.to_json() for each in sent], "seed": seed}
         body |= {"max_tokens": max_tokens, "temperature": temperature}

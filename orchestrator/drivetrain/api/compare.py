@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator
 from difflib import unified_diff
 from itertools import groupby
@@ -22,6 +23,9 @@ from drivetrain.job.spec import flatten
 from drivetrain.runs.store import RunRecord, RunStore
 from drivetrain.tracking.loss_plots import draw_losses
 from drivetrain.tracking.spool import read_records
+
+# Keys that say where data is: the version of the dataset says what it is.
+_PLACE = re.compile(r"data\.(source|eval_source|location|tokenizer\.file|files(\..*)?|storage(\..*)?)")
 
 
 def compare(first: str, second: str, picture: Path | None = None) -> Comparison:
@@ -43,17 +47,29 @@ def compare(first: str, second: str, picture: Path | None = None) -> Comparison:
     if picture:
         spools = {record.id: read_records(folder.spool) for record, folder in zip(records, folders, strict=True)}
         draw_losses({run: (r for r in spool if r["op"] == "metrics") for run, spool in spools.items()}, picture)
+    versions = (records[0].facts.dataset_version, records[1].facts.dataset_version)
+    settings = [flatten(folder.resolved()) for folder in folders]
+    if versions[0] is not None and versions[0] == versions[1]:  # wherever it was read from
+        settings = [*map(_without_places, settings)]
     return Comparison(
         (records[0].id, records[1].id),
-        _different(*(flatten(folder.resolved()) for folder in folders)),
+        _different(*settings),
         _different(*(load_environment(folder) for folder in folders)),
         list(_code_diff(*folders)),
-        (records[0].facts.dataset_version, records[1].facts.dataset_version),
+        versions,
         (_worlds(steps[0]), _worlds(steps[1])),
         same,
         (after[0], after[1]) if len(after) == 2 else None,
         _results(*records),
     )
+
+
+def _without_places(settings: JsonObject) -> JsonObject:
+    """Leave out where the data is; of a mixture its weights stay."""
+    kept = {key: value for key, value in settings.items() if not _PLACE.fullmatch(key)}
+    if isinstance(mixture := settings.get("data.source"), list):
+        kept["data.source"] = [{**part, "source": ""} for part in mixture]
+    return kept
 
 
 def _different(first: JsonObject, second: JsonObject) -> dict[str, Pair]:

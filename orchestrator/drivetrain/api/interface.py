@@ -109,7 +109,7 @@ class Comparison:
     """Two runs side by side.
 
     Attributes:
-        settings, environment: the values that differ, by key.
+        settings, environment: the values that differ, by key. Where the data is does not count if its version is equal.
         code: a unified diff of the jobs' code.
         data: the dataset versions.
         worlds: for each run (first step, world size), one pair for every change of the world size.
@@ -143,7 +143,12 @@ class Comparison:
     @property
     def same_input(self) -> bool:
         """Whether everything that determines the result is equal."""
-        return not (self.settings or self.environment or self.code) and self.data[0] == self.data[1]
+        return not (self.settings or self.environment or self.code) and self.same_data
+
+    @property
+    def same_data(self) -> bool:
+        """Whether both runs have the same dataset version; one that has prepared no data has none."""
+        return self.data[0] is not None and self.data[0] == self.data[1]
 
 
 class Runs(ABC):
@@ -214,7 +219,9 @@ class Runs(ABC):
 
     @abstractmethod
     def sync(self, run_id: str, timeout_s: float = 600.0) -> None:
-        """Send to MLflow what it has not received yet of a run that has ended.
+        """Send to MLflow what it has not received, or not accepted, of a run that has ended.
+
+        A run that was deleted in MLflow is restored, or logged again from the start.
 
         Raises:
             TrackingError: MLflow has not accepted everything within ``timeout_s``; the rest is kept.
@@ -246,13 +253,15 @@ class Runs(ABC):
         """Return what the newest checkpoint of a run predicts: a row for every input, or for every sample in it.
 
         Args:
-            inputs: texts, paths of files, or names of classes to make an image of. A server takes texts and files.
+            inputs: texts; paths of files, folders and globs, which stand for the files of the job's format in them; or
+                names of classes to make an image of. A server takes texts and files.
             max_tokens, temperature: of generated text; None uses the job's ``sample`` section.
             seed: makes the answer repeatable.
             pictures: folder for images that the model makes; a server does not return images.
 
         Raises:
             CheckpointError: there is no valid checkpoint, or the model fails.
+            InputError: a file does not exist or is of the wrong kind, or a folder has no file of the job's format.
         """
 
     @abstractmethod

@@ -16,6 +16,9 @@ from drivetrain_workers.model_processes import requests
 from drivetrain_workers.model_processes.requests import PredictRequest
 from drivetrain_workers.records.run_folder import RunFolder
 
+from drivetrain.api.given_inputs import expand
+from drivetrain.job.spec import stored_spec
+
 if TYPE_CHECKING:
     from drivetrain.home import Home
     from drivetrain.runs.store import RunRecord
@@ -72,8 +75,9 @@ def predict(
 ) -> Sequence[JsonObject]:
     """Ask the newest checkpoint of a local run. Args, raises: see `drivetrain.api.interface.Runs.predict`."""
     folder, dataset = begun(home, record)
+    asked = expand(inputs, stored_spec(folder).data)
     return requests.predict(
-        PredictRequest(str(folder.path), dataset, [*inputs], pictures, max_tokens, temperature, seed=seed)
+        PredictRequest(str(folder.path), dataset, asked, pictures, max_tokens, temperature, seed=seed)
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -122,16 +123,18 @@ def retry(run_id: str, address: str | None = None, on_view: OnView = _ignore) ->
 
 
 def sync(run_id: str, timeout_s: float = 600.0) -> None:
-    """Send to MLflow what it has not received yet of a run that has ended.
+    """Send to MLflow what it has not received, or not accepted, of a run that has ended.
+
+    A run that was deleted in MLflow is restored, or logged again from the start.
 
     Raises:
         TrackingError: MLflow has not accepted everything within ``timeout_s``; the rest is kept.
         NotFoundError: there is no such run.
         InputError: the run has not ended, and sends its records itself; or it is being synced already.
     """
-    from filelock import FileLock, Timeout
+    from filelock import Timeout
 
-    from drivetrain.coordinator.wiring import tracker_of
+    from drivetrain.coordinator.wiring import send_rest
     from drivetrain.runs.store import RunStore  # here: as in `run`
 
     home = Home.from_environment()
@@ -140,16 +143,14 @@ def sync(run_id: str, timeout_s: float = 600.0) -> None:
     if not record.ended:
         fix = "A run sends its records itself while it runs; an interrupted one does so when it is resumed."
         raise InputError("RUN", f"{record.id}, which is {record.state.phase}", "a run that has ended", fix)
+    begun = time.monotonic()
     try:
-        with FileLock(home.run(record.id).path / "sync.lock", timeout=0):
-            tracker = tracker_of(home, record)
-            tracked = tracker.flush(timeout_s)
-            tracker.close()
+        sent = send_rest(home, store, record, timeout_s, remake=True)
     except Timeout as error:
         raise InputError("RUN", f"{record.id}, which is being synced", "one sync of a run at a time") from error
-    store.update_facts(record.id, tracked=tracked, tracking_problem=tracker.problem, **tracker.identity)
-    if not tracked:
-        raise TrackingError(timeout_s, tracker.problem)
+    if not sent.tracked:
+        waited = time.monotonic() - begun >= timeout_s
+        raise TrackingError(timeout_s if waited else 0.0, store.get(record.id).facts.tracking_problem)
 
 
 def _follow(session: Any, run_id: str, on_view: OnView) -> RunSummary:

@@ -34,7 +34,7 @@ def diff_runs(server: str | None, first: str, second: str, picture: str | None, 
 def _show(found: Comparison, console: Console) -> None:
     rows: list[tuple[str, Any, Any]] = [(key, *pair) for key, pair in found.settings.items()]
     rows += [(f"version of {name}", *pair) for name, pair in found.environment.items()]
-    if found.data[0] != found.data[1]:
+    if not found.same_data:
         rows.append(("data version", *found.data))
     rows.append(("world size", _worlds(found.worlds[0]), _worlds(found.worlds[1])))
     rows += [(key, *pair) for key, pair in found.results.items()]

@@ -51,7 +51,9 @@ def logs(
 
 def predict(
     run: Run,
-    inputs: Annotated[list[str], typer.Argument(metavar="INPUT", help="Text, file, or class to generate an image of.")],
+    inputs: Annotated[
+        list[str], typer.Argument(metavar="INPUT", help="Text, file, folder, glob, or class to generate an image of.")
+    ],
     max_tokens: Annotated[
         int | None, typer.Option(min=1, help="Tokens to generate; by default as in the job's sample section.")
     ] = None,

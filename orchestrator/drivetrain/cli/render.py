@@ -22,6 +22,7 @@ from drivetrain.cli.tables import FAILED, OK, WAITING
 from drivetrain.cli.words import plural
 from drivetrain.home import Home
 from drivetrain.reporting.assessment import describe_assessment
+from drivetrain.reporting.tracking import describe_tracking
 from drivetrain.runs.facts import RunFacts
 from drivetrain.runs.outcomes import OUTCOMES
 from drivetrain.runs.view import RunView
@@ -249,11 +250,7 @@ def _tracking(summary: RunSummary) -> Iterator[tuple[str, str]]:
     if facts.mlflow_run_id:
         yield "MLflow run", f"{facts.mlflow_run_id} in experiment {facts.mlflow_experiment}"
         yield "MLflow UI", _ui_command(facts.mlflow_uri)
-    if facts.tracked is False:
-        sync = f"drivetrain sync {summary.run_id}"
-        yield "tracking", f"MLflow has not received everything; the rest is kept, and `{sync}` sends it"
-        if facts.tracking_problem:
-            yield "", f"last error: {facts.tracking_problem}"
+    yield from describe_tracking(summary.run_id, facts)
 
 
 def _ui_command(uri: str) -> str:

@@ -21,6 +21,7 @@ from drivetrain.cli.place import runs_of, show_place
 from drivetrain.cli.render import renderer, stdout_without_ray
 from drivetrain.cli.tables import Column, phase_cell, print_table
 from drivetrain.cli.words import age
+from drivetrain.reporting.tracking import describe_tracking
 
 _COLUMNS = (
     Column("run"),
@@ -51,7 +52,7 @@ def status(server: str | None, run: str, as_json: bool) -> None:
             print(json.dumps(found.to_json()))
             return
         print(found.id)
-        for title, value in _facts(found):
+        for title, value in [*_facts(found), *describe_tracking(found.id, found.facts)]:
             if value:
                 print(f"  {title:13} {value}")
         print("  history")
@@ -136,7 +137,7 @@ def predict(
             if as_json:
                 print(json.dumps(row, ensure_ascii=False))
             elif row.keys() == {"input", "text"}:
-                print(row["text"])
+                print(row["text"] if len(rows) == 1 else f"{row['input']}: {row['text']}")
             else:
                 said = (f"{name} {_rounded(value)}" for name, value in row.items() if name != "input")
                 print(f"{row['input']}: {', '.join(said)}")
@@ -157,7 +158,13 @@ def sync(server: str | None, run: str, timeout_s: float, as_json: bool) -> None:
     with runs_of(server) as runs:
         runs.sync(run, timeout_s)
         show_place(runs, as_json)
-        print(json.dumps({"run": run, "synced": True}) if as_json else "MLflow has received everything")
+        notes = runs.status(run).facts.tracking_notes
+        if as_json:
+            print(json.dumps({"run": run, "synced": True, "notes": notes}))
+            return
+        print("MLflow has received everything" + (" that it accepts:" if notes else ""))
+        for note in notes:
+            print(f"  {note}")
 
 
 def _follow_here(change: Callable[..., RunSummary], run: str, as_json: bool, address: str | None) -> None:

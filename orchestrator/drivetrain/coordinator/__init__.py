@@ -7,6 +7,7 @@ conclusion: after training: uploads, curves, sample, assessment, registration.
 coordinator: the Ray actor that manages all runs.
 failures: classification of the errors that the control plane meets.
 gang_request: the scheduling request of a run.
+late_tracking: what ended runs could not send to the tracking server, sent when it answers again.
 live_run: state shared by the parts of a run's loop.
 observer: interpretation of agent events for view, tracker and core.
 preparation: before training: the dataset and the plan.

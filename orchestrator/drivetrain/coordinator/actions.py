@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 from drivetrain_pipelines.actors.ray_failures import in_words
 from drivetrain_pipelines.storage.json_files import JsonObject
@@ -296,10 +296,9 @@ class Actions:
             self._tracker.tags(reason=reason, detail=detail)
             self._tracker.end(OUTCOMES[reason].status)
             tracked = self._tracker.flush(_FLUSH_TIMEOUT_S)
-            self._tracker.close()
         finally:  # clients that follow the run must see its end
-            outcome = {"tracked": tracked, "tracking_problem": self._tracker.problem}
-            self._live.update_facts(released=True, **outcome, **self._tracker.identity)
+            self._tracker.close()
+            self._live.update_facts(released=True, tracked=tracked, **tracking_facts(self._tracker))
 
     def _finish_uploads(self) -> None:
         if missing := self._conclusion.finish_uploads(self._agents.agents, _UPLOAD_TIMEOUT_S):
@@ -312,6 +311,11 @@ class Actions:
         except Exception as error:  # not fatal: the run has ended
             _log.exception("the account of %s", self._live.id)
             self._live.update_facts(problem=f"the account of the run is incomplete: {failure_of(error)[1]}")
+
+
+def tracking_facts(tracker: Tracker) -> dict[str, Any]:
+    """Return what `RunFacts` say about the tracking of a run."""
+    return {"tracking_problem": tracker.problem, "tracking_notes": tracker.notes, **tracker.identity}
 
 
 class _Placed:

@@ -10,7 +10,7 @@ from functools import partial
 
 from drivetrain_workers.protocol.reasons import Reason
 
-from drivetrain.coordinator.actions import Actions
+from drivetrain.coordinator.actions import Actions, tracking_facts
 from drivetrain.coordinator.failures import failure_of
 from drivetrain.coordinator.live_run import LiveRun, Work
 from drivetrain.coordinator.scheduler import SchedulerHandle
@@ -48,6 +48,7 @@ class RunLoop:
         self._live, self._actions, self._scheduler, self._tracker = live, actions, scheduler, tracker
         self._overspent = overspent
         self._budget_checked = live.clock()
+        self._tracking = tracking_facts(tracker)
         self._finished = threading.Event()
         self._on_end: Callable[[], None] = _nothing
         scheduler.connect(live.post, live.show_waiting)
@@ -100,6 +101,7 @@ class RunLoop:
             item = ev.Tick(self._live.clock())
         before = self._live.state
         self._guarded(self._check_budget)
+        self._guarded(self._show_tracking)
         self._guarded(partial(self._handle, item) if isinstance(item, ev.Event) else partial(self._do, item))
         if not isinstance(item, ev.Tick) or self._live.state is not before:
             self._live.show()
@@ -145,6 +147,12 @@ class RunLoop:
         self._live.state = state
         for action in actions:
             self._actions.perform(action)
+
+    def _show_tracking(self) -> None:
+        """Store what has changed about the tracking, for `drivetrain status`."""
+        if (found := tracking_facts(self._tracker)) != self._tracking:
+            self._tracking = found
+            self._live.update_facts(**found)
 
     def _check_budget(self) -> None:
         now, state = self._live.clock(), self._live.state

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from logging.handlers import RotatingFileHandler
 from pathlib import PurePosixPath
@@ -16,12 +18,13 @@ from tenacity import retry, retry_if_exception_type, wait_fixed
 from drivetrain.cluster.autoscaler import Autoscaler
 from drivetrain.cluster.gang import RayGang
 from drivetrain.cluster.nodes import usable_nodes
-from drivetrain.coordinator.actions import Actions
+from drivetrain.coordinator.actions import Actions, tracking_facts
 from drivetrain.coordinator.agent_events import AgentEvents
 from drivetrain.coordinator.bookkeeping import Bookkeeping
 from drivetrain.coordinator.conclusion import Conclusion
 from drivetrain.coordinator.coordinator import Coordinator, hold_owner_lock
 from drivetrain.coordinator.gang_request import check_request, gang_request, waiting_since
+from drivetrain.coordinator.late_tracking import LateTracking, Sent
 from drivetrain.coordinator.live_run import LiveRun
 from drivetrain.coordinator.observer import Observer
 from drivetrain.coordinator.preparation import Preparation
@@ -31,15 +34,18 @@ from drivetrain.home import Home
 from drivetrain.job.provenance import load_git_state
 from drivetrain.job.snapshots import stored_names
 from drivetrain.job.spec import JobSpec, flatten, stored_spec
+from drivetrain.runs.facts import mlflow_identity
 from drivetrain.runs.store import RunRecord, RunStore
 from drivetrain.scheduling.model import Node, Request
 from drivetrain.scheduling.rules import ReloadingRules
 from drivetrain.tracking.destination import Destination
+from drivetrain.tracking.mark import Mark
 from drivetrain.tracking.spool import Spool
 from drivetrain.tracking.tracker import Tracker
 from drivetrain.tracking.tracking_uri import embedded_database
 
 _LOG_BYTES = 10 << 20
+_LATE_TIMEOUT_S = 20.0  # of one attempt; the next one continues where it ended
 
 
 class RayCoordinator(Coordinator):
@@ -85,8 +91,19 @@ class RayCoordinator(Coordinator):
         def own(run_id: str) -> FileLock:
             return hold_owner_lock(run_id, home.run(run_id).path)
 
+        def send(record: RunRecord) -> Sent:
+            return send_rest(home, store, record, _LATE_TIMEOUT_S)
+
+        self._late = LateTracking(store, send)
         super().__init__(store, session, build, check, own, scheduler.status)
         scheduler.start()  # after all existing allocations are registered
+        self._late.start()
+
+    def adopt(self, run_id: str, new: bool = False) -> None:
+        """See `Coordinator.adopt`."""
+        self._late.drop(run_id)
+        super().adopt(run_id, new)
+        self._late.add(run_id)
 
 
 def _build_loop(home: Home, store: RunStore, spec: JobSpec, run_id: str, scheduler: SchedulerHandle) -> RunLoop:
@@ -106,11 +123,40 @@ def _build_loop(home: Home, store: RunStore, spec: JobSpec, run_id: str, schedul
     return RunLoop(live, actions, scheduler, tracker, partial(books.overspent, live.history))
 
 
-def tracker_of(home: Home, record: RunRecord) -> Tracker:
-    """Create the tracker of a run, which ships its records; only one may exist at a time."""
+def tracker_of(home: Home, record: RunRecord, remake: bool = False) -> Tracker:
+    """Create the tracker of a run, which ships its records; only one may exist at a time.
+
+    Args:
+        remake: whether a run that was deleted on the tracking server is logged again, and records that it did not
+            accept are sent again.
+    """
     spec = _spec_of(home, record.id)
     experiment = spec.tracking.experiment or spec.name
-    return Tracker(Spool(home.run(record.id).spool), lambda: _connect(home, record, experiment))
+    spool = Spool(home.run(record.id).spool)
+    known = spool.mark.identity or mlflow_identity(record.facts)
+    if remake and spool.mark.refused:
+        spool.store_mark(Mark(identity=known))
+    elif spool.mark.identity != known:  # an earlier version stored only the offset
+        spool.store_mark(replace(spool.mark, identity=known))
+    return Tracker(spool, lambda: _connect(home, record, experiment, known, remake))
+
+
+def send_rest(home: Home, store: RunStore, record: RunRecord, timeout_s: float, remake: bool = False) -> Sent:
+    """Send to the tracking server what it has not received of a run that has ended. Args: see `tracker_of`.
+
+    Raises:
+        Timeout: another process does the same.
+    """
+    with FileLock(home.run(record.id).path / "sync.lock", timeout=0):
+        tracker = tracker_of(home, record, remake)
+        try:
+            tracked = tracker.flush(timeout_s)
+        finally:
+            tracker.close()
+    known = {"tracked": tracked, **tracking_facts(tracker)}
+    if record.facts.updated(**known) != record.facts:
+        store.update_facts(record.id, **known)
+    return Sent(tracked, tracker.deleted)
 
 
 def _spec_of(home: Home, run_id: str) -> JobSpec:
@@ -123,16 +169,18 @@ def _gpus_per_worker(spec: JobSpec, nodes: list[Node]) -> int:
     return wanted if wanted != "auto" else int(any(node.gpus for node in nodes))
 
 
-def _connect(home: Home, record: RunRecord, experiment: str) -> Destination:
+def _connect(home: Home, record: RunRecord, experiment: str, known: Mapping[str, str], remake: bool) -> Destination:
     # Here: importing mlflow takes seconds; this function runs in a thread.
     from drivetrain.tracking.embedded import make_database
     from drivetrain.tracking.mlflow_client import MlflowRun
+    from drivetrain.tracking.mlflow_lookup import Wanted
 
     uri, artifacts = record.facts.mlflow_uri, None
     if database := embedded_database(uri):
         artifacts = home.mlflow_artifacts
         make_database(database, artifacts)
-    return MlflowRun(uri, experiment, artifacts, record.id, record.user, record.created)
+    known_id = known.get("mlflow_run_id", "")
+    return MlflowRun(uri, Wanted(experiment, artifacts, record.id, record.user, record.created, known_id, remake))
 
 
 def _describe(tracker: Tracker, spec: JobSpec, home: Home, run_id: str, user: str) -> None:

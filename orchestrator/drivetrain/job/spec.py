@@ -87,7 +87,9 @@ class TrackingSpec(Spec):
 
     renamed: ClassVar[dict[str, str]] = {"register_as": "registered_model"}
 
-    experiment: str | None = Field(None, description="MLflow experiment. Default: the name of the job.")
+    experiment: str | None = Field(
+        None, min_length=1, max_length=500, description="MLflow experiment. Default: the name of the job."
+    )
     registered_model: Name | None = Field(
         None, description="Registered model of MLflow. The trained model becomes a version of it."
     )

@@ -2,4 +2,5 @@
 
 assessment: the description of an assessment.
 report: the HTML page of a run.
+tracking: what a tracking server has of a run.
 """

@@ -17,6 +17,7 @@ from drivetrain.accounting.summary import describe_cost, describe_time
 from drivetrain.home import Home
 from drivetrain.job.spec import flatten
 from drivetrain.reporting.assessment import describe_assessment
+from drivetrain.reporting.tracking import describe_tracking
 from drivetrain.runs.store import RunRecord, RunStore
 from drivetrain.tracking.loss_plots import draw_loss
 from drivetrain.tracking.spool import read_records
@@ -88,6 +89,7 @@ def _summary(record: RunRecord, account: JsonObject) -> list[tuple[str, str]]:
         ("dataset", facts.dataset or ""),
         ("checkpoint", facts.checkpoint or ""),
         ("MLflow run", facts.mlflow_run_id),
+        ("tracking", "; ".join(text for _, text in describe_tracking(record.id, facts))),
         ("note", facts.problem),
     ]
     return [(title, value) for title, value in rows if value]

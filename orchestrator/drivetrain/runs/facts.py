@@ -31,7 +31,8 @@ class RunFacts:
         picture, sample, assessment, account: content of the summary.
         problem: what is missing after the run has ended.
         reason, detail: why the run ended.
-        tracked: whether the tracking server has received everything; ``tracking_problem`` is its last error.
+        tracked: whether the tracking server has received everything that it accepts; ``tracking_problem`` is its last
+            error, ``tracking_notes`` what it has under another name or can never accept.
         released: whether the run has released all resources.
     """
 
@@ -71,6 +72,7 @@ class RunFacts:
     detail: str = ""
     tracked: bool | None = None
     tracking_problem: str = ""
+    tracking_notes: tuple[str, ...] = ()
     released: bool = False
 
     def updated(self, **changes: Any) -> Self:
@@ -90,10 +92,14 @@ class RunFacts:
     def from_json(cls, record: JsonObject) -> Self:
         """Return the facts from the output of `to_json`; unknown names are ignored."""
         known = {name: value for name, value in record.items() if name in _NOTHING}
-        for name in ("skipped_first", "data_notes"):
-            if name in known:
-                known[name] = tuple(known[name])
+        known |= {name: tuple(value) for name, value in known.items() if isinstance(value, list)}
         return cls(**known)
+
+
+def mlflow_identity(facts: RunFacts) -> dict[str, str]:
+    """Return what identifies the run in MLflow; empty before it exists there."""
+    names = ("mlflow_uri", "mlflow_experiment", "mlflow_run_id")
+    return {name: getattr(facts, name) for name in names} if facts.mlflow_run_id else {}
 
 
 _NOTHING = {each.name: getattr(RunFacts(), each.name) for each in fields(RunFacts)}

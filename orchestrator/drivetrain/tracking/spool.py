@@ -12,18 +12,28 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import accumulate
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from drivetrain_pipelines.errors import CorruptFileError
 from drivetrain_pipelines.storage.json_files import read_json, write_json
 
+from drivetrain.tracking.mark import Mark
 from drivetrain.tracking.totals import Record, Totals
 
 _log = logging.getLogger(__name__)
 _SPOOL, _TOTALS = "spool.jsonl", "totals.json"
 _TOTALS_EVERY_BYTES = 256 << 10  # about a thousand records, which take about 10 ms to read
 _BLOCK_BYTES = 64 << 10
+
+
+class Pending(NamedTuple):
+    """Records to be shipped, the offset after the last one, and the offset of each."""
+
+    records: list[Record]
+    end: int
+    offsets: list[int]
 
 
 class Spool:
@@ -34,11 +44,12 @@ class Spool:
 
     Attributes:
         totals: over all records.
+        mark: what has been shipped.
     """
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._path, self._mark = folder / _SPOOL, folder / "shipped.json"
+        self._path, self._mark_path = folder / _SPOOL, folder / "shipped.json"
         _cut_torn_line(self._path)
         self._file = self._path.open("ab", buffering=0)
         self._end = self._file.tell()
@@ -47,7 +58,7 @@ class Spool:
         self.totals = reader.update()
         self._totals_end = reader.began
         self._write_totals(_TOTALS_EVERY_BYTES)
-        self.shipped = self._read_mark()
+        self.mark = self._read_mark()
 
     def append(self, record: Record) -> None:
         """Append one record. Raises OSError when the disk is full; the file then keeps no part of the record."""
@@ -72,18 +83,26 @@ class Spool:
         """Yield all records, shipped ones included."""
         return read_records(self._path.parent)
 
-    def pending(self, limit_bytes: int = 1 << 20) -> tuple[list[Record], int]:
-        """Return about ``limit_bytes`` of records that are not shipped yet, and the offset after them."""
+    def pending(self, limit_bytes: int = 1 << 20) -> Pending:
+        """Return about ``limit_bytes`` of records that are not shipped yet."""
         with self._path.open("rb") as file:
-            file.seek(self.shipped)
+            file.seek(self.mark.offset)
             lines = file.readlines(limit_bytes)
         whole = [line for line in lines if line.endswith(b"\n")]
-        return [json.loads(line) for line in whole], self.shipped + sum(map(len, whole))
+        ends = [*accumulate(map(len, whole), initial=self.mark.offset)]
+        return Pending([json.loads(line) for line in whole], ends[-1], ends[:-1])
 
-    def mark_shipped(self, offset: int) -> None:
-        """Record that everything before ``offset`` has been shipped."""
-        write_json(self._mark, offset)
-        self.shipped = offset
+    def late(self) -> Pending:
+        """Return the records of which some has not arrived when they were shipped."""
+        offsets = sorted(self.mark.late)
+        with self._path.open("rb") as file:
+            records = [next(_records_after(file, offset))[0] for offset in offsets]
+        return Pending(records, self.mark.offset, offsets)
+
+    def store_mark(self, mark: Mark) -> None:
+        """Record what has been shipped."""
+        write_json(self._mark_path, mark.to_json())
+        self.mark = mark
 
     def close(self) -> None:
         """Close the file and keep the records."""
@@ -101,12 +120,13 @@ class Spool:
         except OSError as error:  # not fatal: the totals can be recomputed from the records
             _log.warning("the totals of %s: %s", self._path, error)
 
-    def _read_mark(self) -> int:
+    def _read_mark(self) -> Mark:
+        """Return the stored mark; without one everything is shipped again, which is idempotent."""
         try:
-            mark = int(read_json(self._mark))
-        except CorruptFileError:  # missing or incomplete: shipping from the start again is idempotent
-            return 0
-        return mark if mark <= self._end else 0  # a crash of the machine lost records that were not synced
+            mark = Mark.from_json(read_json(self._mark_path))
+        except (CorruptFileError, KeyError, ValueError, TypeError, AttributeError):
+            return Mark()
+        return mark if mark.offset <= self._end else Mark(identity=mark.identity)  # a crash of the machine lost records
 
 
 class SpoolReader:

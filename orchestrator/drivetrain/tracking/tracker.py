@@ -10,13 +10,15 @@ from pathlib import Path
 
 from tenacity import RetryCallState, Retrying, sleep_using_event, stop_when_event_set, wait_exponential
 
-from drivetrain.tracking.destination import Destination
-from drivetrain.tracking.spool import Spool
+from drivetrain.tracking.destination import DeletedError, Destination
+from drivetrain.tracking.spool import Pending, Spool
 from drivetrain.tracking.totals import Record, Totals
 
 _log = logging.getLogger(__name__)
 _BATCH_INTERVAL_S, _POLL_INTERVAL_S = 10.0, 0.05
 _MIN_RETRY_DELAY_S, _MAX_RETRY_DELAY_S = 1.0, 30.0
+_PROBLEM_LENGTH = 300
+_LATE_INTERVAL_S = 60.0  # between attempts to ship what was not accepted while other records were
 
 
 class Tracker:
@@ -28,7 +30,9 @@ class Tracker:
 
     Attributes:
         identity: see `Destination`; empty until the first connection.
-        problem: last error of the tracking server or the connection; empty after a success.
+        problem: last error of the tracking server or the connection, or why some records are late; empty after a
+            success.
+        deleted: whether the run was deleted on the tracking server.
     """
 
     def __init__(self, spool: Spool, connect: Callable[[], Destination]) -> None:
@@ -39,8 +43,15 @@ class Tracker:
         self._closing = threading.Event()
         self.identity: dict[str, str] = {}
         self.problem = ""
+        self.deleted = False
+        self._late_attempted = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="tracking", daemon=True)
         self._thread.start()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the tracking server has under another name or can never accept, and why."""
+        return self._spool.mark.notes
 
     @property
     def totals(self) -> Totals:
@@ -68,11 +79,11 @@ class Tracker:
 
     def params(self, values: dict[str, object]) -> None:
         """Log parameters of the run; they never change."""
-        self._append({"op": "params", "values": {key: str(value)[:6000] for key, value in values.items()}})
+        self._append({"op": "params", "values": {key: str(value) for key, value in values.items()}})
 
     def tags(self, **values: object) -> None:
         """Log tags; a later value replaces an earlier one. Empty values are skipped."""
-        written = {f"drivetrain.{key}": str(value)[:5000] for key, value in values.items() if value != ""}
+        written = {f"drivetrain.{key}": str(value) for key, value in values.items() if value != ""}
         self._append({"op": "tags", "values": written})
 
     def dataset(self, name: str, version: str, location: str) -> None:
@@ -101,13 +112,27 @@ class Tracker:
         self._append({"op": "end", "status": status, "time_ms": int(time.time() * 1000)})
 
     def flush(self, timeout_s: float) -> bool:
-        """Wait until all records are shipped; return False after ``timeout_s``. The spool keeps the rest."""
-        end, deadline = self._spool.size(), time.monotonic() + timeout_s
-        while self._spool.shipped < end and time.monotonic() < deadline:
-            self._wake.set()
+        """Wait until the tracking server has all records; the spool keeps the rest.
+
+        Returns:
+            Whether it has them. False after ``timeout_s``, or as soon as waiting cannot help: the run was deleted, or
+            records are late although others are accepted.
+        """
+        begun = time.monotonic()
+        end, deadline = self._spool.size(), begun + timeout_s
+        while time.monotonic() < deadline and not self.deleted:
+            if self._has_shipped(end):
+                if not self._spool.mark.late:
+                    return True
+                if self._late_attempted > begun:
+                    return False
             self._hurry.set()
+            self._wake.set()
             time.sleep(_POLL_INTERVAL_S)
-        return self._spool.shipped >= end
+        return self._has_shipped(end) and not self._spool.mark.late
+
+    def _has_shipped(self, end: int) -> bool:
+        return self._destination is not None and self._spool.mark.offset >= end
 
     def close(self) -> None:
         """Stop shipping."""
@@ -135,20 +160,43 @@ class Tracker:
     def _ship_pending(self) -> None:
         """Ship pending records, or wait for some. Raises the errors of the tracking server."""
         self._wake.clear()
-        records, offset = self._spool.pending()
-        if not records:
-            self._wake.wait()
+        destination = self._connected()
+        pending = self._spool.pending()
+        if pending.records:
+            self._ship(destination, pending)
+        elif self._spool.mark.late and (self._hurry.is_set() or self._late_due() <= 0):
+            self._hurry.clear()
+            self._ship(destination, self._spool.late())
+            self._late_attempted = time.monotonic()
+        else:
+            self._wake.wait(self._late_due() if self._spool.mark.late else None)
             return
-        self._destination = self._destination or self._connect()
-        self.identity = self._destination.identity
-        self._destination.ship(records)
-        self._spool.mark_shipped(offset)
-        self.problem = ""
-        self._hurry.wait(_BATCH_INTERVAL_S)  # later records are batched into one request
-        self._hurry.clear()
+        self.problem = "; ".join(self._spool.mark.late.values())[:_PROBLEM_LENGTH]
+        self.deleted = False
+        if self._spool.mark.offset == self._spool.size():
+            self._hurry.wait(_BATCH_INTERVAL_S)  # later records are batched into one request
+            self._hurry.clear()
+
+    def _connected(self) -> Destination:
+        """Return the destination; the mark belongs to it from now on."""
+        if self._destination is None:
+            destination = self._connect()
+            self._spool.store_mark(self._spool.mark.of(destination.identity))
+            self.identity, self._destination = destination.identity, destination
+        return self._destination
+
+    def _ship(self, destination: Destination, pending: Pending) -> None:
+        shipment = destination.ship(pending.records)
+        self._spool.store_mark(self._spool.mark.after(shipment, pending.offsets, pending.end))
+
+    def _late_due(self) -> float:
+        """Return the seconds until late records are sent again."""
+        return self._late_attempted + _LATE_INTERVAL_S - time.monotonic()
 
     def _note_problem(self, attempt: RetryCallState) -> None:
         """Store and log the error of a failed attempt; training continues, and the spool keeps all records."""
         error = attempt.outcome and attempt.outcome.exception()
-        self.problem = " ".join(str(error).split())[:300] or type(error).__name__
-        _log.warning("tracking: %s; retrying", self.problem)
+        problem = " ".join(str(error).split())[:_PROBLEM_LENGTH] or type(error).__name__
+        if problem != self.problem:
+            _log.warning("tracking: %s; retrying", problem)
+        self.problem, self.deleted = problem, isinstance(error, DeletedError)

@@ -19,8 +19,8 @@ from drivetrain_pipelines.prepare.samples import SampleMaker
 from drivetrain_pipelines.prepare.tokenizer import TextEncoder
 from drivetrain_pipelines.prepare.units import UnitMaker
 from drivetrain_pipelines.raw.chunks import Chunk, chunk_files
-from drivetrain_pipelines.raw.fields import column_name
-from drivetrain_pipelines.raw.formats import FORMATS, format_of
+from drivetrain_pipelines.raw.fields import TEXT, column_name
+from drivetrain_pipelines.raw.formats import FORMATS, endings_of, format_of
 from drivetrain_pipelines.raw.records import Records
 from drivetrain_pipelines.raw.sources import SourceFile
 from drivetrain_pipelines.spec import DataSpec
@@ -32,6 +32,7 @@ from drivetrain_pipelines.stream.columns import Columns
 from drivetrain_pipelines.stream.dataset import Dataset
 
 _SPLIT = "given"
+_TABLES = tuple(ending for name in ("jsonl", "json", "csv", "parquet", "arrow") for ending in endings_of(name))
 
 
 def text_of(given: str) -> str:
@@ -43,6 +44,27 @@ def text_of(given: str) -> str:
         if isinstance(error, OSError):
             return given
         raise InputError("INPUT", repr(given), "a text, or a file of UTF-8 text", str(error)) from error
+
+
+def texts_of(given: str, spec: DataSpec) -> list[str]:
+    """Return the text of an input, or of every record of a table.
+
+    Raises:
+        InputError: the table has no text column, or a record of it has no text.
+    """
+    if not _is_table(given):
+        return [text_of(given)]
+    plain = spec.model_copy(update={"transform": None, "reader": None, "on_error": "fail", "split_by": None})
+    reader = RecordReader(plain, Path(), predicting=True)
+    allowed = f"a file whose records have a text in the column {spec.text_column!r}"
+    try:
+        tables = [reader.read(chunk).table for chunk in _chunks(given, plain)]
+    except PrepareError as error:
+        raise InputError("INPUT", repr(given), allowed, error.problem) from error
+    texts = [text for table in tables if table.num_rows for text in table.column(TEXT).to_pylist()]
+    if not texts:
+        raise InputError("INPUT", repr(given), "a file with at least one record")
+    return texts
 
 
 def samples_of(
@@ -95,20 +117,30 @@ def _samples(
 
 def _records(given: str, spec: DataSpec, code_folder: Path) -> Iterator[tuple[Chunk, Records]]:
     reader = RecordReader(spec, code_folder, predicting=True)
-    if spec.kind == "tokens":
+    if spec.kind == "tokens" and not _is_table(given):
         yield Chunk("documents", (given,)), reader.read_text(text_of(given))
         return
+    for chunk in _chunks(given, spec):
+        yield chunk, reader.read(chunk)
+
+
+def _chunks(given: str, spec: DataSpec) -> list[Chunk]:
     path = Path(given)
     if not path.is_file():
         raise InputError("INPUT", repr(given)[:200], "an existing file")
     file = SourceFile(str(path.absolute()), path.stat().st_size, "")
     format_ = format_of([file.url], "any" if spec.reader else "auto", "INPUT")
     if format_ in FORMATS and FORMATS[format_].file_per_record:
-        chunk = Chunk(format_, (file.url,))
-        yield chunk, reader.read(chunk)
-        return
-    for chunk in chunk_files([file], format_, spec.chunk_bytes, spec.storage):
-        yield chunk, reader.read(chunk)
+        return [Chunk(format_, (file.url,))]
+    return chunk_files([file], format_, spec.chunk_bytes, spec.storage)
+
+
+def _is_table(given: str) -> bool:
+    """Check whether an input is a file of many records, by its name."""
+    try:
+        return Path(given).is_file() and given.lower().endswith(_TABLES)
+    except (OSError, ValueError):  # a long text is not a valid file name
+        return False
 
 
 def _like(conversion: Conversion, schema: pa.Schema, blocks: Iterable[pa.RecordBatch]) -> Conversion:

@@ -130,6 +130,8 @@ class RecordReader:
         spec = self._spec
         needed = Needed((spec.text_column,)) if only_text else self._needed
         columns, bad = raw.columns(needed)
+        if self._predicting and spec.kind == "columns" and len(raw) and not {*columns} - {spec.label_column}:
+            raise PrepareError(f"{raw.file} has none of the columns {', '.join(map(repr, spec.columns or ()))}")
         if not len(raw):
             return Records(pa.table({}))  # of an empty file not even the types are known
         single = chunk.format in FORMATS and FORMATS[chunk.format].file_per_record
@@ -158,10 +160,11 @@ class RecordReader:
             convert(SAMPLE, name, decoded)
             convert(CONTENT, name, contents(sample, decoded))
         for name in () if spec.kind == "tokens" or only_text else spec.columns or ():
-            if name in columns:
-                convert(column(name), name, numbers(of(name), as_text=chunk.format == "csv"))
-            else:  # only a label that is predicted
-                made[column(name)] = np.zeros(len(next(iter(columns.values()), [])), np.int64)
+            found = numbers(of(name), as_text=chunk.format == "csv") if name in columns else None
+            if self._predicting and name == spec.label_column and (found is None or found.bad):  # it is predicted
+                made[column(name)] = np.zeros(len(next(iter(columns.values()))), np.int64)
+            elif found is not None:
+                convert(column(name), name, found)
         if not only_text and spec.label_column in columns and spec.has_label and not self._predicting:
             convert(LABEL, spec.label_column, labels(of(spec.label_column)))
         if spec.split_by and not only_text:
@@ -197,12 +200,14 @@ class RecordReader:
 
 
 def needed_by(spec: DataSpec, predicting: bool = False) -> Needed:
-    """Return the fields that a job reads. A label column that the job names must exist."""
+    """Return the fields that a job reads. A label column that the job names must exist.
+
+    A model need not read all columns to predict, and not the label.
+    """
     required = [spec.text_column] if spec.kind == "tokens" else list(spec.columns or ())
     optional: list[str] = []
-    if predicting and spec.label_column in required and spec.kind != "tokens":
-        required.remove(spec.label_column)
-        optional.append(spec.label_column)
+    if predicting and spec.kind != "tokens":
+        required, optional = [], required
     elif spec.has_label and not predicting:
         named = spec.label_column != type(spec).model_fields["label_column"].default
         (required if named else optional).append(spec.label_column)

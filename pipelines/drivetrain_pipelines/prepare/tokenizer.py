@@ -95,6 +95,10 @@ class TextEncoder:
         named = [self._spec.end_token] if self._spec.end_token else []
         return sorted({self._ids[name] for name in named} | {self._special[n] for n in _ENDS if n in self._special})
 
+    def prompt(self, text: str) -> list[int]:
+        """Return the ids of a text that is to be continued: with what the template puts before it, without its end."""
+        return [*self._prefix, *self._tokenizer.encode(text, add_special_tokens=False).ids]
+
     @property
     def padding(self) -> int:
         """Id that fills short samples: the padding token, else a special token with id 0, else the end token.

@@ -29,7 +29,7 @@ from drivetrain_workers.assessment.scores import scores, worst_slices
 from drivetrain_workers.assessment.splits import Splits
 from drivetrain_workers.model_processes.requests import AssessRequest
 from drivetrain_workers.model_processes.trained import load_trained, print_answer
-from drivetrain_workers.modeling.objective import load_objective
+from drivetrain_workers.modeling.objective import check_names, describe_value, load_objective, number_of
 from drivetrain_workers.records.run_folder import RunFolder
 from drivetrain_workers.spec import BaselineSpec, TrainJob
 
@@ -131,11 +131,17 @@ def _compare(job: TrainJob, splits: Splits, network: dict[str, float], code: Pat
 
 
 def _numbers(values: Any, key: str) -> dict[str, float]:
-    try:
-        numbers = {str(name): float(value) for name, value in values.items()}
-    except (AttributeError, TypeError, ValueError) as error:
-        given = f"a function that returned {values!r:.200}"
-        raise InputError(key, given, "a dictionary of numbers") from error
+    check_names(values, key, "numbers")
+    numbers: dict[str, float] = {}
+    for name, value in values.items():
+        number = number_of(value)
+        if number is None:
+            raise InputError(
+                key,
+                f"a function that returned {name!r} = {describe_value(value)}",
+                "a number, or a tensor with one element",
+            )
+        numbers[name] = number
     if odd := [name for name, value in numbers.items() if not math.isfinite(value)]:
         raise InputError(key, f"a function that returned {odd[0]} = {numbers[odd[0]]}", "finite numbers")
     return numbers

@@ -6,13 +6,13 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
 from drivetrain_pipelines.errors import InputError
 from drivetrain_pipelines.online.transform import OnlineTransform
-from drivetrain_pipelines.prepare.inputs import samples_of, text_of
+from drivetrain_pipelines.prepare.inputs import samples_of, texts_of
 from drivetrain_pipelines.prepare.tokenizer import TOKENIZER_FILE, load_tokenizer
 from drivetrain_pipelines.spec import DataSpec
 from drivetrain_pipelines.storage.json_files import JsonObject
@@ -23,7 +23,7 @@ from drivetrain_workers.model_processes.requests import PredictRequest
 from drivetrain_workers.model_processes.trained import Trained, load_trained, print_answer
 from drivetrain_workers.modeling.context import TrainContext
 from drivetrain_workers.modeling.model_input import to_tensor
-from drivetrain_workers.modeling.objective import load_objective
+from drivetrain_workers.modeling.objective import Batch, load_objective
 from drivetrain_workers.records.predictions import is_image, save_images
 from drivetrain_workers.records.run_folder import RunFolder
 from drivetrain_workers.spec import SampleSpec
@@ -44,7 +44,9 @@ def predict(request: PredictRequest) -> str:
     trained = load_trained(request.run_folder, request.dataset_folder)
     data = trained.job.data
     if data.kind == "tokens" and "label" not in trained.dataset.manifest.schema.names:
-        rows = [_continue(trained, data, given, request) for given in request.inputs]
+        rows = [
+            _continue(trained, data, given, text, request) for given in request.inputs for text in texts_of(given, data)
+        ]
     else:
         rows = list(_decisions(trained, data, request, shown))
     rows = [{**row, "input": names[row["input"]]} for row in rows]
@@ -59,7 +61,7 @@ def _absolute(given: str) -> str:
         return given
 
 
-def _continue(trained: Trained, data: DataSpec, given: str, request: PredictRequest) -> dict[str, str]:
+def _continue(trained: Trained, data: DataSpec, given: str, text: str, request: PredictRequest) -> dict[str, str]:
     tokenizer = load_tokenizer(trained.dataset.folder.read(TOKENIZER_FILE), TOKENIZER_FILE)
     asked = trained.job.sample or SampleSpec()
     template = asked.template
@@ -68,10 +70,11 @@ def _continue(trained: Trained, data: DataSpec, given: str, request: PredictRequ
         asked.temperature if request.temperature is None else request.temperature,
         request.top_k,
         request.seed,
+        tuple(asked.stop),
     )
-    prompt = template.replace(_INPUT, text_of(given))
+    prompt = template.replace(_INPUT, text)
     length = data.sequence_length - (data.packing == "pad")  # tokens that the model has seen at a time
-    outputs = generate(trained.model, tokenizer, prompt, length, sampling)
+    outputs = generate(trained.model, tokenizer, prompt, length, sampling, data.tokenizer)
     return {"input": given, "text": "".join(outputs) if template == _INPUT else outputs[1].strip()}
 
 
@@ -87,7 +90,7 @@ def _decisions(trained: Trained, data: DataSpec, request: PredictRequest, shown:
         columns = _samples(trained, data, given, code)
         if online:
             columns = {**online.apply(columns, None)}
-        batch = {name: to_tensor(values, torch.device("cpu")) for name, values in columns.items()}
+        batch = _Columns(given, {name: to_tensor(values, torch.device("cpu")) for name, values in columns.items()})
         count = len(next(iter(batch.values())))
         context = TrainContext(0, 1, False, 0, 1, request.seed, torch.arange(count), classes)
         outputs = objective.predict(trained.model, batch, context)
@@ -95,6 +98,18 @@ def _decisions(trained: Trained, data: DataSpec, request: PredictRequest, shown:
             raise InputError("INPUT", repr(given), "an existing file; only models that generate images take a class")
         outputs.pop("label", None)  # a new input has no label: the one in the batch is a placeholder
         yield from _rows(given, outputs, count, Path(request.pictures), shown)
+
+
+class _Columns(dict[str, Any]):
+    """The columns of an input: what only the loss needs may be missing."""
+
+    def __init__(self, given: str, columns: Batch) -> None:
+        super().__init__(columns)
+        self._given = given
+
+    def __missing__(self, name: str) -> NoReturn:
+        given = f"{self._given!r}, which has no column {name!r}"
+        raise InputError("INPUT", given, f"a file with every column that model.predict reads; it has {', '.join(self)}")
 
 
 def _samples(trained: Trained, data: DataSpec, given: str, code: Path) -> Columns:

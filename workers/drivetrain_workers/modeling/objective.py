@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, SupportsFloat
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,7 @@ Batch = dict[str, Any]  # columns by name: tensors, or lists of tensors where ro
 Outputs = dict[str, Any]  # result of a job's function for a batch, by name
 Function = Callable[..., Any]
 
+_METRIC = "a number, a tensor with one element, or a pair (total, count) of them"
 IGNORED = -100  # target that does not count
 _MAX_SHOWN = 200  # characters of a value
 _NO_NUMBER = (AttributeError, TypeError, ValueError, RuntimeError, OverflowError)  # of float(), also of a tensor
@@ -83,11 +84,8 @@ class Objective:
         if self._metrics is None:
             return {}
         values = self._metrics(model, batch, context=context)
-        try:
-            pairs = {str(name): _total_and_count(value, weight) for name, value in values.items()}
-        except _NO_NUMBER as error:
-            wanted = "a dictionary of numbers, or of pairs (total, count)"
-            raise InputError("model.metrics", _returned(values), wanted) from error
+        check_names(values, "model.metrics", _METRIC)
+        pairs = {name: _total_and_count(name, value, weight) for name, value in values.items()}
         if taken := {"", "loss"} & pairs.keys():
             raise InputError(
                 "model.metrics", f"the name {min(taken)!r}", "any other name", "The loss is always logged."
@@ -221,11 +219,40 @@ def _with_context(function: Function) -> Function:
     return without_context
 
 
-def _total_and_count(value: Any, weight: float) -> tuple[float, float]:
-    if isinstance(value, tuple):
-        total, count = value
-        return _number(total), _number(count)
-    return (_number(value) * weight, weight) if weight else (0.0, 0.0)
+def check_names(values: Any, key: str, wanted: str) -> None:
+    """Raise InputError unless a function of the job returned a dictionary whose names are text."""
+    if not isinstance(values, Mapping):
+        raise InputError(key, f"a function that returned {describe_value(values)}", f"a dictionary, by name {wanted}")
+    if odd := [name for name in values if not isinstance(name, str)]:
+        raise InputError(key, f"a function that returned the name {describe_value(odd[0])}", "names that are texts")
+
+
+def number_of(value: Any) -> float | None:
+    """Return a number, or the one element of a tensor or array, as a float; None for anything else."""
+    if not isinstance(value, SupportsFloat):  # a text is none, although float() reads it
+        return None
+    try:
+        return float(value.item() if hasattr(value, "item") else value)
+    except (TypeError, ValueError, RuntimeError, OverflowError):  # several elements; a number that no float holds
+        return None
+
+
+def _total_and_count(name: str, value: Any, weight: float) -> tuple[float, float]:
+    given = value if isinstance(value, tuple) else (value,)
+    numbers = [number for each in given if (number := number_of(each)) is not None]
+    match numbers:
+        case [total, count] if len(given) == 2:
+            return total, count
+        case [mean] if len(given) == 1 and not isinstance(value, tuple):
+            return (mean * weight, weight) if weight else (0.0, 0.0)
+    raise InputError("model.metrics", f"a function that returned {name!r} = {describe_value(value)}", _METRIC)
+
+
+def describe_value(value: Any) -> str:
+    """Return a value of user code in one line."""
+    shape = getattr(value, "shape", None)
+    kind = type(value).__name__
+    return f"{kind} of shape {[*shape]}" if shape is not None else f"{' '.join(repr(value).split())[:100]} ({kind})"
 
 
 def _has_rows(column: Any, rows: int) -> bool:

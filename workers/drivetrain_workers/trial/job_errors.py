@@ -32,6 +32,8 @@ def errors_of(key: str, given: str, allowed: str, code: Path, left_out: Mapping[
         raise InputError(key, error.problem, allowed, error.fix) from error
     except (Exception, SystemExit) as error:  # any error of the user's code, and of storage
         if found := _of_function(error, code, left_out):
+            if found.where == key:
+                found = InputError(key, found.given, allowed, found.fix)
             raise found from error
         cause = error.__cause__ if isinstance(error, DrivetrainError) and error.__cause__ else error
         lines = str(cause).strip().splitlines()
