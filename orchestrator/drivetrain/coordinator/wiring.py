@@ -8,6 +8,7 @@ from functools import partial
 from logging.handlers import RotatingFileHandler
 
 from drivetrain_pipelines.errors import InputError
+from drivetrain_pipelines.storage.paths import sqlite_file
 from drivetrain_workers.protocol.processes import lower_priority
 from filelock import FileLock
 from tenacity import retry, retry_if_exception_type, wait_fixed
@@ -35,7 +36,6 @@ from drivetrain.scheduling.rules import ReloadingRules
 from drivetrain.tracking.destination import Destination
 from drivetrain.tracking.spool import Spool
 from drivetrain.tracking.tracker import Tracker
-from drivetrain.tracking.tracking_uri import embedded_database
 
 _LOG_BYTES = 10 << 20
 
@@ -127,7 +127,7 @@ def _connect(home: Home, record: RunRecord, experiment: str) -> Destination:
     from drivetrain.tracking.mlflow_client import MlflowRun
 
     uri, artifacts = record.facts.mlflow_uri, None
-    if database := embedded_database(uri):
+    if database := sqlite_file(uri):
         artifacts = home.mlflow_artifacts
         make_database(database, artifacts)
     return MlflowRun(uri, experiment, artifacts, record.id, record.user, record.created)

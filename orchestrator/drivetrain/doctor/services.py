@@ -9,11 +9,13 @@ from pathlib import Path
 
 import httpx
 import psutil
+from drivetrain_pipelines.storage.paths import sqlite_file
+from drivetrain_pipelines.storage.proxies import is_loopback
 
 from drivetrain.api.client import DEFAULT_SERVER, Client
 from drivetrain.doctor.finding import Finding, failed, ok, run_check, warning
 from drivetrain.home import Home
-from drivetrain.tracking.tracking_uri import embedded_database, is_server, without_credentials
+from drivetrain.tracking.tracking_uri import is_server, without_credentials
 
 _PORTS = {8900: "drivetrain server", 6379: "Ray"}
 _TIMEOUT_S = 10.0
@@ -40,10 +42,11 @@ def _tracker(uri: str) -> Finding:
             params={"max_results": 1},
             auth=credentials if credentials[0] else None,
             timeout=_TIMEOUT_S,
+            **({"trust_env": False} if is_loopback(httpx.URL(uri).host) else {}),  # without proxies
         )
         answer.raise_for_status()
         return ok("tracker", f"{shown} responds in {answer.elapsed.total_seconds() * 1000:.0f} ms")
-    if database := embedded_database(uri):
+    if database := sqlite_file(uri):
         folder = database.parent
         if not os.access(folder, os.W_OK):
             return failed("tracker", f"{folder} is not writable", "Give this user write permission.")

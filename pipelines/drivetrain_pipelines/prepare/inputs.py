@@ -74,7 +74,7 @@ def _records(given: str, spec: DataSpec, code_folder: Path) -> Iterator[Records]
     path = Path(given)
     if not path.is_file():
         raise InputError("INPUT", repr(given)[:200], "an existing file")
-    file = SourceFile(f"file://{path.resolve()}", path.stat().st_size, "")
+    file = SourceFile(str(path.resolve()), path.stat().st_size, "")
     format_ = format_of([file.url], "any" if spec.reader else "auto", "INPUT")
     if format_ in FILE_PER_RECORD:
         yield reader.read(Chunk(format_, (file.url,), labels=(0,)))

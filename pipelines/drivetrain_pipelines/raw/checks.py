@@ -9,7 +9,8 @@ from drivetrain_pipelines.errors import InputError
 from drivetrain_pipelines.raw.sources import check_source
 from drivetrain_pipelines.raw.tokenizer_config import with_special_tokens
 from drivetrain_pipelines.spec import DataSpec, StorageSpec
-from drivetrain_pipelines.storage.folder import is_local, open_storage
+from drivetrain_pipelines.storage.folder import open_storage
+from drivetrain_pipelines.storage.paths import is_local, local_path
 
 
 def check_data(spec: DataSpec, job_folder: Path) -> DataSpec:
@@ -55,7 +56,7 @@ def check_data(spec: DataSpec, job_folder: Path) -> DataSpec:
 def check_location(key: str, location: str, storage: StorageSpec, job_folder: Path) -> str:
     """Return the absolute path, or the URL, of a folder that a job names. Raises `InputError`."""
     if is_local(location):
-        return str((job_folder / Path(location.removeprefix("file://")).expanduser()).resolve())
+        return str((job_folder / local_path(location).expanduser()).resolve())
     try:
         open_storage(location, storage)
     except (ValueError, ImportError) as error:

@@ -16,7 +16,8 @@ from drivetrain_pipelines.errors import InputError, PrepareError
 from drivetrain_pipelines.raw.package_archives import SCHEMES, PackageMember
 from drivetrain_pipelines.spec import Format, StorageSpec
 from drivetrain_pipelines.storage.checksums import BLOCK_BYTES, content_digest
-from drivetrain_pipelines.storage.folder import is_local, open_storage
+from drivetrain_pipelines.storage.folder import open_storage
+from drivetrain_pipelines.storage.paths import is_local
 from drivetrain_pipelines.user_code import training_is_installed
 
 SUFFIXES: dict[str, tuple[str, ...]] = {

@@ -11,17 +11,14 @@ from typing import Any
 
 import tenacity
 from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
 
 from drivetrain_pipelines.errors import CorruptFileError
 from drivetrain_pipelines.spec import StorageSpec
 from drivetrain_pipelines.storage.json_files import atomic_write, json_bytes, parse_json
+from drivetrain_pipelines.storage.paths import is_local, local_path
 
 _S3_TIMEOUTS = {"connect_timeout": 5, "read_timeout": 20, "retries": {"max_attempts": 2, "mode": "standard"}}
-
-
-def is_local(location: str) -> bool:
-    """Check whether a path or URL is on a file system of this machine."""
-    return "://" not in location or location.startswith("file://")
 
 
 def open_storage(url: str, storage: StorageSpec) -> tuple[Any, str]:
@@ -30,6 +27,8 @@ def open_storage(url: str, storage: StorageSpec) -> tuple[Any, str]:
     Raises:
         ValueError, ImportError: no file system for this scheme.
     """
+    if is_local(url):  # fsspec would take `::` in a path for a chain of URLs
+        return LocalFileSystem(), str(local_path(url).expanduser().absolute())
     options: dict[str, Any] = {}
     if url.startswith(("s3://", "s3a://")):
         options = {"config_kwargs": _S3_TIMEOUTS, "anon": storage.anonymous, "use_listings_cache": False}
@@ -64,7 +63,7 @@ class StorageFolder:
     @property
     def local(self) -> Path | None:
         """The folder as a path; None in object storage."""
-        return Path(self.location.removeprefix("file://")) if is_local(self.location) else None
+        return local_path(self.location) if is_local(self.location) else None
 
     def write(self, name: str, content: Any) -> None:
         """Write a file (anything with the buffer protocol), atomically. Raises OSError."""
