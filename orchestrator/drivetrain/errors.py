@@ -12,6 +12,7 @@ DrivetrainError              every error that Drivetrain reports itself
   ResumeMismatchError        a loaded checkpoint is not what was saved
   BadStepError               training produced a bad step, and the job says to stop
   TrackingError              MLflow has not accepted everything that a run logged
+  RayStartError              Ray does not start on this machine
   RunOwnedError              another coordinator runs the run
   StoreUnavailableError      the run database does not answer
   LauncherError              a cluster of cloud machines cannot be started, queried or terminated
@@ -49,6 +50,7 @@ __all__ = [
     "LauncherError",
     "NotFoundError",
     "PrepareError",
+    "RayStartError",
     "ResumeMismatchError",
     "RunOwnedError",
     "ServerError",
@@ -119,6 +121,24 @@ class TrackingError(DrivetrainError):
     def __str__(self) -> str:
         text = f"MLflow has not accepted everything within {self.timeout_s:g} s; the rest is kept. {self.problem}"
         return text.rstrip()
+
+
+class RayStartError(DrivetrainError):
+    """Ray does not start on this machine.
+
+    Attributes:
+        problem: what Ray reports.
+        tries: number of attempts.
+        logs: folder of the logs of the last one; empty if it has none.
+    """
+
+    def __init__(self, problem: str, tries: int, logs: str) -> None:
+        super().__init__(problem, tries, logs)
+        self.problem, self.tries, self.logs = problem, tries, logs
+
+    def __str__(self) -> str:
+        where = f" Its logs: {self.logs}" if self.logs else ""
+        return f"Ray did not start, {self.tries} times: {self.problem}.{where}"
 
 
 class RunOwnedError(DrivetrainError):

@@ -15,7 +15,7 @@ from drivetrain_pipelines.prepare.prepare import Prepared, lock_of, prepare
 from drivetrain_pipelines.prepare.tokenizer import TOKENIZER_FILE, load_tokenizer
 from drivetrain_pipelines.raw.records import Row
 from drivetrain_pipelines.spec import StorageSpec
-from drivetrain_pipelines.storage.folder import is_local
+from drivetrain_pipelines.storage.paths import is_local
 from drivetrain_pipelines.stream.columns import Ragged
 from drivetrain_pipelines.stream.dataset import CacheSettings, Dataset, open_dataset
 from drivetrain_workers.records import ledger
@@ -23,7 +23,7 @@ from drivetrain_workers.records.adjustments import Adjustments
 from drivetrain_workers.records.audit import Audit, audit
 from filelock import Timeout
 
-from drivetrain.api.session import connect
+from drivetrain.cluster.connection import connect
 from drivetrain.errors import NotFoundError
 from drivetrain.home import Home
 from drivetrain.job.files import with_files
