@@ -13,6 +13,7 @@ from urllib.parse import quote
 import httpx
 from drivetrain_pipelines.errors import DrivetrainError, InputError
 from drivetrain_pipelines.storage.json_files import JsonObject
+from drivetrain_pipelines.storage.proxies import is_loopback
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
 from drivetrain.api.interface import Comparison, RunInfo, Runs
@@ -56,14 +57,7 @@ class Client(Runs):
         secret = token or _token()
         if not (secret.isascii() and secret.isprintable()):
             raise InputError("token", "characters that no token has", "a token, as `drivetrain token create` prints it")
-        headers, trusted = {"Authorization": f"Bearer {secret}"}, os.environ.get("DRIVETRAIN_CA_FILE")
-        try:
-            verify: Any = ssl.create_default_context(cafile=trusted) if trusted else True
-            self._http = httpx.Client(base_url=f"{self.server}/v1", headers=headers, timeout=_TIMEOUT, verify=verify)
-        except httpx.InvalidURL as error:
-            raise InputError("--server", repr(self.server), "a URL", str(error)) from error
-        except OSError as error:
-            raise InputError("DRIVETRAIN_CA_FILE", repr(trusted), "a PEM file of certificates", str(error)) from error
+        self._http = _connection(self.server, {"Authorization": f"Bearer {secret}"})
 
     @property
     def where(self) -> str:
@@ -235,6 +229,23 @@ class Client(Runs):
             return InputError(**body["input"])
         detail = body.get("detail", response.text)
         return ServerError(response.status_code, detail if isinstance(detail, str) else str(detail))
+
+
+def _connection(server: str, headers: dict[str, str]) -> httpx.Client:
+    """Return a client for a server. Raises InputError for its URL, the certificates or a proxy of the environment."""
+    trusted = os.environ.get("DRIVETRAIN_CA_FILE")
+    try:
+        verify: Any = ssl.create_default_context(cafile=trusted) if trusted else True
+        url = f"{server}/v1"
+        uses_proxy = not is_loopback(httpx.URL(url).host)
+        return httpx.Client(base_url=url, headers=headers, timeout=_TIMEOUT, verify=verify, trust_env=uses_proxy)
+    except httpx.InvalidURL as error:
+        raise InputError("--server", repr(server), "a URL", str(error)) from error
+    except OSError as error:
+        raise InputError("DRIVETRAIN_CA_FILE", repr(trusted), "a PEM file of certificates", str(error)) from error
+    except (ImportError, ValueError) as error:  # of httpx, for a proxy
+        fix = f"Unset it, or add the server's host to NO_PROXY. {error}"
+        raise InputError("HTTP_PROXY, HTTPS_PROXY, ALL_PROXY", "a proxy", "http:// or https://", fix) from error
 
 
 def _path(run_id: str, rest: str = "") -> str:
