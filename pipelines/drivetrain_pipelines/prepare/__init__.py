@@ -1,5 +1,6 @@
 """Preparation of raw records into shards on Ray actors. Each dataset version is made once.
 
+assumed: made-up samples, for plans without data.
 audio: recordings to log-mel energies.
 inputs: a user's inputs for a trained model, as samples.
 packing: packing documents into samples of equal length.
