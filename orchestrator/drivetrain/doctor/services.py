@@ -6,6 +6,7 @@ import os
 import socket
 import stat
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -37,12 +38,13 @@ def _tracker(uri: str) -> Finding:
     shown = without_credentials(uri)
     if is_server(uri):
         credentials = (os.environ.get("MLFLOW_TRACKING_USERNAME", ""), os.environ.get("MLFLOW_TRACKING_PASSWORD", ""))
+        without_proxy: dict[str, Any] = {"trust_env": False} if is_loopback(httpx.URL(uri).host) else {}
         answer = httpx.get(
             f"{uri.rstrip('/')}/api/2.0/mlflow/experiments/search",
             params={"max_results": 1},
             auth=credentials if credentials[0] else None,
             timeout=_TIMEOUT_S,
-            **({"trust_env": False} if is_loopback(httpx.URL(uri).host) else {}),  # without proxies
+            **without_proxy,
         )
         answer.raise_for_status()
         return ok("tracker", f"{shown} responds in {answer.elapsed.total_seconds() * 1000:.0f} ms")
