@@ -13,6 +13,7 @@ DrivetrainError              every error that Drivetrain reports itself
   ResumeMismatchError        a loaded checkpoint is not what was saved
   BadStepError               training produced a bad step, and the job says to stop
   TrackingError              MLflow has not accepted everything that a run logged
+  RayStartError              Ray does not start on this machine
   RunOwnedError              another coordinator runs the run
   StoreUnavailableError      the run database does not answer
   ClusterError               the Ray cluster, or the coordinator on it, fails or does not answer
@@ -55,6 +56,7 @@ __all__ = [
     "LauncherError",
     "NotFoundError",
     "PrepareError",
+    "RayStartError",
     "ResumeMismatchError",
     "RunOwnedError",
     "ServerError",
@@ -126,6 +128,24 @@ class TrackingError(DrivetrainError):
     def __str__(self) -> str:
         waited = f" within {self.timeout_s:g} s" if self.timeout_s else ""
         return f"MLflow has not accepted everything{waited}; the rest is kept. {self.problem}".rstrip()
+
+
+class RayStartError(DrivetrainError):
+    """Ray does not start on this machine.
+
+    Attributes:
+        problem: what Ray reports.
+        tries: number of attempts.
+        logs: folder of the logs of the last one; empty if it has none.
+    """
+
+    def __init__(self, problem: str, tries: int, logs: str) -> None:
+        super().__init__(problem, tries, logs)
+        self.problem, self.tries, self.logs = problem, tries, logs
+
+    def __str__(self) -> str:
+        where = f" Its logs: {self.logs}" if self.logs else ""
+        return f"Ray did not start, {self.tries} times: {self.problem}.{where}"
 
 
 class RunOwnedError(DrivetrainError):

@@ -143,7 +143,7 @@ def test_language_beside_a_trigram(toy_job: Path, shared_home: Path) -> None:
 def test_a_scaling_curve(toy_job: Path, shared_home: Path, tmp_path: Path) -> None:
     """Each share of the data is a separate run, and is not trained again."""
     arguments = ["scaling-curve", str(toy_job), "--fractions", "0.5,1", "--picture", str(tmp_path / "curve.png")]
-    settings = ["--set=model.loss=null", "--set=training.steps=10"]
+    settings = ["--set=model.loss=null", "--set=training.steps=null", "--set=training.epochs=0.1"]
     first, again = (command_line(shared_home, *arguments, *settings, "--json") for _ in range(2))
     assert first.returncode == again.returncode == 0, first.stderr + again.stderr
     found = json.loads(first.stdout.splitlines()[-1])

@@ -58,6 +58,7 @@ def test_drivetrain_commands_work(command: str, toy_job: Path, undisturbed: Resu
     words = ["training.steps=2" if word == "training.steps=50" else word for word in words]
     if words[0] == "run" and "--set" not in words:
         words += ["--set", "training.steps=2"]
+    words = ["training.epochs=0.1" if word == "training.epochs=1.0" else word for word in words]
     if words[0] == "scaling-curve":
         words += ["--picture", str(tmp_path / "curve.png"), "--fractions", "0.5,1"]
     done = command_line(undisturbed.home, *words)

@@ -87,7 +87,7 @@ warm_ray = WarmRay()
 def main() -> None:
     """Run the warm Ray."""
     import ray
-    from drivetrain.api.session import connect
+    from drivetrain.cluster.connection import connect
 
     with connect():
         print(ray.get_runtime_context().gcs_address, flush=True)

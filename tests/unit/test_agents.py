@@ -308,7 +308,7 @@ def test_ranks_of_one_node_use_a_file_rendezvous(fake: FakeRay, tmp_path: Path) 
     (tmp_path / "rendezvous").mkdir()
     (tmp_path / "rendezvous" / "generation-1").touch()
     run_gang.start([RayAgent(0, 2, actor)], 2)
-    assert actor.called == [("start", Generation(2, 2, f"file://{tmp_path}/rendezvous/generation-2"))]
+    assert actor.called == [("start", Generation(2, 2, f"{tmp_path}/rendezvous/generation-2"))]
     assert list((tmp_path / "rendezvous").iterdir()) == [], "what an older generation has left would be joined"
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 from drivetrain.job.spec import JobSpec
-from drivetrain.planning.hardware import Device, cpu, gpu
+from drivetrain.planning.hardware import Device, Hardware, cpu, gpu
 from drivetrain.planning.memory_estimate import Setting, host_memory, memory
 from drivetrain.planning.pace import Speed, assumed_speed, learned_speed, pace
-from drivetrain.planning.plan import Plan, Site, chosen_settings, make_plan
+from drivetrain.planning.plan import Plan, Rows, Site, chosen_settings, make_plan
 from drivetrain_pipelines.errors import InputError
 from drivetrain_workers.model_processes.requests import ModelProfile
 from hypothesis import given
@@ -20,8 +20,11 @@ from hypothesis import strategies as st
 LARGE = ModelProfile(
     parameters=7_500_000_000,
     trained=7_500_000_000,
+    tensors=300,
     largest=10**9,
     flops_per_row=1e14,
+    forward_flops_per_row=1e14 / 3,
+    recomputed_flops_per_row=3e13,
     kept_bytes_per_row=1e9,
     kept_bytes_fixed=0.0,
     row_bytes=4096.0,
@@ -51,11 +54,11 @@ def job(**training: Any) -> JobSpec:
 
 
 def site(device: Device, workers: int, nodes: int = 1) -> Site:
-    return Site(device, workers, nodes, SPEED, 1e9, 1e9)
+    return Site(device, workers, nodes, SPEED, 1e9, 1e9, Hardware(workers, nodes, None, 0).link(device))
 
 
 def plan(spec: JobSpec, where: Site, profile: ModelProfile = LARGE) -> Plan:
-    return make_plan(spec, profile, where, train_rows=10**6, eval_rows=100)
+    return make_plan(spec, profile, where, Rows(10**6, 100))
 
 
 @pytest.mark.parametrize(("zero", "weights", "gradients"), [(1, 15.0, 15.0), (2, 15.0, 0.23), (3, 0.23, 0.23)])
@@ -79,7 +82,9 @@ def test_offloading_moves_memory_to_the_host() -> None:
     assert memory(LARGE, offloaded, H100).optimizer == memory(LARGE, offloaded, H100).weights == 0
     assert host_memory(LARGE, offloaded) - host_memory(LARGE, plain) == pytest.approx(7.5e9 / 8 * (16 + 2))
     assert (
-        pace(LARGE, offloaded, H100, 64, 1, SPEED).offloading > pace(LARGE, plain, H100, 64, 1, SPEED).offloading == 0
+        pace(LARGE, offloaded, H100, 64, H100.link, SPEED).offloading
+        > pace(LARGE, plain, H100, 64, H100.link, SPEED).offloading
+        == 0
     )
 
 
@@ -151,3 +156,53 @@ def test_past_runs_give_the_step_time() -> None:
     assert (both.rate, both.updating_s) == (pytest.approx(1e11), pytest.approx(0.5))
     assert learned_speed(SPEED, [(4e14, 2.0)]).rate == 2e14, "a GPU's steps are computing"
     assert both.error < assumed.error
+
+
+def test_recomputation_takes_time_and_is_no_useful_work() -> None:
+    plain, recomputing = plan(job(), site(H100, 64, 8)), plan(job(activation_checkpointing=True), site(H100, 64, 8))
+    assert recomputing.best.pace.computing == pytest.approx(1.3 * plain.best.pace.computing)
+    assert recomputing.best.pace.flops == plain.best.pace.flops
+    assert recomputing.mfu < plain.mfu
+
+
+def test_micro_batches_of_divided_gradients_take_time() -> None:
+    def step_s(zero: int, micro: int) -> float:
+        found = plan(job(zero_stage=zero, micro_batch_size=micro, global_batch_size=512), site(H100, 64, 8))
+        assert found.as_written
+        return found.as_written.pace.total
+
+    assert step_s(1, 1) == step_s(1, 8)
+    assert step_s(3, 1) > step_s(3, 2) > step_s(3, 8)
+
+
+def test_a_slower_network_takes_longer_between_nodes_only() -> None:
+    def step_s(gbps: float, nodes: int) -> float:
+        link = Hardware(16, nodes, H100, 0, gbps).link(H100)
+        return plan(job(), replace(site(H100, 16, nodes), link=link)).best.pace.total
+
+    assert step_s(10, 2) > step_s(100, 2) > step_s(400, 2)
+    assert step_s(10, 1) == step_s(400, 1)
+    assert Hardware(16, 2, H100, 0, 10**9).link(H100) == H100.link
+
+
+def test_small_models_are_not_divided() -> None:
+    """The latency of ZeRO-3's messages outweighs that it sends fewer bytes."""
+    small = replace(LARGE, parameters=10**6, trained=10**6, flops_per_row=1e9, kept_bytes_per_row=1e4)
+    assert plan(job(), site(H100, 8, 2), small).best.setting.zero_stage == 1
+
+
+def test_stages_that_a_job_cannot_use_are_explained() -> None:
+    assert "bf16" in plan(job(), site(H100, 64, 8)).left_out[0]
+    compiled = plan(job(precision="fp32", compile="inductor"), site(H100, 64, 8))
+    assert compiled.left_out.keys() == {3}
+    assert not plan(job(precision="fp32"), site(H100, 64, 8)).left_out
+
+
+def test_without_data_the_length_of_a_run_may_be_unknown() -> None:
+    found = make_plan(job(), LARGE, site(H100, 64, 8), None)
+    assert found.steps == 1000
+    assert found.hours == pytest.approx(1000 * found.best.pace.total / 3600)
+    assert found.evaluating_s is None
+    epochs = make_plan(job(steps=None, epochs=2.0), LARGE, site(H100, 64, 8), None)
+    assert epochs.steps is epochs.hours is epochs.energy_kwh is epochs.dollars is None
+    assert epochs.tokens_per_s == pytest.approx(epochs.samples_per_s * 128)

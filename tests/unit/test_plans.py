@@ -31,8 +31,11 @@ from tests.unit.runs import TOY, home_in, log, make_run, metrics, prepare_shards
 PROFILE = ModelProfile(
     parameters=1_000_000,
     trained=1_000_000,
+    tensors=50,
     largest=10**5,
     flops_per_row=1e9,
+    forward_flops_per_row=1e9 / 3,
+    recomputed_flops_per_row=3e8,
     kept_bytes_per_row=1e5,
     kept_bytes_fixed=0.0,
     row_bytes=16.0,
@@ -158,11 +161,22 @@ def test_an_active_run_is_ignored(folder: Path, home: Home, profiled: list[Profi
     assert found.site.speed.known_from.startswith("an assumed")
 
 
+def test_a_past_run_without_recomputation_is_faster(folder: Path, home: Home, profiled: list[ProfileRequest]) -> None:
+    past_run(home, "toy-1", spec_of(folder), 0.5, gpus_per_worker=1)
+    on_gpu = Hardware(2, 1, gpu("h100", ""), 4e9)
+    plain = forecast(spec_of(folder), folder, dataset_of(home), on_gpu, home)
+    recomputing = forecast(
+        spec_of(folder, "training.activation_checkpointing=true"), folder, dataset_of(home), on_gpu, home
+    )
+    assert plain.best.pace.computing == pytest.approx(0.5)
+    assert recomputing.best.pace.computing == pytest.approx(0.5 * 1.3)
+
+
 # The API ----------------------------------------------------------------------------------------------------------
 
 
 def plan(folder: Path, *overrides: str, kind: str | None = None, gpus: int | None = None, nodes: int = 1) -> Plan:
-    return plan_job(str(folder), overrides, kind, gpus, nodes, ignore)
+    return plan_job(str(folder), overrides, kind, gpus, nodes, None, True, ignore)
 
 
 def test_a_job_is_planned_for_this_machine_or_for_gpus(
@@ -238,6 +252,34 @@ def test_a_plan_for_gpus_is_printed(folder: Path, home: Home, profiled: list[Pro
     said = invoke(str(folder), "--gpu", "h100", "--gpus", "2", "--nodes", "2").stdout
     assert "4 workers on 2 nodes, each with h100 and 80 GB of memory" in said
     assert "offload all" in said
+
+
+def test_a_network_is_assumed_or_given(folder: Path, home: Home, profiled: list[ProfileRequest]) -> None:
+    arguments = (str(folder), "--gpu", "h100", "--gpus", "2", "--nodes", "2")
+    assert "each node has an assumed 400 Gb/s (--network-gbps)" in invoke(*arguments).stdout
+    assert "at 1.25 GB/s between workers; each node has 10 Gb/s" in invoke(*arguments, "--network-gbps", "10").stdout
+    facts = invoke(str(folder), "--set", "resources.workers=1").stdout
+    assert "network     not used by one worker" in facts
+    bf16 = invoke(str(folder), "--set", "training.precision=bf16").stdout
+    assert "zero 0 is left out: training.precision is bf16" in bf16
+    assert "samples/s" in bf16
+
+
+def test_a_plan_without_data(home: Home, tmp_path: Path, folder: Path) -> None:
+    """The model is profiled with samples as the job describes them; a job with columns does not."""
+    (tmp_path / "text.txt").write_text("never read")
+    override = f"data.source={tmp_path / 'text.txt'}"
+    said = invoke("language-model", "--no-data", "--set", override).stdout
+    facts = {line[:12].strip(): line[12:] for line in said.splitlines()}
+    assert facts["throughput"].endswith("divided by 2")
+    assert "tokens/s" in facts["throughput"]
+    assert "without evaluations" in facts["time"]
+    assert facts["assumed"] == "a vocabulary of 4,096; short texts give fewer tokens"
+    epochs = ("--set", "training.steps=null", "--set", "training.epochs=1.0", "--set", override)
+    assert "time        unknown without the data" in invoke("language-model", "--no-data", *epochs).stdout
+    assert not (home.path / "datasets").exists() or not list(home.datasets.glob("language*"))
+    error = invoke(str(folder), "--no-data", code=2).stderr
+    assert error.startswith("error: --no-data: got data.columns, whose shapes only the data shows")
 
 
 def test_a_plan_for_programs(folder: Path, home: Home, profiled: list[ProfileRequest]) -> None:

@@ -24,8 +24,11 @@ from tests.unit.runs import home_in, job, make_run, prepare_shards, write_number
 SMALL = ModelProfile(
     parameters=1000,
     trained=1000,
+    tensors=10,
     largest=100,
     flops_per_row=1e6,
+    forward_flops_per_row=3e5,
+    recomputed_flops_per_row=0.0,
     kept_bytes_per_row=1e3,
     kept_bytes_fixed=0.0,
     row_bytes=16.0,

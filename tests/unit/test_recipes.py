@@ -6,11 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from drivetrain.api.scaling_curve import Point, PowerLaw, draw
+from drivetrain.api.scaling_curve import Point, PowerLaw, check_reading, draw
 from drivetrain.errors import NotFoundError
 from drivetrain.job.loading import load_job
 from drivetrain.job.recipes import copy_recipe, recipes
 from drivetrain_pipelines.errors import InputError
+from drivetrain_workers.spec import TrainingSpec
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 NAMES = [recipe.name for recipe in recipes()]
@@ -52,3 +55,16 @@ def test_the_power_law_is_found(tmp_path: Path) -> None:
 def test_a_bad_fit_has_a_low_r_squared() -> None:
     points = [Point(n / 8, n, loss, "run") for n, loss in ((1, 2.0), (2, 3.0), (4, 1.0), (8, 2.5))]
     assert PowerLaw.fit(points).r_squared < 0.5
+
+
+@given(st.integers(1, 1000), st.integers(1, 64), st.integers(1, 10**5))
+def test_fixed_steps_must_read_all_of_the_data(steps: int, batch: int, samples: int) -> None:
+    training = TrainingSpec.model_validate({"steps": steps, "global_batch_size": batch})
+    if steps * batch >= samples:
+        check_reading(training, samples)
+        return
+    with pytest.raises(InputError, match=r"training\.steps: got .*training\.epochs=1\.0") as caught:
+        check_reading(training, samples)
+    least = int(caught.value.allowed.removeprefix("at least "))
+    check_reading(TrainingSpec.model_validate({"steps": least, "global_batch_size": batch}), samples)
+    check_reading(TrainingSpec.model_validate({"epochs": 1.0, "global_batch_size": batch}), samples)

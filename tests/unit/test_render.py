@@ -176,6 +176,15 @@ def test_the_end_is_left_to_the_summary(plain: Callable[[RunView], list[str]]) -
     assert plain(RunView("toy-1", "ended")) == []
 
 
+def test_a_wait_for_mlflow_after_the_end_is_said(plain: Callable[[RunView], list[str]]) -> None:
+    plain(training())
+    closing = RunView("toy-1", "ended", waiting="MLflow does not receive the rest, waiting 55 s more: refused")
+    assert plain(closing) == [f"finishing   {closing.waiting}"]
+    assert plain(closing) == []
+    closing.facts = closing.facts.updated(released=True)
+    assert describe(closing) == "ended"
+
+
 def test_programs_get_every_view_and_then_the_summary() -> None:
     out = io.StringIO()
     lines = JsonLines(out)

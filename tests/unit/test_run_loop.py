@@ -133,6 +133,7 @@ class Tracker:
     def __init__(self) -> None:
         self.logged: dict[tuple[str, int], dict[str, float]] = {}
         self.ended = ""
+        self.late = 0  # calls of flush before everything is received
 
     def newest_step(self, series: str) -> int:
         return max((step for name, step in self.logged if name == series), default=0)
@@ -147,7 +148,8 @@ class Tracker:
         self.ended = status
 
     def flush(self, timeout_s: float) -> bool:
-        return True
+        self.late -= 1
+        return self.late < 0
 
     def begin(self) -> None: ...
     def close(self) -> None: ...
@@ -279,6 +281,21 @@ def test_a_run_from_its_beginning_to_its_end(fresh: Run) -> None:
     assert fresh.tracker.ended == "FINISHED"
     phases = [state.phase for state, _ in fresh.store.saved]
     assert phases == ["preparing", "ready", "placing", "starting", "training", "finishing", "ended"]
+
+
+@pytest.mark.parametrize(("late", "tracked"), [(0, True), (3, True), (99, False)])
+def test_a_wait_for_mlflow_is_shown(late: int, tracked: bool, training: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(training.live, "show_waiting", said.append)
+    training.tracker.late, training.tracker.problem = late, "connection refused"
+    training.live.view.waiting = "1 of 2 CPUs are free"
+    finished = protocol.TrainingFinished(RankId(0, 1), 2, True, 100, 50)
+    training.gang.agents[0].say(protocol.RankLoaded(RankId(0, 1), 0, 2), step_done(1), step_done(2), finished)
+    training.listen()
+    assert training.store.record.facts.tracked is tracked
+    assert training.live.view.waiting == ""
+    assert len(said) == min(late, 12)
+    assert all(line.endswith("s more: connection refused") for line in said)
 
 
 def test_a_state_is_stored_before_it_is_acted_on(fresh: Run) -> None:

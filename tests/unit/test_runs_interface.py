@@ -30,6 +30,7 @@ from drivetrain_workers.model_processes.requests import PredictRequest, Request
 from drivetrain_workers.protocol.reasons import Reason
 from fastapi.testclient import TestClient
 
+from tests.unit.gcs import answering_gcs
 from tests.unit.runs import PLACE, TOY, home_in, job, log, make_run, metrics, train, write_numbers
 from tests.unit.server import LocalSession, Server
 
@@ -448,8 +449,6 @@ def test_a_run_that_no_ray_runs_cannot_be_cancelled(home: Home, monkeypatch: pyt
 
 
 def test_a_run_is_cancelled_on_the_ray_that_runs_it(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    import socket
-
     folder, joined = make_run(home, "toy-1"), list[str | None]()
 
     @contextmanager
@@ -459,8 +458,7 @@ def test_a_run_is_cancelled_on_the_ray_that_runs_it(home: Home, monkeypatch: pyt
 
     monkeypatch.setattr(session_module, "open_session", open_session)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        address = f"127.0.0.1:{listener.getsockname()[1]}"
+    with answering_gcs("1.0") as address:
         (folder.path / "ray-address").write_text(address)
         with LocalRuns() as runs:
             assert runs.cancel("toy-1").reason == "cancelled"

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from drivetrain.tracking.tracking_uri import embedded_database, is_server, without_credentials
+from drivetrain.tracking.tracking_uri import is_server, without_credentials
+from drivetrain_pipelines.storage.paths import sqlite_file
 
 
 @pytest.mark.parametrize(
@@ -24,4 +25,4 @@ from drivetrain.tracking.tracking_uri import embedded_database, is_server, witho
     ],
 )
 def test_addresses(uri: str, server: bool, database: Path | None, shown: str) -> None:
-    assert (is_server(uri), embedded_database(uri), without_credentials(uri)) == (server, database, shown)
+    assert (is_server(uri), sqlite_file(uri), without_credentials(uri)) == (server, database, shown)

@@ -14,6 +14,7 @@ from urllib.parse import quote
 import httpx
 from drivetrain_pipelines.errors import InputError
 from drivetrain_pipelines.storage.json_files import JsonObject
+from drivetrain_pipelines.storage.proxies import is_loopback
 
 from drivetrain.api.given_inputs import expand
 from drivetrain.api.interface import Comparison, RunInfo, Runs
@@ -53,14 +54,7 @@ class Client(Runs):
         secret = token or _token()
         if not (secret.isascii() and secret.isprintable()):
             raise InputError("token", "characters that no token has", "a token, as `drivetrain token create` prints it")
-        headers, trusted = {"Authorization": f"Bearer {secret}"}, os.environ.get("DRIVETRAIN_CA_FILE")
-        try:
-            verify: Any = ssl.create_default_context(cafile=trusted) if trusted else True
-            self._http = httpx.Client(base_url=f"{self.server}/v1", headers=headers, timeout=_TIMEOUT, verify=verify)
-        except httpx.InvalidURL as error:
-            raise InputError("--server", repr(self.server), "a URL", str(error)) from error
-        except OSError as error:
-            raise InputError("DRIVETRAIN_CA_FILE", repr(trusted), "a PEM file of certificates", str(error)) from error
+        self._http = _connection(self.server, {"Authorization": f"Bearer {secret}"})
 
     @property
     def where(self) -> str:
@@ -213,6 +207,23 @@ class Client(Runs):
 
     def _request(self, method: str, path: str, **request: Any) -> httpx.Response:
         return send(self._http, self.server, method, path, **request)
+
+
+def _connection(server: str, headers: dict[str, str]) -> httpx.Client:
+    """Return a client for a server. Raises InputError for its URL, the certificates or a proxy of the environment."""
+    trusted = os.environ.get("DRIVETRAIN_CA_FILE")
+    try:
+        verify: Any = ssl.create_default_context(cafile=trusted) if trusted else True
+        url = f"{server}/v1"
+        uses_proxy = not is_loopback(httpx.URL(url).host)
+        return httpx.Client(base_url=url, headers=headers, timeout=_TIMEOUT, verify=verify, trust_env=uses_proxy)
+    except httpx.InvalidURL as error:
+        raise InputError("--server", repr(server), "a URL", str(error)) from error
+    except OSError as error:
+        raise InputError("DRIVETRAIN_CA_FILE", repr(trusted), "a PEM file of certificates", str(error)) from error
+    except (ImportError, ValueError) as error:  # of httpx, for a proxy
+        fix = f"Unset it, or add the server's host to NO_PROXY. {error}"
+        raise InputError("HTTP_PROXY, HTTPS_PROXY, ALL_PROXY", "a proxy", "http:// or https://", fix) from error
 
 
 def _path(run_id: str, rest: str = "") -> str:

@@ -23,7 +23,7 @@ from drivetrain_workers.records.adjustments import Adjustments
 from drivetrain_workers.records.audit import Audit, audit
 from filelock import Timeout
 
-from drivetrain.api.session import connect
+from drivetrain.cluster.connection import connect
 from drivetrain.errors import NotFoundError
 from drivetrain.home import Home
 from drivetrain.job.files import with_files

@@ -11,6 +11,7 @@ import numpy as np
 from drivetrain_pipelines.errors import DrivetrainError, InputError
 from drivetrain_pipelines.prepare.prepare import find
 from drivetrain_workers.protocol.reasons import Reason
+from drivetrain_workers.spec import TrainingSpec
 from matplotlib.figure import Figure
 
 from drivetrain.api import runs
@@ -77,13 +78,32 @@ def measure(
     """Train a job on shares of its data, one after another. Runs that are complete already are not repeated.
 
     Raises:
-        InputError: the job is not valid, or fewer than two shares are given.
+        InputError: the job is not valid, fewer than two shares are given, or the runs would not read all of the data.
         DrivetrainError: a run has failed.
     """
     shares = sorted(set(fractions))
     if len(shares) < 2 or not all(0 < share <= 1 for share in shares):
         raise InputError("--fractions", ",".join(map(str, shares)), "two or more shares in (0, 1]")
-    return [_point(job, [*overrides, f"data.train_fraction={share}"], share, address, on_view) for share in shares]
+    overrides, points = list(overrides), list[Point]()
+    for share in shares:
+        points.append(_point(job, [*overrides, f"data.train_fraction={share}"], share, address, on_view))
+        check_reading(load_job(job, overrides).spec.training, round(points[0].samples * shares[-1] / shares[0]))
+    return points
+
+
+def check_reading(training: TrainingSpec, samples: int) -> None:
+    """Check that runs with a fixed number of steps read all samples of the largest share.
+
+    Otherwise the runs with more data do not read it, and the curve says nothing about data.
+
+    Raises:
+        InputError: they do not.
+    """
+    if training.steps and training.steps * training.global_batch_size < samples:
+        read = training.steps * training.global_batch_size
+        given = f"{training.steps} for every share, which read {read:,} of the {samples:,} samples of the largest"
+        fix = "Read each share once: --set training.steps=null --set training.epochs=1.0"
+        raise InputError("training.steps", given, f"at least {-(-samples // training.global_batch_size)}", fix)
 
 
 def draw(points: list[Point], law: PowerLaw, name: str, target: Path) -> None:

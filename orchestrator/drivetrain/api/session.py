@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import logging
-import os
 import secrets
 import shutil
-import socket
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +22,8 @@ from drivetrain_workers.records.run_folder import RunFolder
 from tenacity import retry, retry_if_exception, stop_after_delay, wait_fixed
 
 from drivetrain.cluster import ray_internals
+from drivetrain.cluster.addresses import find_cluster, recorded
+from drivetrain.cluster.connection import connect
 from drivetrain.cluster.nodes import HEAD
 from drivetrain.coordinator.wiring import RayCoordinator
 from drivetrain.errors import ClusterError
@@ -38,9 +37,7 @@ from drivetrain.runs.store import RunRecord, RunStore
 from drivetrain.runs.view import RunView
 from drivetrain.scheduling.status import ClusterStatus
 
-NAMESPACE = "drivetrain"
 _VIEW_WAIT_S = 1.0
-_LISTENS_S = 2.0
 _CLOSING_S = 180.0
 _ANSWER_TIMEOUT_S = 600.0  # of the coordinator, which waits minutes for a run that is closing, or for the database
 _MAX_DIFFERENCES = 5  # settings in a message
@@ -180,7 +177,7 @@ class Session:
         """Have the coordinator run a run, and record on which Ray cluster; see `session_of_run`."""
         self._call("adopt", run_id, new)
         with suppress(OSError), atomic_write(_address_file(self._home, run_id)) as sink:  # only `cancel` reads it
-            sink.write(f"{ray.get_runtime_context().gcs_address} {os.environ.get('RAY_AUTH_MODE', '')}".encode())
+            sink.write(str(ray.get_runtime_context().gcs_address).encode())
 
     def _call(self, method: str, *arguments: Any) -> Any:
         """Call the coordinator, again while it restarts. Raises `ClusterError` and the errors of its methods."""
@@ -228,9 +225,9 @@ def require_same_job(known: RunRecord, job: Job, folder: RunFolder) -> None:
 
 
 @contextmanager
-def open_session(address: str | None = None) -> Iterator[Session]:
+def open_session(address: str | None = None, shared: bool = False) -> Iterator[Session]:
     """Open a session on a Ray cluster. Args: see `connect`."""
-    with connect(address):
+    with connect(address, shared):
         yield Session(Home.from_environment())
 
 
@@ -245,82 +242,23 @@ def session_of_run(run_id: str, address: str | None = None) -> Iterator[Session]
     Raises:
         InputError: no Ray cluster runs it.
     """
-    file = _address_file(Home.from_environment(), run_id)
-    recorded = _listening(file)
-    join = address or recorded or os.environ.get("RAY_ADDRESS") or _cluster_of_this_machine()
+    home = Home.from_environment()
+    join = address or _cluster_of_run(home, run_id) or find_cluster(None, home.ray_address)
     if join is None:
         fix = f"`drivetrain resume {run_id}` continues it."
         raise InputError("RUN", f"{run_id}, which no Ray cluster on this machine runs", "a run that is running", fix)
-    if join == recorded and file.read_text().endswith(" token"):
-        ray_internals.enable_token_auth()  # Ray does so only for the clusters that it starts or finds itself
     with open_session(join) as session:
         yield session
 
 
+def _cluster_of_run(home: Home, run_id: str) -> str | None:
+    """Return the address of the cluster on which a run was started, if it still runs."""
+    found = recorded(_address_file(home, run_id))
+    return found if found and ray_internals.ask(found).runs else None
+
+
 def _address_file(home: Home, run_id: str) -> Path:
     return home.run(run_id).path / "ray-address"
-
-
-@contextmanager
-def connect(address: str | None = None) -> Iterator[None]:
-    """Join a Ray cluster, or start one that ends with the block.
-
-    Args:
-        address: of a cluster; None joins the one that ``RAY_ADDRESS`` names or that `ray start` has started on this
-            machine, else starts one that listens on loopback. Ray asks everyone who connects for the token in
-            ``~/.ray/auth_token``.
-    """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's default of 15 gives every other process priority
-    join = address or os.environ.get("RAY_ADDRESS") or _cluster_of_this_machine()
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "namespace": NAMESPACE}
-    if join:
-        try:
-            with ray_internals.only_on_loopback() if _is_loopback(join) else nullcontext():
-                ray.init(address=join, **quiet)
-        except ConnectionError as error:
-            raise InputError("Ray address", join, "a Ray cluster that runs") from error
-        except (RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
-            raise ClusterError(f"the Ray cluster {join} cannot be joined: {in_words(error)}") from error
-    else:
-        try:
-            with ray_internals.only_on_loopback():
-                ray.init(address="local", include_dashboard=False, **quiet)
-        except Exception as error:  # Ray raises several types, also Exception itself
-            raise ClusterError(f"Ray cannot be started on this machine: {in_words(error)}") from error
-        _protect_token()
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-def _cluster_of_this_machine() -> str | None:
-    """Return the address that `ray start` has written, if that cluster still listens."""
-    return _listening(ray_internals.address_file())
-
-
-def _listening(file: Path) -> str | None:
-    """Return the address in a file, if something listens there: a cluster that was killed leaves the file behind."""
-    try:
-        address = file.read_text().split()[0]
-        host, _, port = address.rpartition(":")
-        socket.create_connection((host, int(port)), _LISTENS_S).close()
-    except (OSError, ValueError, IndexError):
-        return None
-    return address
-
-
-def _is_loopback(address: str) -> bool:
-    """Return whether a cluster listens only on loopback, where Ray would not look for it."""
-    return address.rpartition(":")[0] in ("127.0.0.1", "localhost")
-
-
-def _protect_token() -> None:
-    """Make the token of Ray private: Ray creates it readable by every user of the machine."""
-    token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser()
-    if token.exists():
-        token.chmod(0o600)
 
 
 def _coordinator(home: Home) -> Any:

@@ -25,6 +25,7 @@ run_verbs: the verbs on runs, which work alike for local runs and for those of a
 schema: `drivetrain schema`.
 serving: `drivetrain server` and `drivetrain token`.
 simulate: `drivetrain simulate`.
+streams: standard streams that are closed, full, or lack a character.
 tables: tables for terminals and pipes.
 version: versions of what is installed.
 words: plurals and ages.

@@ -12,7 +12,6 @@ import typer
 import yaml
 from drivetrain_pipelines.errors import InputError
 
-from drivetrain.api.session import connect
 from drivetrain.cli.errors import errors
 from drivetrain.cli.tables import Column, print_table
 from drivetrain.cli.words import plural
@@ -22,6 +21,7 @@ from drivetrain.cloud.notices import check_cloud, wait_for_notice
 from drivetrain.cloud.preflight import preflight
 from drivetrain.cloud.safety import check_safety
 from drivetrain.cluster import nodes
+from drivetrain.cluster.connection import connect
 from drivetrain.scheduling.rules import Pool
 
 _WITHIN_S = 120.0

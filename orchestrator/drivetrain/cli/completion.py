@@ -19,15 +19,17 @@ _RECIPES = "drivetrain_workers.recipes"
 
 def run_ids(incomplete: str) -> list[str]:
     """Return the newest runs of the local home whose ids begin so."""
-    home = Path(os.environ.get("DRIVETRAIN_HOME", "~/.drivetrain")).expanduser()
-    file = home / "drivetrain.db"
-    if os.environ.get("DRIVETRAIN_DATABASE_URL") or not file.exists():
+    try:
+        file = Path(os.environ.get("DRIVETRAIN_HOME") or "~/.drivetrain").expanduser().absolute() / "drivetrain.db"
+        if os.environ.get("DRIVETRAIN_DATABASE_URL") or not file.exists():
+            return []
+    except (OSError, RuntimeError):
         return []
     query = "SELECT id FROM runs WHERE substr(id, 1, ?) = ? ORDER BY created DESC, id DESC LIMIT ?"
     try:
         with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)) as database:
             return [row[0] for row in database.execute(query, (len(incomplete), incomplete, _MAX_IDS))]
-    except sqlite3.Error:  # of another version, or locked: a completion is not worth an error
+    except (sqlite3.Error, UnicodeEncodeError):  # of another version, or locked: a completion is not worth an error
         return []
 
 

@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from drivetrain.api.session import connect
 from drivetrain.cli.errors import errors
 from drivetrain.cli.tables import show
+from drivetrain.cluster.connection import connect
 from drivetrain.doctor import cluster, collectives, machine, services
 from drivetrain.doctor.finding import Finding, Verdict
 from drivetrain.home import Home

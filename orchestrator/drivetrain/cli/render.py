@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 import time
 from collections.abc import Iterator
@@ -78,8 +79,7 @@ def renderer_console() -> Iterator[Console]:
 def stdout_without_ray() -> Iterator[TextIO]:
     """Yield stdout, and redirect what others print there, such as Ray, to a file."""
     out = sys.stdout
-    log = Home.from_environment().path / "ray-messages.log"
-    with log.open("a") as messages, redirect_stdout(messages):
+    with Home.from_environment().ray_messages.open("a") as messages, redirect_stdout(messages):
         yield out
 
 
@@ -121,7 +121,9 @@ class PlainLines:
             if not self._phase:
                 yield f"run {view.run_id}"
             self._phase, self._printed = view.phase, now
-            if view.phase != "ended" and ((line := describe(view)) != self._line or now > self._said + _REPEAT_S):
+            if (view.phase != "ended" or _is_closing(view)) and (
+                (line := describe(view)) != self._line or now > self._said + _REPEAT_S
+            ):
                 self._line, self._said = line, now
                 yield line
 
@@ -166,6 +168,8 @@ def describe(view: RunView) -> str:
         return f"preparing   {what or 'the dataset'}" + (f" {done}/{total}" if total else "")
     if phase in ("queued", "ready"):
         return f"{phase:<11} {view.waiting}".rstrip()
+    if _is_closing(view):
+        return f"{'finishing':<11} {view.waiting}"
     if phase not in ("training", "stopping") or view.loss is None:
         return f"{phase:<11} {_STAGES.get(phase, '')}".rstrip()
     parts = [f"{phase:<11} step {view.step}/{view.steps}", f"loss {view.loss:.4f}"]
@@ -176,6 +180,11 @@ def describe(view: RunView) -> str:
     parts.append(f"data wait {view.data_wait_share or 0.0:.1%}")
     parts.append(f"ETA {timedelta(seconds=round(view.eta_s or 0.0))}")
     return "  ".join(parts)
+
+
+def _is_closing(view: RunView) -> bool:
+    """Return whether a run has ended, and what is left to do takes long enough to say so."""
+    return view.phase == "ended" and not view.facts.released and bool(view.waiting)
 
 
 def print_summary(console: Console, summary: RunSummary) -> None:
@@ -254,4 +263,4 @@ def _tracking(summary: RunSummary) -> Iterator[tuple[str, str]]:
 
 
 def _ui_command(uri: str) -> str:
-    return uri if is_server(uri) else f"mlflow ui --backend-store-uri {uri}"
+    return uri if is_server(uri) else f"mlflow ui --backend-store-uri {shlex.quote(uri)}"

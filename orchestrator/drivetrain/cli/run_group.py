@@ -102,13 +102,19 @@ def plan(
         int | None, typer.Option(min=1, help="GPUs of each node; by default one for each worker of the job.")
     ] = None,
     nodes: Annotated[int, typer.Option(min=1, help="Number of nodes.")] = 1,
+    network_gbps: Annotated[
+        float | None, typer.Option(min=0.001, help="Bandwidth of each node's network, in Gb/s; 400 by default.")
+    ] = None,
+    no_data: Annotated[
+        bool, typer.Option("--no-data", help="Plan without the data, which may not be there yet.")
+    ] = False,
     set_: Set = None,
     json: Json = False,
 ) -> None:
     """Estimate memory, time, energy and cost of a job."""
     from drivetrain.cli.plan import plan as show_plan
 
-    show_plan(job, set_ or [], gpu, gpus, nodes, json)
+    show_plan(job, set_ or [], gpu, gpus, nodes, network_gbps, not no_data, json)
 
 
 def scaling_curve(

@@ -177,7 +177,7 @@ class RayGang:
             for old in folder.iterdir():
                 if old != current:
                     old.unlink()
-            return f"file://{current}"
+            return str(current)
         address = agents[0].address()
         return f"tcp://{address.ip}:{address.port}"
 

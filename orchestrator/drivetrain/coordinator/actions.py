@@ -32,7 +32,7 @@ from drivetrain.runs.store import RunStore
 from drivetrain.tracking.tracker import Tracker
 
 _log = logging.getLogger(__name__)
-_FLUSH_TIMEOUT_S = 60.0
+_FLUSH_TIMEOUT_S, _FLUSH_SHOWN_S = 60, 5
 _UPLOAD_TIMEOUT_S = 60.0  # for runs that end early; completed runs wait longer
 _MAX_PLACEMENT_ATTEMPTS = 3
 _RETRY_DELAY_S = 0.2
@@ -284,6 +284,7 @@ class Actions:
 
     def _release(self, reason: Reason, detail: str) -> None:
         tracked = False
+        self._live.view.waiting = ""  # of the time before
         try:
             try:
                 self._live.update_facts(reason=str(reason), detail=detail or OUTCOMES[reason].meaning)
@@ -295,10 +296,20 @@ class Actions:
             self._account()
             self._tracker.tags(reason=reason, detail=detail)
             self._tracker.end(OUTCOMES[reason].status)
-            tracked = self._tracker.flush(_FLUSH_TIMEOUT_S)
+            tracked = self._ship_rest()
         finally:  # clients that follow the run must see its end
             self._tracker.close()
             self._live.update_facts(released=True, tracked=tracked, **tracking_facts(self._tracker))
+
+    def _ship_rest(self) -> bool:
+        """Wait until MLflow has received everything, and show what it waits for; return False after a minute."""
+        for waited in range(0, _FLUSH_TIMEOUT_S, _FLUSH_SHOWN_S):
+            if self._tracker.flush(_FLUSH_SHOWN_S):
+                return True
+            problem = f": {self._tracker.problem}" if self._tracker.problem else ""
+            left = _FLUSH_TIMEOUT_S - waited - _FLUSH_SHOWN_S
+            self._live.show_waiting(f"MLflow does not receive the rest of the records, waiting {left} s more{problem}")
+        return False
 
     def _finish_uploads(self) -> None:
         if missing := self._conclusion.finish_uploads(self._agents.agents, _UPLOAD_TIMEOUT_S):

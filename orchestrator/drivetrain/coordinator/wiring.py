@@ -11,6 +11,7 @@ from logging.handlers import RotatingFileHandler
 from pathlib import PurePosixPath
 
 from drivetrain_pipelines.errors import InputError
+from drivetrain_pipelines.storage.paths import sqlite_file
 from drivetrain_workers.protocol.processes import lower_priority
 from filelock import FileLock
 from tenacity import retry, retry_if_exception_type, wait_fixed
@@ -42,7 +43,6 @@ from drivetrain.tracking.destination import Destination
 from drivetrain.tracking.mark import Mark
 from drivetrain.tracking.spool import Spool
 from drivetrain.tracking.tracker import Tracker
-from drivetrain.tracking.tracking_uri import embedded_database
 
 _LOG_BYTES = 10 << 20
 _LATE_TIMEOUT_S = 20.0  # of one attempt; the next one continues where it ended
@@ -176,7 +176,7 @@ def _connect(home: Home, record: RunRecord, experiment: str, known: Mapping[str,
     from drivetrain.tracking.mlflow_lookup import Wanted
 
     uri, artifacts = record.facts.mlflow_uri, None
-    if database := embedded_database(uri):
+    if database := sqlite_file(uri):
         artifacts = home.mlflow_artifacts
         make_database(database, artifacts)
     known_id = known.get("mlflow_run_id", "")

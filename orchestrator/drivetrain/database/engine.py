@@ -10,6 +10,8 @@ from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_u
 from sqlalchemy.exc import ArgumentError, OperationalError
 from sqlalchemy.pool import NullPool
 
+from drivetrain.database.files import file_of
+
 READS = "drivetrain_reads"  # execution option for read-only transactions, which do not block writers
 TABLES_REVISION = "0003"  # of the newest migration
 _VERSION_TABLE = "alembic_version"
@@ -71,7 +73,7 @@ def _configure_sqlite(engine: Engine) -> None:
         cursor.execute(f"PRAGMA busy_timeout={round(_BUSY_TIMEOUT_S * 1000)}")
         if cursor.execute("PRAGMA journal_mode").fetchone() == ("delete",):  # a new file
             # SQLite's timeout does not cover the change of mode.
-            with FileLock(f"{engine.url.database}.opening", timeout=_BUSY_TIMEOUT_S):
+            with FileLock(f"{file_of(engine)}.opening", timeout=_BUSY_TIMEOUT_S):
                 cursor.execute("PRAGMA journal_mode=WAL")
         cursor.execute("PRAGMA synchronous=FULL")
         cursor.close()

@@ -14,6 +14,8 @@ from drivetrain_pipelines.errors import InputError
 from filelock import FileLock
 from sqlalchemy import Connection, Engine, text
 
+from drivetrain.database.files import file_of
+
 _LOCK_TIMEOUT_S = 120.0  # for another process that migrates
 _LOCK_KEY = 0x6472697665  # key of PostgreSQL's advisory lock: "drive"
 
@@ -25,7 +27,7 @@ def migrate(engine: Engine) -> None:
         InputError: a newer version has migrated the database.
     """
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).with_name("migrations")))
+    config.set_main_option("script_location", str(Path(__file__).with_name("migrations")).replace("%", "%%"))
     scripts = ScriptDirectory.from_config(config)
     with _exclusive(engine) as connection:
         at = MigrationContext.configure(connection).get_current_revision()
@@ -45,5 +47,5 @@ def _exclusive(engine: Engine) -> Iterator[Connection]:
             yield connection
         return
     # SQLite's batch migrations may need several transactions, so a lock file is necessary.
-    with FileLock(f"{engine.url.database}.migrating", timeout=_LOCK_TIMEOUT_S), engine.begin() as connection:
+    with FileLock(f"{file_of(engine)}.migrating", timeout=_LOCK_TIMEOUT_S), engine.begin() as connection:
         yield connection

@@ -63,7 +63,7 @@ def on_this_machine() -> Finding:
 
     def check_function() -> Finding:
         with tempfile.TemporaryDirectory() as folder:
-            both = [start(f"file://{folder}/rendezvous", rank, 2) for rank in range(2)]
+            both = [start(f"{folder}/rendezvous", rank, 2) for rank in range(2)]
             return verdict("all-reduce", [outcome(process) for process in both])
 
     return run_check(

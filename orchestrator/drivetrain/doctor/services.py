@@ -6,14 +6,17 @@ import os
 import socket
 import stat
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
+from drivetrain_pipelines.storage.paths import sqlite_file
+from drivetrain_pipelines.storage.proxies import is_loopback
 
 from drivetrain.api.client import DEFAULT_SERVER, Client
 from drivetrain.doctor.finding import Finding, failed, ok, run_check, warning
 from drivetrain.home import Home
-from drivetrain.tracking.tracking_uri import embedded_database, is_server, without_credentials
+from drivetrain.tracking.tracking_uri import is_server, without_credentials
 
 _PORTS = {8900: "drivetrain server", 6379: "Ray"}
 _TIMEOUT_S = 10.0
@@ -35,15 +38,17 @@ def _tracker(uri: str) -> Finding:
     shown = without_credentials(uri)
     if is_server(uri):
         credentials = (os.environ.get("MLFLOW_TRACKING_USERNAME", ""), os.environ.get("MLFLOW_TRACKING_PASSWORD", ""))
+        without_proxy: dict[str, Any] = {"trust_env": False} if is_loopback(httpx.URL(uri).host) else {}
         answer = httpx.get(
             f"{uri.rstrip('/')}/api/2.0/mlflow/experiments/search",
             params={"max_results": 1},
             auth=credentials if credentials[0] else None,
             timeout=_TIMEOUT_S,
+            **without_proxy,
         )
         answer.raise_for_status()
         return ok("tracker", f"{shown} responds in {answer.elapsed.total_seconds() * 1000:.0f} ms")
-    if database := embedded_database(uri):
+    if database := sqlite_file(uri):
         folder = database.parent
         if not os.access(folder, os.W_OK):
             return failed("tracker", f"{folder} is not writable", "Give this user write permission.")

@@ -1,5 +1,6 @@
 """Estimates for a run before its start: memory, time, data, checkpoints, cost.
 
+communication: bytes that workers send in a step.
 forecast: the forecast for a job, from a profile of its model and from similar past runs.
 hardware: devices and their data sheets.
 memory_estimate: memory of one worker, term by term.

@@ -6,21 +6,23 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
-from tempfile import NamedTemporaryFile
+from tempfile import NamedTemporaryFile, TemporaryDirectory
 
 import numpy as np
 from drivetrain_pipelines.errors import InputError
+from drivetrain_pipelines.prepare.assumed import write_assumed
 from drivetrain_pipelines.stream.columns import Ragged
 from drivetrain_pipelines.stream.dataset import Dataset, open_dataset
 from drivetrain_workers.model_processes.requests import ModelProfile, ProfileRequest, profile
 
 from drivetrain.home import Home
 from drivetrain.job.spec import JobSpec, stored_spec
-from drivetrain.planning.hardware import Hardware, cpu
-from drivetrain.planning.pace import assumed_speed, learned_speed
-from drivetrain.planning.plan import Plan, Site, make_plan
+from drivetrain.planning.hardware import Device, Hardware, cpu
+from drivetrain.planning.pace import assumed_speed, communication_s, learned_speed, work
+from drivetrain.planning.plan import Plan, Rows, Site, make_plan, setting_of
 from drivetrain.runs.store import RunRecord, RunStore
 from drivetrain.tracking.spool import read_records
 
@@ -30,34 +32,42 @@ _SAMPLE_ROWS = 2048
 _MAX_PAST_RUNS = 200  # enough for a median; each requires reading a file
 
 
-def forecast(spec: JobSpec, code_folder: Path, location: str, hardware: Hardware, home: Home) -> Plan:
+def forecast(spec: JobSpec, code_folder: Path, location: str | None, hardware: Hardware, home: Home) -> Plan:
     """Plan a job.
 
     Args:
         spec: the resolved job.
         code_folder: the user's code.
-        location: of the prepared dataset.
+        location: of the prepared dataset; None plans without one, with samples as the job describes them.
         hardware: of the workers.
         home: holds the past runs.
 
     Raises:
-        InputError: no setting fits.
+        InputError: no setting fits, or the job does not describe its samples.
         CheckpointError: the model cannot be profiled.
     """
-    found = profile(ProfileRequest(spec.model_dump(mode="json"), str(code_folder), location))
+    job = spec.model_dump(mode="json")
+    if location is None:
+        with TemporaryDirectory(prefix="drivetrain-plan-") as folder:
+            assumed = write_assumed(spec.data, Path(folder))
+            found = profile(ProfileRequest(job, str(code_folder), folder))
+        return replace(make_plan(spec, found, _site(spec, found, hardware, home, None), None), assumed=assumed)
+    found = profile(ProfileRequest(job, str(code_folder), location))
     dataset = open_dataset(location, spec.data)
-    rows = dataset.manifest.rows
-    return make_plan(spec, found, _site(spec, found, hardware, home, dataset), rows("train"), rows("eval"))
+    rows = Rows(dataset.manifest.rows("train"), dataset.manifest.rows("eval"))
+    return make_plan(spec, found, _site(spec, found, hardware, home, dataset), rows)
 
 
-def _site(spec: JobSpec, found: ModelProfile, hardware: Hardware, home: Home, dataset: Dataset) -> Site:
+def _site(spec: JobSpec, found: ModelProfile, hardware: Hardware, home: Home, dataset: Dataset | None) -> Site:
     past = list(_similar_runs(spec, hardware.gpu is not None, home))
     base = max((record.facts.base_bytes or 0 for record, _ in past), default=_BASE_BYTES)
     device = hardware.gpu or cpu(hardware.worker_bytes, base, found.matmul_flops, spec.resources.cpus_per_worker)
     speed = assumed_speed(found, device, spec.training.precision)
-    if steps := [step for record, past_spec in past for step in _steps(record, past_spec, found, home)]:
+    link = hardware.link(device)
+    if steps := [step for record, past_spec in past for step in _steps(record, past_spec, found, home, device)]:
         speed = learned_speed(speed, steps)
-    return Site(device, hardware.workers, hardware.nodes, speed, _read_speed(dataset), _write_speed(home.path))
+    read_speed = _read_speed(dataset) if dataset else None
+    return Site(device, hardware.workers, hardware.nodes, speed, read_speed, _write_speed(home.path), link)
 
 
 def _similar_runs(spec: JobSpec, on_gpus: bool, home: Home) -> Iterator[tuple[RunRecord, JobSpec]]:
@@ -73,11 +83,15 @@ def _similar_runs(spec: JobSpec, on_gpus: bool, home: Home) -> Iterator[tuple[Ru
             yield record, past
 
 
-def _steps(record: RunRecord, past: JobSpec, found: ModelProfile, home: Home) -> Iterator[tuple[float, float]]:
+def _steps(
+    record: RunRecord, past: JobSpec, found: ModelProfile, home: Home, device: Device
+) -> Iterator[tuple[float, float]]:
     """Yield the operations and seconds per step and worker of a past run, see `learned_speed`."""
     if seconds := record.facts.step_s or _median_step_s(home.run(record.id).spool):
-        flops = found.flops_per_row * past.training.global_batch_size
-        yield flops / past.resources.max_workers, seconds
+        training, workers = past.training, past.resources.max_workers
+        if not device.is_gpu:  # the rest of its communication is part of updating
+            seconds = max(seconds / 2, seconds - communication_s(found, setting_of(past), device, device.link, 0.0))
+        yield work(found, training.global_batch_size, training.activation_checkpointing) / workers, seconds
 
 
 def _median_step_s(spool: Path) -> float:

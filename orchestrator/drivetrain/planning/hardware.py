@@ -61,6 +61,7 @@ _GPUS = {
     )
 }
 
+DEFAULT_NETWORK_GBPS = 400.0  # of each node, as in clouds' machines with eight GPUs
 _WATTS_PER_CORE = 10.0  # the same value as in the energy estimate of runs
 _LOOPBACK_BANDWIDTH = 2 * _GB  # gloo over loopback
 
@@ -97,9 +98,15 @@ class Hardware:
     Attributes:
         gpu: of each worker; None for CPUs.
         worker_bytes: host memory available to each worker.
+        network_gbps: bandwidth of each node's network in one direction, in gigabits per second.
     """
 
     workers: int
     nodes: int
     gpu: Device | None
     worker_bytes: float
+    network_gbps: float = DEFAULT_NETWORK_GBPS
+
+    def link(self, device: Device) -> float:
+        """Return the bandwidth between two workers, in bytes per second. A ring uses the network of a node once."""
+        return device.link if self.nodes == 1 else min(device.link, self.network_gbps * _GB / 8)

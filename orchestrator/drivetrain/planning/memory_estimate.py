@@ -14,7 +14,7 @@ from drivetrain.planning.hardware import Device
 
 _FP32_BYTES = 4  # size of the weights that the optimizer updates
 _BUCKET_SIZE = 500_000_000  # elements; DeepSpeed's reduce_bucket_size
-_MAX_LIVE_PARAMETERS = 1_000_000_000  # elements; stage3_max_live_parameters
+MAX_LIVE_PARAMETERS = 1_000_000_000  # elements; stage3_max_live_parameters
 _MOMENTS = {"SGD": 1, "Lion": 1}  # per weight; two for other optimizers
 _UPDATE_BUFFERS = {"SGD": 0}  # elements per weight for torch's update on a CPU; two for other optimizers
 
@@ -28,6 +28,8 @@ class Setting:
         workers: number of workers over which the stage partitions its state.
         micro_batch: rows.
         optimizer: type of the optimizer.
+        accumulation: micro-batches per step.
+        recomputed: whether forward passes are repeated in the backward pass, by ``training.activation_checkpointing``.
     """
 
     zero_stage: int
@@ -37,16 +39,13 @@ class Setting:
     optimizer: str
     offload_optimizer: bool = False
     offload_parameters: bool = False
+    accumulation: int = 1
+    recomputed: bool = False
 
     @property
     def width(self) -> int:
         """Bytes per element in the model's computation."""
         return 2 if self.precision == "bf16" else _FP32_BYTES
-
-    @property
-    def volume(self) -> float:
-        """Communication volume of a step in each direction, as a multiple of the gradients' size."""
-        return 3.0 if self.zero_stage == 3 else 2.0
 
     @property
     def state_bytes(self) -> int:
@@ -92,7 +91,7 @@ def memory(profile: ModelProfile, setting: Setting, device: Device) -> Memory:
     optimizer = share * (moments + 2 * _FP32_BYTES if setting.zero_stage else moments)
     buffers = float(width * min(_BUCKET_SIZE, trained) * (2 if setting.zero_stage else 1))
     if setting.zero_stage == 3:
-        buffers += width * min(_MAX_LIVE_PARAMETERS, trained)
+        buffers += width * min(MAX_LIVE_PARAMETERS, trained)
     activations = profile.kept_bytes_fixed + profile.kept_bytes_per_row * setting.micro_batch
     copy = slack = 0.0
     if device.is_gpu:  # fused optimizers need no further buffers

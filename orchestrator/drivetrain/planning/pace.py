@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import linear_regression, median
 
 from drivetrain_workers.model_processes.requests import ModelProfile
 
+from drivetrain.planning.communication import messages, traffic
 from drivetrain.planning.hardware import Device
 from drivetrain.planning.memory_estimate import Setting
 
 _CPU_UPDATE_S = 20e-9  # per trained parameter: torch's optimizers, and DeepSpeed's reductions over gloo
-_INTER_NODE_BANDWIDTH = 50e9  # bytes per second per node, 400 Gb/s; a ring uses it once
 _PCIE_BANDWIDTH = 20e9  # bytes per second
 _HOST_ADAM_RATE = 1e9  # parameters per second, on the CPUs of a node
+_LATENCY_S = 30e-6  # of a collective, typical of NCCL
 _MIN_FLOPS_RATIO = 1.3  # minimum spread of past runs for a linear regression
 _OVERLAP_FRACTION = 2 / 3  # share of computing, the backward pass, that overlaps communication
 
@@ -24,11 +25,12 @@ class Pace:
     """Time of one optimizer step on every worker, in seconds.
 
     Attributes:
-        computing: forward and backward passes.
+        computing: forward and backward passes, and repeated forward passes.
         communicating: communication that does not overlap computing.
         updating: fixed time of a step, independent of the number of rows.
         offloading: moving gradients and weights, and updating them on the host.
-        flops: operations over all workers.
+        flops: operations of the model over all workers, without repeated ones.
+        sent_bytes: of each worker.
     """
 
     computing: float
@@ -36,6 +38,7 @@ class Pace:
     updating: float
     offloading: float
     flops: float
+    sent_bytes: float
 
     @property
     def total(self) -> float:
@@ -86,7 +89,28 @@ def learned_speed(assumed: Speed, steps: Sequence[tuple[float, float]]) -> Speed
     return Speed(median(work / took for work, took in steps), 0.0, name, 1.2)
 
 
-def pace(profile: ModelProfile, setting: Setting, device: Device, batch: int, nodes: int, speed: Speed) -> Pace:
+def work(profile: ModelProfile, batch: int, recomputed: bool) -> float:
+    """Return the operations of a step over all workers, with the repeated ones."""
+    return (profile.flops_per_row + recomputed * profile.recomputed_flops_per_row) * batch
+
+
+def communication_s(profile: ModelProfile, setting: Setting, device: Device, link: float, computing: float) -> float:
+    """Return the seconds of a step's communication that do not overlap computing.
+
+    Args:
+        link: bytes per second between two workers.
+        computing: seconds.
+    """
+    sent = traffic(setting, profile.parameters, profile.trained)
+    if device.is_gpu:
+        waiting = _LATENCY_S * messages(setting, profile.tensors) * (setting.workers > 1)
+        exposed = max(0.0, sent.overlapping / link + waiting - _OVERLAP_FRACTION * computing)
+        return exposed + sent.following / link
+    once = traffic(replace(setting, accumulation=1), profile.parameters, profile.trained)
+    return (sent.total - once.total) / link  # that of one micro-batch is part of updating
+
+
+def pace(profile: ModelProfile, setting: Setting, device: Device, batch: int, link: float, speed: Speed) -> Pace:
     """Estimate the time per step of a setting.
 
     Args:
@@ -94,18 +118,14 @@ def pace(profile: ModelProfile, setting: Setting, device: Device, batch: int, no
         setting: settings of the job.
         device: of each worker.
         batch: rows per step over all workers.
-        nodes: number of nodes of the workers.
+        link: bytes per second between two workers.
         speed: of the workers.
     """
-    flops = profile.flops_per_row * batch
-    computing = flops / speed.rate / setting.workers
-    moved = setting.volume * profile.trained * setting.width * (setting.workers - 1) / setting.workers
-    link = device.link if nodes == 1 else min(device.link, _INTER_NODE_BANDWIDTH)
+    computing = work(profile, batch, setting.recomputed) / speed.rate / setting.workers
     share = profile.trained / setting.workers
     offloading = 0.0
     if setting.offload_optimizer:
         offloading = share * (4 + setting.width) / _PCIE_BANDWIDTH + share / _HOST_ADAM_RATE
-    exposed = (
-        max(0.0, moved / link - _OVERLAP_FRACTION * computing) if device.is_gpu else 0.0
-    )  # on CPUs it is part of updating
-    return Pace(computing, exposed, speed.updating_s, offloading, flops)
+    exposed = communication_s(profile, setting, device, link, computing)
+    sent = traffic(setting, profile.parameters, profile.trained).total
+    return Pace(computing, exposed, speed.updating_s, offloading, profile.flops_per_row * batch, sent)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import socket
 import ssl
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import uvicorn
 from drivetrain_pipelines.errors import InputError
+from drivetrain_pipelines.storage.proxies import is_loopback
 
 from drivetrain.accounting.run_account import RunAccountCache
 from drivetrain.api.session import open_session
@@ -59,7 +59,7 @@ def serve(settings: ServerSettings) -> None:
             secret, _ = tokens.create(user_name(), Role.ADMIN)
             write_private(home.token_file, secret)
             print(f"created a first token for {user_name()}, role admin: {home.token_file}", flush=True)
-        with open_session(settings.address) as session:
+        with open_session(settings.address, shared=True) as session:
             for problem in session.recover():
                 print(f"cannot recover {problem}", flush=True)
             store = RunStore(home.database_url)
@@ -93,7 +93,7 @@ def _check(settings: ServerSettings, tokens: Tokens) -> None:
             raise InputError(
                 "--certificate, --key", given, "a certificate and its key, both PEM, no password"
             ) from error
-    if _is_loopback(settings.host):
+    if is_loopback(settings.host):
         return
     if not tokens.any():
         fix = "Make one with `drivetrain token create --user NAME --role admin`."
@@ -101,13 +101,6 @@ def _check(settings: ServerSettings, tokens: Tokens) -> None:
     if not settings.certificate and not settings.behind_proxy:
         fix = "Give --certificate and --key for TLS, or --behind-proxy where a proxy does it."
         raise InputError("--host", repr(settings.host), "127.0.0.1 without TLS, since tokens would be readable", fix)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from drivetrain_pipelines.storage.paths import sqlite_url
 from filelock import FileLock
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
@@ -24,6 +25,6 @@ def make_database(path: Path, artifacts: Path) -> None:
             return
         fresh = path.with_suffix(".new")
         fresh.unlink(missing_ok=True)
-        store = SqlAlchemyStore(f"sqlite:///{fresh}", artifacts.as_uri())  # type: ignore[no-untyped-call]  # MLflow's
+        store = SqlAlchemyStore(sqlite_url(fresh), artifacts.as_uri())  # type: ignore[no-untyped-call]  # MLflow's
         store.engine.dispose()
         fresh.rename(path)

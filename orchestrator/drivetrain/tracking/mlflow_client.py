@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from drivetrain_pipelines.storage.proxies import reach_loopback_directly
 from mlflow import MlflowClient
 from mlflow.data.dataset_source_registry import resolve_dataset_source
 from mlflow.data.meta_dataset import MetaDataset
@@ -42,6 +43,7 @@ class MlflowRun:
     def __init__(self, uri: str, wanted: Wanted) -> None:
         # The tracker retries failed requests; the spool keeps the records.
         os.environ |= {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
+        reach_loopback_directly()  # MLflow's client would ask a proxy for a server on this machine
         os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
         self._uri, self._name = uri, wanted.name
         try:

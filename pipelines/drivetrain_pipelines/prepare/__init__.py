@@ -4,6 +4,7 @@ Chunks of raw data become parts (record_reader, units, parts), whose facts are s
 labels, number_types); then groups of their units become shards (samples, packing).
 
 actor_pool: the preprocessing actors on Ray.
+assumed: made-up samples, for plans without data.
 facts: types, classes and the division into groups, from the facts of all parts.
 first_samples: samples of the first records, to try a job.
 inputs: a user's inputs for a trained model, as samples.

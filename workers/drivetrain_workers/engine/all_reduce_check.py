@@ -13,7 +13,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from drivetrain_workers.engine.backend import GLOO, NCCL, use_loopback_only
+from drivetrain_workers.engine.backend import GLOO, NCCL, init_process_group, use_loopback_only
 
 _TIMEOUT = timedelta(seconds=60)
 _NUMBERS, _ROUNDS = 4 << 20, 5  # 16 MiB of float32
@@ -22,7 +22,7 @@ _NUMBERS, _ROUNDS = 4 << 20, 5  # 16 MiB of float32
 def main(rendezvous: str, rank: int, world_size: int) -> None:
     """Join the other processes, sum with them, and print the result."""
     use_loopback_only(rendezvous)
-    dist.init_process_group(GLOO.name, init_method=rendezvous, rank=rank, world_size=world_size, timeout=_TIMEOUT)
+    init_process_group(GLOO, rendezvous, rank, world_size, _TIMEOUT)
     backend, group, device = GLOO, None, torch.device("cpu")
     all_have_gpus = torch.tensor(torch.cuda.is_available())
     dist.all_reduce(all_have_gpus, dist.ReduceOp.MIN)

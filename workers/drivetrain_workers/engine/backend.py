@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
 
 import torch
+import torch.distributed as dist
+from drivetrain_pipelines.storage.paths import is_local, local_path
+from torch.distributed.constants import default_pg_timeout
 
 
 @dataclass(frozen=True)
@@ -38,5 +43,17 @@ def is_collective_error(message: str) -> bool:
 
 def use_loopback_only(rendezvous: str) -> None:
     """Restrict gloo to loopback when the whole gang is on this machine, so that nothing listens on other interfaces."""
-    if rendezvous.startswith("file://"):
+    if is_local(rendezvous):
         os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+
+
+def init_process_group(
+    backend: CollectiveBackend, rendezvous: str, rank: int, world_size: int, timeout: timedelta | None = None
+) -> None:
+    """Join the process group of a rendezvous, see `Generation.rendezvous`."""
+    method: dict[str, Any] = {"init_method": rendezvous}
+    if is_local(rendezvous):  # as a URL, a path could not contain `?` or `#`
+        store = dist.FileStore(str(local_path(rendezvous)), world_size)  # type: ignore[attr-defined]
+        store.set_timeout(timeout or default_pg_timeout)
+        method = {"store": store}
+    dist.init_process_group(backend.name, rank=rank, world_size=world_size, timeout=timeout, **method)

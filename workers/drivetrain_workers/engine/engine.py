@@ -17,7 +17,7 @@ from drivetrain_pipelines.stream.columns import Columns
 from torch.nn.utils import get_total_norm
 
 from drivetrain_workers.engine import deepspeed_internals
-from drivetrain_workers.engine.backend import backend_of, use_loopback_only
+from drivetrain_workers.engine.backend import backend_of, init_process_group, use_loopback_only
 from drivetrain_workers.engine.batching import BatchPlan
 from drivetrain_workers.engine.collectives import CollectiveTimer
 from drivetrain_workers.engine.deepspeed_config import deepspeed_config, learning_rate_ratio
@@ -80,9 +80,9 @@ def join_group(rank: int, local_rank: int, world_size: int, rendezvous: str) -> 
         deepspeed_internals.disable_shared_memory_all_reduce()
     use_loopback_only(rendezvous)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(local_rank), "WORLD_SIZE": str(world_size)}
-    backend = backend_of(device).name
-    dist.init_process_group(backend, init_method=rendezvous, rank=rank, world_size=world_size)
-    deepspeed.init_distributed(dist_backend=backend, verbose=False)
+    backend = backend_of(device)
+    init_process_group(backend, rendezvous, rank, world_size)
+    deepspeed.init_distributed(dist_backend=backend.name, verbose=False)
     return device
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -20,9 +20,9 @@ from drivetrain_workers.engine.training_data import model_facts
 from drivetrain_workers.model_processes.requests import ModelProfile, ProfileRequest
 from drivetrain_workers.model_processes.trained import print_answer
 from drivetrain_workers.modeling.context import TrainContext
-from drivetrain_workers.modeling.model import build_model, checkpoint_activations
+from drivetrain_workers.modeling.model import build_model, checkpoint_activations, has_blocks
 from drivetrain_workers.modeling.model_input import to_tensor
-from drivetrain_workers.modeling.objective import load_objective
+from drivetrain_workers.modeling.objective import Objective, load_objective
 from drivetrain_workers.spec import TrainJob
 
 _ROWS = (1, 3)  # two sizes of micro-batch separate fixed memory from memory per row
@@ -40,20 +40,13 @@ def profile(request: ProfileRequest) -> ModelProfile:
     columns = dataset.read("train", np.arange(max(_ROWS)))
     facts = model_facts(dataset, job.data)
     objective = load_objective(job.model, request.code_folder)
-    kept, operations = [], []
     try:
         with FakeTensorMode(allow_non_fake_inputs=True):
             model = build_model(job.model, request.code_folder, facts, job.seed)
-            if job.training.activation_checkpointing:
+            plain = recomputed = _measure(model, objective, columns)
+            if job.training.activation_checkpointing or has_blocks(model):
                 checkpoint_activations(model)
-            for rows in _ROWS:
-                batch = _tensors(columns, rows)
-                context = TrainContext(0, 1, True, 0, 1, 0, torch.arange(rows))
-                counter = _KeptBytes(model)
-                with counter, FlopCounterMode(display=False) as flops:
-                    torch.autograd.backward(objective.loss(model, batch, context))
-                kept.append(counter.bytes)
-                operations.append(flops.get_total_flops())
+                recomputed = _measure(model, objective, columns)
     except InputError:
         raise
     except Exception as error:  # any error of the user's model
@@ -63,17 +56,50 @@ def profile(request: ProfileRequest) -> ModelProfile:
         raise InputError("model.factory", given, "one that can be run on torch's fake tensors") from error
     sizes = [parameter.numel() for parameter in model.parameters()]
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    (few, many), (flops_few, flops_many) = kept, operations
-    span = _ROWS[1] - _ROWS[0]
+    own = recomputed if job.training.activation_checkpointing else plain
     return ModelProfile(
         parameters=sum(sizes),
         trained=trained,
+        tensors=len(sizes),
         largest=max(sizes),
-        flops_per_row=(flops_many - flops_few) / span,
-        kept_bytes_per_row=(many - few) / span,
-        kept_bytes_fixed=max(0.0, few - _ROWS[0] * (many - few) / span),
+        flops_per_row=plain.flops,
+        forward_flops_per_row=plain.forward_flops,
+        recomputed_flops_per_row=recomputed.flops - plain.flops,
+        kept_bytes_per_row=own.kept_per_row,
+        kept_bytes_fixed=own.kept_fixed,
         row_bytes=sum(_row_bytes(values) for values in columns.values()),
         matmul_flops=_matmul_flops(),
+    )
+
+
+@dataclass(frozen=True)
+class _Passes:
+    """Operations of the passes per row, and the bytes kept between them."""
+
+    flops: float
+    forward_flops: float
+    kept_per_row: float
+    kept_fixed: float
+
+
+def _measure(model: torch.nn.Module, objective: Objective, columns: Columns) -> _Passes:
+    """Run forward and backward passes with two numbers of rows."""
+    kept, forward, whole = [], [], []
+    for rows in _ROWS:
+        batch = _tensors(columns, rows)
+        context = TrainContext(0, 1, True, 0, 1, 0, torch.arange(rows))
+        counter = _KeptBytes(model)
+        with counter, FlopCounterMode(display=False) as flops:
+            loss = objective.loss(model, batch, context)
+            forward.append(flops.get_total_flops())
+            torch.autograd.backward(loss)
+        kept.append(counter.bytes)
+        whole.append(flops.get_total_flops())
+    few, many = _ROWS
+    span = many - few
+    per_row = (kept[1] - kept[0]) / span
+    return _Passes(
+        (whole[1] - whole[0]) / span, (forward[1] - forward[0]) / span, per_row, max(0.0, kept[0] - few * per_row)
     )
 
 

@@ -123,8 +123,11 @@ class ModelProfile:
 
     Attributes:
         parameters: number of parameters, of which ``trained`` are trained.
+        tensors: number of parameter tensors.
         largest: numbers in the largest parameter.
         flops_per_row: floating-point operations of forward and backward pass, for each row of a micro-batch.
+        forward_flops_per_row: those of the forward pass.
+        recomputed_flops_per_row: those that activation checkpointing repeats, also where the job does not use it.
         kept_bytes_per_row: bytes that the forward pass keeps for the backward pass, per row.
         kept_bytes_fixed: the same, independent of the number of rows.
         row_bytes: size of a row of the dataset.
@@ -133,8 +136,11 @@ class ModelProfile:
 
     parameters: int
     trained: int
+    tensors: int
     largest: int
     flops_per_row: float
+    forward_flops_per_row: float
+    recomputed_flops_per_row: float
     kept_bytes_per_row: float
     kept_bytes_fixed: float
     row_bytes: float

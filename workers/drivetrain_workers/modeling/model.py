@@ -132,6 +132,11 @@ def checkpoint_activations(model: torch.nn.Module) -> int:
     return len(found)
 
 
+def has_blocks(model: torch.nn.Module) -> bool:
+    """Return whether `checkpoint_activations` finds modules to change."""
+    return any(True for _ in _blocks(model))
+
+
 def _blocks(module: torch.nn.Module) -> Iterator[torch.nn.Module]:
     for child in module.children():
         if isinstance(module, torch.nn.ModuleList | torch.nn.Sequential):

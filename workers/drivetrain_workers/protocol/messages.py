@@ -48,7 +48,7 @@ class Generation:
     Attributes:
         number: increases over the life of the run; every restart is a new generation.
         world_size: ranks over all agents.
-        rendezvous: ``file://`` or ``tcp://`` URL for the process group of this generation.
+        rendezvous: path of a file, or ``tcp://`` URL, for the process group of this generation.
     """
 
     number: int
