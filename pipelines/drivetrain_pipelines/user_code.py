@@ -28,7 +28,16 @@ _MAX_SHOWN = 500  # characters of an exception
 
 SOURCE_FOLDER = "src"
 _WITH_EFFECTS = {"this", "antigravity"}  # modules that print or open something when they are imported
-_started_in = os.getcwd()
+
+
+def _current_folder() -> str:
+    try:
+        return os.getcwd()
+    except OSError:  # it was deleted
+        return ""
+
+
+_started_in = _current_folder()
 _entered: list[str] = []  # import roots of the job whose code this process runs
 
 

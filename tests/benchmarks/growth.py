@@ -49,6 +49,7 @@ from drivetrain.server.access import Tokens
 from drivetrain.server.dependencies import Parts
 from drivetrain.server.metrics import registry
 from drivetrain.tracking.destination import Destination
+from drivetrain.tracking.mark import Mark
 from drivetrain.tracking.spool import Spool
 from drivetrain.tracking.totals import Record
 from drivetrain.tracking.tracker import Tracker
@@ -280,7 +281,7 @@ def make_long_run(home: Home, count: int) -> tuple[RunStore, Spool]:
     spool.append({"op": "begin"})
     for step in range(1, count + 1):
         log_step(spool, step)
-    spool.mark_shipped(spool.size())
+    spool.store_mark(Mark(spool.size()))
     folder.step_times.mkdir()
     half = count // 2
     _write_turns(folder.step_times / "000001.times", range(1, half + 1), began)

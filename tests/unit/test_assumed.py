@@ -12,13 +12,12 @@ import pytest
 import soundfile
 from drivetrain_pipelines.errors import InputError
 from drivetrain_pipelines.prepare.assumed import write_assumed
-from drivetrain_pipelines.prepare.samples import maker_of
-from drivetrain_pipelines.prepare.splitting import Splitter
+from drivetrain_pipelines.prepare.first_samples import first_samples
 from drivetrain_pipelines.prepare.tokenizer import train_tokenizer
-from drivetrain_pipelines.raw.records import Records
 from drivetrain_pipelines.spec import DataSpec
 from drivetrain_pipelines.stream.dataset import Dataset
 from PIL import Image
+from pyarrow import parquet
 
 TOKENIZER = train_tokenizer(["a few words, and a few more words"] * 4, 300)
 
@@ -48,10 +47,13 @@ def encoded_sound() -> bytes:
     ],
 )
 def test_schemas_are_those_of_real_data(settings: dict[str, Any], table: dict[str, Any], tmp_path: Path) -> None:
-    spec = DataSpec.model_validate({"source": "s", "sequence_length": 8, "tokenizer": {"vocab_size": 300}, **settings})
-    made = maker_of(spec, TOKENIZER).make(Records(pa.table(table)), Splitter("train", 0.1)).batches["train"]
-    assumed = write_assumed(spec, tmp_path)
-    dataset = Dataset(str(tmp_path))
+    source = tmp_path / "data.parquet"
+    parquet.write_table(pa.table(table), source)
+    sizes = {"sequence_length": 8, "tokenizer": {"vocab_size": 300}}
+    spec = DataSpec.model_validate({"source": str(source), **sizes, **settings})
+    made = first_samples(spec, tmp_path, tmp_path / "downloads", str(tmp_path / "real"), 10)
+    assumed = write_assumed(spec, tmp_path / "assumed")
+    dataset = Dataset(str(tmp_path / "assumed"))
     assert dataset.manifest.schema.equals(made.schema)
     assert dataset.manifest.rows("train") >= 3, "the profile needs three"
     assert ("classes" in dataset.manifest.statistics) == ("label" in made.schema.names)

@@ -101,9 +101,10 @@ def test_every_environment_gets_an_answer(variables: dict[str, str], home: str) 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
 def test_json_stays_json_in_every_encoding(encoding: str, tmp_path: Path) -> None:
     (tmp_path / "job.yaml").write_text(
-        'name: toy\ndata: {source: "s"}\nmodel: {factory: "m:f"}\ntraining: {steps: 1}\nsample: {prompt: "é 中 😀"}\n'
+        'name: toy\ndata: {source: "s.txt"}\nmodel: {factory: "m:f"}\n'
+        'training: {steps: 1}\nsample: {prompt: "é 中 😀"}\n'
     )
-    (tmp_path / "s").write_text("text")
+    (tmp_path / "s.txt").write_text("text")
     (tmp_path / "m.py").write_text("def f(): ...\n")
     done = run("validate", str(tmp_path), "--json", PYTHONIOENCODING=encoding, DRIVETRAIN_HOME=str(tmp_path / "home"))
     assert done.returncode == 0, done.stderr

@@ -14,7 +14,7 @@ from drivetrain.database.files import file_of
 from drivetrain.home import Home
 from drivetrain.runs.store import RunStore
 from drivetrain.tracking.embedded import make_database
-from drivetrain.tracking.mlflow_client import MlflowRun
+from drivetrain.tracking.mlflow_client import MlflowRun, Wanted
 from drivetrain_pipelines.spec import StorageSpec
 from drivetrain_pipelines.storage.folder import StorageFolder, open_storage
 from drivetrain_pipelines.storage.paths import is_local, local_path, sqlite_file, sqlite_url
@@ -102,7 +102,7 @@ def test_a_home_may_have_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     make_run(home, "toy-1")
     assert [record.id for record in RunStore(home.database_url).page(9)] == ["toy-1"]
     make_database(folder / "mlflow.db", home.mlflow_artifacts)
-    run = MlflowRun(home.mlflow_uri, "toys", home.mlflow_artifacts, "toy-1", "ann", 1000.0)
+    run = MlflowRun(home.mlflow_uri, Wanted("toys", home.mlflow_artifacts, "toy-1", "ann", 1000.0))
     (folder / "notes").write_text("kept")
     run.ship(
         [

@@ -12,6 +12,7 @@ from drivetrain.coordinator.preparation import Preparation
 from drivetrain.home import Home
 from drivetrain.job.spec import JobSpec, stored_spec
 from drivetrain.planning import forecast as forecast_module
+from drivetrain.tracking.destination import Shipment
 from drivetrain.tracking.spool import Spool
 from drivetrain.tracking.totals import Record
 from drivetrain.tracking.tracker import Tracker
@@ -46,8 +47,9 @@ class Site:
         self.identity: dict[str, str] = {}
         self.trackers: list[Tracker] = []
 
-    def ship(self, records: list[Record]) -> None:
+    def ship(self, records: list[Record]) -> Shipment:
         self.arrived += records
+        return Shipment()
 
     def preparation(self, spec: JobSpec, run: str = "toy-1") -> Preparation:
         folder = make_run(self.home, run, spec)

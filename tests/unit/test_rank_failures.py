@@ -18,7 +18,7 @@ from drivetrain_workers.protocol.messages import Generation, Message, RankTask
 from drivetrain_workers.protocol.reasons import Reason
 from drivetrain_workers.records.run_folder import RunFolder
 
-from tests.unit.runs import home_in, job, make_run, prepare_chunks, write_numbers
+from tests.unit.runs import home_in, job, make_run, prepare_shards, write_numbers
 
 _CODE = """
 import os, signal, sys, threading
@@ -104,7 +104,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
             model={"factory": "model:make", "loss": "model:loss", "metrics": "model:metrics"},
             training={"eval_every": 2},
         )
-        prepare_chunks(spec.data, home, folder)
+        prepare_shards(spec.data, home, folder)
         prepared = prepare(spec.data, str(home.datasets), home.downloads, folder, 1, lambda *_: None)
         found = Node(folder, prepared.folder.location, lambda run: make_run(home, run, spec))
         yield found
@@ -239,13 +239,13 @@ def test_an_exception_in_the_backward_pass_is_of_the_jobs_code(node: Node) -> No
         (
             "metrics",
             "return None",
-            "model.metrics: got a function that returned None; allowed: a dictionary of numbers",
+            "model.metrics: got a function that returned None (NoneType); allowed: a dictionary, by name",
         ),
-        ("metrics", "return {'a': '0.5'}", "model.metrics: got a function that returned {'a': '0.5'}; allowed: a dict"),
+        ("metrics", "return {'a': '0.5'}", "model.metrics: got a function that returned 'a' = '0.5' (str)"),
         (
             "metrics",
             "return {'a': torch.ones(2)}",
-            "model.metrics: got a function that returned {'a': tensor([1., 1.])}",
+            "model.metrics: got a function that returned 'a' = Tensor of shape [2]; allowed: a number",
         ),
     ],
 )

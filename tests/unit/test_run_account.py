@@ -25,6 +25,7 @@ from drivetrain.runs.states import (
     Training,
 )
 from drivetrain.runs.store import RunStore
+from drivetrain.tracking.mark import Mark
 from drivetrain.tracking.spool import Spool
 from drivetrain.tracking.tracker import Tracker
 from drivetrain_workers.protocol.reasons import Reason
@@ -131,13 +132,13 @@ def test_energy_since_a_run_was_resumed(home: Home, clock: Clock) -> None:
         spool = Spool(folder.spool)
         values = {"gpu0/energy_joules": joules}
         spool.append({"op": "metrics", "series": "system/a", "step": step, "time_ms": 1, "values": values})
-        spool.mark_shipped(spool.size())
+        spool.store_mark(Mark(spool.size()))
         spool.close()
 
     def begin() -> None:
         spool = Spool(folder.spool)
         spool.append({"op": "begin"})
-        spool.mark_shipped(spool.size())
+        spool.store_mark(Mark(spool.size()))
         spool.close()
 
     assert energy() == 0

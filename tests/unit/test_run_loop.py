@@ -289,7 +289,7 @@ def test_a_wait_for_mlflow_is_shown(late: int, tracked: bool, training: Run, mon
     monkeypatch.setattr(training.live, "show_waiting", said.append)
     training.tracker.late, training.tracker.problem = late, "connection refused"
     training.live.view.waiting = "1 of 2 CPUs are free"
-    finished = protocol.TrainingFinished(RankId(0, 1), 2, True, 100, 50)
+    finished = protocol.TrainingFinished(RankId(0, 1), True, 100, 50)
     training.gang.agents[0].say(protocol.RankLoaded(RankId(0, 1), 0, 2), step_done(1), step_done(2), finished)
     training.listen()
     assert training.store.record.facts.tracked is tracked

@@ -92,13 +92,17 @@ def test_an_error_of_the_users_module_names_its_line(code: str) -> None:
     assert str(caught.value) == "model.factory raised ValueError: of the user (user_broken.py:1, in <module>)"
 
 
-@pytest.mark.parametrize(
-    "source", ["import sys\nsys.exit(0)\n", "raise KeyboardInterrupt\n", "def net(:\n", "x = 1 / 0\n"]
-)
+@pytest.mark.parametrize("source", ["import sys\nsys.exit(0)\n", "raise KeyboardInterrupt\n", "x = 1 / 0\n"])
 def test_no_import_ends_the_process(tmp_path: Path, source: str) -> None:
     (tmp_path / "user_ending.py").write_text(source)
     with pytest.raises(UserCodeError, match=r"model\.loss raised .* \(user_ending\.py:[12]"):
         load_function("user_ending:loss", str(tmp_path), "model.loss")
+
+
+def test_code_that_is_no_python_names_its_line(tmp_path: Path) -> None:
+    (tmp_path / "user_invalid.py").write_text("def net(:\n")
+    with pytest.raises(InputError, match=r"allowed: valid Python code. invalid syntax \(user_invalid\.py:1"):
+        load_function("user_invalid:net", str(tmp_path), "model.loss")
 
 
 class _UnspeakableError(Exception):

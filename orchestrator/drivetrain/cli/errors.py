@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +28,7 @@ def errors() -> Iterator[None]:
     except BrokenPipeError:  # the reader of the output has closed it, as `head` does
         raise
     except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {describe(error)}", file=sys.stderr)
         raise typer.Exit(FAILED) from None
 
 
@@ -41,3 +43,20 @@ def exit_as(reason: str) -> None:
     """Exit with the code of a run that has ended; return when it is complete."""
     if reason != "completed":
         raise typer.Exit(CANCELLED if reason == "cancelled" else FAILED)
+
+
+def describe(error: OSError) -> str:
+    """Return one line about an error of the operating system."""
+    what = error.strerror or str(error) or type(error).__name__
+    name = None if error.filename is None else os.fsdecode(error.filename)
+    if error.errno == errno.ENOENT and not os.path.isabs(name or "") and not _current_folder_exists():
+        return "the current folder was deleted; change to one that exists"
+    return what if name is None else f"{what}: {name}"
+
+
+def _current_folder_exists() -> bool:
+    try:
+        os.getcwd()
+    except OSError:
+        return False
+    return True

@@ -9,8 +9,8 @@ from drivetrain_pipelines.storage.proxies import reach_loopback_directly
 from drivetrain_pipelines.user_code import training_is_installed
 
 from drivetrain.cli.app import app
-from drivetrain.cli.errors import FAILED, WRONG_INPUT
-from drivetrain.cli.streams import describe, finish_output, prepare_streams
+from drivetrain.cli.errors import FAILED, WRONG_INPUT, describe
+from drivetrain.cli.streams import finish_output, prepare_streams
 from drivetrain.errors import ClientOnlyError
 
 

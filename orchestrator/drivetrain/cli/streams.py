@@ -8,7 +8,7 @@ import io
 import os
 import sys
 
-from drivetrain.cli.errors import FAILED
+from drivetrain.cli.errors import FAILED, describe
 
 _ESCAPES = "drivetrain_escapes"
 
@@ -44,23 +44,6 @@ def finish_output(code: int) -> int:
 def discard_output() -> None:
     """Discard what is buffered for stdout: Python would try again to write it when it ends."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def describe(error: OSError) -> str:
-    """Return one line about an error of the operating system."""
-    what = error.strerror or str(error) or type(error).__name__
-    name = None if error.filename is None else os.fsdecode(error.filename)
-    if error.errno == errno.ENOENT and not os.path.isabs(name or "") and not _current_folder_exists():
-        return "the current folder was deleted; change to one that exists"
-    return what if name is None else f"{what}: {name}"
-
-
-def _current_folder_exists() -> bool:
-    try:
-        os.getcwd()
-    except OSError:
-        return False
-    return True
 
 
 def _escape(error: UnicodeError) -> tuple[str, int]:

@@ -296,20 +296,10 @@ class Actions:
             self._account()
             self._tracker.tags(reason=reason, detail=detail)
             self._tracker.end(OUTCOMES[reason].status)
-            tracked = self._ship_rest()
+            tracked = _ship_rest(self._tracker, self._live)
         finally:  # clients that follow the run must see its end
             self._tracker.close()
             self._live.update_facts(released=True, tracked=tracked, **tracking_facts(self._tracker))
-
-    def _ship_rest(self) -> bool:
-        """Wait until MLflow has received everything, and show what it waits for; return False after a minute."""
-        for waited in range(0, _FLUSH_TIMEOUT_S, _FLUSH_SHOWN_S):
-            if self._tracker.flush(_FLUSH_SHOWN_S):
-                return True
-            problem = f": {self._tracker.problem}" if self._tracker.problem else ""
-            left = _FLUSH_TIMEOUT_S - waited - _FLUSH_SHOWN_S
-            self._live.show_waiting(f"MLflow does not receive the rest of the records, waiting {left} s more{problem}")
-        return False
 
     def _finish_uploads(self) -> None:
         if missing := self._conclusion.finish_uploads(self._agents.agents, _UPLOAD_TIMEOUT_S):
@@ -322,6 +312,17 @@ class Actions:
         except Exception as error:  # not fatal: the run has ended
             _log.exception("the account of %s", self._live.id)
             self._live.update_facts(problem=f"the account of the run is incomplete: {failure_of(error)[1]}")
+
+
+def _ship_rest(tracker: Tracker, live: LiveRun) -> bool:
+    """Wait until MLflow has received everything, and show what it waits for; return False after a minute."""
+    for waited in range(0, _FLUSH_TIMEOUT_S, _FLUSH_SHOWN_S):
+        if tracker.flush(_FLUSH_SHOWN_S):
+            return True
+        problem = f": {tracker.problem}" if tracker.problem else ""
+        left = _FLUSH_TIMEOUT_S - waited - _FLUSH_SHOWN_S
+        live.show_waiting(f"MLflow does not receive the rest of the records, waiting {left} s more{problem}")
+    return False
 
 
 def tracking_facts(tracker: Tracker) -> dict[str, Any]:

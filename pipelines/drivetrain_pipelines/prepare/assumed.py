@@ -10,8 +10,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from drivetrain_pipelines.errors import InputError
-from drivetrain_pipelines.prepare.audio import log_mel
-from drivetrain_pipelines.prepare.tokenizer import load_tokenizer, token_dtype
+from drivetrain_pipelines.prepare.tokenizer import TextEncoder, load_tokenizer, token_dtype
+from drivetrain_pipelines.raw.conversions.recordings import log_mel
 from drivetrain_pipelines.spec import AudioSpec, DataSpec
 from drivetrain_pipelines.storage.arrow_types import array_of
 from drivetrain_pipelines.storage.checksums import block_digests
@@ -78,4 +78,4 @@ def _vocabulary(spec: DataSpec) -> int:
         return spec.tokenizer.vocab_size
     if not (is_local(file) and Path(file).is_file()):
         raise InputError(_KEY, f"the tokenizer {file}, which is not on this machine", "a local file", "Omit --no-data.")
-    return int(load_tokenizer(Path(file).read_bytes(), file).get_vocab_size())
+    return TextEncoder(load_tokenizer(Path(file).read_bytes(), file)).vocab_size
