@@ -25,6 +25,7 @@ from drivetrain.runs.states import (
     Training,
 )
 from drivetrain.runs.store import RunStore
+from drivetrain.tracking.destination import Destination, UnavailableError
 from drivetrain.tracking.mark import Mark
 from drivetrain.tracking.spool import Spool
 from drivetrain.tracking.tracker import Tracker
@@ -118,12 +119,16 @@ def compare(accounts: RunAccountCache, home: Home, store: RunStore) -> None:
     assert again.goodput.seconds == pytest.approx(timeline_of(home, store, "toy").goodput.seconds)
 
 
+def _away() -> Destination:
+    raise UnavailableError("away")
+
+
 def test_energy_since_a_run_was_resumed(home: Home, clock: Clock) -> None:
     """A restarted coordinator knows the energy used since the resume."""
     store, folder = RunStore(home.database_url), home.run("toy")
 
     def energy() -> float:
-        tracker = Tracker(Spool(folder.spool), lambda: pytest.fail("nothing is shipped here"))
+        tracker = Tracker(Spool(folder.spool), _away)
         found = Bookkeeping(JOB, home, folder, tracker).energy_since_resumed(store.history("toy"))
         tracker.close()
         return found
