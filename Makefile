@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 UV := $(shell command -v uv)
 JOB ?= language-model
-PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadfile --durations 10
+PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 10
 # PostgreSQL, Prometheus and Slurm as Debian has them, and what makes hosts out of namespaces (which takes root, too).
 TEST_PACKAGES := postgresql prometheus slurmctld slurmd slurm-client munge iproute2 util-linux git
 TESTS := tests/cluster tests/infra tests/unit tests/fuzz tests/contracts tests/chaos
