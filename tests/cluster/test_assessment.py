@@ -109,7 +109,7 @@ def test_predictions_of_new_pictures(judged: Result, tmp_path: Path) -> None:
     ]
     missing = command_line(judged.home, "predict", judged.run_id, "nothing.png")
     assert missing.returncode == 2
-    assert "INPUT: got 'nothing.png'; allowed: an existing file" in missing.stderr
+    assert "INPUT: got 'nothing.png', which does not exist; allowed: an existing file" in missing.stderr
 
 
 @pytest.mark.slow

@@ -196,7 +196,9 @@ def test_transform_and_failing_transform(toy_job: Path, shared_home: Path, tmp_p
     failed = run_job(tmp_path, shared_home, "training.steps=2").finish()
     assert failed.code == 1
     assert failed.facts["reason"] == "user_code"
-    assert failed.facts["detail"] == "data.transform raised ValueError: bad text (clean.py:2, in upper)"
+    assert failed.facts["detail"] == (
+        f"data.transform raised ValueError: bad text for {toy_job.parent / 'text.txt'} (clean.py:2, in upper)"
+    )
 
 
 def test_more_workers_than_the_machine_holds(toy_job: Path, shared_home: Path) -> None:

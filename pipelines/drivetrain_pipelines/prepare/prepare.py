@@ -151,10 +151,10 @@ def _make_parts(
     parts = parts_made(folder, digest)
     missing = {task.number: (task,) for task in tasks if task.number not in parts}
     if missing and spec.kind == "tokens":
-        on_progress(0, 0, "training the tokenizer")
+        on_progress(0, len(tasks), "training the tokenizer")
 
         def report(running: bool) -> None:
-            on_progress(0, 0, "training the tokenizer" if running else WAITING)
+            on_progress(0, len(tasks), "training the tokenizer" if running else WAITING)
 
         pool.map("make_tokenizer", {0: (training_chunks(tasks),)}, lambda *_: None, report)
     _map(pool, "write_part", missing, parts, "reading records", on_progress)

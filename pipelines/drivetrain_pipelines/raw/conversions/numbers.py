@@ -100,7 +100,7 @@ def _of_python(value: Any) -> Numbers:
 
 def _lossy(value: Any, array: Numbers) -> bool:
     """Check whether whole numbers among fractions changed: numpy makes one type of them."""
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         if not (np.abs(array) >= EXACT).any():
             return False
     return any(isinstance(element, (int, np.integer)) and abs(int(element)) > EXACT for element in _elements(value))
@@ -111,7 +111,7 @@ def _strange(value: Any) -> str:
     for element in _elements(value):
         if is_empty(element):
             return f"{shown(value)} has an element that is empty"
-        if isinstance(element, (int, np.integer)):
+        if isinstance(element, (int, np.integer)) and not isinstance(element, np.timedelta64):  # NumPy's is an integer
             if not -(1 << 63) <= int(element) < 1 << 63:
                 return f"{shown(element)} does not fit in 64 bits"
             continue
