@@ -16,7 +16,7 @@ POISON = """
 
 def poisoned(model, batch):
     loss = slow_loss(model, batch)
-    bad = model.training and int(batch["tokens"].sum()) % 32 == 5
+    bad = model.training and int(batch["tokens"].sum()) % 24 == 5
     return loss * float("nan") if bad else loss
 
 

@@ -197,7 +197,7 @@ def test_transform_and_failing_transform(toy_job: Path, shared_home: Path, tmp_p
     assert failed.code == 1
     assert failed.facts["reason"] == "user_code"
     assert failed.facts["detail"] == (
-        f"data.transform raised ValueError: bad text for {toy_job.parent / 'text.txt'} (clean.py:2, in upper)"
+        f"data.transform raised ValueError: bad text for {toy_job / 'text.txt'} (clean.py:2, in upper)"
     )
 
 

@@ -111,7 +111,7 @@ def group_key_of(value: Any) -> str:
     if isinstance(value, (float, np.floating)) and np.isfinite(value):
         return str(int(value)) if int(value) == value else repr(float(value))
     if isinstance(value, decimal.Decimal) and value.is_finite() and int(value) != value:
-        return str(value.normalize())
+        return str(value.normalize(decimal.Context(prec=len(value.as_tuple().digits))))  # without rounding
     return str(value) if isinstance(value, _KEYS) else label_of(value)
 
 
