@@ -62,7 +62,7 @@ def outcome(name: str, seed: int, folder: Path) -> str:
     if not untouched:
         mutate(file, choose)
     skips = choose.random() < 0.7
-    data = {"name": "d", "eval_fraction": 0.3, "on_error": "skip" if skips else "fail", **kind.data}
+    data = {"name": "d", "eval_fraction": 0.5, "on_error": "skip" if skips else "fail", **kind.data}
     try:
         read: list[Record] | None = kind.read(file)
     except Exception:  # the independent reader cannot read it; Drivetrain may refuse it

@@ -301,3 +301,15 @@ def test_values_are_read_as_in_yaml_1_2(text: str, value: object) -> None:
 def test_yaml_that_is_refused(text: str) -> None:
     with pytest.raises(InputError, match="text that is not YAML"):
         parse_yaml(text, "job.yaml", "a job")
+
+
+@pytest.mark.parametrize("key", ["data.source", "data.tokenizer.file", "data.eval_source", "model.factory", "name"])
+def test_a_name_that_is_too_long_for_a_file_is_refused(folder: Path, key: str) -> None:
+    value = "m" * 300 + ":make" * (key == "model.factory")
+    with pytest.raises(InputError, match=key.rpartition(".")[2]):
+        load_job(str(folder), [f"{key}={value}"])
+
+
+def test_a_job_file_may_not_have_any_name() -> None:
+    with pytest.raises(InputError, match="JOB"):
+        load_job("j" * 300)

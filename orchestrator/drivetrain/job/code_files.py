@@ -224,7 +224,7 @@ def _expand(folder: Path, named: Iterable[str]) -> set[Path]:
         path = os.path.normpath(folder / os.path.expanduser(each))
         matches = fsspec.filesystem("file").glob(path) if any(sign in path for sign in "*?[") else [path]
         found |= {Path(match) for match in matches}
-    return {path for path in found if path != folder and path.is_relative_to(folder) and path.exists()}
+    return {path for path in found if path != folder and path.is_relative_to(folder) and os.path.exists(path)}
 
 
 def _check_size(folder: Path, found: Mapping[str, Path], max_bytes: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import importlib.util
+import os
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -147,11 +148,11 @@ def find_job_file(path: str) -> Path:
     given = Path(path).expanduser()
     candidates = [given, given / "job.yaml", recipes_folder() / path.replace("-", "_") / "job.yaml"]
     for candidate in candidates:
-        if candidate.is_file():
+        if os.path.isfile(candidate):
             return candidate.resolve()
     recipes = sorted(p.parent.name.replace("_", "-") for p in recipes_folder().glob("*/job.yaml"))
     close = difflib.get_close_matches(path, recipes, n=1)
-    fix = f"Did you mean {close[0]}?" if close else "" if given.exists() else "The file does not exist."
+    fix = f"Did you mean {close[0]}?" if close else "" if os.path.exists(given) else "The file does not exist."
     raise InputError("JOB", repr(path), f"a job file, a folder with job.yaml, or a recipe ({', '.join(recipes)})", fix)
 
 

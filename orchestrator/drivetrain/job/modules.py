@@ -68,7 +68,7 @@ class Modules:
         if top == OWN_PACKAGE and (spec := importlib.util.find_spec(top)) and spec.submodule_search_locations:
             path = Path(spec.submodule_search_locations[0]).joinpath(*rest)
             files = (path / "__init__.py", path.with_name(f"{path.name}.py"))
-            return next((file for file in files if file.is_file()), None)
+            return next((file for file in files if os.path.isfile(file)), None)
         return None
 
     def tree(self, file: Path) -> ast.Module:
@@ -183,7 +183,7 @@ class Modules:
         path = module.replace(".", "/")
         for root in self._roots:
             base = f"{root}{path}".removesuffix("/ipynb")
-            if (self.folder / f"{base}.ipynb").is_file():
+            if os.path.isfile(self.folder / f"{base}.ipynb"):
                 return f"Run `jupyter nbconvert --to script {base}.ipynb`: a notebook is no module."
             parents = [str(each) for each in Path(base).parents if str(each) != "."]
             for name in (f"{base}.py", base, *parents):

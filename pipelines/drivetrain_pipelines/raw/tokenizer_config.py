@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 from drivetrain_pipelines.errors import InputError
@@ -21,7 +22,7 @@ def with_special_tokens(spec: TokenizerSpec) -> TokenizerSpec:
         InputError: the configuration cannot be read.
     """
     path = Path(spec.file or "").with_name(CONFIG_FILE) if spec.file and "://" not in spec.file else None
-    if path is None or not path.is_file():
+    if path is None or not os.path.isfile(path):
         return spec
     try:
         config = json.loads(path.read_bytes())
